@@ -1,0 +1,221 @@
+"""The QAPI vocabulary of the block layer: enums, errors and events.
+
+Values of the enums are the wire strings, members of the events carry QAPI's
+names with ``_`` for ``-``.  See `qapi/block-core.json`, `qapi/run-state.json`
+and `qapi/job.json` in QEMU for the originals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar, NewType
+
+Size = NewType("Size", int)
+"""QAPI `size`: a byte count, unsigned, 64 bits."""
+UInt32 = NewType("UInt32", int)
+UInt64 = NewType("UInt64", int)
+
+
+class QapiErrorClass(StrEnum):
+    """`class` of an error reply; everything without a reason is GenericError."""
+
+    GENERIC_ERROR = "GenericError"
+    COMMAND_NOT_FOUND = "CommandNotFound"
+    DEVICE_NOT_ACTIVE = "DeviceNotActive"
+    DEVICE_NOT_FOUND = "DeviceNotFound"
+
+
+class QmpError(Exception):
+    """A client (or the command line) asked for something impossible.
+
+    `desc` is one line in QEMU's words where QEMU has them.
+    """
+
+    def __init__(
+        self, desc: str, error_class: QapiErrorClass = QapiErrorClass.GENERIC_ERROR
+    ) -> None:
+        super().__init__(desc)
+        self.desc = desc
+        self.error_class = error_class
+
+
+class BlockdevOnError(StrEnum):
+    """What to do when a request of a drive, or of a job, fails."""
+
+    REPORT = "report"
+    IGNORE = "ignore"
+    ENOSPC = "enospc"
+    STOP = "stop"
+    AUTO = "auto"
+
+
+class BlockErrorAction(StrEnum):
+    """What a policy made of one error."""
+
+    IGNORE = "ignore"
+    REPORT = "report"
+    STOP = "stop"
+
+
+class BlockDeviceIoStatus(StrEnum):
+    OK = "ok"
+    FAILED = "failed"
+    NOSPACE = "nospace"
+
+
+class IoOperationType(StrEnum):
+    """Direction of a failed request; flush, discard and zeroes are writes."""
+
+    READ = "read"
+    WRITE = "write"
+
+
+class RunState(StrEnum):
+    """The states of QEMU's machine that exist without a guest CPU."""
+
+    PRELAUNCH = "prelaunch"
+    RUNNING = "running"
+    PAUSED = "paused"
+    IO_ERROR = "io-error"
+    SHUTDOWN = "shutdown"
+
+
+class ShutdownCause(StrEnum):
+    HOST_QMP_QUIT = "host-qmp-quit"
+    HOST_QMP_SYSTEM_RESET = "host-qmp-system-reset"
+    HOST_SIGNAL = "host-signal"
+
+
+class BlockdevDiscardOptions(StrEnum):
+    """Whether a node passes discards on (`unmap`) or drops them (`ignore`)."""
+
+    IGNORE = "ignore"
+    UNMAP = "unmap"
+
+
+class BlockdevDetectZeroesOptions(StrEnum):
+    OFF = "off"
+    ON = "on"
+    UNMAP = "unmap"
+
+
+class BlkdebugIOType(StrEnum):
+    """Kinds of request a fault rule can name."""
+
+    READ = "read"
+    WRITE = "write"
+    WRITE_ZEROES = "write-zeroes"
+    DISCARD = "discard"
+    FLUSH = "flush"
+    BLOCK_STATUS = "block-status"
+
+
+class BlkdebugEvent(StrEnum):
+    """Moments in the block layer that a rule can wait for."""
+
+    L1_UPDATE = "l1_update"
+    L1_GROW_ALLOC_TABLE = "l1_grow_alloc_table"
+    L1_GROW_WRITE_TABLE = "l1_grow_write_table"
+    L1_GROW_ACTIVATE_TABLE = "l1_grow_activate_table"
+    L2_LOAD = "l2_load"
+    L2_UPDATE = "l2_update"
+    L2_UPDATE_COMPRESSED = "l2_update_compressed"
+    L2_ALLOC_COW_READ = "l2_alloc_cow_read"
+    L2_ALLOC_WRITE = "l2_alloc_write"
+    READ_AIO = "read_aio"
+    READ_BACKING_AIO = "read_backing_aio"
+    READ_COMPRESSED = "read_compressed"
+    WRITE_AIO = "write_aio"
+    WRITE_COMPRESSED = "write_compressed"
+    VMSTATE_LOAD = "vmstate_load"
+    VMSTATE_SAVE = "vmstate_save"
+    COW_READ = "cow_read"
+    COW_WRITE = "cow_write"
+    REFTABLE_LOAD = "reftable_load"
+    REFTABLE_GROW = "reftable_grow"
+    REFTABLE_UPDATE = "reftable_update"
+    REFBLOCK_LOAD = "refblock_load"
+    REFBLOCK_UPDATE = "refblock_update"
+    REFBLOCK_UPDATE_PART = "refblock_update_part"
+    REFBLOCK_ALLOC = "refblock_alloc"
+    REFBLOCK_ALLOC_HOOKUP = "refblock_alloc_hookup"
+    REFBLOCK_ALLOC_WRITE = "refblock_alloc_write"
+    REFBLOCK_ALLOC_WRITE_BLOCKS = "refblock_alloc_write_blocks"
+    REFBLOCK_ALLOC_WRITE_TABLE = "refblock_alloc_write_table"
+    REFBLOCK_ALLOC_SWITCH_TABLE = "refblock_alloc_switch_table"
+    CLUSTER_ALLOC = "cluster_alloc"
+    CLUSTER_ALLOC_BYTES = "cluster_alloc_bytes"
+    CLUSTER_FREE = "cluster_free"
+    FLUSH_TO_OS = "flush_to_os"
+    FLUSH_TO_DISK = "flush_to_disk"
+    PWRITEV_RMW_HEAD = "pwritev_rmw_head"
+    PWRITEV_RMW_AFTER_HEAD = "pwritev_rmw_after_head"
+    PWRITEV_RMW_TAIL = "pwritev_rmw_tail"
+    PWRITEV_RMW_AFTER_TAIL = "pwritev_rmw_after_tail"
+    PWRITEV = "pwritev"
+    PWRITEV_ZERO = "pwritev_zero"
+    PWRITEV_DONE = "pwritev_done"
+    EMPTY_IMAGE_PREPARE = "empty_image_prepare"
+    L1_SHRINK_WRITE_TABLE = "l1_shrink_write_table"
+    L1_SHRINK_FREE_L2_CLUSTERS = "l1_shrink_free_l2_clusters"
+    COR_WRITE = "cor_write"
+    CLUSTER_ALLOC_SPACE = "cluster_alloc_space"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """The machine stopped; `query-status` already says why."""
+
+    NAME: ClassVar[str] = "STOP"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    NAME: ClassVar[str] = "RESUME"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shutdown:
+    NAME: ClassVar[str] = "SHUTDOWN"
+    guest: bool
+    reason: ShutdownCause
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reset:
+    NAME: ClassVar[str] = "RESET"
+    guest: bool
+    reason: ShutdownCause
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockIoError:
+    """One failed guest request.
+
+    `device` is empty for an anonymous drive; `nospace` is absent unless the
+    io-status of the drive is enabled (`blk_iostatus_is_enabled`); `reason` is
+    strerror's text.
+    """
+
+    NAME: ClassVar[str] = "BLOCK_IO_ERROR"
+    device: str
+    node_name: str | None = None
+    operation: IoOperationType
+    action: BlockErrorAction
+    nospace: bool | None = None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockWriteThreshold:
+    """A write went past the node's threshold, which is thereby disarmed."""
+
+    NAME: ClassVar[str] = "BLOCK_WRITE_THRESHOLD"
+    node_name: str
+    amount_exceeded: UInt64
+    write_threshold: UInt64
+
+
+Event = Stop | Resume | Shutdown | Reset | BlockIoError | BlockWriteThreshold
