@@ -1,0 +1,253 @@
+"""Python annotations as QAPI types.
+
+=========================================  ==========================================
+annotation                                 QAPI
+=========================================  ==========================================
+str, int, bool, float, Any                 str, int (64 bits, signed), bool, number, any
+Size, UInt32, UInt64 (`qapi.py`)           size, uint32, uint64
+StrEnum                                    enum
+list[T]                                    [T]
+frozen keyword-only dataclass              struct; a field with a default is optional
+T | None, with the default None            optional member; JSON null is *not* accepted
+A | B                                      alternate named "AOrB"
+Annotated[T, Alternate(...)]               that alternate
+Annotated[T, FlatUnion(...)]               that union
+=========================================  ==========================================
+
+``_`` in a Python name is ``-`` on the wire, unless the ClassVar `wire_names`
+(Python name to wire name) says otherwise.
+
+Recursion (`raw` has a `file`, which is a reference to any block node) needs no
+forward declarations: annotations are strings (``from __future__ import
+annotations``) and are looked up in their module when a value is visited for
+the first time.  So a module may say
+
+    file: Annotated[str | BlockdevOptionsBase, BLOCKDEV_REF]
+
+and define (or import) ``BLOCKDEV_REF`` further down; `FlatUnion.variants` may
+be filled at any time before the first visit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from enum import StrEnum
+from functools import cache, cached_property
+from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
+
+from blockcore.qapi import QmpError, Size, UInt32, UInt64
+from blockcore.qmp.visitor import (
+    ANY,
+    BOOL,
+    INT,
+    NULL,
+    NUMBER,
+    STR,
+    Array,
+    Enumeration,
+    Name,
+    Null,
+    QapiType,
+    Unsigned,
+)
+
+_SCALARS: Final[dict[Any, QapiType]] = {
+    str: STR,
+    int: INT,
+    bool: BOOL,
+    float: NUMBER,
+    Any: ANY,
+    Null: NULL,
+    Size: Unsigned("size"),
+    UInt32: Unsigned("uint32", (1 << 32) - 1),
+    UInt64: Unsigned("uint64"),
+}
+
+
+def parse(tp: Any, value: Any, name: str = "", *, keyval: bool = False) -> Any:
+    """Check `value` against the annotation `tp` and return it as Python sees it.
+
+    `name` is the path of the value in error messages.  With `keyval` every
+    scalar is a string, as on a command line.  Raises QmpError in QEMU's words:
+    the first offending member in order of declaration, unknown members last.
+    """
+    return qapi_type(tp).visit(value, Name(name, name.rpartition(".")[2], keyval))
+
+
+@cache
+def qapi_type(tp: Any) -> QapiType:
+    """The QAPI type that annotation `tp` declares; AssertionError if there is none."""
+    if isinstance(tp, QapiType):
+        return tp
+    if tp in _SCALARS:
+        return _SCALARS[tp]
+    origin, arguments = get_origin(tp), get_args(tp)
+    if origin is Annotated:
+        declared = (extra for extra in arguments[1:] if isinstance(extra, QapiType))
+        return next(declared, None) or qapi_type(arguments[0])
+    if origin is list:
+        return Array(qapi_type(arguments[0]))
+    if origin in (Union, types.UnionType):
+        choices = [choice for choice in arguments if choice is not types.NoneType]
+        return qapi_type(choices[0]) if len(choices) == 1 else _anonymous_alternate(choices)
+    if isinstance(tp, type) and issubclass(tp, StrEnum):
+        return Enumeration(tp.__name__, {member.value: member for member in tp})
+    assert dataclasses.is_dataclass(tp), f"{tp!r} is no QAPI type"
+    return Struct(tp)
+
+
+def _anonymous_alternate(choices: list[Any]) -> Alternate:
+    names = (choice.__name__ for choice in choices)
+    return Alternate("Or".join(name[0].upper() + name[1:] for name in names), *choices)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Member:
+    """A member of a struct, an event, or of a command's arguments."""
+
+    python_name: str
+    wire_name: str
+    type: QapiType
+    optional: bool
+
+
+def visit_members(members: tuple[Member, ...], value: Any, name: Name) -> dict[str, Any]:
+    """Visit those of `members` that `value` has; keys of the result are Python names."""
+    if type(value) is not dict:
+        raise name.type_error("object")
+    result = {}
+    for member in members:
+        inner = name.member(member.wire_name)
+        if member.wire_name in value:
+            result[member.python_name] = member.type.visit(value[member.wire_name], inner)
+        elif not member.optional:
+            raise QmpError(f"Parameter '{inner.full}' is missing")
+    return result
+
+
+def refuse_others(members: tuple[Member, ...], value: dict[str, Any], name: Name) -> None:
+    """Raise QmpError if `value` has a member that is none of `members`."""
+    known = {member.wire_name for member in members}
+    for key in value:
+        if key not in known:
+            raise QmpError(f"Parameter '{name.member(key).full}' is unexpected")
+
+
+class Struct(QapiType):
+    """A dataclass."""
+
+    json_type = "object"
+
+    def __init__(self, cls: Any) -> None:
+        self.cls = cls
+        self.name: str = cls.__name__
+
+    @cached_property
+    def members(self) -> tuple[Member, ...]:
+        """In order of declaration, inherited ones first."""
+        hints = get_type_hints(self.cls, include_extras=True)
+        return tuple(
+            Member(
+                field.name,
+                wire_name_of(self.cls, field.name),
+                qapi_type(hints[field.name]),
+                optional=field.default is not dataclasses.MISSING
+                or field.default_factory is not dataclasses.MISSING,
+            )
+            for field in dataclasses.fields(self.cls)
+        )
+
+    def visit(self, value: Any, name: Name) -> Any:
+        arguments = visit_members(self.members, value, name)
+        refuse_others(self.members, value, name)
+        return self.cls(**arguments)
+
+
+class Alternate(QapiType):
+    """A value whose type is told by its JSON form: at most one choice for each form."""
+
+    json_type = "value"
+
+    def __init__(self, name: str, *choices: Any) -> None:
+        self.name = name
+        self._choices = choices
+
+    @cached_property
+    def choices(self) -> dict[str, QapiType]:
+        """By `json_type`."""
+        return {(choice := qapi_type(tp)).json_type: choice for tp in self._choices}
+
+    def visit(self, value: Any, name: Name) -> Any:
+        form = _JSON_FORMS.get(type(value), "")
+        choice = self.choices.get(form) or self.choices.get("number" if form == "int" else "")
+        if choice is None:
+            raise name.type_error(self.name)
+        return choice.visit(value, name)
+
+
+_JSON_FORMS: Final[dict[type, str]] = {
+    str: "string",
+    bool: "boolean",
+    int: "int",
+    float: "number",
+    list: "array",
+    dict: "object",
+    type(None): "null",
+}
+
+
+class FlatUnion(QapiType):
+    """A struct whose member `tag` decides which further members exist.
+
+    `base` is the dataclass of the common members, the tag among them; each
+    class in `variants` (by wire value of the tag) is a subclass of it.  If the
+    tag is an enum, values without a variant give the base class itself; if it
+    is a str, its values are the keys of `variants`.
+    """
+
+    json_type = "object"
+
+    def __init__(
+        self, name: str, *, tag: str, base: Any, variants: Mapping[str, Any] | None = None
+    ) -> None:
+        self.name = name
+        self.tag = tag
+        self.base = base
+        self.variants: dict[str, Any] = dict(variants or {})
+
+    @cached_property
+    def members(self) -> tuple[Member, ...]:
+        """The common ones, with the tag's type an enum in any case."""
+        members = Struct(self.base).members
+        assert self.tag in {member.wire_name for member in members}
+        values = Enumeration(f"{self.name}Tag", {value: value for value in self.variants})
+        return tuple(
+            dataclasses.replace(member, type=values)
+            if member.wire_name == self.tag and member.type is STR
+            else member
+            for member in members
+        )
+
+    def own_members(self, value: str) -> tuple[Member, ...]:
+        """What tag value `value` adds to the common members."""
+        return _members(self.variants.get(value, self.base))[len(self.members) :]
+
+    def visit(self, value: Any, name: Name) -> Any:
+        arguments = visit_members(self.members, value, name)
+        own = self.own_members(value[self.tag])
+        arguments |= visit_members(own, value, name)
+        refuse_others(self.members + own, value, name)
+        return self.variants.get(value[self.tag], self.base)(**arguments)
+
+
+@cache
+def _members(cls: Any) -> tuple[Member, ...]:
+    return Struct(cls).members
+
+
+def wire_name_of(owner: Any, python_name: str) -> str:
+    """What `owner` (a dataclass) calls its field `python_name` on the wire."""
+    names: Mapping[str, str] = getattr(owner, "wire_names", {})
+    return names.get(python_name) or python_name.replace("_", "-")
