@@ -18,18 +18,24 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 
+from blockcore.keyval import well_formed_id
 from blockcore.qapi import (
     BlkdebugEvent,
     BlkdebugIOType,
     BlockdevDetectZeroesOptions,
     BlockdevDiscardOptions,
+    QmpError,
     UInt32,
     UInt64,
 )
 from blockcore.qmp.schema import Alternate, FlatUnion, parse
 from blockcore.qmp.visitor import INT, Name
 
-_ERRNO_NAMES: dict[str, int] = {name: getattr(errno, name) for name in dir(errno) if name.startswith("E")}
+NODE_NAME_MAX = 31
+
+_ERRNO_NAMES: dict[str, int] = {
+    name: getattr(errno, name) for name in dir(errno) if name.startswith("E")
+}
 
 
 class OnOffAuto(StrEnum):
@@ -204,6 +210,14 @@ BLOCKDEV_OPTIONS = FlatUnion(
 )
 
 BLOCKDEV_REF = Alternate("BlockdevRef", BLOCKDEV_OPTIONS, str)
+
+
+def check_node_name(name: str) -> None:
+    """QmpError if a node could not be called `name`."""
+    if not well_formed_id(name):
+        raise QmpError(f"Invalid node-name: '{name}'")
+    if len(name) > NODE_NAME_MAX:
+        raise QmpError("Node name too long")
 
 
 def parse_blockdev_options(value: Any, *, keyval: bool = False) -> BlockdevOptions:
