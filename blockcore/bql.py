@@ -1,0 +1,315 @@
+"""The big lock, and how coroutines of the core are run under it.
+
+One lock protects the whole model.  A `Routine` is a coroutine of the core
+being run: under the lock it is advanced until it wants a blocking call, which
+its owner performs with the lock dropped, or until it waits for a condition.
+Whenever a region of the lock ends, the conditions of all waiting routines are
+looked at, and those that hold are advanced in place, in the order in which
+they came, until nothing moves (*settling*): no wake-up can be lost, nobody has
+to notify, and events leave in the order in which QEMU's coroutines, which are
+entered synchronously, would emit them.
+
+Two kinds of owner: a thread that runs one routine to its end (a guest request
+on its nbdkit worker, `run_in_thread`), and the pool of the main loop
+(`spawn`: QMP commands, the machine's own loops, jobs).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from blockcore.clock import Clock
+from blockcore.effects import Call, Until
+
+POLL_S = 0.1
+"""How often a parked guest request asks whether its client is still there."""
+
+POLL_S_PER_WAITER = 0.002
+"""Keeps the polls of any number of parked requests under 500 a second."""
+
+POLL_S_MAX = 1.0
+
+Core = Coroutine[Any, Any, Any]
+
+
+class Routine:
+    """One coroutine of the core, somewhere between two of its effects.
+
+    Outside the lock it is in one of three states: `call` is to be performed
+    by the owner, `until` is waited for, or it is `done`.
+    """
+
+    __slots__ = ("call", "coro", "done", "error", "result", "until")
+
+    def __init__(self, coro: Core) -> None:
+        self.coro = coro
+        self.call: Call | None = None
+        self.until: Until | None = None
+        self.done = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def advance(self, value: Any = None, error: BaseException | None = None) -> None:
+        """Run to the next effect that cannot be had at once; the lock is held."""
+        self.call = self.until = None
+        while True:
+            try:
+                effect = self.coro.send(value) if error is None else self.coro.throw(error)
+            except StopIteration as stop:
+                self.done, self.result = True, stop.value
+                return
+            except BaseException as exc:  # the outcome is the owner's, whatever it is
+                self.done, self.error = True, exc
+                return
+            if isinstance(effect, Call):
+                self.call = effect
+                return
+            if not effect.condition():
+                self.until = effect
+                return
+            value, error = True, None
+
+    def moved(self) -> None:
+        """Tell the owner that somebody else has advanced the routine; the lock is held."""
+        raise NotImplementedError
+
+    def abandon(self) -> None:
+        """End a waiting routine; its `finally` clauses run here, under the lock."""
+        self.until = None
+        self.coro.close()
+        self.done, self.error = True, OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))
+
+    def outcome(self) -> Any:
+        """The result of a routine that is done, or its exception raised."""
+        assert self.done
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+class _ThreadRoutine(Routine):
+    """Owned by the thread that called `run_in_thread`, which may be parked at `gate`."""
+
+    __slots__ = ("gate",)
+
+    def __init__(self, coro: Core) -> None:
+        super().__init__(coro)
+        self.gate = threading.Event()
+
+    def moved(self) -> None:
+        self.gate.set()
+
+
+class _LoopRoutine(Routine):
+    """Owned by the main loop, which performs its calls on a pool."""
+
+    __slots__ = ("lock", "on_done")
+
+    def __init__(self, coro: Core, lock: BigLock, on_done: Callable[[Routine], None]) -> None:
+        super().__init__(coro)
+        self.lock = lock
+        self.on_done = on_done
+
+    def moved(self) -> None:
+        pool, call, until = self.lock.pool, self.call, self.until
+        if self.done:
+            self.on_done(self)
+        elif call is not None:
+            pool.submit(lambda: self._perform(call))
+        elif until is not None and until.deadline_ns is not None:
+            pool.call_at(until.deadline_ns, lambda: self._expire(until))
+
+    def _perform(self, call: Call) -> None:
+        value, error = _perform(call)
+        with self.lock.region():
+            self.lock.advance(self, value, error)
+
+    def _expire(self, until: Until) -> None:
+        with self.lock.region():
+            if self.until is until:
+                self.lock.forget(self)
+                self.lock.advance(self, False)
+
+
+class Pool(Protocol):
+    """What the main loop offers to `spawn`; `loop.py` has the real one."""
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Run `work` soon, on a thread that may block."""
+
+    def call_at(self, deadline_ns: int, work: Callable[[], None]) -> None:
+        """Run `work` when the monotonic clock reaches `deadline_ns`."""
+
+
+class BigLock:
+    """The one lock, the routines that wait under it, and the settling of them.
+
+    `pool` must be set before the first `spawn`.
+    """
+
+    pool: Pool
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.closing = False
+        self._lock = threading.Lock()
+        self._waiting: dict[Callable[[], bool], deque[Routine]] = {}
+        self._parked: set[_ThreadRoutine] = set()
+        self._deferred: list[Callable[[], None]] = []
+
+    @contextmanager
+    def region(self) -> Iterator[None]:
+        """Hold the lock; what has become possible meanwhile happens before it is left."""
+        self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def defer(self, work: Callable[[], None]) -> None:
+        """Run `work` once, right after the current region, without the lock."""
+        if work not in self._deferred:
+            self._deferred.append(work)
+
+    def poke(self) -> None:
+        """Settle: something that a condition looks at has changed without the lock."""
+        with self.region():
+            pass
+
+    def run_in_thread(self, coro: Core, alive: Callable[[], bool]) -> Any:
+        """Run `coro` to its end on this thread, waiting where it waits; gives its result.
+
+        `alive` is asked now and then during a wait.  Once it says no, or the
+        lock is closed, the coroutine is abandoned and OSError(ESHUTDOWN)
+        raised.
+        """
+        routine = _ThreadRoutine(coro)
+        self._lock.acquire()
+        routine.advance()
+        while not routine.done:
+            if routine.call is None:
+                self._park(routine, alive)
+                continue
+            call = routine.call
+            self._leave()
+            value, error = _perform(call)
+            self._lock.acquire()
+            routine.advance(value, error)
+        self._leave()
+        return routine.outcome()
+
+    def spawn(self, coro: Core, on_done: Callable[[Routine], None]) -> Routine:
+        """Start `coro` on the main loop; the lock is held.
+
+        It runs at once, here, as far as it can.  `on_done` gets the routine,
+        under the lock, when it has ended.
+        """
+        routine = _LoopRoutine(coro, self, on_done)
+        self.advance(routine)
+        return routine
+
+    def advance(
+        self, routine: Routine, value: Any = None, error: BaseException | None = None
+    ) -> None:
+        """Advance a routine that somebody else owns, and tell its owner; the lock is held."""
+        routine.advance(value, error)
+        if routine.until is not None:
+            if self.closing:
+                routine.abandon()
+            else:
+                self._wait(routine)
+        routine.moved()
+
+    def forget(self, routine: Routine) -> None:
+        """Take a waiting routine out of the queue of its condition; the lock is held."""
+        assert routine.until is not None
+        queue = self._waiting[routine.until.condition]
+        queue.remove(routine)
+        if not queue:
+            del self._waiting[routine.until.condition]
+
+    def close(self) -> None:
+        """Abandon all that waits, from now on: the process is ending."""
+        with self.region():
+            self.closing = True
+            for queue in list(self._waiting.values()):
+                for routine in list(queue):
+                    self.forget(routine)
+                    routine.abandon()
+                    routine.moved()
+
+    def _wait(self, routine: Routine) -> None:
+        assert routine.until is not None
+        self._waiting.setdefault(routine.until.condition, deque()).append(routine)
+
+    def _leave(self) -> None:
+        """Settle and release; then do, unlocked, what the region has deferred."""
+        try:
+            if self._waiting:
+                self._settle()
+        finally:
+            deferred, self._deferred = self._deferred, []
+            self._lock.release()
+        for work in deferred:
+            work()
+
+    def _settle(self) -> None:
+        """Advance the routines whose conditions hold, until none does.
+
+        A condition is looked at again before each routine it releases: the
+        one before may have changed what it depends on.
+        """
+        while ready := [condition for condition in self._waiting if condition()]:
+            for condition in ready:
+                for routine in list(self._waiting.get(condition, ())):
+                    if routine.until is not None and condition():
+                        self.forget(routine)
+                        self.advance(routine, True)
+
+    def _park(self, routine: _ThreadRoutine, alive: Callable[[], bool]) -> None:
+        """Wait on this thread until the routine has moved on; called and left with the lock."""
+        if self.closing:
+            routine.abandon()
+            return
+        self._wait(routine)
+        self._parked.add(routine)
+        self._leave()
+        while routine.until is not None:
+            if routine.gate.wait(self._patience_s(routine)):
+                routine.gate.clear()
+            elif self._overdue(routine) or not alive():
+                break
+        self._lock.acquire()
+        self._parked.discard(routine)
+        if routine.until is not None:
+            self.forget(routine)
+            if self._overdue(routine):
+                routine.advance(False)
+            else:
+                routine.abandon()
+
+    def _overdue(self, routine: Routine) -> bool:
+        until = routine.until
+        deadline_ns = None if until is None else until.deadline_ns
+        return deadline_ns is not None and self.clock.monotonic_ns() >= deadline_ns
+
+    def _patience_s(self, routine: Routine) -> float:
+        patience = min(POLL_S + POLL_S_PER_WAITER * len(self._parked), POLL_S_MAX)
+        until = routine.until
+        if until is not None and until.deadline_ns is not None:
+            left_s = (until.deadline_ns - self.clock.monotonic_ns()) / 1e9
+            patience = min(patience, max(left_s, 0.0))
+        return patience
+
+
+def _perform(call: Call) -> tuple[Any, BaseException | None]:
+    try:
+        return call.fn(*call.args), None
+    except BaseException as exc:  # thrown into the coroutine, which knows what it means
+        return None, exc

@@ -1,0 +1,1 @@
+"""The QMP commands, a module per subject; `table.py` puts them together."""

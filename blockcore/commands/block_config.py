@@ -1,0 +1,150 @@
+"""Changing drives and nodes: size, limits, thresholds, policies, blockdev-add and -del."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Annotated
+
+from blockcore.block_backend import BlockBackend
+from blockcore.commands.block_info import BUCKET_MEMBERS
+from blockcore.policy import parse_rerror, parse_werror
+from blockcore.effects import Until
+from blockcore.machine import Machine
+from blockcore.nodes.options import BLOCKDEV_OPTIONS, BlockdevOptions
+from blockcore.qapi import BlockWriteThreshold, QapiErrorClass, QmpError, UInt64
+from blockcore.qmp.schema import CommandTable
+from blockcore.throttle import Limit, ThrottleConfig
+
+table = CommandTable()
+table.event(BlockWriteThreshold)
+
+
+@table.command("block_resize", wire_names={"node_name": "node-name"})
+async def block_resize(
+    machine: Machine, *, device: str | None = None, node_name: str | None = None, size: int
+) -> None:
+    """Change the size of a node to `size` bytes; growing is sparse, shrinking loses data.
+
+    The drives above are drained meanwhile.  An NBD client learns the new size
+    when it connects anew: the protocol has no way to tell it.
+    """
+    node = machine.node_or_device(device, node_name)
+    if size < 0:
+        raise QmpError("Parameter 'size' expects a >0 size")
+    above = list(machine.backends_above(node))
+    with machine.quiesced(above):
+        for blk in above:
+            await Until(blk.quiet)
+        try:
+            await node.truncate(size)
+        except OSError as exc:
+            reason = os.strerror(exc.errno or errno.EIO)
+            raise QmpError(f"Failed to resize image: {reason}") from None
+
+
+@table.command("block-set-write-threshold")
+def block_set_write_threshold(
+    machine: Machine, *, node_name: str, write_threshold: UInt64
+) -> None:
+    """Say BLOCK_WRITE_THRESHOLD once, when a write to the node ends beyond this byte; 0: never."""
+    node = machine.graph.nodes.get(node_name)
+    if node is None:
+        raise QmpError(f"Device '{node_name}' not found")
+    node.set_write_threshold(write_threshold)
+
+
+@table.command("block_set_io_throttle", underscores=True)
+def block_set_io_throttle(
+    machine: Machine,
+    *,
+    device: str | None = None,
+    id: str | None = None,
+    bps: int,
+    bps_rd: int,
+    bps_wr: int,
+    iops: int,
+    iops_rd: int,
+    iops_wr: int,
+    bps_max: int | None = None,
+    bps_rd_max: int | None = None,
+    bps_wr_max: int | None = None,
+    iops_max: int | None = None,
+    iops_rd_max: int | None = None,
+    iops_wr_max: int | None = None,
+    bps_max_length: int | None = None,
+    bps_rd_max_length: int | None = None,
+    bps_wr_max_length: int | None = None,
+    iops_max_length: int | None = None,
+    iops_rd_max_length: int | None = None,
+    iops_wr_max_length: int | None = None,
+    iops_size: int | None = None,
+    group: str | None = None,
+) -> None:
+    """Limit a drive, and all others of its group, in bytes and requests per second.
+
+    All zero takes the drive out of its group.  Lengths are seconds of burst
+    at the `max` rate.
+    """
+    given = dict(locals())
+    blk = _throttled_backend(machine, device, id)
+    config = ThrottleConfig(
+        iops_size=iops_size or 0,
+        **{
+            name: Limit(
+                avg=given[member],
+                max=given[f"{member}_max"] or 0,
+                length=_or(given[f"{member}_max_length"], 1),
+            )
+            for member, name in BUCKET_MEMBERS.items()
+        },
+    )
+    config.validate()
+    machine.set_throttle(blk, config, group or blk.name or id or "")
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _throttled_backend(machine: Machine, device: str | None, qdev: str | None) -> BlockBackend:
+    """The drive by its name or by its device's id; exactly one of them is to be given."""
+    if (device is None) == (qdev is None):
+        raise QmpError("Need exactly one of 'device' and 'id'")
+    if device is not None:
+        blk = machine.backend(device)
+        if blk is None:
+            raise QmpError(f"Device '{device}' not found", QapiErrorClass.DEVICE_NOT_FOUND)
+        return blk
+    for blk in machine.backends:
+        if qdev in (blk.device.qdev, blk.device.id):
+            return blk
+    raise QmpError(f"Device '{qdev}' not found", QapiErrorClass.DEVICE_NOT_FOUND)
+
+
+@table.command("blockdev-add", boxed=True)
+async def blockdev_add(
+    machine: Machine, *, options: Annotated[BlockdevOptions, BLOCKDEV_OPTIONS]
+) -> None:
+    """Open a node, as `-blockdev` does; it is there until `blockdev-del`."""
+    await machine.blockdev_add(options)
+
+
+@table.command("blockdev-del")
+async def blockdev_del(machine: Machine, *, node_name: str) -> None:
+    """Close a node that `blockdev-add` has opened and nobody uses."""
+    await machine.blockdev_del(node_name)
+
+
+@table.command("x-drive-set-policy")
+def x_drive_set_policy(
+    machine: Machine, *, device: str, rerror: str | None = None, werror: str | None = None
+) -> None:
+    """Change what happens when requests of a drive fail, from the next failure on.
+
+    `device` is a drive's id or a node-name.  Held requests stay held.
+    """
+    blk = machine.backend_of(device)
+    new_rerror = blk.rerror if rerror is None else parse_rerror(rerror)
+    new_werror = blk.werror if werror is None else parse_werror(werror)
+    blk.rerror, blk.werror = new_rerror, new_werror

@@ -1,0 +1,178 @@
+"""What drives and nodes are: query-block, query-named-block-nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from blockcore.block_backend import BlockBackend
+from blockcore.machine import Machine
+from blockcore.nodes.file import FileNode
+from blockcore.nodes.node import BlockNode
+from blockcore.qapi import BlockdevDetectZeroesOptions, BlockDeviceIoStatus
+from blockcore.qmp.schema import CommandTable
+from blockcore.throttle import Limit
+
+table = CommandTable()
+
+BUCKET_MEMBERS = {
+    "bps": "bps_total",
+    "bps_rd": "bps_read",
+    "bps_wr": "bps_write",
+    "iops": "iops_total",
+    "iops_rd": "iops_read",
+    "iops_wr": "iops_write",
+}
+"""QAPI's names of the six limits, and ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageInfo:
+    """QAPI's ImageInfo; sizes in bytes."""
+
+    filename: str
+    format: str
+    dirty_flag: bool | None = None
+    actual_size: int | None = None
+    virtual_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockdevCacheInfo:
+    writeback: bool
+    direct: bool
+    no_flush: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockDeviceInfo:
+    """QAPI's BlockDeviceInfo; limits in bytes and requests per second, lengths in seconds."""
+
+    wire_names: ClassVar[dict[str, str]] = {
+        name: name
+        for name in (
+            *("backing_file_depth", "detect_zeroes", "write_threshold", "iops_size"),
+            *("bps_rd", "bps_wr", "iops_rd", "iops_wr"),
+            *(f"{bucket}_max" for bucket in BUCKET_MEMBERS),
+            *(f"{bucket}_max_length" for bucket in BUCKET_MEMBERS),
+        )
+    }
+    file: str
+    node_name: str
+    ro: bool
+    drv: str
+    backing_file_depth: int = 0
+    encrypted: bool = False
+    detect_zeroes: BlockdevDetectZeroesOptions
+    bps: int = 0
+    bps_rd: int = 0
+    bps_wr: int = 0
+    iops: int = 0
+    iops_rd: int = 0
+    iops_wr: int = 0
+    image: ImageInfo
+    bps_max: int | None = None
+    bps_rd_max: int | None = None
+    bps_wr_max: int | None = None
+    iops_max: int | None = None
+    iops_rd_max: int | None = None
+    iops_wr_max: int | None = None
+    bps_max_length: int | None = None
+    bps_rd_max_length: int | None = None
+    bps_wr_max_length: int | None = None
+    iops_max_length: int | None = None
+    iops_rd_max_length: int | None = None
+    iops_wr_max_length: int | None = None
+    iops_size: int | None = None
+    group: str | None = None
+    cache: BlockdevCacheInfo
+    write_threshold: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockInfo:
+    """QAPI's BlockInfo; `io_status` is there only while a policy can stop the machine."""
+
+    device: str
+    qdev: str | None = None
+    type: str = "unknown"
+    removable: bool = False
+    locked: bool = False
+    inserted: BlockDeviceInfo | None = None
+    io_status: BlockDeviceIoStatus | None = None
+
+
+@table.command("query-block")
+async def query_block(machine: Machine) -> list[BlockInfo]:
+    """All drives, in the order in which they were made."""
+    return [
+        BlockInfo(
+            device=blk.name,
+            qdev=blk.device.qdev,
+            inserted=await device_info(blk.root, blk),
+            io_status=blk.iostatus if blk.iostatus_enabled else None,
+        )
+        for blk in list(machine.backends)
+    ]
+
+
+@table.command("query-named-block-nodes")
+async def query_named_block_nodes(
+    machine: Machine, *, flat: bool = False
+) -> list[BlockDeviceInfo]:
+    """All nodes; `flat` leaves out the information on backing images."""
+    return [await device_info(node, None) for node in reversed(machine.graph.nodes.values())]
+
+
+async def device_info(node: BlockNode, blk: BlockBackend | None) -> BlockDeviceInfo:
+    """A node as seen from a drive; limits are shown only there (bdrv_block_device_info)."""
+    return BlockDeviceInfo(
+        file=node.filename,
+        node_name=node.node_name,
+        ro=node.read_only,
+        drv=node.driver,
+        detect_zeroes=node.options.detect_zeroes,
+        image=ImageInfo(
+            filename=node.filename,
+            format=node.driver,
+            dirty_flag=False,
+            actual_size=await _actual_size(node),
+            virtual_size=node.size,
+        ),
+        cache=BlockdevCacheInfo(
+            writeback=blk.writeback if blk is not None else True,
+            direct=node.options.direct,
+            no_flush=node.options.no_flush,
+        ),
+        write_threshold=node.write_threshold,
+        **_limits(blk),
+    )
+
+
+async def _actual_size(node: BlockNode) -> int | None:
+    """Bytes on the host, where a file is the only thing below.
+
+    QEMU's blkdebug does not pass the question on (recorded in guest-*).
+    """
+    if isinstance(node, FileNode):
+        return await node.actual_size()
+    if node.driver == "raw" and isinstance(node.file, BlockNode):
+        return await _actual_size(node.file)
+    return None
+
+
+def _limits(blk: BlockBackend | None) -> dict[str, int | str]:
+    if blk is None or blk.throttle is None:
+        return {}
+    group = blk.throttle.group
+    config = group.state.config
+    shown: dict[str, int | str] = {"group": group.name}
+    for member, name in BUCKET_MEMBERS.items():
+        limit: Limit = config.buckets[name]
+        shown[member] = limit.avg
+        if limit.max:
+            shown[f"{member}_max"] = limit.max
+            shown[f"{member}_max_length"] = limit.length
+    if config.iops_size:
+        shown["iops_size"] = config.iops_size
+    return shown

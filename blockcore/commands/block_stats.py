@@ -1,0 +1,176 @@
+"""What drives have done: query-blockstats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from blockcore.accounting import AcctType, BlockAcctStats
+from blockcore.machine import Machine
+from blockcore.nodes.file import FileNode
+from blockcore.nodes.node import BlockNode
+from blockcore.qmp.schema import CommandTable
+
+table = CommandTable()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockDeviceTimedStats:
+    """QAPI's BlockDeviceTimedStats, by its key; no intervals are kept."""
+
+    wire_names: ClassVar[dict[str, str]] = {"interval_length": "interval_length"}
+    interval_length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockDeviceStats:
+    """QAPI's BlockDeviceStats: counts, bytes and nanoseconds."""
+
+    wire_names: ClassVar[dict[str, str]] = {
+        name: name
+        for name in (
+            *("rd_bytes", "wr_bytes", "unmap_bytes"),
+            *("rd_operations", "wr_operations", "flush_operations", "unmap_operations"),
+            *("rd_total_time_ns", "wr_total_time_ns", "flush_total_time_ns"),
+            *("unmap_total_time_ns", "wr_highest_offset", "idle_time_ns"),
+            *("rd_merged", "wr_merged", "unmap_merged"),
+            *("failed_rd_operations", "failed_wr_operations"),
+            *("failed_flush_operations", "failed_unmap_operations"),
+            *("invalid_rd_operations", "invalid_wr_operations"),
+            *("invalid_flush_operations", "invalid_unmap_operations"),
+            *("account_invalid", "account_failed", "timed_stats"),
+        )
+    }
+    rd_bytes: int = 0
+    wr_bytes: int = 0
+    unmap_bytes: int = 0
+    rd_operations: int = 0
+    wr_operations: int = 0
+    flush_operations: int = 0
+    unmap_operations: int = 0
+    rd_total_time_ns: int = 0
+    wr_total_time_ns: int = 0
+    flush_total_time_ns: int = 0
+    unmap_total_time_ns: int = 0
+    wr_highest_offset: int = 0
+    rd_merged: int = 0
+    wr_merged: int = 0
+    unmap_merged: int = 0
+    idle_time_ns: int | None = None
+    failed_rd_operations: int = 0
+    failed_wr_operations: int = 0
+    failed_flush_operations: int = 0
+    failed_unmap_operations: int = 0
+    invalid_rd_operations: int = 0
+    invalid_wr_operations: int = 0
+    invalid_flush_operations: int = 0
+    invalid_unmap_operations: int = 0
+    account_invalid: bool = False
+    account_failed: bool = False
+    timed_stats: list[BlockDeviceTimedStats] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockStatsSpecificFile:
+    """Discards that reached a file: how many, and how many bytes."""
+
+    driver: str
+    discard_nb_ok: int
+    discard_nb_failed: int
+    discard_bytes_ok: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockStats:
+    """QAPI's BlockStats; `parent` is, despite its name, the child that carries the data."""
+
+    device: str | None = None
+    qdev: str | None = None
+    node_name: str | None = None
+    stats: BlockDeviceStats
+    driver_specific: BlockStatsSpecificFile | None = None
+    parent: BlockStats | None = None
+    backing: BlockStats | None = None
+
+
+@table.command("query-blockstats")
+def query_blockstats(machine: Machine, *, query_nodes: bool = False) -> list[BlockStats]:
+    """Counters of all drives with the nodes below them, or of all nodes."""
+    for blk in machine.backends:
+        blk.publish_short_writes()
+    if query_nodes:
+        return [_node_stats(node) for node in reversed(machine.graph.nodes.values())]
+    now_ns = machine.clock.monotonic_ns()
+    return [
+        _node_stats(
+            blk.root,
+            device=blk.name,
+            qdev=blk.device.qdev,
+            stats=_device_stats(blk.stats(), blk.root.wr_highest_offset, now_ns),
+        )
+        for blk in machine.backends
+    ]
+
+
+def _node_stats(
+    node: BlockNode,
+    *,
+    device: str | None = None,
+    qdev: str | None = None,
+    stats: BlockDeviceStats | None = None,
+) -> BlockStats:
+    """A node and what is below it (bdrv_query_bds_stats).
+
+    A filter's child is reported twice, as `parent` and as `backing`, as QEMU does.
+    """
+    child = _node_stats(node.file) if node.file is not None else None
+    return BlockStats(
+        device=device,
+        qdev=qdev,
+        node_name=node.node_name,
+        stats=stats or BlockDeviceStats(wr_highest_offset=node.wr_highest_offset),
+        driver_specific=_specific(node),
+        parent=child,
+        backing=child if node.driver == "blkdebug" else None,
+    )
+
+
+def _specific(node: BlockNode) -> BlockStatsSpecificFile | None:
+    if not isinstance(node, FileNode):
+        return None
+    return BlockStatsSpecificFile(
+        driver="file",
+        discard_nb_ok=node.discards_ok,
+        discard_nb_failed=node.discards_failed,
+        discard_bytes_ok=node.discard_bytes_ok,
+    )
+
+
+def _device_stats(acct: BlockAcctStats, wr_highest_offset: int, now_ns: int) -> BlockDeviceStats:
+    read, write = acct.tallies[AcctType.READ], acct.tallies[AcctType.WRITE]
+    flush, unmap = acct.tallies[AcctType.FLUSH], acct.tallies[AcctType.UNMAP]
+    return BlockDeviceStats(
+        rd_bytes=read.bytes,
+        wr_bytes=write.bytes,
+        unmap_bytes=unmap.bytes,
+        rd_operations=read.operations,
+        wr_operations=write.operations,
+        flush_operations=flush.operations,
+        unmap_operations=unmap.operations,
+        rd_total_time_ns=read.time_ns,
+        wr_total_time_ns=write.time_ns,
+        flush_total_time_ns=flush.time_ns,
+        unmap_total_time_ns=unmap.time_ns,
+        wr_highest_offset=wr_highest_offset,
+        idle_time_ns=now_ns - acct.last_access_ns if acct.last_access_ns else None,
+        failed_rd_operations=read.failed,
+        failed_wr_operations=write.failed,
+        failed_flush_operations=flush.failed,
+        failed_unmap_operations=unmap.failed,
+        invalid_rd_operations=read.invalid,
+        invalid_wr_operations=write.invalid,
+        invalid_flush_operations=flush.invalid,
+        invalid_unmap_operations=unmap.invalid,
+        account_invalid=acct.account_invalid,
+        account_failed=acct.account_failed,
+    )

@@ -1,0 +1,152 @@
+"""Fault rules at run time: what QEMU's blkdebug cannot do."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import Annotated
+
+from blockcore.faults import FaultOptions, FaultRule
+from blockcore.machine import Machine
+from blockcore.nodes.options import ERRNO
+from blockcore.qapi import BlkdebugEvent, BlkdebugIOType, QmpError, UInt64
+from blockcore.qmp.schema import CommandTable
+
+table = CommandTable()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultId:
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultInfo:
+    """A rule and what it has done.
+
+    `seen` requests matched it, `hits` of them failed by it.  `active` tells
+    whether it can still hit one: a rule with a `count` is used up after that
+    many hits, and stays listed until it is removed.
+    """
+
+    id: str
+    node_name: str
+    event: BlkdebugEvent
+    state: int
+    iotype: BlkdebugIOType | None = None
+    errno: int
+    sector: int | None = None
+    offset: int | None = None
+    length: int | None = None
+    count: int | None = None
+    after: int
+    rate: float
+    seen: int
+    hits: int
+    active: bool
+
+
+@table.command("x-fault-add")
+def x_fault_add(
+    machine: Machine,
+    *,
+    node_name: str,
+    id: str | None = None,
+    event: BlkdebugEvent = BlkdebugEvent.NONE,
+    state: int = 0,
+    iotype: BlkdebugIOType | None = None,
+    errno: Annotated[int, ERRNO] = errno.EIO,
+    sector: int = -1,
+    once: bool = False,
+    immediately: bool = False,
+    offset: UInt64 | None = None,
+    length: UInt64 | None = None,
+    count: UInt64 | None = None,
+    after: UInt64 = UInt64(0),
+    rate: float = 1.0,
+) -> FaultId:
+    """Make requests on a node fail, from now on.
+
+    `node-name` also takes a drive's id.  Members as in blkdebug's
+    inject-error, plus: `errno` also by name; `offset` and `length` (bytes)
+    for a range; `after` to let that many matching requests pass first;
+    `count` of requests to hit (`once` is 1); `rate`, the probability of each,
+    drawn from the machine's seed.  Without an `event` the rule is in force at
+    once.  Returns the rule's id, made up if not given.
+    """
+    node = machine.node_or_device(node_name, node_name)
+    if sector != -1 and (offset is not None or length is not None):
+        raise QmpError("'sector' and 'offset' cannot be specified at the same time")
+    if once and count is not None:
+        raise QmpError("'once' and 'count' cannot be specified at the same time")
+    if sector < -1:
+        raise QmpError("Parameter 'sector' expects a sector number, or -1 for any")
+    if not 0.0 <= rate <= 1.0:
+        raise QmpError("Parameter 'rate' expects a number between 0 and 1")
+    for name, value in (("count", count), ("length", length)):
+        if value == 0:
+            raise QmpError(f"Parameter '{name}' expects a value greater than zero")
+    options = FaultOptions(
+        id=machine.new_fault_id(id),
+        event=event,
+        state=state,
+        iotype=iotype,
+        errno=errno,
+        sector=None if sector == -1 else sector,
+        offset=offset,
+        length=length,
+        count=1 if once else count,
+        after=after,
+        rate=rate,
+    )
+    node.injector().add(options)
+    machine.concerns_changed()
+    return FaultId(id=options.id)
+
+
+@table.command("x-fault-remove")
+def x_fault_remove(machine: Machine, *, id: str) -> None:
+    """Remove one rule that x-fault-add has made, or a rule of a blkdebug node."""
+    for node, rule in machine.fault_rules():
+        if rule.options.id == id:
+            node.injector().remove(rule)
+            machine.concerns_changed()
+            return
+    raise QmpError(f"Fault '{id}' not found")
+
+
+@table.command("x-fault-clear")
+def x_fault_clear(machine: Machine, *, node_name: str | None = None) -> None:
+    """Remove all rules, or those of one node (or drive's id)."""
+    only = None if node_name is None else machine.node_or_device(node_name, node_name)
+    for node, rule in list(machine.fault_rules()):
+        if only in (None, node):
+            node.injector().remove(rule)
+    machine.concerns_changed()
+
+
+@table.command("x-query-faults")
+def x_query_faults(machine: Machine) -> list[FaultInfo]:
+    """All rules with what they have seen and hit, in the order in which they were made."""
+    return [_info(node.node_name, rule) for node, rule in machine.fault_rules()]
+
+
+def _info(node_name: str, rule: FaultRule) -> FaultInfo:
+    options = rule.options
+    return FaultInfo(
+        id=options.id,
+        node_name=node_name,
+        event=options.event,
+        state=options.state,
+        iotype=options.iotype,
+        errno=options.errno,
+        sector=options.sector,
+        offset=options.offset,
+        length=options.length,
+        count=options.count,
+        after=options.after,
+        rate=options.rate,
+        seen=rule.seen,
+        hits=rule.hits,
+        active=not rule.exhausted,
+    )

@@ -1,0 +1,58 @@
+"""All commands together, and those about the commands themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from blockcore.commands import block_config, block_info, block_stats, faults, jobs, run_state
+from blockcore.machine import Machine
+from blockcore.qapi import BlockIoError
+from blockcore.qmp.introspect import schema_info
+from blockcore.qmp.schema import CommandTable
+
+table = CommandTable()
+for _part in (run_state, block_info, block_stats, block_config, jobs, faults):
+    table.include(_part.table)
+table.event(BlockIoError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionTriple:
+    major: int
+    minor: int
+    micro: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionInfo:
+    """The QEMU whose behaviour this is, and who behaves so."""
+
+    qemu: VersionTriple
+    package: str
+
+
+VERSION = VersionInfo(qemu=VersionTriple(major=7, minor=2, micro=22), package="faultline")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandInfo:
+    name: str
+
+
+@table.command("query-version")
+def query_version(machine: Machine) -> VersionInfo:
+    """The version of QEMU that is emulated; `package` says that it is not QEMU."""
+    return VERSION
+
+
+@table.command("query-commands")
+def query_commands(machine: Machine) -> list[CommandInfo]:
+    """The names of all commands."""
+    return [CommandInfo(name=command.name) for command in table]
+
+
+@table.command("query-qmp-schema")
+def query_qmp_schema(machine: Machine) -> list[Any]:
+    """All commands, events and types, as QEMU's introspection describes its own."""
+    return schema_info(table)

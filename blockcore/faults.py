@@ -1,0 +1,268 @@
+"""Fault rules: which request fails, and how.
+
+QEMU's blkdebug engine (`block/blkdebug.c`; its rules as verified with qemu-io
+are in `tests/golden/blkdebug-cli.json`) plus what it lacks: rules that can be
+added to any node at run time, byte ranges, counts, and hit counters.
+
+Two ways for a rule to be in force.  A rule with an `event` belongs to
+blkdebug's state machine: when the event occurs, the rules of that event whose
+`state` fits *replace* the active list, and every later request, of whatever
+kind, is held against that list until another event replaces it.  A rule
+without an event, added at run time, is in force until it is removed or used up.
+
+A `Hit` is what a rule does to a request; at present it fails with an errno.
+A further kind of fault is a further member of `FaultOptions` and of `Hit`,
+decided in `FaultInjector.check` and carried out in `nodes/node.py`
+(`BlockNode.inject`), the only place that acts on a hit.
+"""
+
+from __future__ import annotations
+
+import errno
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from blockcore.qapi import BlkdebugEvent, BlkdebugIOType
+
+SECTOR_SIZE = 512
+
+DEFAULT_IOTYPES = frozenset(BlkdebugIOType) - {BlkdebugIOType.BLOCK_STATUS}
+"""What a rule that names no iotype matches: everything but block status."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultOptions:
+    """What a rule says; members as in QAPI's BlkdebugInjectErrorOptions, and ours.
+
+    `offset` and `length` are bytes (`length` None: to the end of the device);
+    a request is concerned if it overlaps the range.  `sector` is blkdebug's:
+    the request must contain the first byte of that 512-byte sector.  A flush
+    has no range, so a rule with one never concerns it.  `after` requests that
+    would match pass first; then `count` of them are hit (None: all), each
+    with probability `rate`.
+    """
+
+    id: str
+    event: BlkdebugEvent = BlkdebugEvent.NONE
+    state: int = 0
+    iotype: BlkdebugIOType | None = None
+    errno: int = errno.EIO
+    sector: int | None = None
+    offset: int | None = None
+    length: int | None = None
+    count: int | None = None
+    after: int = 0
+    rate: float = 1.0
+
+
+class FaultRule:
+    """A rule in force somewhere: its options, and what it has seen."""
+
+    __slots__ = ("end", "hits", "options", "seen", "start")
+
+    def __init__(self, options: FaultOptions) -> None:
+        self.options = options
+        self.seen = 0
+        self.hits = 0
+        self.start, self.end = _byte_range(options)
+
+    @property
+    def exhausted(self) -> bool:
+        return self.options.count is not None and self.hits >= self.options.count
+
+    def concerns(self, iotype: BlkdebugIOType, offset: int, nbytes: int) -> bool:
+        """Whether a request is of the kind and in the place the rule names."""
+        wanted = self.options.iotype
+        if iotype not in DEFAULT_IOTYPES if wanted is None else iotype is not wanted:
+            return False
+        if self.start is None:
+            return True
+        return nbytes > 0 and self.start < offset + nbytes and self.end > offset
+
+
+def _byte_range(options: FaultOptions) -> tuple[int | None, int]:
+    if options.sector is not None:
+        start = options.sector * SECTOR_SIZE
+        return start, start + 1
+    if options.offset is None and options.length is None:
+        return None, 0
+    start = options.offset or 0
+    return start, (1 << 63) if options.length is None else start + options.length
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """What happens to a request: it fails with this errno (0: it is let through)."""
+
+    rule: FaultRule
+    errno: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateChange:
+    """QAPI's BlkdebugSetStateOptions: on `event` in `state` (0: any), go to `new_state`."""
+
+    event: BlkdebugEvent
+    state: int = 0
+    new_state: int
+
+
+class Gate:
+    """Byte ranges that some rule concerns, as sorted disjoint intervals.
+
+    Lets a request that no rule can concern pass in one bisection, however
+    many rules there are.
+    """
+
+    __slots__ = ("ends", "starts")
+
+    def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+        for start, end in sorted(ranges):
+            if self.ends and start <= self.ends[-1]:
+                self.ends[-1] = max(self.ends[-1], end)
+            else:
+                self.starts.append(start)
+                self.ends.append(end)
+
+    def __bool__(self) -> bool:
+        return bool(self.starts)
+
+    def touches(self, offset: int, nbytes: int) -> bool:
+        """Whether [offset, offset + nbytes) meets one of the ranges."""
+        index = bisect_right(self.starts, offset + nbytes - 1)
+        return index > 0 and self.ends[index - 1] > offset
+
+    def union(self, other: Gate, shift: int = 0) -> Gate:
+        """Both together, with `other` moved up by `shift` bytes."""
+        moved = ((s + shift, e + shift) for s, e in zip(other.starts, other.ends, strict=True))
+        return Gate([*zip(self.starts, self.ends, strict=True), *moved])
+
+
+class FaultInjector:
+    """The rules of one node and blkdebug's state variable.
+
+    `random` gives numbers in [0, 1) for rules with a rate; the machine's seed
+    stands behind it.
+    """
+
+    def __init__(self, random: Callable[[], float]) -> None:
+        self.state = 1
+        self.rules: list[FaultRule] = []
+        self._random = random
+        self._standing: list[FaultRule] = []
+        self._of_event: dict[BlkdebugEvent, list[FaultRule]] = {}
+        self._changes: list[StateChange] = []
+        self._active: list[FaultRule] = []
+        self._gates: dict[BlkdebugIOType, Gate | None] = {}
+
+    def load(self, rules: Iterable[FaultOptions], changes: Iterable[StateChange]) -> None:
+        """Take over a blkdebug node's configuration, as its open does.
+
+        Rules of the event `none` become active once, now, until an event of
+        others replaces them.
+        """
+        for options in rules:
+            rule = FaultRule(options)
+            self.rules.append(rule)
+            self._of_event.setdefault(options.event, []).append(rule)
+        self._changes += changes
+        self._gates.clear()
+        self.event(BlkdebugEvent.NONE)
+
+    def add(self, options: FaultOptions) -> FaultRule:
+        """Add a rule at run time; without an event it is in force from now until it is removed."""
+        rule = FaultRule(options)
+        self.rules.append(rule)
+        if options.event is BlkdebugEvent.NONE:
+            self._standing.append(rule)
+        else:
+            self._of_event.setdefault(options.event, []).append(rule)
+        self._gates.clear()
+        return rule
+
+    def remove(self, rule: FaultRule) -> None:
+        """Forget a rule, whether or not it is used up."""
+        self.rules.remove(rule)
+        self._retire(rule)
+
+    def event(self, event: BlkdebugEvent) -> None:
+        """An event has occurred on the node (bdrv_debug_event).
+
+        Inject rules of the event replace the active list if at least one is
+        in the right state.  Of several state changes the one listed first
+        wins; all rules see the old state.
+        """
+        matching = [
+            rule for rule in self._of_event.get(event, ()) if rule.options.state in (0, self.state)
+        ]
+        if matching:
+            self._active = matching
+        for change in self._changes:
+            if change.event is event and change.state in (0, self.state):
+                self.state = change.new_state
+                break
+
+    def check(self, iotype: BlkdebugIOType, offset: int, nbytes: int) -> Hit | None:
+        """What the rules do to this request; counts it as seen and, if so, as hit.
+
+        The first rule in force that concerns the request decides.  A rule
+        that lets requests pass first (`after`), or that loses its throw of
+        the dice (`rate`), leaves the decision to those behind it.
+        """
+        gate = self.gate(iotype)
+        if gate is not None and not gate.touches(offset, nbytes):
+            return None
+        for rule in (*self._active, *self._standing):
+            if not rule.concerns(iotype, offset, nbytes):
+                continue
+            rule.seen += 1
+            if rule.seen <= rule.options.after:
+                continue
+            if rule.options.rate < 1.0 and self._random() >= rule.options.rate:
+                continue
+            return self._fire(rule)
+        return None
+
+    def gate(self, iotype: BlkdebugIOType) -> Gate | None:
+        """Where requests of this kind can be hit; None means anywhere."""
+        if iotype not in self._gates:
+            self._gates[iotype] = self._build_gate(iotype)
+        return self._gates[iotype]
+
+    @property
+    def watches_events(self) -> bool:
+        """Whether events matter, so that every request has to raise them."""
+        return bool(self._changes) or any(
+            rules and event is not BlkdebugEvent.NONE for event, rules in self._of_event.items()
+        )
+
+    def _fire(self, rule: FaultRule) -> Hit:
+        """errno 0 lets the request through, shadows the rules behind, and uses nothing up."""
+        if rule.options.errno == 0:
+            return Hit(rule, 0)
+        rule.hits += 1
+        if rule.exhausted:
+            self._retire(rule)
+        return Hit(rule, rule.options.errno)
+
+    def _retire(self, rule: FaultRule) -> None:
+        """Take a rule out of force; it stays known, with its hits, until it is removed."""
+        event = rule.options.event
+        for rules in (self._standing, self._of_event.get(event, []), self._active):
+            if rule in rules:
+                rules.remove(rule)
+        self._gates.clear()
+
+    def _build_gate(self, iotype: BlkdebugIOType) -> Gate | None:
+        ranges = []
+        for rule in (*self._standing, *(r for rules in self._of_event.values() for r in rules)):
+            wanted = rule.options.iotype
+            if iotype not in DEFAULT_IOTYPES if wanted is None else wanted is not iotype:
+                continue
+            if rule.start is None:
+                return None
+            ranges.append((rule.start, rule.end))
+        return Gate(ranges)

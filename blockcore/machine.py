@@ -1,0 +1,251 @@
+"""One emulated machine: its run state, nodes, drives, and what moves them.
+
+Everything here is called under the big lock.  What takes time is a coroutine
+of the core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
+
+from blockcore.block_backend import BlockBackend
+from blockcore.clock import Clock
+from blockcore.effects import Until
+from blockcore.faults import FaultRule
+from blockcore.keyval import well_formed_id
+from blockcore.nodes.graph import BlockGraph
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.options import BlockdevOptions
+from blockcore.qapi import Event, QmpError, Reset, RunState, Shutdown, ShutdownCause
+from blockcore.runstate import Vm
+from blockcore.throttle import ThrottleConfig
+from blockcore.throttle_group import ThrottleGroup, ThrottleMember
+
+STOP_LATENCY_NS = 10_000_000
+"""From an I/O error to the STOP it asks for.
+
+In QEMU the main loop stops the machine only after it has seen the completions
+of all requests that were submitted together, so that three failing writes of
+one batch give three BLOCK_IO_ERRORs and then one STOP (recorded:
+guest-write-3inflight-stop).  Over NBD the requests of a batch reach us one by
+one, on threads of their own, a few milliseconds apart at worst.
+"""
+
+Listener = Callable[[Event, int], None]
+"""Gets an event and its time, in nanoseconds since the epoch."""
+
+
+class Machine:
+    """The object that every command receives."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        random: Callable[[], float],
+        *,
+        directory: str,
+        name: str | None = None,
+        prelaunch: bool = False,
+        job_error_check_modern: bool = False,
+    ) -> None:
+        self.clock = clock
+        self.random = random
+        self.name = name
+        self.job_error_check_modern = job_error_check_modern
+        self.vm = Vm(RunState.PRELAUNCH if prelaunch else RunState.RUNNING, self.emit)
+        self.graph = BlockGraph(self, directory)
+        self.backends: list[BlockBackend] = []
+        self.throttle_groups: dict[str, ThrottleGroup] = {}
+        self.listeners: list[Listener] = []
+        self.quit_requested = False
+        self._flush_due = False
+
+    def emit(self, event: Event) -> None:
+        """Send an event to every client, in order."""
+        now_ns = self.clock.realtime_ns()
+        for listener in self.listeners:
+            listener(event, now_ns)
+
+    def concerns_changed(self) -> None:
+        """Decide anew which drives may take the short path."""
+        for blk in self.backends:
+            blk.find_short_path()
+
+    def add_backend(self, blk: BlockBackend) -> None:
+        """Attach a drive to its root node and put it into service."""
+        blk.root.parents.append(blk)
+        self.backends.append(blk)
+        blk.find_short_path()
+
+    def backend(self, name: str) -> BlockBackend | None:
+        """The drive of that name, as blk_by_name; anonymous drives have none."""
+        return next((blk for blk in self.backends if name and blk.name == name), None)
+
+    def node_or_device(self, device: str | None, node_name: str | None) -> BlockNode:
+        """bdrv_lookup_bs: a drive's root by its name, else a node by its own; or QmpError."""
+        blk = self.backend(device) if device is not None else None
+        node = blk.root if blk else self.graph.nodes.get(node_name or "")
+        if node is None:
+            raise QmpError(f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'")
+        return node
+
+    def backends_above(self, node: BlockNode) -> Iterator[BlockBackend]:
+        """The drives whose requests can reach the node."""
+        return (blk for blk in self.backends if node in self.graph.subtree(blk.root))
+
+    def backend_of(self, name: str) -> BlockBackend:
+        """The drive of that name, or the one on the node of that name; or QmpError."""
+        root = self.node_or_device(name, name)
+        blk = self.backend(name) or next((b for b in self.backends if b.root is root), None)
+        if blk is None:
+            raise QmpError(f"Node '{name}' is not attached to a drive")
+        return blk
+
+    def fault_rules(self) -> Iterator[tuple[BlockNode, FaultRule]]:
+        """All fault rules there are, each with its node."""
+        for node in self.graph.nodes.values():
+            if node.faults is not None:
+                yield from ((node, rule) for rule in list(node.faults.rules))
+
+    def new_fault_id(self, wanted: str | None) -> str:
+        """The id wanted, if it is free and well formed, or a new one; or QmpError."""
+        taken = {rule.options.id for _, rule in self.fault_rules()}
+        if wanted is None:
+            numbers = (f"fault{n}" for n in count())
+            return next(name for name in numbers if name not in taken)
+        if not well_formed_id(wanted):
+            raise QmpError("Parameter 'id' expects an identifier")
+        if wanted in taken:
+            raise QmpError(f"Duplicate ID '{wanted}' for fault")
+        return wanted
+
+    @contextmanager
+    def quiesced(self, backends: list[BlockBackend]) -> Iterator[None]:
+        """A drained section of several drives."""
+        with ExitStack() as stack:
+            for blk in backends:
+                stack.enter_context(blk.quiesced())
+            yield
+
+    def set_throttle(self, blk: BlockBackend, config: ThrottleConfig, group: str) -> None:
+        """Put a drive under limits that it shares with its group; QmpError if they are wrong.
+
+        New limits are the whole group's; no limit at all takes the drive out
+        of its group.
+        """
+        config.validate()
+        now_ns = self.clock.monotonic_ns()
+        member = blk.throttle
+        if member is not None and (not config.enabled or member.group.name != group):
+            member.leave()
+            blk.throttle = None
+        if config.enabled and blk.throttle is None:
+            shared = self.throttle_groups.get(group)
+            if shared is None or not shared.members:
+                shared = ThrottleGroup(group, config, now_ns)
+                self.throttle_groups[group] = shared
+            blk.throttle = ThrottleMember(shared)
+        if blk.throttle is not None:
+            blk.throttle.group.configure(config, now_ns)
+        self.concerns_changed()
+
+    async def blockdev_add(self, options: BlockdevOptions) -> None:
+        """Open a node of the monitor's; QmpError in QEMU's words."""
+        if options.node_name is None:
+            raise QmpError("'node-name' must be specified for the root node")
+        if self.backend(options.node_name):
+            raise QmpError(f"node-name={options.node_name} is conflicting with a device id")
+        node = await self.graph.open(options)
+        node.monitor_owned = True
+
+    async def blockdev_del(self, node_name: str) -> None:
+        """Close a node of the monitor's; QmpError if there is none or it is in use."""
+        node = self.graph.nodes.get(node_name)
+        if node is None:
+            raise QmpError(f"Failed to find node with node-name='{node_name}'")
+        if any(isinstance(parent, BlockBackend) for parent in node.parents):
+            raise QmpError(f"Node {node_name} is in use")
+        if not node.monitor_owned:
+            raise QmpError(f"Node {node_name} is not owned by the monitor")
+        if node.parents:
+            raise QmpError(f"Block device {node_name} is in use")
+        node.monitor_owned = False
+        await self.graph.release(node)
+
+    async def stop(self, state: RunState) -> None:
+        """Stop as do_vm_stop does: the event, then let in-flight requests end, then flush."""
+        self._enter_stop(state)
+        await self.settle_storage()
+
+    def _enter_stop(self, state: RunState) -> None:
+        if self.vm.stop(state):
+            self.concerns_changed()
+            self._flush_due = True
+
+    async def settle_storage(self) -> None:
+        """Let the requests in flight end and flush all nodes; flush errors are not reported."""
+        self._flush_due = False
+        for blk in self.backends:
+            await blk.drain()
+        for blk in self.backends:
+            blk.publish_short_writes()
+        await self.graph.flush_all()
+
+    def cont(self) -> None:
+        """Run again: every io-status becomes ok, then RESUME, then held requests are retried.
+
+        QEMU forgets the io-status of anonymous drives here (recorded:
+        guest-blockdev-anonymous-iostatus); this machine resets them all.
+        """
+        if self.vm.state is RunState.SHUTDOWN:
+            raise QmpError("Resetting the Virtual Machine is required")
+        for blk in self.backends:
+            blk.reset_iostatus()
+        self.vm.start()
+        self.concerns_changed()
+
+    async def reset(self) -> None:
+        """system_reset: held requests are dropped, and a stopped machine is in prelaunch."""
+        self.emit(Reset(guest=False, reason=ShutdownCause.HOST_QMP_SYSTEM_RESET))
+        for blk in self.backends:
+            blk.drop_held()
+        if not self.vm.running:
+            self.vm.set(RunState.PRELAUNCH)
+            return
+        for blk in self.backends:
+            await blk.drain()
+
+    def quit(self, cause: ShutdownCause) -> None:
+        """Say SHUTDOWN, once, and never run again."""
+        if self.quit_requested:
+            return
+        self.quit_requested = True
+        self.emit(Shutdown(guest=False, reason=cause))
+        self.vm.set(RunState.SHUTDOWN)
+        self.concerns_changed()
+
+    async def stop_on_error(self) -> None:
+        """The part of the main loop that carries out the stops that errors ask for."""
+        while True:
+            await Until(self._stop_requested)
+            await Until(self._no_stop_requested, self.clock.monotonic_ns() + STOP_LATENCY_NS)
+            state = self.vm.take_stop_request()
+            if state is not None:
+                self._enter_stop(state)
+
+    async def flush_after_stop(self) -> None:
+        """The part that drains and flushes after such a stop; `stop` does it for itself."""
+        while True:
+            await Until(self._is_flush_due)
+            await self.settle_storage()
+
+    def _is_flush_due(self) -> bool:
+        return self._flush_due
+
+    def _stop_requested(self) -> bool:
+        return self.vm.stop_requested is not None
+
+    def _no_stop_requested(self) -> bool:
+        return self.vm.stop_requested is None

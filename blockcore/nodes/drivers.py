@@ -1,0 +1,142 @@
+"""From a definition to a node of the right driver.
+
+A new driver has a line in `make_node`, its options in `options.py`, and a
+module of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+
+from blockcore.effects import Call
+from blockcore.faults import FaultOptions, StateChange
+from blockcore.nodes.blkdebug import BlkdebugLimits, BlkdebugNode
+from blockcore.nodes.blkdebug_config import parse_blkdebug_config
+from blockcore.nodes.file import FileNode
+from blockcore.nodes.nbd import NbdNode, NbdServer
+from blockcore.nodes.node import BlockNode, NodeOptions, Surroundings
+from blockcore.nodes.null import DEFAULT_SIZE, NullNode
+from blockcore.nodes.options import (
+    BlockdevOptions,
+    BlockdevOptionsBlkdebug,
+    BlockdevOptionsFile,
+    BlockdevOptionsNbd,
+    BlockdevOptionsNull,
+    BlockdevOptionsRaw,
+    BlockdevRef,
+    InetSocketAddress,
+    InjectError,
+    SetState,
+    UnixSocketAddress,
+)
+from blockcore.nodes.raw import RawNode
+from blockcore.qapi import QmpError
+
+ChildOpener = Callable[[BlockdevRef], Awaitable[BlockNode]]
+
+
+async def make_node(
+    options: BlockdevOptions,
+    effective: NodeOptions,
+    around: Surroundings,
+    path: Callable[[str], str],
+    child: ChildOpener,
+) -> BlockNode:
+    """A node that is not open yet, its children opened by `child`; raises QmpError.
+
+    `path` makes a file name absolute.
+    """
+    match options:
+        case BlockdevOptionsFile():
+            return FileNode(effective, around, options.filename, path(options.filename))
+        case BlockdevOptionsNull():
+            return NullNode(
+                effective,
+                around,
+                size=DEFAULT_SIZE if options.size is None else options.size,
+                latency_ns=options.latency_ns or 0,
+                read_zeroes=bool(options.read_zeroes),
+            )
+        case BlockdevOptionsNbd():
+            return NbdNode(
+                effective,
+                around,
+                _nbd_server(options, path),
+                reconnect_delay=options.reconnect_delay or 0,
+                open_timeout=options.open_timeout or 0,
+            )
+        case BlockdevOptionsRaw():
+            file = await child(options.file)
+            return RawNode(effective, around, file, options.offset or 0, options.size)
+        case BlockdevOptionsBlkdebug():
+            return await _make_blkdebug(options, effective, around, path, child)
+    raise AssertionError(f"no driver for {options}")
+
+
+def _nbd_server(options: BlockdevOptionsNbd, path: Callable[[str], str]) -> NbdServer:
+    export = options.export or ""
+    match options.server:
+        case UnixSocketAddress():
+            return NbdServer(path=path(options.server.path), export=export)
+        case InetSocketAddress():
+            return NbdServer(host=options.server.host, port=options.server.port, export=export)
+    raise AssertionError(f"no address in {options.server}")
+
+
+async def _make_blkdebug(
+    options: BlockdevOptionsBlkdebug,
+    effective: NodeOptions,
+    around: Surroundings,
+    path: Callable[[str], str],
+    child: ChildOpener,
+) -> BlockNode:
+    """Rules of the file come before those given in place, as QEMU's read_config has it."""
+    errors = list(options.inject_error or ())
+    changes = list(options.set_state or ())
+    if options.config:
+        more_errors, more_changes = parse_blkdebug_config(
+            await Call(_read_config, path(options.config))
+        )
+        errors, changes = more_errors + errors, more_changes + changes
+    return BlkdebugNode(
+        effective,
+        around,
+        await child(options.image),
+        config=options.config or "",
+        rules=[_fault(error, f"{effective.node_name}.{index}") for index, error in enumerate(errors)],
+        changes=[_state_change(change) for change in changes],
+        limits=BlkdebugLimits(
+            max_transfer=options.max_transfer or 0,
+            opt_write_zero=options.opt_write_zero or 0,
+            max_write_zero=options.max_write_zero or 0,
+            opt_discard=options.opt_discard or 0,
+            max_discard=options.max_discard or 0,
+        ),
+    )
+
+
+def _read_config(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError as exc:
+        reason = os.strerror(exc.errno or 0)
+        raise QmpError(f"Could not read blkdebug config file: {reason}") from None
+
+
+def _fault(options: InjectError, rule_id: str) -> FaultOptions:
+    """`immediately` is about when QEMU's coroutine yields, which no client can see."""
+    return FaultOptions(
+        id=rule_id,
+        event=options.event,
+        state=options.state,
+        iotype=options.iotype,
+        errno=options.errno,
+        sector=None if options.sector == -1 else options.sector,
+        count=1 if options.once else None,
+    )
+
+
+def _state_change(options: SetState) -> StateChange:
+    return StateChange(event=options.event, state=options.state, new_state=options.new_state)

@@ -1,0 +1,180 @@
+"""The file protocol: a regular file or a block device on this host."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import stat
+from dataclasses import replace
+
+from blockcore.effects import Call
+from blockcore.faults import Gate
+from blockcore.nodes.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
+from blockcore.nodes.node import BlockNode, Direct, Extent, NodeOptions, Surroundings
+from blockcore.qapi import QmpError
+
+DIRECT_ALIGNMENT = 4096
+"""What O_DIRECT is given: every file system and disk in use accepts it."""
+
+
+_NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""What makes auto-read-only fall back."""
+
+
+class FileNode(BlockNode):
+    """Reads and writes `filename`, which the user typed, at `path`, which is absolute.
+
+    With cache.direct, aligned requests bypass the page cache through a
+    second descriptor opened with O_DIRECT.
+    """
+
+    driver = "file"
+
+    def __init__(
+        self, options: NodeOptions, around: Surroundings, filename: str, path: str
+    ) -> None:
+        super().__init__(options, around)
+        self.filename = filename
+        self.path = path
+        self.fd = -1
+        self.discards_ok = self.discards_failed = self.discard_bytes_ok = 0
+        self._direct_fd = -1
+
+    async def do_open(self) -> None:
+        """Raises QmpError in QEMU's words (raw_open_common)."""
+        try:
+            await Call(self._open)
+        except OSError as exc:
+            reason = os.strerror(exc.errno or errno.EIO)
+            raise QmpError(f"Could not open '{self.filename}': {reason}") from None
+
+    async def do_close(self) -> None:
+        fds, self.fd, self._direct_fd = (self.fd, self._direct_fd), -1, -1
+        for fd in fds:
+            if fd >= 0:
+                await Call(os.close, fd)
+
+    def _open(self) -> None:
+        status = os.stat(self.path)
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+            raise QmpError(f"'file' driver requires '{self.filename}' to be a regular file")
+        mode = os.O_RDONLY if self.read_only else os.O_RDWR
+        try:
+            self.fd = os.open(self.path, mode | os.O_CLOEXEC)
+        except OSError as exc:
+            if not self.options.auto_read_only or exc.errno not in _NO_WRITING:
+                raise
+            self.options = replace(self.options, read_only=True)
+            mode = os.O_RDONLY
+            self.fd = os.open(self.path, mode | os.O_CLOEXEC)
+        if self.options.direct:
+            self._direct_fd = self._open_direct(mode)
+        self.size = os.lseek(self.fd, 0, os.SEEK_END)
+
+    def _open_direct(self, mode: int) -> int:
+        try:
+            return os.open(self.path, mode | os.O_CLOEXEC | os.O_DIRECT)
+        except OSError as exc:
+            os.close(self.fd)
+            self.fd = -1
+            if exc.errno != errno.EINVAL:
+                raise
+            raise QmpError(
+                f"Could not open '{self.filename}': filesystem does not support O_DIRECT"
+            ) from None
+
+    async def do_pread(self, offset: int, buf: memoryview) -> None:
+        if self._direct_fd >= 0 and _aligned(offset, len(buf)):
+            await Call(_read_direct, self._direct_fd, buf, offset)
+        else:
+            await Call(read_all, self.fd, buf, offset)
+
+    async def do_pwrite(self, offset: int, buf: memoryview) -> None:
+        if self._direct_fd >= 0 and _aligned(offset, len(buf)):
+            await Call(_write_direct, self._direct_fd, buf, offset)
+        else:
+            await Call(write_all, self.fd, buf, offset)
+
+    async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
+        mode = PUNCH_HOLE | KEEP_SIZE if may_unmap else ZERO_RANGE
+        await Call(fallocate, self.fd, mode, offset, length)
+
+    async def do_discard(self, offset: int, length: int) -> None:
+        try:
+            await Call(fallocate, self.fd, PUNCH_HOLE | KEEP_SIZE, offset, length)
+        except OSError:
+            self.discards_failed += 1
+            raise
+        self.discards_ok += 1
+        self.discard_bytes_ok += length
+
+    async def do_flush(self) -> None:
+        await Call(os.fdatasync, self.fd)
+
+    async def do_block_status(self, offset: int, length: int) -> Extent:
+        extent: Extent = await Call(_seek_extent, self.fd, offset, length)
+        return extent
+
+    async def do_truncate(self, size: int) -> None:
+        await Call(os.ftruncate, self.fd, size)
+
+    def do_direct(self) -> Direct | None:
+        return None if self._direct_fd >= 0 else Direct(self.fd, Gate(), Gate())
+
+    async def actual_size(self) -> int:
+        """Bytes the file occupies on its file system."""
+        status: os.stat_result = await Call(os.fstat, self.fd)
+        return status.st_blocks * 512
+
+
+def read_all(fd: int, buf: memoryview, offset: int) -> None:
+    """Fill `buf`; beyond the end of the file there are zeroes, as for a short raw image."""
+    done = os.preadv(fd, (buf,), offset)
+    while done < len(buf):
+        more = os.preadv(fd, (buf[done:],), offset + done)
+        if not more:
+            buf[done:] = bytes(len(buf) - done)
+            return
+        done += more
+
+
+def write_all(fd: int, buf: memoryview, offset: int) -> None:
+    """Write all of `buf`; a short write goes on, and its error is the outcome."""
+    done = os.pwrite(fd, buf, offset)
+    while done < len(buf):
+        done += os.pwrite(fd, buf[done:], offset + done)
+
+
+def _aligned(offset: int, length: int) -> bool:
+    return not (offset | length) % DIRECT_ALIGNMENT
+
+
+def _read_direct(fd: int, buf: memoryview, offset: int) -> None:
+    """Through a page-aligned bounce buffer: the guest's is not aligned."""
+    with mmap.mmap(-1, len(buf)) as bounce, memoryview(bounce) as view:
+        read_all(fd, view, offset)
+        buf[:] = view
+
+
+def _write_direct(fd: int, buf: memoryview, offset: int) -> None:
+    with mmap.mmap(-1, len(buf)) as bounce, memoryview(bounce) as view:
+        view[:] = buf
+        write_all(fd, view, offset)
+
+
+def _seek_extent(fd: int, offset: int, length: int) -> Extent:
+    """Data or hole at `offset`, by SEEK_DATA and SEEK_HOLE (find_allocation)."""
+    try:
+        data = os.lseek(fd, offset, os.SEEK_DATA)
+    except OSError as exc:
+        if exc.errno == errno.ENXIO:
+            return Extent(length, data=False, zero=True)
+        if exc.errno == errno.EINVAL:
+            return Extent(length, data=True, zero=False)
+        raise
+    if data > offset:
+        return Extent(data - offset, data=False, zero=True)
+    return Extent(os.lseek(fd, offset, os.SEEK_HOLE) - offset, data=True, zero=False)
+
+

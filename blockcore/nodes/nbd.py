@@ -1,0 +1,201 @@
+"""The nbd client driver, on libnbd: a node whose data another server has."""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import re
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import nbd
+
+from blockcore.effects import Call
+from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
+from blockcore.qapi import QmpError
+
+CONNECTIONS = 4
+"""Handles to a server that allows multi-conn; a handle does one request at a time."""
+
+RETRY_S = 0.1
+"""Pause between two attempts to reconnect within reconnect-delay."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NbdServer:
+    """Where the server is: a Unix socket (`path` absolute), or host and port."""
+
+    path: str | None = None
+    host: str = ""
+    port: str = ""
+    export: str = ""
+
+    def connect(self, handle: nbd.NBD) -> None:
+        """Connect and negotiate; raises nbd.Error."""
+        handle.set_export_name(self.export)
+        handle.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
+        if self.path is not None:
+            handle.connect_unix(self.path)
+        else:
+            handle.connect_tcp(self.host, self.port)
+
+    def __str__(self) -> str:
+        return self.path if self.path is not None else f"{self.host}:{self.port}"
+
+
+class NbdNode(BlockNode):
+    """Requests go to the server as they come, each on a handle of its own.
+
+    A lost connection fails the requests on it with EIO; the next request
+    connects again.  With `reconnect_delay` (seconds) requests wait that long
+    for the server to come back and are then sent again.
+    """
+
+    driver = "nbd"
+
+    def __init__(
+        self,
+        options: NodeOptions,
+        around: Surroundings,
+        server: NbdServer,
+        reconnect_delay: int = 0,
+        open_timeout: int = 0,
+    ) -> None:
+        super().__init__(options, around)
+        self.server = server
+        self.reconnect_delay = reconnect_delay
+        self.open_timeout = open_timeout
+        self._handles: list[nbd.NBD] = []
+        self._free: queue.SimpleQueue[nbd.NBD] = queue.SimpleQueue()
+        self._aborted = False
+        self._can: dict[str, bool] = {}
+
+    async def do_open(self) -> None:
+        """Raises QmpError in QEMU's words (nbd_client_connect)."""
+        await Call(self._open)
+
+    async def do_close(self) -> None:
+        await Call(self._close)
+
+    def abort(self) -> None:
+        self._aborted = True
+        for handle in self._handles:
+            _hang_up(handle)
+
+    def _open(self) -> None:
+        deadline = time.monotonic() + self.open_timeout
+        while True:
+            first = nbd.NBD()
+            try:
+                self.server.connect(first)
+                break
+            except nbd.Error as exc:
+                if self._aborted or time.monotonic() >= deadline:
+                    raise QmpError(self._connect_error(exc)) from None
+            time.sleep(RETRY_S)
+        self.size = first.get_size()
+        self._can = {
+            "zero": first.can_zero(),
+            "trim": first.can_trim(),
+            "flush": first.can_flush(),
+            "extents": first.can_meta_context(nbd.CONTEXT_BASE_ALLOCATION),
+        }
+        if first.is_read_only() and not self.read_only:
+            first.shutdown()
+            raise QmpError("request on write denied without write permission")
+        self._handles = [first]
+        if first.can_multi_conn():
+            self._handles += [nbd.NBD() for _ in range(CONNECTIONS - 1)]
+        for handle in self._handles:
+            self._free.put(handle)
+
+    def _connect_error(self, exc: nbd.Error) -> str:
+        if exc.errno is None or re.search("NBD_REP_ERR|server replied", exc.string):
+            return "Requested export not available"
+        reason = os.strerror(getattr(errno, exc.errno, errno.EIO))
+        return f"Failed to connect to '{self.server}': {reason}"
+
+    def _close(self) -> None:
+        for handle in self._handles:
+            if handle.aio_is_ready():
+                handle.shutdown()
+        self._handles = []
+
+    def _request(self, send: Callable[[nbd.NBD], Any]) -> Any:
+        """Send one request on a free handle; raises OSError with the server's errno."""
+        deadline = time.monotonic() + self.reconnect_delay
+        handle = self._free.get()
+        try:
+            while True:
+                try:
+                    handle = self._connected(handle)
+                    return send(handle)
+                except nbd.Error as exc:
+                    if handle.aio_is_ready():
+                        error = getattr(errno, exc.errno or "EIO", errno.EIO)
+                        raise OSError(error, os.strerror(error)) from None
+                    if self._aborted or time.monotonic() >= deadline:
+                        raise OSError(errno.EIO, os.strerror(errno.EIO)) from None
+                time.sleep(RETRY_S)
+        finally:
+            self._free.put(handle)
+
+    def _connected(self, handle: nbd.NBD) -> nbd.NBD:
+        """The handle, or a new connected one in its place; raises nbd.Error."""
+        if handle.aio_is_ready():
+            return handle
+        if not handle.aio_is_created():
+            fresh = nbd.NBD()
+            self._handles[self._handles.index(handle)] = fresh
+            handle = fresh
+        self.server.connect(handle)
+        return handle
+
+    async def do_pread(self, offset: int, buf: memoryview) -> None:
+        def send(handle: nbd.NBD) -> None:
+            buf[:] = handle.pread(len(buf), offset)
+
+        await Call(self._request, send)
+
+    async def do_pwrite(self, offset: int, buf: memoryview) -> None:
+        await Call(self._request, lambda handle: handle.pwrite(buf, offset))
+
+    async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
+        if not self._can["zero"]:
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+        flags = 0 if may_unmap else nbd.CMD_FLAG_NO_HOLE
+        await Call(self._request, lambda handle: handle.zero(length, offset, flags))
+
+    async def do_discard(self, offset: int, length: int) -> None:
+        if self._can["trim"]:
+            await Call(self._request, lambda handle: handle.trim(length, offset))
+
+    async def do_flush(self) -> None:
+        if self._can["flush"]:
+            await Call(self._request, lambda handle: handle.flush())
+
+    async def do_block_status(self, offset: int, length: int) -> Extent:
+        if not self._can["extents"]:
+            return Extent(length, data=True, zero=False)
+        entries: list[int] = []
+
+        def collect(_context: str, _offset: int, found: list[int], _error: Any) -> None:
+            entries.extend(found)
+
+        await Call(self._request, lambda handle: handle.block_status(length, offset, collect))
+        flags = entries[1]
+        hole, zero = flags & nbd.STATE_HOLE, flags & nbd.STATE_ZERO
+        return Extent(entries[0], data=not hole, zero=bool(zero))
+
+
+def _hang_up(handle: nbd.NBD) -> None:
+    """Make a request that is blocked on the handle's socket fail, from another thread."""
+    try:
+        with socket.socket(fileno=os.dup(handle.aio_get_fd())) as connection:
+            connection.shutdown(socket.SHUT_RDWR)
+    except (nbd.Error, OSError):
+        return  # not connected (any more)

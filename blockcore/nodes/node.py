@@ -1,0 +1,355 @@
+"""A block node: the I/O core (`block/io.c`) that all drivers share.
+
+The public methods (`pread`, `pwrite`, `zero`, `discard`, `flush`,
+`block_status`, `truncate`) do what every node owes its users: fault rules,
+events, write thresholds, the highest written offset, FUA, flush generations.
+They call the driver's own part, the methods that begin with `do_`.  All are
+coroutines of the core (`effects.py`); an OSError is the outcome of the I/O.
+Offsets and lengths are bytes; buffers are memoryviews, filled or read in
+place.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, Protocol
+
+from blockcore.clock import Clock
+from blockcore.faults import FaultInjector, Gate
+from blockcore.nodes.options import BlockdevOptions
+from blockcore.qapi import (
+    BlkdebugEvent,
+    BlkdebugIOType,
+    BlockdevDetectZeroesOptions,
+    BlockWriteThreshold,
+    Event,
+    UInt64,
+)
+
+ZERO_CHUNK = 1 << 20
+"""Zeroes that a driver cannot make cheaply are written in pieces of this many bytes."""
+
+_ZEROES = bytes(ZERO_CHUNK)
+
+
+class Surroundings(Protocol):
+    """What a node needs of its machine."""
+
+    clock: Clock
+
+    def emit(self, event: Event) -> None:
+        """Send an event to every client."""
+
+    def random(self) -> float:
+        """In [0, 1), from the machine's seed."""
+
+    def concerns_changed(self) -> None:
+        """Something that may forbid the short path has come or gone."""
+
+
+class Extent(NamedTuple):
+    """What block status says of the first `length` bytes: allocated data, reads as zeroes."""
+
+    length: int
+    data: bool
+    zero: bool
+
+
+@dataclass(slots=True)
+class Direct:
+    """A node whose I/O may go straight to a file descriptor: see `short_path.py`.
+
+    `shift` is added to the node's offsets.  The gates hold the ranges that a
+    fault rule may concern, in the node's own offsets.  `nodes` are those
+    passed on the way, each with its shift, whose counters follow later.
+    """
+
+    fd: int
+    read_gate: Gate
+    write_gate: Gate
+    shift: int = 0
+    nodes: list[tuple[BlockNode, int]] = field(default_factory=list)
+
+    def shifted(self, by: int) -> Direct:
+        """The same, for a parent whose offset 0 is this node's offset `by`."""
+        return Direct(
+            fd=self.fd,
+            read_gate=Gate().union(self.read_gate, -by),
+            write_gate=Gate().union(self.write_gate, -by),
+            shift=self.shift + by,
+            nodes=[(node, shift + by) for node, shift in self.nodes],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeOptions:
+    """The options all drivers share, after inheritance (bdrv_inherited_options)."""
+
+    node_name: str
+    read_only: bool = False
+    auto_read_only: bool = False
+    discard_unmap: bool = True
+    detect_zeroes: BlockdevDetectZeroesOptions = BlockdevDetectZeroesOptions.OFF
+    direct: bool = False
+    no_flush: bool = False
+
+
+class BlockNode:
+    """One node of the graph; drivers subclass it."""
+
+    driver: ClassVar[str]
+
+    definition: BlockdevOptions
+    """What the node was opened from."""
+
+    def __init__(self, options: NodeOptions, around: Surroundings) -> None:
+        self.options = options
+        self.node_name = options.node_name
+        self.filename = ""
+        self.size = 0
+        self.children: dict[str, BlockNode] = {}
+        self.parents: list[object] = []
+        self.monitor_owned = False
+        self.write_threshold = 0
+        self.wr_highest_offset = 0
+        self.faults: FaultInjector | None = None
+        self._around = around
+        self._write_gen = 0
+        self._flushed_gen = 0
+
+    @property
+    def read_only(self) -> bool:
+        return self.options.read_only
+
+    @property
+    def file(self) -> BlockNode | None:
+        """The child that carries the node's data: `file`, or `image` of a blkdebug node."""
+        return self.children.get("file") or self.children.get("image")
+
+    def injector(self) -> FaultInjector:
+        """The node's fault rules, made on first use."""
+        if self.faults is None:
+            self.faults = FaultInjector(self._around.random)
+        return self.faults
+
+    def debug_event(self, event: BlkdebugEvent) -> None:
+        """Tell the node's own rules that a moment has come (bdrv_debug_event)."""
+        if self.faults is not None:
+            self.faults.event(event)
+
+    def child_event(self, event: BlkdebugEvent) -> None:
+        """Tell the child that carries the data (BLKDBG_EVENT)."""
+        child = self.file
+        if child is not None:
+            child.debug_event(event)
+
+    async def pread(self, offset: int, buf: memoryview) -> None:
+        """Fill `buf` from `offset`; raises OSError."""
+        self.inject(BlkdebugIOType.READ, offset, len(buf))
+        await self.do_pread(offset, buf)
+
+    async def pwrite(self, offset: int, buf: memoryview, *, fua: bool = False) -> None:
+        """Write `buf` at `offset`; with `fua` it is on stable storage on return.
+
+        Drivers know no FUA, so that a flush of this node follows the write,
+        as bdrv_driver_pwritev emulates it.
+        """
+        zeroes = self.options.detect_zeroes
+        if zeroes is not BlockdevDetectZeroesOptions.OFF and bytes(buf).count(0) == len(buf):
+            unmap = zeroes is BlockdevDetectZeroesOptions.UNMAP and self.options.discard_unmap
+            await self.zero(offset, len(buf), may_unmap=unmap, fua=fua)
+            return
+        end = self._begin_write(offset, len(buf))
+        try:
+            self.debug_event(BlkdebugEvent.PWRITEV)
+            self.inject(BlkdebugIOType.WRITE, offset, len(buf))
+            await self.do_pwrite(offset, buf)
+        finally:
+            self._end_write(end)
+        if fua:
+            await self.flush()
+
+    async def zero(
+        self,
+        offset: int,
+        length: int,
+        *,
+        may_unmap: bool,
+        fua: bool = False,
+        no_fallback: bool = False,
+    ) -> None:
+        """Make a range read as zeroes (bdrv_co_pwrite_zeroes).
+
+        With `may_unmap` it may be deallocated.  `no_fallback` raises
+        OSError(ENOTSUP) rather than writing zeroes as data.
+        """
+        end = self._begin_write(offset, length)
+        try:
+            self.debug_event(BlkdebugEvent.PWRITEV_ZERO)
+            self.inject(BlkdebugIOType.WRITE_ZEROES, offset, length)
+            try:
+                await self.do_zero(offset, length, may_unmap and self.options.discard_unmap)
+            except OSError as exc:
+                if exc.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP) or no_fallback:
+                    raise
+                await self._write_zeroes(offset, length)
+        finally:
+            self._end_write(end)
+        if fua:
+            await self.flush()
+
+    async def discard(self, offset: int, length: int) -> None:
+        """Tell that a range is not needed; without discard=unmap this does nothing."""
+        if not self.options.discard_unmap:
+            return
+        end = offset + length
+        self._check_threshold(end)
+        self.inject(BlkdebugIOType.DISCARD, offset, length)
+        self._write_gen += 1
+        try:
+            await self.do_discard(offset, length)
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise
+
+    async def flush(self) -> None:
+        """Bring what was written to stable storage (bdrv_co_flush).
+
+        The events go to the child; the disk is only asked if something was
+        written since the last flush, and never with cache.no-flush.
+        """
+        generation = self._write_gen
+        self.child_event(BlkdebugEvent.FLUSH_TO_OS)
+        if not self.options.no_flush and self._flushed_gen != generation:
+            self.child_event(BlkdebugEvent.FLUSH_TO_DISK)
+            self.inject(BlkdebugIOType.FLUSH, 0, 0)
+            await self.do_flush()
+        for child in self.children.values():
+            if not child.read_only:
+                await child.flush()
+        self._flushed_gen = max(self._flushed_gen, generation)
+
+    async def block_status(self, offset: int, length: int) -> Extent:
+        """What the beginning of a range is; the extent lies within the range."""
+        self.inject(BlkdebugIOType.BLOCK_STATUS, offset, length)
+        extent = await self.do_block_status(offset, length)
+        return extent._replace(length=min(extent.length, length))
+
+    async def truncate(self, size: int) -> None:
+        """Change the length to `size` bytes; raises OSError or QmpError."""
+        await self.do_truncate(size)
+        self.size = size
+        self._write_gen += 1
+
+    def set_write_threshold(self, threshold: int) -> None:
+        """Arm BLOCK_WRITE_THRESHOLD at an offset in bytes; 0 disarms."""
+        self.write_threshold = threshold
+        self._around.concerns_changed()
+
+    def wrote_directly(self, highest: int) -> None:
+        """Writes have reached the file descriptor past this node, up to `highest`."""
+        self.wr_highest_offset = max(self.wr_highest_offset, highest)
+        self._write_gen += 1
+
+    def direct(self) -> Direct | None:
+        """How to go straight to the file; None if something concerns this node or one below.
+
+        A driver that merely passes requests on overrides `do_direct`.
+        """
+        if (
+            self.write_threshold
+            or self.options.detect_zeroes is not BlockdevDetectZeroesOptions.OFF
+            or (self.faults is not None and self.faults.watches_events)
+        ):
+            return None
+        direct = self.do_direct()
+        if direct is None:
+            return None
+        if self.faults is not None:
+            reads = self.faults.gate(BlkdebugIOType.READ)
+            writes = self.faults.gate(BlkdebugIOType.WRITE)
+            if reads is None or writes is None:
+                return None
+            direct.read_gate = direct.read_gate.union(reads)
+            direct.write_gate = direct.write_gate.union(writes)
+        direct.nodes.append((self, 0))
+        return direct
+
+    async def do_open(self) -> None:
+        """Acquire what the driver needs and set `size`; raises OSError or QmpError."""
+
+    async def do_close(self) -> None:
+        """Give back what `do_open` acquired."""
+
+    def abort(self) -> None:
+        """Make blocked calls of the driver return soon: the process is ending."""
+
+    async def do_pread(self, offset: int, buf: memoryview) -> None:
+        raise NotImplementedError
+
+    async def do_pwrite(self, offset: int, buf: memoryview) -> None:
+        raise NotImplementedError
+
+    async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    async def do_discard(self, offset: int, length: int) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    async def do_flush(self) -> None:
+        """Nothing but the children to flush, unless a driver knows better."""
+
+    async def do_block_status(self, offset: int, length: int) -> Extent:
+        return Extent(length, data=True, zero=False)
+
+    async def do_truncate(self, size: int) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    def do_direct(self) -> Direct | None:
+        return None
+
+    def inject(self, iotype: BlkdebugIOType, offset: int, nbytes: int) -> None:
+        """Carry out what the fault rules decide: the one place that acts on a hit."""
+        if self.faults is None:
+            return
+        hit = self.faults.check(iotype, offset, nbytes)
+        if hit is None:
+            return
+        if hit.rule.exhausted:
+            self._around.concerns_changed()
+        if hit.errno > 0:
+            raise OSError(hit.errno, os.strerror(hit.errno))
+
+    def _begin_write(self, offset: int, length: int) -> int:
+        """bdrv_co_write_req_prepare: the threshold is checked before, whatever comes of it."""
+        end = offset + length
+        self._check_threshold(end)
+        return end
+
+    def _end_write(self, end: int) -> None:
+        """bdrv_co_write_req_finish: a failed write counts for the highest offset as well."""
+        self.wr_highest_offset = max(self.wr_highest_offset, end)
+        self._write_gen += 1
+        self.debug_event(BlkdebugEvent.PWRITEV_DONE)
+
+    def _check_threshold(self, end: int) -> None:
+        threshold = self.write_threshold
+        if not threshold or end <= threshold:
+            return
+        self.set_write_threshold(0)
+        self._around.emit(
+            BlockWriteThreshold(
+                node_name=self.node_name,
+                amount_exceeded=UInt64(end - threshold),
+                write_threshold=UInt64(threshold),
+            )
+        )
+
+    async def _write_zeroes(self, offset: int, length: int) -> None:
+        while length:
+            chunk = min(length, ZERO_CHUNK)
+            await self.do_pwrite(offset, memoryview(_ZEROES)[:chunk])
+            offset, length = offset + chunk, length - chunk
+

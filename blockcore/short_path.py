@@ -1,0 +1,77 @@
+"""Guest reads and writes that nothing concerns, without lock or coroutine.
+
+Most requests of most drives need no decision: the machine runs, no rule can
+hit them, nothing is throttled or watched.  They go straight to the file
+descriptor.
+
+It is safe without a lock because of the order of two steps on each side.  A
+worker sets `slot.busy` and then looks at the drive's `short_path`; whoever
+needs the drive quiet takes `short_path` away and then waits until no slot is
+busy (`BlockBackend.quiet`).  The interpreter runs these steps in one order for
+all threads, so that one of the two always sees the other.  A worker that finds
+the path gone when it is done pokes the lock, since somebody may be waiting.
+
+`BlockBackend.find_short_path` is the one function that decides whether there
+may be a short path.
+"""
+
+from __future__ import annotations
+
+import os
+
+from blockcore.accounting import Slot
+from blockcore.clock import Clock
+from blockcore.nodes.node import Direct
+
+
+class ShortPath:
+    """Where a drive's plain requests go; immutable, replaced as a whole."""
+
+    __slots__ = ("fd", "nodes", "now_ns", "read_touches", "shift", "size", "write_touches")
+
+    def __init__(self, direct: Direct, size: int, clock: Clock) -> None:
+        self.fd = direct.fd
+        self.shift = direct.shift
+        self.size = size
+        self.nodes = tuple(direct.nodes)
+        self.now_ns = clock.monotonic_ns
+        self.read_touches = direct.read_gate.touches if direct.read_gate else None
+        self.write_touches = direct.write_gate.touches if direct.write_gate else None
+
+    def pread(self, slot: Slot, buf: memoryview, offset: int) -> bool:
+        """Read, and count it in `slot`; False if the long path has to do it.
+
+        Raises OSError if the read itself failed.
+        """
+        length = len(buf)
+        touches = self.read_touches
+        if offset + length > self.size or (touches is not None and touches(offset, length)):
+            return False
+        start_ns = self.now_ns()
+        done = os.preadv(self.fd, (buf,), offset + self.shift)
+        if done != length:
+            return False
+        slot.last_ns = end_ns = self.now_ns()
+        slot.rd_ops += 1
+        slot.rd_bytes += length
+        slot.rd_ns += end_ns - start_ns
+        return True
+
+    def pwrite(self, slot: Slot, buf: memoryview, offset: int) -> bool:
+        """Write, and count it in `slot`; False and OSError as for `pread`."""
+        length = len(buf)
+        end = offset + length
+        touches = self.write_touches
+        if end > self.size or (touches is not None and touches(offset, length)):
+            return False
+        start_ns = self.now_ns()
+        done = os.pwrite(self.fd, buf, offset + self.shift)
+        if done != length:
+            return False
+        if end > slot.wr_highest:
+            slot.wr_highest = end
+        slot.last_ns = end_ns = self.now_ns()
+        slot.wr_ops += 1
+        slot.wr_bytes += length
+        slot.wr_ns += end_ns - start_ns
+        return True
