@@ -230,6 +230,14 @@ class FlatUnion(QapiType):
             for member in members
         )
 
+    @property
+    def tag_values(self) -> list[str]:
+        """All values that the tag can have."""
+        types = {member.wire_name: member.type for member in self.members}
+        tag = types[self.tag]
+        assert isinstance(tag, Enumeration), f"{self.name}: tag {self.tag} is no enum"
+        return list(tag.values)
+
     def own_members(self, value: str) -> tuple[Member, ...]:
         """What tag value `value` adds to the common members."""
         return _members(self.variants.get(value, self.base))[len(self.members) :]

@@ -69,6 +69,7 @@ class Command:
     boxed: bool
     wire_names: Callable[[str], str]
     is_coroutine: bool
+    features: tuple[str, ...] = ()
 
     @property
     def help(self) -> str:
@@ -128,11 +129,13 @@ class CommandTable:
         boxed: bool = False,
         underscores: bool = False,
         wire_names: Mapping[str, str] | None = None,
+        features: tuple[str, ...] = (),
     ) -> Callable[[F], F]:
         """Register the decorated function as QMP command `name`.
 
         `underscores` keeps ``_`` in all argument names (block_set_io_throttle);
         `wire_names` gives single irregular ones by their Python names.
+        `features` is for clients that look into the schema (``deprecated``).
         """
         irregular = wire_names or {}
 
@@ -141,10 +144,8 @@ class CommandTable:
             return irregular.get(python_name, regular)
 
         def register(function: F) -> F:
-            command = Command(
-                name, function, boxed, wire_name, inspect.iscoroutinefunction(function)
-            )
-            self._add(command)
+            is_coroutine = inspect.iscoroutinefunction(function)
+            self._add(Command(name, function, boxed, wire_name, is_coroutine, features))
             return function
 
         return register

@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blockcore.qapi import QapiErrorClass, QmpError
+from blockcore.qmp.introspect import schema_info
+from blockcore.qmp.jsonstream import Limits
+from blockcore.qmp.schema import CommandTable
+from blockcore.qmp.session import NEGOTIATION, Invocation, Session
+
+RECORDING = Path(__file__).parent / "golden" / "qmp-protocol.jsonl"
+NEGOTIATE = b'{"execute": "qmp_capabilities"}'
+
+table = CommandTable()
+table.include(NEGOTIATION)
+
+
+class ShutdownAction(StrEnum):
+    POWEROFF = "poweroff"
+    PAUSE = "pause"
+
+
+class RebootAction(StrEnum):
+    RESET = "reset"
+    SHUTDOWN = "shutdown"
+
+
+@table.command("query-status")
+def query_status(session: Session) -> Any:
+    return {"status": "running", "singlestep": False, "running": True}
+
+
+@table.command("query-block-jobs")
+def query_block_jobs(session: Session) -> list[str]:
+    return []
+
+
+@table.command("block_resize")
+def block_resize(
+    session: Session, *, device: str | None = None, node_name: str | None = None, size: int
+) -> None:
+    raise QmpError(f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'")
+
+
+@table.command("set-action")
+def set_action(
+    session: Session, *, reboot: RebootAction | None = None, shutdown: ShutdownAction | None = None
+) -> None:
+    pass
+
+
+@table.command("stop")
+def stop(session: Session) -> None:
+    session.send_event({"event": "STOP"})
+
+
+@table.command("cont")
+def cont(session: Session) -> None:
+    session.send_event({"event": "RESUME"})
+
+
+@table.command("quit")
+def quit_(session: Session) -> None:
+    data = {"guest": False, "reason": "host-qmp-quit"}
+    session.send_event({"event": "SHUTDOWN", "data": data})
+
+
+def new_session(limits: Limits | None = None) -> Session:
+    return Session(table, {"package": "faultline"}, limits)
+
+
+def run(session: Session, data: bytes) -> list[dict[str, Any]]:
+    """Give `data` to the session and run what comes of it, as a host does."""
+    session.receive_data(data)
+    while invocation := session.next_command():
+        try:
+            result = invocation.command.function(session, **invocation.kwargs)
+        except QmpError as error:
+            session.fail(invocation, error)
+        else:
+            session.reply(invocation, result)
+    return session.drain()
+
+
+def negotiated() -> Session:
+    session = new_session()
+    assert run(session, NEGOTIATE) == [{"return": {}}]
+    return session
+
+
+def errors(messages: list[dict[str, Any]]) -> list[str]:
+    return [message["error"]["desc"] for message in messages]
+
+
+def recorded() -> Iterator[tuple[bytes, list[dict[str, Any]]]]:
+    """What the client sent in one piece, and what QEMU answered before the next piece."""
+    sent = None
+    answers: list[dict[str, Any]] = []
+    for line in RECORDING.read_text().splitlines():
+        entry = json.loads(line)
+        if entry.get("dir") == "C>S":
+            if sent is not None:
+                yield sent, answers
+            raw = entry["data"].encode("latin-1") if "data" in entry else b""
+            sent, answers = raw or json.dumps(entry["msg"]).encode(), []
+        elif "msg" in entry and entry["kind"] != "greeting":
+            answers.append({k: v for k, v in entry["msg"].items() if k != "timestamp"})
+    assert sent is not None
+    yield sent, answers
+
+
+@pytest.mark.parametrize("size", [1, 3, 1 << 20], ids=["bytewise", "by threes", "whole"])
+def test_recorded_conversation(size: int) -> None:
+    """All of it but the commands that need nodes."""
+    session = new_session()
+    replayed = 0
+    for sent, answers in recorded():
+        if b"blockdev-" in sent:
+            continue
+        pieces = [sent[start : start + size] for start in range(0, len(sent), size)]
+        got = [message for piece in pieces for message in run(session, piece)]
+        assert got == answers, sent
+        replayed += 1
+    assert replayed == 43
+
+
+def test_greeting_offers_out_of_band_execution() -> None:
+    greeting = new_session().greeting()
+    assert greeting == {"QMP": {"version": {"package": "faultline"}, "capabilities": ["oob"]}}
+
+
+@pytest.mark.parametrize(
+    ("request_", "desc"),
+    [
+        ("{}", "QMP input lacks member 'execute'"),
+        ('{"id":1,"arguments":{}}', "QMP input lacks member 'execute'"),
+        ('{"id":1,"arguments":[]}', "QMP input member 'arguments' must be an object"),
+        ('{"arguments":[],"execute":1}', "QMP input member 'execute' must be a string"),
+        ('{"execute":"stop","arguments":null}', "QMP input member 'arguments' must be an object"),
+        ('{"execute":"nope","arguments":[]}', "QMP input member 'arguments' must be an object"),
+        ('{"execute":"nope","arguments":{"q":1}}', "The command nope has not been found"),
+        ('{"execute":""}', "The command  has not been found"),
+        ('{"execute":"stop","control":1}', "QMP input member 'control' is unexpected"),
+        ('{"execute":1,"Execute":1}', "QMP input member 'execute' must be a string"),
+        ('{"exec-oob":"stop"}', "QMP input member 'exec-oob' is unexpected"),
+        ('{"exec-oob":3,"execute":"x"}', "QMP input member 'exec-oob' is unexpected"),
+        ('{"execute":"stop","arguments":{"z":1}}', "Parameter 'z' is unexpected"),
+        (
+            '{"execute":"qmp_capabilities","arguments":{"enable":["bogus"]}}',
+            "Parameter 'null' does not accept value 'bogus'",
+        ),
+    ],
+)
+def test_refusals_in_the_order_of_qemu(request_: str, desc: str) -> None:
+    assert errors(run(negotiated(), request_.encode())) == [desc]
+
+
+@pytest.mark.parametrize(
+    ("request_", "desc"),
+    [
+        ('{"exec-oob":"stop"}', "The command stop does not support OOB"),
+        ('{"exec-oob":"qmp_capabilities"}', "The command qmp_capabilities does not support OOB"),
+        ('{"exec-oob":"nope"}', "The command nope has not been found"),
+        ('{"exec-oob":3}', "QMP input member 'exec-oob' must be a string"),
+        (
+            '{"exec-oob":"nope","execute":"x"}',
+            "QMP input member 'execute' clashes with 'exec-oob'",
+        ),
+        ('{"exec-oob":"stop","execute":1}', "QMP input member 'execute' must be a string"),
+        ('{"exec-oob":1,"execute":"x"}', "QMP input member 'exec-oob' must be a string"),
+        (
+            '{"exec-oob":"stop","arguments":1}',
+            "QMP input member 'arguments' must be an object",
+        ),
+        ('{"exec-oob":"stop","arguments":{"z":1}}', "The command stop does not support OOB"),
+    ],
+)
+def test_out_of_band_refusals(request_: str, desc: str) -> None:
+    session = new_session()
+    run(session, b'{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}}')
+    assert errors(run(session, request_.encode())) == [desc]
+
+
+@pytest.mark.parametrize(
+    ("request_", "desc"),
+    [
+        ('{"execute":"nope"}', "Expecting capabilities negotiation with 'qmp_capabilities'"),
+        ('{"exec-oob":"qmp_capabilities"}', "QMP input member 'exec-oob' is unexpected"),
+        ('{"execute":"qmp_capabilities","arguments":{"x":1}}', "Parameter 'x' is unexpected"),
+        (
+            '{"execute":"qmp_capabilities","arguments":{"enable":3}}',
+            "Invalid parameter type for 'enable', expected: array",
+        ),
+        (
+            '{"execute":"qmp_capabilities","arguments":{"enable":[3]}}',
+            "Invalid parameter type for 'enable[0]', expected: string",
+        ),
+    ],
+)
+def test_before_negotiation(request_: str, desc: str) -> None:
+    session = new_session()
+    assert errors(run(session, request_.encode())) == [desc]
+    assert not session.negotiated
+    assert run(session, NEGOTIATE) == [{"return": {}}]
+
+
+def test_events_begin_with_command_mode() -> None:
+    session = new_session()
+    session.send_event({"event": "STOP"})
+    assert session.drain() == []
+    run(session, NEGOTIATE)
+    session.send_event({"event": "STOP"})
+    assert session.drain() == [{"event": "STOP"}]
+
+
+def test_one_command_at_a_time_and_errors_keep_their_place() -> None:
+    session = negotiated()
+    session.receive_data(b'{"execute":"stop","id":1} } {"execute":"cont","id":2}')
+    first = session.next_command()
+    assert first and (first.id, first.command.name) == (1, "stop")
+    assert session.next_command() is None
+    assert not session.wants_data()
+    session.send_event({"event": "STOP"})
+    session.reply(first, None)
+    assert not session.wants_data()
+    second = session.next_command()
+    assert second and second.id == 2
+    session.fail(second, QmpError("no", QapiErrorClass.DEVICE_NOT_FOUND))
+    assert session.wants_data()
+    assert session.drain() == [
+        {"event": "STOP"},
+        {"return": {}, "id": 1},
+        {"error": {"class": "GenericError", "desc": "JSON parse error, expecting value"}},
+        {"error": {"class": "DeviceNotFound", "desc": "no"}, "id": 2},
+    ]
+
+
+def test_only_the_outstanding_command_can_be_answered() -> None:
+    session = negotiated()
+    session.receive_data(b'{"execute":"stop"}')
+    invocation = session.next_command()
+    assert invocation
+    with pytest.raises(AssertionError):
+        session.reply(Invocation(invocation.command, {}), None)
+    session.reply(invocation, None)
+    with pytest.raises(AssertionError):
+        session.fail(invocation, QmpError("twice"))
+
+
+@pytest.mark.parametrize("id_", [None, False, 0, "", [], {"a": [1, None]}, 1 << 63], ids=repr)
+def test_id_is_echoed(id_: Any) -> None:
+    session = negotiated()
+    answers = run(session, json.dumps({"execute": "stop", "id": id_}).encode())
+    assert answers[-1] == {"return": {}, "id": id_}
+    answers = run(session, json.dumps({"execute": "nope", "id": id_}).encode())
+    assert answers[-1]["id"] == id_
+
+
+def test_input_is_bounded() -> None:
+    session = new_session(Limits(token_size=100))
+    answers = run(session, b'{"id": "' + b"a" * 1000)
+    assert errors(answers)[0] == "JSON token size limit exceeded"
+
+
+def test_negotiation_is_listed() -> None:
+    names = [entry["name"] for entry in schema_info(table)]
+    assert "qmp_capabilities" in names
