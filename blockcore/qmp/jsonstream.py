@@ -203,8 +203,13 @@ def parse_json(text: str) -> Any:
 
 
 _compact = json.JSONEncoder(check_circular=False)
-# What the json module may have made of a float; a match inside a string does no harm.
-_FLOAT: Final = re.compile(r"(?:^|[ \[])-?(?:\d+(?:\.|e)|Infinity)|NaN")
+# How the json module ends a float; a match inside a string does no harm.  Each begins with
+# literal characters: looking for these takes a tenth of the time that encoding takes.
+_FLOAT_ENDS: Final = [re.compile(start + r"[0-9]+(?:[,\]}]|$)") for start in (r"\.", r"e-", r"e\+")]
+
+
+def _has_float(text: str) -> bool:
+    return any(end.search(text) for end in _FLOAT_ENDS) or "Infinity" in text or "NaN" in text
 
 
 def encode(value: Any) -> bytes:
@@ -214,7 +219,7 @@ def encode(value: Any) -> bytes:
     """
     try:
         text = _compact.encode(value)
-        if _FLOAT.search(text):
+        if _has_float(text):
             text = _encode_exactly(value)
     except RecursionError:
         text = _encode_exactly(value)
