@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blockcore.nodes.filename import filename, parse_filename
+from blockcore.nodes.filename import Flat, filename, parse_filename
 from blockcore.nodes.flat_options import open_options
 from blockcore.nodes.options import (
     BlockdevOptions,
@@ -16,11 +16,11 @@ from blockcore.nodes.options import (
 )
 from blockcore.qapi import BlkdebugEvent, BlkdebugIOType, QmpError
 
-DISK = {"driver": "file", "filename": "disk.raw"}
-EXPORT = {"driver": "nbd", "server.type": "unix", "server.path": "/s", "export": "e"}
-HOST = {"driver": "nbd", "server.type": "inet", "server.host": "h", "server.port": "1"}
+DISK: Flat = {"driver": "file", "filename": "disk.raw"}
+EXPORT: Flat = {"driver": "nbd", "server.type": "unix", "server.path": "/s", "export": "e"}
+HOST: Flat = {"driver": "nbd", "server.type": "inet", "server.host": "h", "server.port": "1"}
 
-PARSED: dict[str, dict[str, str | int | bool]] = {
+PARSED: dict[str, Flat] = {
     "disk.raw": DISK,
     "file:disk.raw": DISK,
     "./a:b": {"driver": "file", "filename": "./a:b"},

@@ -1,0 +1,184 @@
+"""nbdkit's KEY=VALUE pairs, from text to a frozen `Config`.
+
+======================  =====================================================
+drive=                  QEMU's -drive; may be repeated
+blockdev=               QEMU's -blockdev, keyval or JSON; may be repeated
+device=                 QEMU's -device for block devices; may be repeated
+control=PATH            where the QMP socket is bound
+prelaunch=on|off        begin stopped, as with QEMU's -S (off)
+job-error-check=        strict (the default) refuses a job's on-error=stop on a
+                        device whose own policies do not stop; modern does not
+seed=NUMBER             of the random numbers of rules with a rate
+name=TEXT               what query-name answers
+======================  =====================================================
+
+Nothing is opened here, and no path is looked at.  Messages are QEMU's where it
+has them, one line each, and do not repeat the key: whoever prints them knows
+which pair was being added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from blockcore.device_config import DRIVERS, DeviceConfig, parse_device
+from blockcore.drive_config import (
+    DriveConfig,
+    automatic_id,
+    interface_of,
+    parse_drive,
+    parse_rerror,
+    parse_werror,
+)
+from blockcore.keyval import opt_bool, opt_number, parse_keyval
+from blockcore.nodes.options import (
+    BlockdevOptions,
+    BlockdevOptionsBlkdebug,
+    BlockdevOptionsRaw,
+    parse_blockdev_options,
+)
+from blockcore.qapi import QmpError
+from blockcore.qmp.jsonstream import parse_json
+
+__all__ = ["Config", "ConfigParser", "parse_config", "parse_rerror", "parse_werror"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A machine as its user describes it; lists in the order in which they were given."""
+
+    drives: tuple[DriveConfig, ...] = ()
+    blockdevs: tuple[BlockdevOptions, ...] = ()
+    devices: tuple[DeviceConfig, ...] = ()
+    control: str | None = None
+    prelaunch: bool = False
+    job_error_check_modern: bool = False
+    seed: int | None = None
+    name: str | None = None
+
+
+class ConfigParser:
+    """Takes one pair after the other, so that an error is known to be in the last one."""
+
+    def __init__(self) -> None:
+        self._drives: list[DriveConfig] = []
+        self._blockdevs: list[BlockdevOptions] = []
+        self._devices: list[DeviceConfig] = []
+        self._machine: dict[str, str] = {}
+
+    def add(self, key: str, value: str) -> None:
+        """Check and take a pair; QmpError if its value or its key is wrong."""
+        match key:
+            case "drive":
+                self._add_drive(value)
+            case "blockdev":
+                self._blockdevs.append(_parse_blockdev(value))
+            case "device":
+                self._add_device(value)
+            case "control" | "name":
+                self._machine[key] = value
+            case "prelaunch":
+                opt_bool(value, key)
+                self._machine[key] = value
+            case "job-error-check":
+                if value not in ("strict", "modern"):
+                    raise QmpError(f"Parameter '{key}' does not accept value '{value}'")
+                self._machine[key] = value
+            case "seed":
+                opt_number(value, key)
+                self._machine[key] = value
+            case _:
+                raise QmpError(f"Invalid parameter '{key}'")
+
+    def finish(self) -> Config:
+        """What was added; QmpError if devices and drives do not fit together."""
+        self._connect()
+        given = self._machine
+        return Config(
+            drives=tuple(self._drives),
+            blockdevs=tuple(self._blockdevs),
+            devices=tuple(self._devices),
+            control=given.get("control"),
+            prelaunch=opt_bool(given.get("prelaunch", "off"), "prelaunch"),
+            job_error_check_modern=given.get("job-error-check") == "modern",
+            seed=opt_number(given["seed"], "seed") if "seed" in given else None,
+            name=given.get("name"),
+        )
+
+    def _add_drive(self, text: str) -> None:
+        interface = interface_of(text)
+        index = sum(drive.interface == interface for drive in self._drives)
+        drive = parse_drive(text, automatic_id(interface, index))
+        if any(drive.id == other.id for other in self._drives):
+            raise QmpError(f"Duplicate ID '{drive.id}' for drive")
+        self._drives.append(drive)
+
+    def _add_device(self, text: str) -> None:
+        device = parse_device(text)
+        if device.id is not None and any(device.id == other.id for other in self._devices):
+            raise QmpError(f"Duplicate ID '{device.id}' for device")
+        self._devices.append(device)
+
+    def _connect(self) -> None:
+        """Check that every device finds what it names, and that no drive has two devices."""
+        drives = {drive.id: drive for drive in self._drives}
+        nodes = _node_names([drive.options for drive in self._drives] + self._blockdevs)
+        used = set()
+        for device in self._devices:
+            name = device.drive
+            if name in drives:
+                if name in used:
+                    raise QmpError(f"Drive '{name}' is already in use by another device")
+                used.add(name)
+                _check_connection(drives[name], device)
+            elif name not in nodes:
+                raise QmpError(
+                    f"Property '{DRIVERS[device.driver]}.drive' can't find value '{name}'"
+                )
+
+
+def _check_connection(drive: DriveConfig, device: DeviceConfig) -> None:
+    if drive.interface != "none":
+        raise QmpError(
+            f"Drive '{drive.id}' is already in use because it has been automatically connected"
+            " to another device (did you need 'if=none' in the drive options?)"
+        )
+    if drive.read_only and device.driver == "ide-hd":
+        raise QmpError("Block node is read-only")
+
+
+def parse_config(pairs: Iterable[tuple[str, str]]) -> Config:
+    """The machine that `pairs` describe; QmpError for the first thing wrong with it."""
+    parser = ConfigParser()
+    for key, value in pairs:
+        parser.add(key, value)
+    return parser.finish()
+
+
+def _parse_blockdev(text: str) -> BlockdevOptions:
+    if text.startswith("{"):
+        options = parse_blockdev_options(parse_json(text))
+    else:
+        options = parse_blockdev_options(parse_keyval(text, "driver"), keyval=True)
+    if options.node_name is None:
+        raise QmpError("'node-name' must be specified for the root node")
+    return options
+
+
+def _node_names(roots: Iterable[BlockdevOptions]) -> set[str]:
+    """The names of the nodes that `roots` define, at any depth."""
+    names = set()
+    pending = list(roots)
+    while pending:
+        node = pending.pop()
+        if node.node_name is not None:
+            names.add(node.node_name)
+        child = None
+        if isinstance(node, BlockdevOptionsRaw):
+            child = node.file
+        elif isinstance(node, BlockdevOptionsBlkdebug):
+            child = node.image
+        if isinstance(child, BlockdevOptions):
+            pending.append(child)
+    return names
