@@ -36,6 +36,7 @@ from blockcore.nodes.options import (
     BlockdevOptions,
     BlockdevOptionsBlkdebug,
     BlockdevOptionsRaw,
+    check_node_name,
     parse_blockdev_options,
 )
 from blockcore.qapi import QmpError
@@ -69,6 +70,12 @@ class ConfigParser:
 
     def add(self, key: str, value: str) -> None:
         """Check and take a pair; QmpError if its value or its key is wrong."""
+        try:
+            self._add(key, value)
+        except RecursionError:
+            raise QmpError(f"Parameter '{key}' is nested too deeply") from None
+
+    def _add(self, key: str, value: str) -> None:
         match key:
             case "drive":
                 self._add_drive(value)
@@ -163,17 +170,19 @@ def _parse_blockdev(text: str) -> BlockdevOptions:
         options = parse_blockdev_options(parse_keyval(text, "driver"), keyval=True)
     if options.node_name is None:
         raise QmpError("'node-name' must be specified for the root node")
+    for name in _node_names([options]):
+        check_node_name(name)
     return options
 
 
-def _node_names(roots: Iterable[BlockdevOptions]) -> set[str]:
+def _node_names(roots: Iterable[BlockdevOptions]) -> list[str]:
     """The names of the nodes that `roots` define, at any depth."""
-    names = set()
+    names = []
     pending = list(roots)
     while pending:
         node = pending.pop()
         if node.node_name is not None:
-            names.add(node.node_name)
+            names.append(node.node_name)
         child = None
         if isinstance(node, BlockdevOptionsRaw):
             child = node.file

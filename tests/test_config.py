@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from blockcore.config import Config, ConfigParser, parse_config
 from blockcore.device_config import DeviceConfig
@@ -364,6 +366,14 @@ REFUSED_PAIRS: dict[str, tuple[list[tuple[str, str]], str]] = {
         [("blockdev", '{"driver":"null-co"} x')],
         "Expecting at most one JSON value",
     ),
+    "blockdev with a bad name": (
+        [("blockdev", "raw,node-name=n,file.driver=null-co,file.node-name=1a")],
+        "Invalid node-name: '1a'",
+    ),
+    "too deep": (
+        [("drive", "file=" + 2000 * "blkdebug::" + "d.raw")],
+        "Parameter 'drive' is nested too deeply",
+    ),
     "blockdev with a policy": (
         [("blockdev", "driver=file,filename=d,node-name=n,rerror=stop")],
         "Parameter 'rerror' is unexpected",
@@ -385,6 +395,23 @@ def test_a_wrong_pair_is_refused_when_it_is_added() -> None:
         parser.add("drive", NULL)
     parser.add("name", "vm")
     assert [config.id for config in parser.finish().drives] == ["d"]
+
+
+WORDS = st.sampled_from(
+    "driver raw file image blkdebug null-co nbd server.type inject-error.0.event id if none drive"
+    ' virtio-blk-pci json: {} [ " : // , = . 0 node-name cache bps on 1k \udc80 \u0665'.split()
+)
+
+
+@given(
+    st.sampled_from(["drive", "blockdev", "device", "seed"]),
+    st.lists(WORDS | st.text(max_size=3), max_size=12).map("".join),
+)
+def test_whatever_is_typed_is_configured_or_refused(key: str, value: str) -> None:
+    try:
+        parse_config([(key, value)])
+    except QmpError as error:
+        assert error.desc
 
 
 RECORDED = json.loads((Path(__file__).parent / "golden" / "cli-errors.json").read_text())
