@@ -124,6 +124,7 @@ class BlockBackend:
         rerror: BlockdevOnError,
         werror: BlockdevOnError,
         writeback: bool = True,
+        stats: BlockAcctStats | None = None,
     ) -> None:
         self.name = name
         self.export = export
@@ -138,7 +139,7 @@ class BlockBackend:
         self.slots: list[Slot] = []
         self.vm = guest.vm
         self._guest = guest
-        self._stats = BlockAcctStats()
+        self._stats = stats or BlockAcctStats()
         self._in_flight = 0
         self._quiesced = 0
         self._short_writes = 0

@@ -28,8 +28,6 @@ from blockcore.drive_config import (
     automatic_id,
     interface_of,
     parse_drive,
-    parse_rerror,
-    parse_werror,
 )
 from blockcore.keyval import opt_bool, opt_number, parse_keyval
 from blockcore.nodes.options import (
@@ -41,8 +39,6 @@ from blockcore.nodes.options import (
 )
 from blockcore.qapi import QmpError
 from blockcore.qmp.jsonstream import parse_json
-
-__all__ = ["Config", "ConfigParser", "parse_config", "parse_rerror", "parse_werror"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

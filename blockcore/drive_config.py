@@ -15,6 +15,7 @@ from typing import Final
 from blockcore.keyval import opt_bool, opt_number, parse_opts, well_formed_id
 from blockcore.nodes.flat_options import open_options
 from blockcore.nodes.options import BlockdevAioOptions, BlockdevOptions
+from blockcore.policy import parse_rerror, parse_werror
 from blockcore.qapi import BlockdevDetectZeroesOptions, BlockdevOnError, QmpError
 from blockcore.throttle import Limit, ThrottleConfig
 
@@ -56,8 +57,6 @@ _CACHE_MODES: Final = {
 }
 """cache= as (cache.writeback, cache.direct, cache.no-flush)."""
 
-_RERROR: Final = ("ignore", "report", "stop")
-_WERROR: Final = (*_RERROR, "enospc")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,20 +82,6 @@ class DriveConfig:
     options: BlockdevOptions
     copy_on_read: bool = False
     """Refused as yet."""
-
-
-def parse_rerror(text: str) -> BlockdevOnError:
-    """A drive's policy for reads; QmpError for what ``-drive`` does not accept."""
-    if text not in _RERROR:
-        raise QmpError(f"'{text}' invalid read error action")
-    return BlockdevOnError(text)
-
-
-def parse_werror(text: str) -> BlockdevOnError:
-    """A drive's policy for everything but reads; QmpError as with `parse_rerror`."""
-    if text not in _WERROR:
-        raise QmpError(f"'{text}' invalid write error action")
-    return BlockdevOnError(text)
 
 
 def interface_of(text: str) -> str:

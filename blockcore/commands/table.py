@@ -10,8 +10,10 @@ from blockcore.machine import Machine
 from blockcore.qapi import BlockIoError
 from blockcore.qmp.introspect import schema_info
 from blockcore.qmp.schema import CommandTable
+from blockcore.qmp.session import NEGOTIATION
 
 table = CommandTable()
+table.include(NEGOTIATION)
 for _part in (run_state, block_info, block_stats, block_config, jobs, faults):
     table.include(_part.table)
 table.event(BlockIoError)

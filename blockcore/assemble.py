@@ -1,0 +1,93 @@
+"""From a configuration to a machine with its nodes and drives."""
+
+from __future__ import annotations
+
+from blockcore.accounting import BlockAcctStats
+from blockcore.block_backend import BlockBackend, Device
+from blockcore.device_config import DeviceConfig
+from blockcore.drive_config import DriveConfig
+from blockcore.machine import Machine
+from blockcore.nodes.options import BlockdevOptions
+from blockcore.qapi import BlockdevOnError, QmpError
+
+
+class Assembly:
+    """Attaches what the user has described, nodes first, as QEMU does.
+
+    Each step raises QmpError if that thing cannot be; what was opened before
+    goes with the process.
+    """
+
+    def __init__(self, machine: Machine, devices: tuple[DeviceConfig, ...]) -> None:
+        self._machine = machine
+        self._devices = {device.drive: device for device in devices}
+
+    async def add_node(self, options: BlockdevOptions) -> None:
+        """A `blockdev`."""
+        await self._machine.blockdev_add(options)
+
+    async def add_drive(self, drive: DriveConfig) -> None:
+        """A `drive`, on its `device` if it has one, else on one as with if=virtio."""
+        device = self._devices.pop(drive.id, None)
+        machine = self._machine
+        if drive.id in machine.graph.nodes:
+            raise QmpError(f"Device with id '{drive.id}' already exists")
+        root = await machine.graph.open(drive.options)
+        blk = BlockBackend(
+            machine,
+            name=drive.id,
+            export=drive.id,
+            root=root,
+            device=self._device(device),
+            rerror=_policy(device and device.rerror, drive.rerror),
+            werror=_policy(device and device.werror, drive.werror),
+            writeback=_writeback(device, drive.writeback),
+            stats=BlockAcctStats(
+                account_invalid=drive.account_invalid, account_failed=drive.account_failed
+            ),
+        )
+        machine.add_backend(blk)
+        if drive.throttle is not None:
+            machine.set_throttle(blk, drive.throttle, drive.throttle_group)
+
+    async def add_device(self, device: DeviceConfig) -> None:
+        """A `device` on a node: its drive is anonymous.  One on a drive came with the drive."""
+        if self._devices.pop(device.drive, None) is None:
+            return
+        blk = BlockBackend(
+            self._machine,
+            name="",
+            export=device.id or device.drive,
+            root=self._machine.graph.nodes[device.drive],
+            device=self._device(device),
+            rerror=_policy(device.rerror, BlockdevOnError.REPORT),
+            werror=_policy(device.werror, BlockdevOnError.ENOSPC),
+            writeback=_writeback(device, True),
+        )
+        self._machine.add_backend(blk)
+
+    def _device(self, device: DeviceConfig | None) -> Device:
+        """The device model, with the path that QEMU's object tree has for it."""
+        if device is None or device.id is None:
+            place = f"/machine/peripheral-anon/device[{len(self._machine.backends)}]"
+        else:
+            place = f"/machine/peripheral/{device.id}"
+        if device is None:
+            return Device(qdev=f"{place}/virtio-backend")
+        virtio = device.driver.startswith("virtio-blk")
+        return Device(
+            qdev=f"{place}/virtio-backend" if virtio else device.id or place,
+            id=device.id,
+            logical_block_size=device.logical_block_size,
+            physical_block_size=device.physical_block_size,
+        )
+
+
+def _policy(of_device: BlockdevOnError | None, of_drive: BlockdevOnError) -> BlockdevOnError:
+    """`auto` of a device is what its drive says (blkconf_apply_backend_options)."""
+    return of_drive if of_device in (None, BlockdevOnError.AUTO) else of_device
+
+
+def _writeback(device: DeviceConfig | None, of_drive: bool) -> bool:
+    chosen = None if device is None else device.write_cache
+    return of_drive if chosen is None else chosen

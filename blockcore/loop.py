@@ -1,0 +1,166 @@
+"""The main loop: the one thread with asyncio on it, and the pool beside it.
+
+It serves the control socket, performs the blocking calls of the routines that
+are not a guest's (`bql.Pool`), keeps their deadlines, and logs events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import structlog
+
+from blockcore.bql import BigLock, Routine
+from blockcore.control import Client
+from blockcore.machine import Machine
+from blockcore.qapi import Event
+from blockcore.qmp.schema import to_wire
+
+POOL_THREADS = 4
+
+_log = structlog.get_logger()
+
+
+class MainLoop:
+    """Started after nbdkit has forked, stopped when it cleans up.
+
+    `on_quit` is called, on the loop's thread, once a client has said `quit`
+    and has had its answer.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        lock: BigLock,
+        listener: socket.socket | None,
+        on_quit: Callable[[], None],
+    ) -> None:
+        self._machine = machine
+        self._lock = lock
+        self._listener = listener
+        self._on_quit = on_quit
+        self._clients: set[Client] = set()
+        self._unlogged: deque[dict[str, Any]] = deque()
+        self._flush_scheduled = False
+        self._path_inode = _inode(listener)
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="main loop")
+
+    def start(self) -> None:
+        """Start the thread; returns when clients are accepted."""
+        self._pool = ThreadPoolExecutor(POOL_THREADS, "pool")
+        self._lock.pool = self
+        self._thread.start()
+        self._started.wait()
+        with self._lock.region():
+            self._machine.listeners.append(self._event)
+            for coro in (self._machine.stop_on_error(), self._machine.flush_after_stop()):
+                self._lock.spawn(coro, self._service_ended)
+
+    def stop(self) -> None:
+        """Say good-bye to all clients, remove the socket, end the thread."""
+        with contextlib.suppress(RuntimeError):
+            self._asyncio.call_soon_threadsafe(self._finish)
+        self._thread.join()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self.unlink()
+
+    def unlink(self) -> None:
+        """Remove the control socket's file, if it is still ours."""
+        if self._listener is None:
+            return
+        path = self._path_inode[0]
+        with contextlib.suppress(OSError):
+            if os.stat(path).st_ino == self._path_inode[1]:
+                os.unlink(path)
+
+    def submit(self, work: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # shut down: the process is ending
+            self._pool.submit(work)
+
+    def call_at(self, deadline_ns: int, work: Callable[[], None]) -> None:
+        def arm() -> None:
+            delay_s = (deadline_ns - self._machine.clock.monotonic_ns()) / 1e9
+            self._asyncio.call_later(max(delay_s, 0.0), work)
+
+        with contextlib.suppress(RuntimeError):
+            self._asyncio.call_soon_threadsafe(arm)
+
+    def _run(self) -> None:
+        asyncio.run(self._main())
+
+    async def _main(self) -> None:
+        self._asyncio = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        server = None
+        if self._listener is not None:
+            self._listener.setblocking(False)
+            server = await self._asyncio.create_unix_server(self._client, sock=self._listener)
+        self._started.set()
+        await self._ended.wait()
+        if server is not None:
+            server.close()
+        for client in list(self._clients):
+            client.close()
+        await asyncio.sleep(0)
+
+    def _finish(self) -> None:
+        self._flush()
+        self._ended.set()
+
+    def _client(self) -> Client:
+        return Client(self._machine, self._lock, self._clients, self._after_reply)
+
+    def _after_reply(self) -> None:
+        if self._machine.quit_requested:
+            self._on_quit()
+
+    def _event(self, event: Event, now_ns: int) -> None:
+        """Queue an event for every client; the big lock is held."""
+        seconds, rest_ns = divmod(now_ns, 10**9)
+        message: dict[str, Any] = {
+            "timestamp": {"seconds": seconds, "microseconds": rest_ns // 1000},
+            "event": event.NAME,
+        }
+        if data := to_wire(event):
+            message["data"] = data
+        for client in self._clients:
+            client.event(message)
+        self._unlogged.append(message)
+        self._lock.defer(self._schedule_flush)
+
+    def _schedule_flush(self) -> None:
+        if self._flush_scheduled:
+            return
+        self._flush_scheduled = True
+        with contextlib.suppress(RuntimeError):
+            self._asyncio.call_soon_threadsafe(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        for client in list(self._clients):
+            client.flush()
+        while self._unlogged:
+            message = self._unlogged.popleft()
+            _log.info(message["event"], **message.get("data", {}))
+
+    def _service_ended(self, routine: Routine) -> None:
+        """The machine's own loops never end before the process does."""
+        if routine.error is not None and not self._lock.closing:
+            error = routine.error
+            self._lock.defer(lambda: _log.critical("main loop failed", exc_info=error))
+
+
+def _inode(listener: socket.socket | None) -> tuple[str, int]:
+    if listener is None:
+        return "", 0
+    path = listener.getsockname()
+    return path, os.stat(path).st_ino

@@ -1,0 +1,278 @@
+"""The life of the process: configured, opened, served, shut down.
+
+nbdkit's plugin hands its callbacks to one `Server`.  Files are opened and the
+control socket is bound while errors still reach the user and relative names
+still mean what they say; threads are started only after nbdkit has forked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import random
+import shutil
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from typing import Any
+
+import structlog
+
+from blockcore import log
+from blockcore.accounting import Slot
+from blockcore.assemble import Assembly
+from blockcore.block_backend import BlockBackend
+from blockcore.bql import BigLock
+from blockcore.clock import SystemClock
+from blockcore.config import ConfigParser
+from blockcore.control import bind_control_socket
+from blockcore.effects import Call
+from blockcore.guests import hang_up
+from blockcore.loop import MainLoop
+from blockcore.machine import Machine
+from blockcore.qapi import QmpError, ShutdownCause
+
+REPLY_S = 0.5
+"""For the last replies to leave before connections are cut."""
+
+GRACE_S = 1.5
+"""From the request to shut down until the process ends by force."""
+
+_log = structlog.get_logger()
+
+
+class Connection:
+    """One NBD connection: nbdkit's handle."""
+
+    def __init__(self, server: Server, blk: BlockBackend, readonly: bool) -> None:
+        self.blk = blk
+        self.writable = not readonly and not blk.read_only
+        self._lock = server.lock
+
+    def close(self) -> None:
+        """Nothing is kept for a connection but the slots, which go with their threads."""
+
+    def block_size(self) -> tuple[int, int, int]:
+        """Minimum, preferred and maximum size of a request, in bytes."""
+        device = self.blk.device
+        minimum = device.logical_block_size or 1
+        return minimum, max(minimum, device.physical_block_size or 4096), 32 << 20
+
+    def new_slot(self) -> Slot:
+        """A slot for a worker thread of this connection."""
+        slot = Slot()
+        with self._lock.region():
+            self.blk.slots.append(slot)
+        return slot
+
+    def retire(self, slot: Slot) -> None:
+        """The slot's thread has ended."""
+        with self._lock.region():
+            self.blk.retire(slot)
+
+    def short_pread(
+        self, slot: Slot, buf: memoryview, offset: int
+    ) -> tuple[bool, OSError | None]:
+        """Try the short path: whether it is done, and if not, the error it met."""
+        slot.busy = True
+        path = self.blk.short_path
+        done, error = False, None
+        if path is not None:
+            try:
+                done = path.pread(slot, buf, offset)
+            except OSError as exc:
+                error = exc
+        slot.busy = False
+        if path is not self.blk.short_path:
+            self._lock.poke()
+        return done, error
+
+    def short_pwrite(
+        self, slot: Slot, buf: memoryview, offset: int
+    ) -> tuple[bool, OSError | None]:
+        """As `short_pread`."""
+        slot.busy = True
+        path = self.blk.short_path
+        done, error = False, None
+        if path is not None:
+            try:
+                done = path.pwrite(slot, buf, offset)
+            except OSError as exc:
+                error = exc
+        slot.busy = False
+        if path is not self.blk.short_path:
+            self._lock.poke()
+        return done, error
+
+
+class Server:
+    """One per process; see the module's docstring for the order of calls."""
+
+    config_error = QmpError
+
+    def __init__(self, environ: Mapping[str, str], directory: str) -> None:
+        self._environ = environ
+        self._directory = directory
+        self._serving = "FAULTLINE_SERVE" in environ
+        self._parser = ConfigParser()
+        self._given: dict[str, list[str]] = {}
+        self._control: str | None = None
+        self._listener: socket.socket | None = None
+        self.lock = BigLock(SystemClock())
+        log.configure(environ.get("FAULTLINE_LOG"))
+
+    def config(self, key: str, value: str) -> None:
+        """Take one KEY=VALUE; QmpError with one line that names it if it is wrong."""
+        with self._reported(f"{key}={value}"):
+            self._parser.add(key, value)
+        self._given.setdefault(key, []).append(value)
+
+    def config_complete(self) -> None:
+        """Check that all of them fit together; QmpError with one line if not."""
+        with self._reported(None):
+            self._config = self._parser.finish()
+
+    def get_ready(self) -> None:
+        """Open everything and bind the control socket."""
+        config = self._config
+        seed = random.randrange(1 << 32) if config.seed is None else config.seed
+        self.seed = seed
+        self.machine = Machine(
+            self.lock.clock,
+            random.Random(seed).random,
+            directory=self._directory,
+            name=config.name,
+            prelaunch=config.prelaunch,
+            job_error_check_modern=config.job_error_check_modern,
+        )
+        assembly = Assembly(self.machine, config.devices)
+        self._add("blockdev", config.blockdevs, assembly.add_node)
+        self._add("drive", config.drives, assembly.add_drive)
+        self._add("device", config.devices, assembly.add_device)
+        if config.control is not None:
+            self._control = os.path.join(self._directory, config.control)
+            with self._reported(f"control={config.control}"):
+                self._listener = bind_control_socket(self._control)
+
+    def _add(
+        self, key: str, things: Iterable[Any], add: Callable[[Any], Coroutine[Any, Any, None]]
+    ) -> None:
+        for thing, text in zip(things, self._given.get(key, ()), strict=True):
+            with self._reported(f"{key}={text}"):
+                _run_alone(add(thing))
+
+    def after_fork(
+        self, shutdown: Callable[[], None], wait_for_shutdown: Callable[[], None]
+    ) -> None:
+        """Start the threads; the NBD socket listens by now.
+
+        `shutdown` tells nbdkit to end; `wait_for_shutdown` returns when it has
+        been told, by whomever.
+        """
+        self._loop = MainLoop(self.machine, self.lock, self._listener, shutdown)
+        self._loop.start()
+        self._watcher = threading.Thread(
+            target=self._watch, args=(wait_for_shutdown,), name="shutdown watcher"
+        )
+        self._watcher.start()
+        _log.info("serving", drives=[blk.export for blk in self.machine.backends], seed=self.seed)
+        if self._serving:
+            print(json.dumps(self._ready_line()), flush=True)
+
+    def cleanup(self) -> None:
+        """nbdkit has answered its last request."""
+        self._watcher.join()
+        self._loop.stop()
+        self._remove_files()
+
+    def exports(self) -> list[tuple[str, str]]:
+        """Name and description of every export."""
+        return [(blk.export, blk.root.filename) for blk in self.machine.backends]
+
+    def default_export(self) -> str:
+        """The first drive's."""
+        return self.machine.backends[0].export if self.machine.backends else ""
+
+    def connect(self, export: str, readonly: bool) -> Connection:
+        """A new connection to an export ("" is the default); OSError(ENOENT) if there is none."""
+        wanted = export or self.default_export()
+        for blk in self.machine.backends:
+            if blk.export == wanted:
+                return Connection(self, blk, readonly)
+        raise OSError(errno.ENOENT, f"there is no drive '{export}'")
+
+    def _ready_line(self) -> dict[str, Any]:
+        nbd_socket = self._environ.get("FAULTLINE_NBD_SOCKET")
+        port = self._environ.get("FAULTLINE_NBD_PORT")
+
+        def uri(export: str) -> str:
+            if nbd_socket is not None:
+                return f"nbd+unix:///{export}?socket={nbd_socket}"
+            return f"nbd://localhost:{port}/{export}"
+
+        return {
+            "drives": {blk.export: uri(blk.export) for blk in self.machine.backends},
+            "control": self._control,
+            "seed": self.seed,
+        }
+
+    @contextlib.contextmanager
+    def _reported(self, what: str | None) -> Iterator[None]:
+        """Name what was wrong.  Under `faultline serve` nbdkit is silent: print it here."""
+        try:
+            yield
+        except QmpError as exc:
+            line = exc.desc if what is None else f"{what}: {exc.desc}"
+            if self._serving:
+                print(f"faultline: {line}", file=sys.stderr)
+            self._remove_files()
+            raise QmpError(line) from None
+
+    def _watch(self, wait_for_shutdown: Callable[[], None]) -> None:
+        """Let go of everything that would keep nbdkit from ending."""
+        wait_for_shutdown()
+        threading.Thread(target=self._end_by_force, name="last resort", daemon=True).start()
+        with self.lock.region():
+            self.machine.quit(ShutdownCause.HOST_SIGNAL)
+        self.lock.close()
+        self.machine.graph.abort()
+        hang_up(socket.SHUT_RD, self._control)
+        time.sleep(REPLY_S)
+        hang_up(socket.SHUT_RDWR, self._control)
+
+    def _end_by_force(self) -> None:
+        """If a thread is still stuck in a system call, go without it; no data is kept in here."""
+        time.sleep(GRACE_S)
+        self._loop.unlink()
+        self._remove_files()
+        _log.warning("requests are stuck, ended by force")
+        os._exit(0)
+
+    def _remove_files(self) -> None:
+        """The sockets and files that `faultline serve` made for this process."""
+        if path := self._environ.get("FAULTLINE_NBD_SOCKET"):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        if directory := self._environ.get("FAULTLINE_RUNTIME_DIR"):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _run_alone(coro: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine of the core while there is nobody else: it waits for nothing."""
+    value: Any = None
+    error: BaseException | None = None
+    while True:
+        try:
+            effect = coro.send(value) if error is None else coro.throw(error)
+        except StopIteration as stop:
+            return stop.value
+        assert isinstance(effect, Call), "nothing to wait for before the threads run"
+        value = error = None
+        try:
+            value = effect.fn(*effect.args)
+        except (OSError, QmpError) as exc:
+            error = exc
