@@ -1,0 +1,63 @@
+"""The `faultline` command: a convenience on top of nbdkit, and a QMP client.
+
+`serve` only prepares nbdkit's command line and environment and then becomes
+nbdkit; `qmp` and `events` talk to the control socket of a machine that runs.
+Nothing here takes part in serving, and nothing in the rest of the package
+imports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+
+from blockcore.cli.client import events, qmp
+from blockcore.cli.serve import serve
+
+
+@click.group(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="faultline", message="%(prog)s %(version)s")
+def faultline() -> None:
+    """A machine whose drives fail, stop and resume as QEMU's do, over NBD.
+
+    \b
+    faultline serve control=m0.qmp drive=id=vda,file=disk.img,rerror=stop
+    faultline qmp -s m0.qmp query-status
+    faultline events -s m0.qmp
+
+    Every NBD client of the machine is its guest.  Each command has its own
+    --help.
+    """
+
+
+for _command in (serve, qmp, events):
+    faultline.add_command(_command)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's) and give its exit status.
+
+    0 is success, 1 a failure, 2 a command line that makes no sense, 130 an
+    interrupt.  A failure says one line on stderr.
+    """
+    try:
+        status = faultline.main(argv, prog_name="faultline", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as exc:
+        click.echo(exc.format_message(), err=True)
+        return exc.exit_code
+    except click.UsageError as exc:
+        name = exc.ctx.command_path if exc.ctx else "faultline"
+        click.echo(f"{name}: {_one_line(exc)} (see {name} --help)", err=True)
+        return exc.exit_code
+    except click.ClickException as exc:
+        click.echo(f"faultline: {_one_line(exc)}", err=True)
+        return exc.exit_code
+    except click.Abort:
+        return 130
+    return status if isinstance(status, int) else 0
+
+
+def _one_line(exc: click.ClickException) -> str:
+    """click's message as a clause: its own line breaks and full stop removed."""
+    return " ".join(exc.format_message().split()).removesuffix(".")

@@ -1,0 +1,270 @@
+"""`faultline serve`: become nbdkit with the plugin, one machine in the foreground.
+
+The process is replaced by nbdkit, so signals, exit status and file descriptors
+are nbdkit's own.  What the plugin must know beyond its KEY=VALUE parameters
+travels in environment variables:
+
+FAULTLINE_SERVE=1        print the ready line; report configuration errors as one line
+FAULTLINE_LOG            json or console
+FAULTLINE_NBD_SOCKET     the Unix socket, which the plugin removes at the end, or
+FAULTLINE_NBD_ADDRESS, FAULTLINE_NBD_PORT
+FAULTLINE_RUNTIME_DIR    a private directory, which the plugin removes at the end
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import click
+
+from blockcore.cli.listen import TcpPort, UnixSocket
+
+TOP = Path(__file__).absolute().parents[2]
+"""Where the package `blockcore` is: the source tree, or site-packages."""
+
+EMBEDDED_SIZE = 1 << 30
+"""Bytes of the drive that is served when none is named."""
+
+KEY = re.compile(r"[A-Za-z][A-Za-z0-9._-]*=")
+"""What nbdkit accepts in front of a value; it hands anything else to the plugin as a file name."""
+
+PRIVATE_VARIABLES = (
+    "FAULTLINE_SERVE",
+    "FAULTLINE_LOG",
+    "FAULTLINE_NBD_SOCKET",
+    "FAULTLINE_NBD_ADDRESS",
+    "FAULTLINE_NBD_PORT",
+    "FAULTLINE_RUNTIME_DIR",
+)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("keys", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--nbd", "nbd_socket", metavar="SOCKET", help="Unix socket of the NBD server.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), metavar="N", help="TCP port of the NBD server."
+)
+@click.option(
+    "--address", metavar="ADDRESS", help="Local address of --port.  [default: 127.0.0.1]"
+)
+@click.option("--control", metavar="SOCKET", help="Unix socket for QMP, same as control=SOCKET.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Requests of one connection in flight, held ones included.  [default: 16]",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["json", "console"]),
+    help="Log on stderr.  [default: console on a terminal, else json]",
+)
+def serve(
+    keys: tuple[str, ...],
+    nbd_socket: str | None,
+    port: int | None,
+    address: str | None,
+    control: str | None,
+    threads: int | None,
+    log_format: str | None,
+) -> None:
+    """Serve one machine's drives over NBD until SIGTERM or SIGINT.
+
+    One line of JSON on stdout tells the NBD URI of every drive and the control
+    socket, once both accept connections.  Logs go to stderr.  Sockets that are
+    not named are made in a private directory and removed at the end; without
+    drive= and blockdev= a temporary drive of 1 GiB, vda, is served.
+
+    \b
+    Keys (drive and blockdev may be repeated):
+      drive=...                as QEMU's -drive: id, file, rerror, werror, ...
+      blockdev=...             as QEMU's -blockdev, keyval or JSON
+      control=SOCKET           the QMP socket
+      prelaunch=on             start stopped, as QEMU's -S
+      job-error-check=modern   accept job error policies as QEMU 7.2 does
+      seed=N                   for fault rules with a rate
+
+    \b
+    Examples:
+      faultline serve
+      faultline serve control=m0.qmp drive=id=vda,file=disk.img,rerror=stop
+      faultline serve --port 10809 drive=id=d0,driver=null-co,size=1048576
+      faultline serve --nbd m0.nbd drive=id=vda,file=blkdebug:faults.conf:disk.img
+    """
+    listen = _listen(nbd_socket, port, address)
+    control_path = _control_path(keys, control)
+    if isinstance(listen, UnixSocket) and listen.path == control_path:
+        raise click.UsageError("the NBD and the control socket cannot be the same")
+    plugin = find_plugin()
+    check_nbdkit()
+    embedded = not any(key.startswith(("drive=", "blockdev=")) for key in keys)
+    runtime_dir = None
+    if embedded or listen is None or control_path is None:
+        runtime_dir = _make_runtime_dir(embedded)
+    try:
+        if embedded:
+            assert runtime_dir is not None
+            keys = (*keys, embedded_drive(runtime_dir / "vda.img"))
+        if listen is None:
+            assert runtime_dir is not None
+            listen = UnixSocket(runtime_dir / "nbd")
+        listen.claim()
+        argv, env = serve_command(
+            keys,
+            plugin=plugin,
+            listen=listen,
+            control=control_path,
+            threads=threads,
+            log_format=log_format or ("console" if sys.stderr.isatty() else "json"),
+            runtime_dir=runtime_dir,
+            environ=os.environ,
+        )
+        os.execvpe(argv[0], argv, env)
+    except (OSError, click.ClickException) as exc:
+        if runtime_dir is not None:
+            shutil.rmtree(runtime_dir, ignore_errors=True)
+        if isinstance(exc, OSError):
+            raise click.ClickException(f"nbdkit: {exc.strerror}") from exc
+        raise
+
+
+def serve_command(
+    keys: Sequence[str],
+    *,
+    plugin: Path,
+    listen: UnixSocket | TcpPort,
+    control: Path | None,
+    threads: int | None = None,
+    log_format: str,
+    runtime_dir: Path | None,
+    environ: Mapping[str, str],
+) -> tuple[list[str], dict[str, str]]:
+    """nbdkit's argument vector and environment for one machine; touches nothing.
+
+    `control` None means a socket in `runtime_dir`.  A `control=` among `keys`
+    is replaced, because its path may be relative and `control` is not.
+    """
+    if control is None:
+        assert runtime_dir is not None
+        control = runtime_dir / "control"
+    # The plugin reports its errors itself; nbdkit would say each one twice, with a traceback.
+    argv = ["nbdkit", "-f", "--log=null", *listen.arguments()]
+    if threads is not None:
+        argv += ["-t", str(threads)]
+    argv += ["python", str(plugin)]
+    argv += [key for key in keys if not key.startswith("control=")]
+    argv.append(f"control={control}")
+
+    env = {name: value for name, value in environ.items() if name not in PRIVATE_VARIABLES}
+    env |= {"FAULTLINE_SERVE": "1", "FAULTLINE_LOG": log_format, **listen.environment()}
+    if runtime_dir is not None:
+        env["FAULTLINE_RUNTIME_DIR"] = str(runtime_dir)
+    env["PYTHONPATH"] = _join(
+        TOP,
+        sysconfig.get_path("purelib"),
+        sysconfig.get_path("platlib"),
+        environ.get("PYTHONPATH"),
+    )
+    # An embedded interpreter takes its prefix, and with it the module libnbd, from
+    # the first python3 on PATH: with pyenv's 3.11 there `import nbd` fails.
+    env["PATH"] = _join(Path(sys.executable).parent, environ.get("PATH", os.defpath))
+    return argv, env
+
+
+def embedded_drive(image: Path) -> str:
+    """Create the sparse file behind the drive that is served when none is named; its key."""
+    with image.open("xb") as file:
+        file.truncate(EMBEDDED_SIZE)
+    name = str(image).replace(",", ",,")
+    return f"drive=id=vda,file={name},format=raw,rerror=stop,werror=enospc"
+
+
+def find_plugin() -> Path:
+    """`drive.py` beside this package: `plugin/` in the source tree, a package when installed."""
+    for directory in ("faultline_plugin", "plugin"):
+        path = TOP / directory / "drive.py"
+        if path.is_file():
+            return path
+    raise click.ClickException(f"the plugin is missing: no plugin/drive.py in {TOP}")
+
+
+def check_nbdkit() -> None:
+    """Refuse to start without nbdkit, or with one whose Python is not this one.
+
+    The plugin is given this interpreter's packages, compiled modules among them.
+    """
+    try:
+        dump = subprocess.run(
+            ["nbdkit", "python", "--dump-plugin"], capture_output=True, text=True, check=False
+        )
+    except OSError as exc:
+        raise click.ClickException(
+            f"nbdkit: {exc.strerror} (Debian packages: nbdkit, nbdkit-plugin-python)"
+        ) from exc
+    found = re.search(r"^python_version=(\d+\.\d+)", dump.stdout, re.MULTILINE)
+    if dump.returncode != 0 or found is None:
+        raise click.ClickException("nbdkit has no Python plugin (Debian: nbdkit-plugin-python)")
+    ours = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if found[1] != ours:
+        raise click.ClickException(
+            f"nbdkit embeds Python {found[1]}, faultline is installed for {ours}: "
+            f"install it with python{found[1]}"
+        )
+
+
+def _listen(
+    nbd_socket: str | None, port: int | None, address: str | None
+) -> UnixSocket | TcpPort | None:
+    if port is not None:
+        if nbd_socket is not None:
+            raise click.UsageError("--nbd and --port exclude each other")
+        return TcpPort(address or "127.0.0.1", port)
+    if address is not None:
+        raise click.UsageError("--address needs --port")
+    return UnixSocket(_socket_path("--nbd", nbd_socket)) if nbd_socket is not None else None
+
+
+def _control_path(keys: Sequence[str], option: str | None) -> Path | None:
+    for key in keys:
+        if not KEY.match(key):
+            raise click.UsageError(f"{key!r} is not KEY=VALUE")
+    values = [key.partition("=")[2] for key in keys if key.startswith("control=")]
+    if option is not None:
+        values.append(option)
+    if len(values) > 1:
+        raise click.UsageError("the control socket is given twice")
+    return _socket_path("control", values[0]) if values else None
+
+
+def _socket_path(name: str, value: str) -> Path:
+    if not value:
+        raise click.UsageError(f"{name}: the path is empty")
+    return Path(os.path.abspath(value))
+
+
+def _make_runtime_dir(embedded: bool) -> Path:
+    """A private directory: for sockets where the session keeps them, for a disk where disks fit."""
+    candidates = (
+        (os.environ.get("TMPDIR"), "/var/tmp")
+        if embedded
+        else (os.environ.get("XDG_RUNTIME_DIR"),)
+    )
+    parent = next(
+        (path for path in candidates if path and os.access(path, os.W_OK | os.X_OK)), None
+    )
+    try:
+        return Path(tempfile.mkdtemp(prefix="faultline-", dir=parent))
+    except OSError as exc:
+        raise click.ClickException(f"no place for a private directory: {exc.strerror}") from exc
+
+
+def _join(*entries: Path | str | None) -> str:
+    return os.pathsep.join(dict.fromkeys(str(entry) for entry in entries if entry))
