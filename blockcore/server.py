@@ -123,6 +123,7 @@ class Server:
         self._control: str | None = None
         self._listener: socket.socket | None = None
         self.lock = BigLock(SystemClock())
+        self._answered = threading.Event()
         log.configure(environ.get("FAULTLINE_LOG"))
 
     def config(self, key: str, value: str) -> None:
@@ -185,6 +186,7 @@ class Server:
 
     def cleanup(self) -> None:
         """nbdkit has answered its last request."""
+        self._answered.set()
         self._watcher.join()
         self._loop.stop()
         self._remove_files()
@@ -208,11 +210,13 @@ class Server:
     def _ready_line(self) -> dict[str, Any]:
         nbd_socket = self._environ.get("FAULTLINE_NBD_SOCKET")
         port = self._environ.get("FAULTLINE_NBD_PORT")
+        host = self._environ.get("FAULTLINE_NBD_ADDRESS", "localhost")
+        host = f"[{host}]" if ":" in host else host
 
         def uri(export: str) -> str:
             if nbd_socket is not None:
                 return f"nbd+unix:///{export}?socket={nbd_socket}"
-            return f"nbd://localhost:{port}/{export}"
+            return f"nbd://{host}:{port}/{export}"
 
         return {
             "drives": {blk.export: uri(blk.export) for blk in self.machine.backends},
@@ -241,8 +245,8 @@ class Server:
         self.lock.close()
         self.machine.graph.abort()
         hang_up(socket.SHUT_RD, self._control)
-        time.sleep(REPLY_S)
-        hang_up(socket.SHUT_RDWR, self._control)
+        if not self._answered.wait(REPLY_S):
+            hang_up(socket.SHUT_RDWR, self._control)
 
     def _end_by_force(self) -> None:
         """If a thread is still stuck in a system call, go without it; no data is kept in here."""
