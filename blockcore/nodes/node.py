@@ -204,15 +204,16 @@ class BlockNode:
         """Tell that a range is not needed; without discard=unmap this does nothing."""
         if not self.options.discard_unmap:
             return
-        end = offset + length
-        self._check_threshold(end)
-        self.inject(BlkdebugIOType.DISCARD, offset, length)
-        self._write_gen += 1
+        self._check_threshold(offset + length)
         try:
+            self.inject(BlkdebugIOType.DISCARD, offset, length)
             await self.do_discard(offset, length)
         except OSError as exc:
             if exc.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP):
                 raise
+        finally:
+            # Not before it is over: a flush under way meanwhile does not cover it.
+            self._write_gen += 1
 
     async def flush(self) -> None:
         """Bring what was written to stable storage (bdrv_co_flush).
