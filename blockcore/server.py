@@ -118,6 +118,8 @@ class Server:
         self._environ = environ
         self._directory = directory
         self._serving = "FAULTLINE_SERVE" in environ
+        # nbdkit points stdout at /dev/null before it serves.
+        self._stdout = os.dup(1) if self._serving else -1
         self._parser = ConfigParser()
         self._given: dict[str, list[str]] = {}
         self._control: str | None = None
@@ -182,7 +184,8 @@ class Server:
         self._watcher.start()
         _log.info("serving", drives=[blk.export for blk in self.machine.backends], seed=self.seed)
         if self._serving:
-            print(json.dumps(self._ready_line()), flush=True)
+            os.write(self._stdout, json.dumps(self._ready_line()).encode() + b"\n")
+            os.close(self._stdout)
 
     def cleanup(self) -> None:
         """nbdkit has answered its last request."""
