@@ -57,6 +57,9 @@ class BlkdebugNode(BlockNode):
     async def do_open(self) -> None:
         self.size = self.below.size
 
+    def child_resized(self) -> None:
+        self.resized(self.below.size)
+
     async def do_pread(self, offset: int, buf: memoryview) -> None:
         for start, end in _pieces(len(buf), self.limits.max_transfer):
             await self.below.pread(offset + start, buf[start:end])

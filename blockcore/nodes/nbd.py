@@ -178,6 +178,13 @@ class NbdNode(BlockNode):
         if self._can["flush"]:
             await Call(self._request, lambda handle: handle.flush())
 
+    async def do_truncate(self, size: int) -> None:
+        """The server decides about the size (nbd_co_truncate)."""
+        if size > self.size:
+            raise QmpError("Cannot grow NBD nodes")
+        if size < self.size:
+            raise QmpError("Cannot resize NBD nodes")
+
     async def do_block_status(self, offset: int, length: int) -> Extent:
         if not self._can["extents"]:
             return Extent(length, data=True, zero=False)

@@ -25,6 +25,7 @@ from blockcore.qapi import (
     BlockdevDetectZeroesOptions,
     BlockWriteThreshold,
     Event,
+    QmpError,
     UInt64,
 )
 
@@ -241,8 +242,18 @@ class BlockNode:
     async def truncate(self, size: int) -> None:
         """Change the length to `size` bytes; raises OSError or QmpError."""
         await self.do_truncate(size)
-        self.size = size
         self._write_gen += 1
+        self.resized(size)
+
+    def resized(self, size: int) -> None:
+        """Adopt a new length, and let the nodes above look at theirs (bdrv_parent_cb_resize)."""
+        self.size = size
+        for parent in self.parents:
+            if isinstance(parent, BlockNode):
+                parent.child_resized()
+
+    def child_resized(self) -> None:
+        """The child that carries the data has another length now; a filter has the same."""
 
     def set_write_threshold(self, threshold: int) -> None:
         """Arm BLOCK_WRITE_THRESHOLD at an offset in bytes; 0 disarms."""
@@ -306,7 +317,7 @@ class BlockNode:
         return Extent(length, data=True, zero=False)
 
     async def do_truncate(self, size: int) -> None:
-        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+        raise QmpError("Image format driver does not support resize")
 
     def do_direct(self) -> Direct | None:
         return None

@@ -50,9 +50,6 @@ class NullNode(BlockNode):
     async def do_block_status(self, offset: int, length: int) -> Extent:
         return Extent(length, data=not self.read_zeroes, zero=self.read_zeroes)
 
-    async def do_truncate(self, size: int) -> None:
-        """The size is only a number."""
-
 
 def _never() -> bool:
     return False

@@ -38,6 +38,10 @@ class RawNode(BlockNode):
             raise QmpError("The requested size is larger than the containing file")
         self.size = there - self.offset if self.window is None else self.window
 
+    def child_resized(self) -> None:
+        if self.window is None:
+            self.resized(max(self.below.size - self.offset, 0))
+
     async def do_pread(self, offset: int, buf: memoryview) -> None:
         self.child_event(BlkdebugEvent.READ_AIO)
         await self.below.pread(self.offset + offset, buf)

@@ -1,0 +1,25 @@
+"""A model of QEMU's block layer as a guest, and a manager, see it.  Theory of operation.
+
+The core (policy, run state, drives, nodes, fault rules, throttling) consists of
+coroutines that decide and never perform: all run under one big lock, and ask
+for what blocks with ``await Call(...)`` and for what has to become true with
+``await Until(...)`` (`effects`).  Between two awaits nothing else happens.
+
+Who runs them: `bql.BigLock`, on nbdkit's worker threads for guest requests and
+on the main loop for everything else; `tests/sim.py` in the simulator.  When a
+region of the lock ends, every waiting coroutine whose condition has come true
+is advanced on the spot.  That is why nobody has to be notified, and why events
+and replies leave in the order of QEMU's, whose coroutines are entered directly.
+
+A guest request: `plugin/drive.py` -> `server.Connection` (tries the
+`short_path`, for requests that nothing concerns) -> `block_backend` (holds it
+while the machine does not run, and lets the policy decide about an error) ->
+`nodes` (fault rules, thresholds, then the driver) -> a system call.
+
+A QMP command: `control.Client` -> `qmp.session` (bytes to a command with
+checked arguments) -> a function in `commands` -> `machine`.  Its reply, and the
+events of everybody, go through the client's one queue.
+
+A configuration: KEY=VALUE -> `config` (with `keyval`, `drive_config`,
+`device_config`, `nodes.options`) -> `assemble` -> `machine`.
+"""
