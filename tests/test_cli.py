@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nbd
 import pytest
 
 from blockcore.cli import client, main
@@ -346,6 +347,31 @@ def test_a_server_that_says_nothing(
     with listener(path):
         assert main(["events", "-s", str(path)]) == 1
     assert "no QMP greeting within 0.05 s" in capsys.readouterr().err
+
+
+def test_serve_without_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with subprocess.Popen(
+        [*FAULTLINE, "serve"],
+        cwd=TOP,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            ready = json.loads(process.stdout.readline())
+            guest = nbd.NBD()
+            guest.connect_uri(ready["drives"]["vda"])
+            assert guest.get_size() == 1 << 30
+            guest.pwrite(b"kept", 512)
+            assert guest.pread(4, 512) == b"kept"
+            guest.shutdown()
+            assert main(["qmp", "-s", ready["control"], "query-block"]) == 0
+            assert json.loads(capsys.readouterr().out)[0]["io-status"] == "ok"
+        finally:
+            process.terminate()
+        assert process.wait(timeout=20) == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def follow(path: str, *words: str) -> subprocess.Popen[str]:
