@@ -39,8 +39,8 @@ class Assembly:
             export=drive.id,
             root=root,
             device=self._device(device),
-            rerror=_policy(device and device.rerror, drive.rerror),
-            werror=_policy(device and device.werror, drive.werror),
+            rerror=_policy(device.rerror if device else None, drive.rerror),
+            werror=_policy(device.werror if device else None, drive.werror),
             writeback=_writeback(device, drive.writeback),
             stats=BlockAcctStats(
                 account_invalid=drive.account_invalid, account_failed=drive.account_failed
@@ -85,7 +85,7 @@ class Assembly:
 
 def _policy(of_device: BlockdevOnError | None, of_drive: BlockdevOnError) -> BlockdevOnError:
     """`auto` of a device is what its drive says (blkconf_apply_backend_options)."""
-    return of_drive if of_device in (None, BlockdevOnError.AUTO) else of_device
+    return of_drive if of_device is None or of_device is BlockdevOnError.AUTO else of_device
 
 
 def _writeback(device: DeviceConfig | None, of_drive: bool) -> bool:

@@ -51,9 +51,9 @@ class Guest(Protocol):
 class Device:
     """The device model a guest would see on the drive.
 
-    `qdev` is the path that query-block shows, `id` the user's name for it.  `logical_block_size` (bytes)
-    is what requests must be aligned to; None leaves any alignment to the
-    client, which has no sectors to think in.
+    `qdev` is the path that query-block shows, `id` the user's name for it.
+    `logical_block_size` (bytes) is what requests must be aligned to; None
+    leaves any alignment to the client, which has no sectors to think in.
     """
 
     qdev: str

@@ -135,7 +135,7 @@ class Client(asyncio.Protocol):
             while (invocation := self.session.next_command()) is not None:
                 self._run(invocation)
         self.flush()
-        if self.session.wants_data:
+        if self.session.wants_data():
             self._transport.resume_reading()
         else:
             self._transport.pause_reading()

@@ -58,7 +58,6 @@ _CACHE_MODES: Final = {
 """cache= as (cache.writeback, cache.direct, cache.no-flush)."""
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriveConfig:
     """A drive and the definition of its root node.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 
-from blockcore.qapi import BlockdevOnError, BlockDeviceIoStatus, BlockErrorAction, QmpError
+from blockcore.qapi import BlockDeviceIoStatus, BlockdevOnError, BlockErrorAction, QmpError
 
 
 def error_action(policy: BlockdevOnError, error: int) -> BlockErrorAction:

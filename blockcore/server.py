@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import structlog
 
@@ -35,6 +36,7 @@ from blockcore.guests import hang_up
 from blockcore.loop import MainLoop
 from blockcore.machine import Machine
 from blockcore.qapi import QmpError, ShutdownCause
+from blockcore.short_path import ShortPath
 
 REPLY_S = 0.5
 """For the last replies to leave before connections are cut."""
@@ -52,9 +54,6 @@ class Connection:
         self.blk = blk
         self.writable = not readonly and not blk.read_only
         self._lock = server.lock
-
-    def close(self) -> None:
-        """Nothing is kept for a connection but the slots, which go with their threads."""
 
     def block_size(self) -> tuple[int, int, int]:
         """Minimum, preferred and maximum size of a request, in bytes."""
@@ -77,32 +76,28 @@ class Connection:
     def short_pread(
         self, slot: Slot, buf: memoryview, offset: int
     ) -> tuple[bool, OSError | None]:
-        """Try the short path: whether it is done, and if not, the error it met."""
-        slot.busy = True
-        path = self.blk.short_path
-        done, error = False, None
-        if path is not None:
-            try:
-                done = path.pread(slot, buf, offset)
-            except OSError as exc:
-                error = exc
-        slot.busy = False
-        if path is not self.blk.short_path:
-            self._lock.poke()
-        return done, error
+        """Try the short path: whether the read is done, and if not, the error it met."""
+        return self._short(slot, ShortPath.pread, buf, offset)
 
     def short_pwrite(
         self, slot: Slot, buf: memoryview, offset: int
     ) -> tuple[bool, OSError | None]:
         """As `short_pread`."""
+        return self._short(slot, ShortPath.pwrite, buf, offset)
+
+    def _short(
+        self,
+        slot: Slot,
+        go: Callable[[ShortPath, Slot, memoryview, int], bool],
+        buf: memoryview,
+        offset: int,
+    ) -> tuple[bool, OSError | None]:
         slot.busy = True
         path = self.blk.short_path
-        done, error = False, None
-        if path is not None:
-            try:
-                done = path.pwrite(slot, buf, offset)
-            except OSError as exc:
-                error = exc
+        try:
+            done, error = path is not None and go(path, slot, buf, offset), None
+        except OSError as exc:
+            done, error = False, exc
         slot.busy = False
         if path is not self.blk.short_path:
             self._lock.poke()
@@ -111,8 +106,6 @@ class Connection:
 
 class Server:
     """One per process; see the module's docstring for the order of calls."""
-
-    config_error = QmpError
 
     def __init__(self, environ: Mapping[str, str], directory: str) -> None:
         self._environ = environ
@@ -218,7 +211,7 @@ class Server:
 
         def uri(export: str) -> str:
             if nbd_socket is not None:
-                return f"nbd+unix:///{export}?socket={nbd_socket}"
+                return f"nbd+unix:///{export}?socket={quote(nbd_socket)}"
             return f"nbd://{host}:{port}/{export}"
 
         return {

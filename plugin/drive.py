@@ -5,107 +5,124 @@
 The keys are described in the README; `faultline serve` runs this plugin too.
 """
 
+from __future__ import annotations
+
 import ctypes
 import os
 import site
 import sys
 import traceback
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any
 
 import nbdkit
 
-_TREE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
-if os.path.isdir(os.path.join(_TREE, "blockcore")):
-    sys.path[:0] = [_TREE, os.path.dirname(os.path.realpath(__file__))]
-    _PACKAGES = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
-    site.addsitedir(os.path.join(_TREE, ".venv", _PACKAGES))
-else:
-    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+HERE = os.path.dirname(os.path.realpath(__file__))
+TREE = os.path.dirname(HERE)
+sys.path.insert(0, HERE)
+if os.path.isdir(os.path.join(TREE, "blockcore")):
+    # Not installed: the packages are beside this directory, and in the tree's own environment.
+    sys.path.insert(0, TREE)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    site.addsitedir(os.path.join(TREE, ".venv", "lib", version, "site-packages"))
+# An embedded interpreter takes its prefix from the first python3 on PATH; if that is not
+# Debian's, libnbd would not be found.
+sys.path.append("/usr/lib/python3/dist-packages")
 
 import threadstate  # noqa: E402
-
+from blockcore.accounting import Slot  # noqa: E402
+from blockcore.qapi import QmpError  # noqa: E402
 from blockcore.server import Connection, Server  # noqa: E402
 
 API_VERSION = 2
 
-NBD_ERRNOS = frozenset((1, 5, 12, 22, 28, 75, 95, 108))
-"""What the NBD protocol can say; nbdkit turns the others into EINVAL."""
+EIO = 5
+NBD_ERRNOS = frozenset((1, EIO, 12, 22, 28, 75, 95, 108))
+"""What the NBD protocol can say; nbdkit turns everything else into EINVAL."""
 
-_libc = ctypes.CDLL(None)
+local = threadstate.local
 server = Server(os.environ, os.getcwd())
+_libc = ctypes.CDLL(None)
+_format_exception = traceback.format_exception
 
 
-def _one_line(kind, error, trace):
+def _one_line(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> list[str]:
     """What nbdkit prints of an exception: an errno is an answer, not a crash."""
-    if isinstance(error, (OSError, server.config_error)):
+    if isinstance(error, (OSError, QmpError)):
         return [str(error)]
     return _format_exception(kind, error, trace)
 
 
-_format_exception, traceback.format_exception = traceback.format_exception, _one_line
+traceback.format_exception = _one_line  # type: ignore[assignment]
 
 
-def _alive():
+def _alive() -> bool:
     """Whether this request's client is still connected and nbdkit is not quitting."""
-    return _libc.nbdkit_nanosleep(0, 0) == 0
+    return bool(_libc.nbdkit_nanosleep(0, 0) == 0)
 
 
-def _wait_for_shutdown():
+def _wait_for_shutdown() -> None:
     """Returns when nbdkit begins to quit, whatever the reason."""
     while _libc.nbdkit_nanosleep(1 << 30, 0) == 0:
         pass
 
 
-def _slot(h):
-    slot = h.new_slot()
-    threadstate.local.slot = slot
-    threadstate.keep(lambda: h.retire(slot))
+def _slot(h: Connection) -> Slot:
+    """This thread's slot, made on its first request."""
+    try:
+        slot: Slot = local.slot
+    except AttributeError:
+        slot = local.slot = h.new_slot()
+        threadstate.keep(lambda: h.retire(slot))
     return slot
 
 
-def _run(h, coro):
+def _run(h: Connection, coro: Coroutine[Any, Any, Any]) -> Any:
     """Carry out one guest request on this thread."""
-    if not hasattr(threadstate.local, "slot"):
-        _slot(h)
+    _slot(h)
     try:
         return server.lock.run_in_thread(coro, _alive)
     except OSError as error:
-        nbdkit.set_error(error.errno if error.errno in NBD_ERRNOS else 5)
+        nbdkit.set_error(error.errno if error.errno in NBD_ERRNOS else EIO)
         raise
 
 
-def thread_model():
-    return nbdkit.THREAD_MODEL_PARALLEL
+def thread_model() -> int:
+    return int(nbdkit.THREAD_MODEL_PARALLEL)
 
 
-def config(key, value):
+def config(key: str, value: str) -> None:
     server.config(key, value)
 
 
-def config_complete():
+def config_complete() -> None:
     server.config_complete()
 
 
-def get_ready():
+def get_ready() -> None:
     server.get_ready()
 
 
-def after_fork():
+def after_fork() -> None:
     server.after_fork(nbdkit.shutdown, _wait_for_shutdown)
 
 
-def cleanup():
+def cleanup() -> None:
     server.cleanup()
 
 
-def list_exports(readonly, is_tls):
+def list_exports(readonly: bool, is_tls: bool) -> list[tuple[str, str]]:
     return server.exports()
 
 
-def default_export(readonly, is_tls):
+def default_export(readonly: bool, is_tls: bool) -> str:
     return server.default_export()
 
 
-def open(readonly):
+def open(readonly: bool) -> Connection:
     try:
         return server.connect(nbdkit.export_name(), readonly)
     except OSError as error:
@@ -113,88 +130,72 @@ def open(readonly):
         raise
 
 
-def close(h):
-    h.close()
-
-
-def get_size(h):
+def get_size(h: Connection) -> int:
     return h.blk.size
 
 
-def block_size(h):
+def block_size(h: Connection) -> tuple[int, int, int]:
     return h.block_size()
 
 
-def can_write(h):
+def can_write(h: Connection) -> bool:
     return h.writable
 
 
-def is_rotational(h):
+def is_rotational(h: Connection) -> bool:
     return False
 
 
-def can_flush(h):
+def can_flush(h: Connection) -> bool:
     return True
 
 
 can_trim = can_zero = can_fast_zero = can_extents = can_multi_conn = can_flush
 
 
-def can_fua(h):
-    return nbdkit.FUA_NATIVE
+def can_fua(h: Connection) -> int:
+    return int(nbdkit.FUA_NATIVE)
 
 
-def can_cache(h):
+def can_cache(h: Connection) -> int:
     """nbdkit reads and throws away: a prefetch that fails is a read that fails."""
-    return nbdkit.CACHE_EMULATE
+    return int(nbdkit.CACHE_EMULATE)
 
 
-def pread(h, buf, offset, flags):
-    local = threadstate.local
-    slot = local.slot if hasattr(local, "slot") else _slot(h)
-    buf = memoryview(buf)
-    done, error = h.short_pread(slot, buf, offset)
+def pread(h: Connection, buf: memoryview, offset: int, flags: int) -> None:
+    done, error = h.short_pread(_slot(h), buf, offset)
     if not done:
         _run(h, h.blk.pread(offset, buf, error))
 
 
-def pwrite(h, buf, offset, flags):
-    local = threadstate.local
-    slot = local.slot if hasattr(local, "slot") else _slot(h)
-    buf = memoryview(buf)
-    done, error = (False, None) if flags else h.short_pwrite(slot, buf, offset)
+def pwrite(h: Connection, buf: memoryview, offset: int, flags: int) -> None:
+    if flags & nbdkit.FLAG_FUA:
+        _run(h, h.blk.pwrite(offset, buf, fua=True))
+        return
+    done, error = h.short_pwrite(_slot(h), buf, offset)
     if not done:
-        _run(h, h.blk.pwrite(offset, buf, bool(flags & nbdkit.FLAG_FUA), error))
+        _run(h, h.blk.pwrite(offset, buf, error=error))
 
 
-def flush(h, flags):
+def flush(h: Connection, flags: int) -> None:
     _run(h, h.blk.flush())
 
 
-def trim(h, count, offset, flags):
-    _run(h, h.blk.discard(offset, count, bool(flags & nbdkit.FLAG_FUA)))
+def trim(h: Connection, count: int, offset: int, flags: int) -> None:
+    _run(h, h.blk.discard(offset, count, fua=bool(flags & nbdkit.FLAG_FUA)))
 
 
-def zero(h, count, offset, flags):
-    fast = bool(flags & nbdkit.FLAG_FAST_ZERO)
-    _run(
-        h,
-        h.blk.zero(
-            offset,
-            count,
-            may_unmap=bool(flags & nbdkit.FLAG_MAY_TRIM),
-            fua=bool(flags & nbdkit.FLAG_FUA),
-            fast=fast,
-        ),
-    )
+def zero(h: Connection, count: int, offset: int, flags: int) -> None:
+    may_unmap = bool(flags & nbdkit.FLAG_MAY_TRIM)
+    fua, fast = bool(flags & nbdkit.FLAG_FUA), bool(flags & nbdkit.FLAG_FAST_ZERO)
+    _run(h, h.blk.zero(offset, count, may_unmap=may_unmap, fua=fua, fast=fast))
 
 
-def extents(h, count, offset, flags):
-    found = _run(h, h.blk.block_status(offset, count))
-    hole, zeroes = nbdkit.EXTENT_HOLE, nbdkit.EXTENT_ZERO
+def extents(h: Connection, count: int, offset: int, flags: int) -> list[tuple[int, int, int]]:
     entries = []
-    for extent in found:
-        kind = (0 if extent.data else hole) | (zeroes if extent.zero else 0)
-        entries.append((offset, extent.length, kind))
+    for extent in _run(h, h.blk.block_status(offset, count)):
+        hole = 0 if extent.data else nbdkit.EXTENT_HOLE
+        zeroes = nbdkit.EXTENT_ZERO if extent.zero else 0
+        entries.append((offset, extent.length, hole | zeroes))
         offset += extent.length
     return entries

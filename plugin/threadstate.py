@@ -28,7 +28,6 @@ local = threading.local()
 _at_exit: dict[int, Callable[[], None]] = {}
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 def _thread_ended(state: int) -> None:
     """Called on the dying thread.
 
@@ -42,8 +41,9 @@ def _thread_ended(state: int) -> None:
     _api.PyThreadState_Delete(state)
 
 
+_destructor = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(_thread_ended)
 _key = ctypes.c_uint()
-if _libc.pthread_key_create(ctypes.byref(_key), _thread_ended) != 0:
+if _libc.pthread_key_create(ctypes.byref(_key), _destructor) != 0:
     raise OSError("pthread_key_create")
 
 

@@ -8,10 +8,10 @@ from typing import Annotated
 
 from blockcore.block_backend import BlockBackend
 from blockcore.commands.block_info import BUCKET_MEMBERS
-from blockcore.policy import parse_rerror, parse_werror
 from blockcore.effects import Until
 from blockcore.machine import Machine
 from blockcore.nodes.options import BLOCKDEV_OPTIONS, BlockdevOptions
+from blockcore.policy import parse_rerror, parse_werror
 from blockcore.qapi import BlockWriteThreshold, QapiErrorClass, QmpError, UInt64
 from blockcore.qmp.schema import CommandTable
 from blockcore.throttle import Limit, ThrottleConfig

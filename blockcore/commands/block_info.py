@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from blockcore.block_backend import BlockBackend
 from blockcore.machine import Machine
@@ -161,12 +161,12 @@ async def _actual_size(node: BlockNode) -> int | None:
     return None
 
 
-def _limits(blk: BlockBackend | None) -> dict[str, int | str]:
+def _limits(blk: BlockBackend | None) -> dict[str, Any]:
     if blk is None or blk.throttle is None:
         return {}
     group = blk.throttle.group
     config = group.state.config
-    shown: dict[str, int | str] = {"group": group.name}
+    shown: dict[str, Any] = {"group": group.name}
     for member, name in BUCKET_MEMBERS.items():
         limit: Limit = config.buckets[name]
         shown[member] = limit.avg

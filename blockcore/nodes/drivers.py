@@ -104,7 +104,7 @@ async def _make_blkdebug(
         around,
         await child(options.image),
         config=options.config or "",
-        rules=[_fault(error, f"{effective.node_name}.{index}") for index, error in enumerate(errors)],
+        rules=[_fault(rule, f"{effective.node_name}.{n}") for n, rule in enumerate(errors)],
         changes=[_state_change(change) for change in changes],
         limits=BlkdebugLimits(
             max_transfer=options.max_transfer or 0,

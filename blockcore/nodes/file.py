@@ -176,5 +176,3 @@ def _seek_extent(fd: int, offset: int, length: int) -> Extent:
     if data > offset:
         return Extent(data - offset, data=False, zero=True)
     return Extent(os.lseek(fd, offset, os.SEEK_HOLE) - offset, data=True, zero=False)
-
-

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 
 from blockcore.nodes.drivers import make_node
-from blockcore.nodes.node import BlockNode, NodeOptions, Surroundings
 from blockcore.nodes.filename import filename
+from blockcore.nodes.node import BlockNode, NodeOptions, Surroundings
 from blockcore.nodes.options import (
     BlockdevCacheOptions,
     BlockdevOptions,

@@ -364,4 +364,3 @@ class BlockNode:
             chunk = min(length, ZERO_CHUNK)
             await self.do_pwrite(offset, memoryview(_ZEROES)[:chunk])
             offset, length = offset + chunk, length - chunk
-
