@@ -282,20 +282,33 @@ class BigLock:
         routine.gate = threading.Event()
         self._wait(routine)
         self._parked.add(routine)
-        self._leave()
-        while routine.until is not None:
-            if routine.gate.wait(self._patience_s(routine)):
-                routine.gate.clear()
-            elif self._overdue(routine) or not alive():
-                break
-        self._lock.acquire()
+        gone = False
+        while routine.until is not None and not gone and not self._overdue(routine):
+            self._leave()
+            gone = self._watch(routine, alive)
+            self._lock.acquire()
         self._parked.discard(routine)
         if routine.until is not None:
             self.forget(routine)
-            if self._overdue(routine):
-                routine.advance(False)
-            else:
+            if gone:
                 routine.abandon()
+            else:
+                routine.advance(False)
+
+    def _watch(self, routine: _ThreadRoutine, alive: Callable[[], bool]) -> bool:
+        """Sleep until there is something to do for the routine; whether its client is gone.
+
+        The lock is not held: another region may move the routine on, to its
+        next wait even, before the caller has it.
+        """
+        while routine.until is not None:
+            if routine.gate.wait(self._patience_s(routine)):
+                routine.gate.clear()
+            elif self._overdue(routine):
+                return False
+            elif not alive():
+                return True
+        return False
 
     def _overdue(self, routine: Routine) -> bool:
         until = routine.until
