@@ -38,8 +38,12 @@ from blockcore.server import Connection, Server  # noqa: E402
 API_VERSION = 2
 
 EIO = 5
-NBD_ERRNOS = frozenset((1, EIO, 12, 22, 28, 75, 95, 108))
-"""What the NBD protocol can say; nbdkit turns everything else into EINVAL."""
+ENOTSUP = 95
+NBD_ERRNOS = frozenset((1, EIO, 12, 22, 28, 108))
+"""What nbdkit says in answer to any request; it turns everything else into EINVAL.
+
+ENOTSUP is for fast zeroes only; EOVERFLOW is for a flag that plugins do not see.
+"""
 
 local = threadstate.local
 server = Server(os.environ, os.getcwd())
@@ -80,13 +84,14 @@ def _slot(h: Connection) -> Slot:
     return slot
 
 
-def _run(h: Connection, coro: Coroutine[Any, Any, Any]) -> Any:
-    """Carry out one guest request on this thread."""
+def _run(h: Connection, coro: Coroutine[Any, Any, Any], fast: bool = False) -> Any:
+    """Carry out one guest request on this thread; `fast` tells a fast zero."""
     _slot(h)
     try:
         return server.lock.run_in_thread(coro, _alive)
     except OSError as error:
-        nbdkit.set_error(error.errno if error.errno in NBD_ERRNOS else EIO)
+        known = error.errno in NBD_ERRNOS or (fast and error.errno == ENOTSUP)
+        nbdkit.set_error(error.errno if known else EIO)
         raise
 
 
@@ -188,7 +193,7 @@ def trim(h: Connection, count: int, offset: int, flags: int) -> None:
 def zero(h: Connection, count: int, offset: int, flags: int) -> None:
     may_unmap = bool(flags & nbdkit.FLAG_MAY_TRIM)
     fua, fast = bool(flags & nbdkit.FLAG_FUA), bool(flags & nbdkit.FLAG_FAST_ZERO)
-    _run(h, h.blk.zero(offset, count, may_unmap=may_unmap, fua=fua, fast=fast))
+    _run(h, h.blk.zero(offset, count, may_unmap=may_unmap, fua=fua, fast=fast), fast)
 
 
 def extents(h: Connection, count: int, offset: int, flags: int) -> list[tuple[int, int, int]]:

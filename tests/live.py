@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -128,6 +130,7 @@ class Live:
         line = self.process.stdout.readline()
         if not line:
             self.process.wait(TIMEOUT_S)
+            self.process.stdout.close()
             raise AssertionError(f"did not start: {self.log.read_text()}")
         self.ready: dict[str, Any] = json.loads(line)
 
@@ -166,6 +169,93 @@ class Live:
         """Tell it to end; its exit status."""
         self.process.send_signal(how)
         return self.process.wait(TIMEOUT_S)
+
+
+class Request:
+    """A request that a guest has sent; `outcome` is "OK" or the name of an errno, once there."""
+
+    def __init__(self, guest: nbd.NBD, cookie: int, buffer: nbd.Buffer | None) -> None:
+        self.guest = guest
+        self.cookie = cookie
+        self.buffer = buffer
+        self.outcome: str | None = None
+
+    @property
+    def data(self) -> bytes:
+        """What a read has read."""
+        assert self.buffer is not None and self.outcome == "OK", self.outcome
+        return bytes(self.buffer.to_bytearray())
+
+    def check(self) -> None:
+        """Take the reply if it has come."""
+        try:
+            if self.guest.aio_command_completed(self.cookie):
+                self.outcome = "OK"
+        except nbd.Error as exc:
+            self.outcome = exc.errno or "EIO"
+
+
+class Flight:
+    """Requests in flight, on any number of handles, and their fate in the order of sending."""
+
+    def __init__(self) -> None:
+        self.pending: list[Request] = []
+
+    def send(self, guest: nbd.NBD, what: str, *args: Any, read: int = 0) -> Request:
+        """`what` is "pwrite", "flush", ...; `read` is the length of a "pread"."""
+        buffer = nbd.Buffer(read) if read else None
+        call = getattr(guest, f"aio_{what}")
+        request = Request(guest, call(*((buffer,) if buffer else ()), *args), buffer)
+        self.pending.append(request)
+        return request
+
+    def write(self, guest: nbd.NBD, offset: int, data: bytes, flags: int = 0) -> Request:
+        buffer = nbd.Buffer.from_bytearray(bytearray(data))
+        request = Request(guest, guest.aio_pwrite(buffer, offset, flags=flags), buffer)
+        self.pending.append(request)
+        return request
+
+    def read(self, guest: nbd.NBD, offset: int, length: int) -> Request:
+        return self.send(guest, "pread", offset, read=length)
+
+    def poll(self, timeout_s: float) -> list[Request]:
+        """Move bytes, waiting that long for any; the requests that are finished now."""
+        poller = select.poll()
+        guests = {}
+        for request in self.pending:
+            guest = request.guest
+            if guest.aio_is_ready() or guest.aio_is_processing():
+                guests[guest.aio_get_fd()] = guest
+        for fd, guest in guests.items():
+            writes = guest.aio_get_direction() & nbd.AIO_DIRECTION_WRITE
+            poller.register(fd, select.POLLIN | (select.POLLOUT if writes else 0))
+        for fd, ready in poller.poll(timeout_s * 1000) if guests else ():
+            if ready & select.POLLOUT:
+                guests[fd].aio_notify_write()
+            elif ready & (select.POLLIN | select.POLLHUP | select.POLLERR):
+                guests[fd].aio_notify_read()
+        for request in self.pending:
+            request.check()
+        finished = [request for request in self.pending if request.outcome is not None]
+        self.pending = [request for request in self.pending if request.outcome is None]
+        return finished
+
+    def land(self, *requests: Request) -> list[str | None]:
+        """Wait for these, or for all, and tell how they ended."""
+        wanted = requests or tuple(self.pending)
+        deadline = time.monotonic() + TIMEOUT_S
+        while any(request.outcome is None for request in wanted):
+            assert time.monotonic() < deadline, "no reply"
+            self.poll(1.0)
+        return [request.outcome for request in wanted]
+
+    def arrived(self, guest: nbd.NBD) -> None:
+        """Return when the server has read all that was sent on this handle.
+
+        It reads in order, and answers block status whatever state it is in;
+        it must have a worker left for it.
+        """
+        self.land(self.send(guest, "block_status", 512, 0, lambda *_: 0))
 
 
 def make_image(path: Path, size: int, pattern: int = 0) -> Path:
