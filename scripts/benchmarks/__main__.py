@@ -1,0 +1,112 @@
+"""The command line of `scripts/bench`."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.control import cont_row, round_trip_row
+from benchmarks.data_path import (
+    LARGE_READ,
+    LARGE_WRITE,
+    RANDOM_READ,
+    RANDOM_WRITE,
+    large_row,
+    random_row,
+    rules_row,
+)
+from benchmarks.memory import memory_row
+from benchmarks.plan import Plan, on_tmpfs, workplace
+from benchmarks.report import as_json, table
+from benchmarks.rounds import Row
+from benchmarks.servers import versions
+
+ROWS: dict[str, Callable[[Plan, str], Row]] = {
+    "4k-read": partial(random_row, pattern=RANDOM_READ),
+    "4k-write": partial(random_row, pattern=RANDOM_WRITE),
+    "1m-read": partial(large_row, pattern=LARGE_READ),
+    "1m-write": partial(large_row, pattern=LARGE_WRITE),
+    "rules-read": partial(rules_row, pattern=RANDOM_READ),
+    "rules-write": partial(rules_row, pattern=RANDOM_WRITE),
+    "qmp": round_trip_row,
+    "cont": cont_row,
+    "memory": memory_row,
+}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option(
+    "--row", "names", type=click.Choice(list(ROWS)), multiple=True, help="Only this; repeatable."
+)
+@click.option("--rounds", type=click.IntRange(1), default=5, help="Turns of every contender.")
+@click.option("--seconds", type=click.FloatRange(0.05), default=3.0, help="Of each turn.")
+@click.option("--quick", is_flag=True, help="Two rounds of one second: a first impression.")
+@click.option("--size", type=click.IntRange(4), default=1024, help="MiB of the drive.")
+@click.option("--held", type=click.IntRange(1), default=1000, help="Requests held at once.")
+@click.option(
+    "--connections", type=click.IntRange(1), default=40, help="Over which those are spread."
+)
+@click.option(
+    "--json", "json_path", type=click.Path(path_type=Path), help="Write all figures here."
+)
+def bench(
+    names: tuple[str, ...],
+    rounds: int,
+    seconds: float,
+    quick: bool,
+    size: int,
+    held: int,
+    connections: int,
+    json_path: Path | None,
+) -> None:
+    """Measure this tree beside nbdkit's C plugins and QEMU; print ratios and the budget.
+
+    A ratio is the median over the rounds of one contender's figure by the
+    other's in the same round; its spread stands behind it.  Figures are in
+    the row's unit and good for nothing but this run.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    if quick:
+        rounds, seconds = 2, 1.0
+    environment = _environment()
+    with workplace(size << 20) as (directory, image):
+        if not on_tmpfs(directory):
+            click.echo(f"/dev/shm is too small: the drive is in {directory.parent}", err=True)
+        plan = Plan(directory, image, size << 20, rounds, seconds, held, connections)
+        rows = []
+        for name in names or ROWS:
+            rows.append(ROWS[name](plan, name))
+            click.echo(table(rows[-1:]))
+        parameters = {
+            "rounds": rounds,
+            "seconds": seconds,
+            "size": size << 20,
+            "held": held,
+            "connections": connections,
+            "tmpfs": on_tmpfs(directory),
+        }
+    if json_path is not None:
+        json_path.write_text(json.dumps(as_json(rows, environment, parameters), indent=2) + "\n")
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load_average": os.getloadavg()[0],
+        **versions(),
+    }
+
+
+if __name__ == "__main__":
+    bench(prog_name="scripts/bench")

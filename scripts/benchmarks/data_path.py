@@ -1,0 +1,128 @@
+"""Rows of the data path: fio against this tree, nbdkit in C, and QEMU."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.load import Qmp, fio
+from benchmarks.plan import Plan
+from benchmarks.rounds import Budget, Row, take_turns
+from benchmarks.servers import Server, faultline, nbdkit_file, qemu_nbd
+
+RULES = 1000
+
+SECTOR_SIZE = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """What fio does; `unit` is the figure that is told of it."""
+
+    rw: str
+    block: str
+    depth: int
+    unit: str
+
+    def on(self, server: Server, plan: Plan, size: int) -> Callable[[], float]:
+        """A measurement of the first `size` bytes of a server's drive."""
+        return lambda: fio(
+            server.uri(),
+            rw=self.rw,
+            block=self.block,
+            depth=self.depth,
+            size=size,
+            seconds=plan.seconds,
+        )[self.unit]
+
+
+RANDOM_READ = Pattern("randread", "4k", 32, "iops")
+RANDOM_WRITE = Pattern("randwrite", "4k", 32, "iops")
+LARGE_READ = Pattern("read", "1M", 4, "mib_s")
+LARGE_WRITE = Pattern("write", "1M", 4, "mib_s")
+
+
+def random_row(plan: Plan, name: str, pattern: Pattern) -> Row:
+    """Small requests: as good as C with its filter, far better than QEMU."""
+    row = _against_peers(plan, name, f"4k {pattern.rw}, 32 in flight", pattern)
+    row.compare("faultline", "nbdkit file + error filter", Budget(least=0.85))
+    row.compare("faultline", "qemu-nbd raw + blkdebug", Budget(least=2))
+    return row
+
+
+def large_row(plan: Plan, name: str, pattern: Pattern) -> Row:
+    """Large requests: the copying is all that should cost."""
+    row = _against_peers(plan, name, f"1 MiB sequential {pattern.rw}, 4 in flight", pattern)
+    row.compare("faultline", "nbdkit file + error filter", Budget(least=1))
+    row.compare("faultline", "qemu-nbd raw + blkdebug")
+    return row
+
+
+def rules_row(plan: Plan, name: str, pattern: Pattern) -> Row:
+    """A thousand rules for the drive's second half, while fio is in the first."""
+    half = plan.size // 2
+    with contextlib.ExitStack() as stack:
+        where, image = plan.directory, plan.image
+        config = where / "rules.conf"
+        config.write_text(_blkdebug_config(half))
+        plain = stack.enter_context(faultline(where, f"drive=id=vda,file={image},format=raw"))
+        ruled = stack.enter_context(faultline(where, f"drive=id=vda,file={image},format=raw"))
+        _add_rules(ruled, half)
+        configured = stack.enter_context(
+            faultline(where, f"drive=id=vda,file=blkdebug:{config}:{image},format=raw")
+        )
+        qemu = stack.enter_context(qemu_nbd(where, image, config))
+        servers = {
+            "no rules": plain,
+            "x-fault-add": ruled,
+            "blkdebug file": configured,
+            "qemu-nbd, blkdebug file": qemu,
+        }
+        contenders = {who: pattern.on(server, plan, half) for who, server in servers.items()}
+        figures = take_turns(contenders, plan.rounds)
+    what = f"4k {pattern.rw}, 32 in flight, {RULES} rules that do not match"
+    row = Row(name, what, pattern.unit, figures)
+    row.compare("x-fault-add", "no rules", Budget(least=0.8))
+    row.compare("blkdebug file", "no rules", Budget(least=0.8))
+    row.compare("blkdebug file", "qemu-nbd, blkdebug file")
+    return row
+
+
+def _against_peers(plan: Plan, name: str, what: str, pattern: Pattern) -> Row:
+    with _servers(plan.directory, plan.image) as servers:
+        contenders = {who: pattern.on(server, plan, plan.size) for who, server in servers.items()}
+        return Row(name, what, pattern.unit, take_turns(contenders, plan.rounds))
+
+
+@contextlib.contextmanager
+def _servers(directory: Path, image: Path) -> Iterator[dict[str, Server]]:
+    """All of them on one file: its pages are equally warm for each."""
+    with contextlib.ExitStack() as stack:
+        ours = faultline(directory, f"drive=id=vda,file={image},format=raw")
+        yield {
+            "faultline": stack.enter_context(ours),
+            "nbdkit file + error filter": stack.enter_context(nbdkit_file(directory, image)),
+            "qemu-nbd raw + blkdebug": stack.enter_context(qemu_nbd(directory, image)),
+        }
+
+
+def _add_rules(server: Server, start: int) -> None:
+    """Ranges of one sector, with one between each and the next."""
+    with Qmp(server.control) as qmp:
+        for index in range(RULES):
+            offset = start + 2 * index * SECTOR_SIZE
+            qmp.execute(
+                "x-fault-add", {"node-name": "vda", "offset": offset, "length": SECTOR_SIZE}
+            )
+
+
+def _blkdebug_config(start: int) -> str:
+    """The same rules in a file that QEMU reads too, half of them for each kind of request."""
+    first = start // SECTOR_SIZE
+    events = ("read_aio", "write_aio")
+    return "".join(
+        f'[inject-error]\nevent = "{events[index % 2]}"\nerrno = "5"\nsector = "{first + index}"\n'
+        for index in range(RULES)
+    )

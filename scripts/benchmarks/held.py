@@ -1,0 +1,80 @@
+"""Guests whose writes are held by a machine that an error has stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import select
+import struct
+import termios
+import time
+
+import nbd
+
+from benchmarks.load import Qmp
+from benchmarks.servers import Server
+
+BLOCK = 512
+"""Bytes of each held write."""
+
+SETTLE_S = 0.05
+"""For a request that nbdkit has taken from its socket to arrive where it is held."""
+
+
+class Guests:
+    """Connections to the drive vda, over which writes are spread evenly."""
+
+    def __init__(self, server: Server, connections: int) -> None:
+        self._handles = [nbd.NBD() for _ in range(connections)]
+        self._poll = select.poll()
+        self._of_fd: dict[int, nbd.NBD] = {}
+        self._pending: list[tuple[nbd.NBD, int]] = []
+        for handle in self._handles:
+            handle.connect_uri(server.uri())
+            self._of_fd[handle.aio_get_fd()] = handle
+            self._poll.register(handle.aio_get_fd(), select.POLLIN)
+
+    def __enter__(self) -> Guests:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            with contextlib.suppress(nbd.Error):
+                handle.shutdown()
+
+    def hold(self, qmp: Qmp, count: int) -> None:
+        """Let `count` writes meet a full disk; returns once the server has them all."""
+        rule = {"node-name": "vda", "iotype": "write", "errno": "ENOSPC"}
+        fault = qmp.execute("x-fault-add", rule)
+        buffer = nbd.Buffer.from_bytearray(bytearray(BLOCK))
+        for index in range(count):
+            handle = self._handles[index % len(self._handles)]
+            self._pending.append((handle, handle.aio_pwrite(buffer, index * BLOCK)))
+        qmp.wait_event("STOP")
+        while any(_unread(fd) for fd in self._of_fd):
+            time.sleep(0.001)
+        time.sleep(SETTLE_S)
+        qmp.execute("x-fault-remove", fault)
+
+    def cont(self, qmp: Qmp) -> float:
+        """Seconds from `cont` until all that were held are done; RuntimeError if one failed."""
+        in_flight = len(self._pending)
+        started = time.perf_counter()
+        qmp.execute("cont")
+        while in_flight:
+            for fd, _ in self._poll.poll():
+                handle = self._of_fd[fd]
+                in_flight -= handle.aio_in_flight()
+                handle.aio_notify_read()
+                in_flight += handle.aio_in_flight()
+        elapsed = time.perf_counter() - started
+        if not all(handle.aio_command_completed(cookie) for handle, cookie in self._pending):
+            raise RuntimeError("a held request is not done")
+        self._pending.clear()
+        return elapsed
+
+
+def _unread(fd: int) -> int:
+    """Bytes the server has not yet read from its end of the connection."""
+    (count,) = struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)))
+    return int(count)

@@ -1,0 +1,49 @@
+"""What a run is to do, and where: the drive is a file on tmpfs, so that no disk is measured."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+TMPFS = Path("/dev/shm")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Sizes and durations of a run; `image` is a raw file of `size` bytes without holes."""
+
+    directory: Path
+    image: Path
+    size: int
+    rounds: int
+    seconds: float
+    held: int
+    connections: int
+
+
+@contextlib.contextmanager
+def workplace(size: int) -> Iterator[tuple[Path, Path]]:
+    """A directory with a written raw file of `size` bytes; both are removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="faultline-bench-", dir=_roomy(size)) as name:
+        image = Path(name) / "drive.img"
+        piece = bytes(range(256)) * 4096
+        with image.open("wb") as file:
+            for start in range(0, size, len(piece)):
+                file.write(piece[: size - start])
+        yield Path(name), image
+
+
+def on_tmpfs(directory: Path) -> bool:
+    return directory.is_relative_to(TMPFS)
+
+
+def _roomy(size: int) -> Path | None:
+    """tmpfs if it takes the file, else wherever temporary files go."""
+    try:
+        return TMPFS if shutil.disk_usage(TMPFS).free > size + (64 << 20) else None
+    except OSError:
+        return None

@@ -1,0 +1,156 @@
+"""The servers that are measured: this tree's, and its peers'.
+
+Each is a context manager that gives a `Server` once it accepts connections,
+and ends the process afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+START_S = 30.0
+"""A server that does not accept connections by then will not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server; `nbd` and `control` are the paths of its sockets."""
+
+    pid: int
+    nbd: Path
+    control: Path
+
+    def uri(self, export: str = "") -> str:
+        return f"nbd+unix:///{export}?socket={self.nbd}"
+
+    def rss_kib(self) -> float:
+        """Resident memory of the process; statm would lag behind by some pages per thread."""
+        rollup = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
+        resident = next(line for line in rollup.splitlines() if line.startswith("Rss:"))
+        return float(resident.split()[1])
+
+
+@contextlib.contextmanager
+def faultline(directory: Path, *keys: str, threads: int | None = None) -> Iterator[Server]:
+    """This tree's `faultline serve`; `threads` is nbdkit's number of workers per connection."""
+    command = [sys.executable, "-c", "from blockcore.cli import main; main()", "serve"]
+    with _place(directory) as place:
+        options = ["--nbd", str(place / "nbd"), "--control", str(place / "qmp")]
+        options += [] if threads is None else ["--threads", str(threads)]
+        with _process([*command, *options, *keys], place) as process:
+            assert process.stdout is not None
+            if not process.stdout.readline():
+                raise RuntimeError(_why(command, place))
+            yield Server(process.pid, place / "nbd", place / "qmp")
+
+
+@contextlib.contextmanager
+def nbdkit_file(directory: Path, image: Path) -> Iterator[Server]:
+    """nbdkit's own `file` plugin under its error filter, which is what C can do at best."""
+    with _place(directory) as place:
+        command = ["nbdkit", "-f", "-U", str(place / "nbd"), "--filter=error"]
+        command += ["file", str(image), "error-rate=0"]
+        with _listening(command, place, place / "nbd") as server:
+            yield server
+
+
+@contextlib.contextmanager
+def qemu_nbd(directory: Path, image: Path, config: Path | None = None) -> Iterator[Server]:
+    """qemu-nbd with blkdebug over a raw file: QEMU's own way to a failing drive."""
+    options = f"driver=raw,file.driver=blkdebug,file.image.driver=file,file.image.filename={image}"
+    if config is not None:
+        options += f",file.config={config}"
+    with _place(directory) as place:
+        command = ["qemu-nbd", "-k", str(place / "nbd"), "--persistent", "--shared=64"]
+        command += ["--cache=writeback", "--aio=threads", "--image-opts", options]
+        with _listening(command, place, place / "nbd") as server:
+            yield server
+
+
+@contextlib.contextmanager
+def qemu_system(directory: Path) -> Iterator[Server]:
+    """A QEMU whose machine has nothing in it: its QMP monitor."""
+    with _place(directory) as place:
+        command = ["qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none"]
+        command += ["-qmp", f"unix:{place}/qmp,server=on,wait=off"]
+        with _listening(command, place, place / "qmp") as server:
+            yield server
+
+
+@contextlib.contextmanager
+def storage_daemon(directory: Path) -> Iterator[Server]:
+    """qemu-storage-daemon's QMP monitor."""
+    with _place(directory) as place:
+        command = ["qemu-storage-daemon", "--chardev"]
+        command += [f"socket,id=c,path={place}/qmp,server=on,wait=off", "--monitor", "chardev=c"]
+        command += ["--nbd-server", f"addr.type=unix,addr.path={place}/nbd,max-connections=0"]
+        with _listening(command, place, place / "qmp") as server:
+            yield server
+
+
+@contextlib.contextmanager
+def _place(directory: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=directory) as place:
+        yield Path(place)
+
+
+@contextlib.contextmanager
+def _process(command: Sequence[str], place: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with (place / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(START_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@contextlib.contextmanager
+def _listening(command: Sequence[str], place: Path, path: Path) -> Iterator[Server]:
+    with _process(command, place) as process:
+        deadline = time.monotonic() + START_S
+        while not _accepts(path):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(_why(command, place))
+            time.sleep(0.01)
+        yield Server(process.pid, place / "nbd", place / "qmp")
+
+
+def _accepts(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+def _why(command: Sequence[str], place: Path) -> str:
+    return f"{command[0]} did not start: {(place / 'log').read_text(errors='replace')}"
+
+
+def versions() -> dict[str, str]:
+    """What the peers say they are."""
+    commands = {
+        "nbdkit": ["nbdkit", "--version"],
+        "qemu": ["qemu-nbd", "--version"],
+        "fio": ["fio", "--version"],
+    }
+    return {
+        name: subprocess.run(command, capture_output=True, text=True, check=True)
+        .stdout.partition("\n")[0]
+        .strip()
+        for name, command in commands.items()
+    }

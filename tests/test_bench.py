@@ -1,0 +1,100 @@
+"""scripts/bench measures every row and says so in JSON; its figures are nobody's business here."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TREE = Path(__file__).resolve().parent.parent
+
+ROWS = [
+    "4k-read",
+    "4k-write",
+    "1m-read",
+    "1m-write",
+    "rules-read",
+    "rules-write",
+    "qmp",
+    "cont",
+    "memory",
+]
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """scripts/bench without its set-up, which the tests have behind them."""
+    path = os.pathsep.join([str(TREE), str(TREE / "scripts")])
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def left_behind() -> set[Path]:
+    return set(Path("/dev/shm").glob("faultline-bench-*"))
+
+
+def check_samples(samples: dict[str, Any]) -> None:
+    assert samples["samples"]
+    assert samples["median"] == statistics.median(samples["samples"])
+    assert samples["min"] == min(samples["samples"])
+    assert samples["max"] == max(samples["samples"])
+
+
+def check_ratio(ratio: dict[str, Any], figures: dict[str, Any]) -> None:
+    ours, theirs = (figures[ratio[side]]["samples"] for side in ("ours", "theirs"))
+    assert ratio["samples"] == [a / b for a, b in zip(ours, theirs, strict=True)]
+    check_samples(ratio)
+    least, most, median = ratio["at_least"], ratio["at_most"], ratio["median"]
+    if least is None and most is None:
+        assert ratio["met"] is None
+    else:
+        assert ratio["met"] is (median >= least if most is None else median <= most)
+
+
+@pytest.mark.slow
+def test_every_row_is_measured_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    before = left_behind()
+    tiny = ["--rounds", "1", "--seconds", "0.05", "--size", "4"]
+    few = ["--held", "6", "--connections", "2"]
+    done = bench(*tiny, *few, "--json", str(tmp_path / "bench.json"))
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert result["environment"].keys() >= {"cores", "load_average", "nbdkit", "qemu", "fio"}
+    assert result["parameters"]["rounds"] == 1 and result["parameters"]["size"] == 4 << 20
+    assert [row["name"] for row in result["rows"]] == ROWS
+    for row in result["rows"]:
+        assert f"{row['name']}: {row['what']}" in done.stdout
+        assert len(row["figures"]) > 1
+        for samples in row["figures"].values():
+            check_samples(samples)
+        assert any(ratio["met"] is not None for ratio in row["ratios"])
+        if row["name"] != "memory":
+            assert all(figure["min"] > 0 for figure in row["figures"].values())
+        for ratio in row["ratios"]:
+            check_ratio(ratio, row["figures"])
+    assert left_behind() <= before
+
+
+def test_one_row_alone_takes_its_rounds(tmp_path: Path) -> None:
+    brief = ["--row", "qmp", "--rounds", "3", "--seconds", "0.05", "--size", "4"]
+    done = bench(*brief, "--json", str(tmp_path / "bench.json"))
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert row["name"] == "qmp"
+    assert all(len(samples["samples"]) == 3 for samples in row["figures"].values())
+
+
+def test_an_unknown_row_is_refused() -> None:
+    done = bench("--row", "speed")
+    assert done.returncode == 2
+    assert "'speed' is not one of" in done.stderr
