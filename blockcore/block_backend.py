@@ -221,15 +221,9 @@ class BlockBackend:
             self.find_short_path()
 
     async def drain(self) -> None:
-        """Wait until no request is at a node, letting throttled ones through (bdrv_drain)."""
-        member = self.throttle
-        if member is not None:
-            member.drain_begin()
-        try:
+        """Wait until no request is at a node (bdrv_drain); those that come meanwhile wait."""
+        with self.quiesced():
             await Until(self.quiet)
-        finally:
-            if member is not None:
-                member.drain_end()
 
     async def pread(self, offset: int, buf: memoryview, error: OSError | None = None) -> None:
         """A guest's read into `buf`.

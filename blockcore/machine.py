@@ -211,11 +211,11 @@ class Machine:
         self.emit(Reset(guest=False, reason=ShutdownCause.HOST_QMP_SYSTEM_RESET))
         for blk in self.backends:
             blk.drop_held()
-        if not self.vm.running:
+        if self.vm.running:
+            for blk in self.backends:
+                await blk.drain()
+        elif not self.quit_requested:
             self.vm.set(RunState.PRELAUNCH)
-            return
-        for blk in self.backends:
-            await blk.drain()
 
     def quit(self, cause: ShutdownCause) -> None:
         """Say SHUTDOWN, once, and never run again."""

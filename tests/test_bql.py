@@ -185,7 +185,8 @@ def test_settling_is_first_come_first_served() -> None:
 def test_who_comes_back_queues_up_at_the_end() -> None:
     """A routine that takes what it waited for keeps the others waiting."""
     lock, _ = make_lock()
-    tokens, order = [], []
+    tokens: list[int] = []
+    order = []
 
     def available() -> bool:
         return bool(tokens)
@@ -452,7 +453,7 @@ def test_who_moves_on_while_overdue_is_not_abandoned() -> None:
     The clock is what a thread looks at last before it takes the lock to say
     that it is overdue; there this test lets the other one be first.
     """
-    looks = []
+    looks: list[bool] = []
 
     class Racing(StillClock):
         def monotonic_ns(self) -> int:
