@@ -384,25 +384,19 @@ def follow(path: str, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def first_event(process: subprocess.Popen[str], control: str) -> str:
-    """Make QEMU emit events until the follower, of which nobody knows when it is ready, has one."""
-    assert process.stdout is not None
-    os.set_blocking(process.stdout.fileno(), False)
-    line = ""
-    while not line:
-        assert process.poll() is None
-        assert main(["qmp", "-s", control, "cont"]) == 0
-        assert main(["qmp", "-s", control, "stop"]) == 0
-        line = process.stdout.readline()
-    os.set_blocking(process.stdout.fileno(), True)
-    return line
+def wait_connected(process: subprocess.Popen[str], path: str) -> None:
+    assert process.stderr is not None
+    assert process.stderr.readline() == f"faultline: following {path}\n"
 
 
 def test_events_counts_the_named_ones(qemu: tuple[str, str]) -> None:
     with follow(qemu[1], "--count", "1", "STOP") as process:
-        event = json.loads(first_event(process, qemu[0]))
-        assert event["event"] == "STOP"
-        assert process.communicate(timeout=20) == ("", "")
+        wait_connected(process, qemu[1])
+        assert main(["qmp", "-s", qemu[0], "cont"]) == 0
+        assert main(["qmp", "-s", qemu[0], "stop"]) == 0
+        out, err = process.communicate(timeout=20)
+        assert json.loads(out)["event"] == "STOP"
+        assert err == ""
     assert process.returncode == 0
 
 
@@ -410,7 +404,9 @@ def test_events_counts_the_named_ones(qemu: tuple[str, str]) -> None:
 def test_events_ends_cleanly(end: str, qemu: tuple[str, str]) -> None:
     with follow(qemu[1], "RESUME") as process:
         assert process.stdout is not None and process.stderr is not None
-        assert json.loads(first_event(process, qemu[0]))["event"] == "RESUME"
+        wait_connected(process, qemu[1])
+        assert main(["qmp", "-s", qemu[0], "cont"]) == 0
+        assert json.loads(process.stdout.readline())["event"] == "RESUME"
         if end == "interrupt":
             process.send_signal(signal.SIGINT)
         elif end == "server":

@@ -79,7 +79,8 @@ def events(path: str | None, count: int | None, names: tuple[str, ...]) -> None:
     """Follow the events, one line of JSON each, until the machine ends.
 
     With NAMEs only those.  Interrupt it, or close the pipe it writes to, to
-    end it earlier.
+    end it earlier.  A line on stderr tells when it is connected; no event
+    after that is missed.
 
     \b
     Examples:
@@ -150,6 +151,7 @@ async def follow(path: str, printer: EventPrinter) -> None:
     client.events.event_filter = lambda event: False
     client.register_listener(printer)
     async with _session(client, path), _pipe_watch(printer.reader_gone):
+        click.echo(f"faultline: following {path}", err=True)
         ends = {
             asyncio.create_task(printer.finished.wait()),
             asyncio.create_task(_disconnected(client)),

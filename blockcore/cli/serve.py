@@ -84,13 +84,15 @@ def serve(
     drive= and blockdev= a temporary drive of 1 GiB, vda, is served.
 
     \b
-    Keys (drive and blockdev may be repeated):
+    Keys (the first three may be repeated):
       drive=...                as QEMU's -drive: id, file, rerror, werror, ...
       blockdev=...             as QEMU's -blockdev, keyval or JSON
+      device=...               as QEMU's -device, for block devices
       control=SOCKET           the QMP socket
       prelaunch=on             start stopped, as QEMU's -S
       job-error-check=modern   accept job error policies as QEMU 7.2 does
       seed=N                   for fault rules with a rate
+      name=TEXT                what query-name answers
 
     \b
     Examples:
