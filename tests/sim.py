@@ -21,7 +21,7 @@ from blockcore.commands.table import table
 from blockcore.effects import Call
 from blockcore.machine import Machine
 from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
-from blockcore.nodes.options import BlockdevOptions
+from blockcore.nodes.options import BlockdevOptionsFile
 from blockcore.qapi import BlockdevOnError
 from blockcore.qmp.schema import to_wire
 
@@ -163,7 +163,7 @@ class MemoryNode(BlockNode):
         on_io: Callable[[str], None] = lambda what: None,
     ) -> None:
         super().__init__(options, around)
-        self.definition = BlockdevOptions(driver="memory", node_name=options.node_name)
+        self.definition = BlockdevOptionsFile(driver="file", filename="memory")
         self.filename = "memory"
         self.size = size
         self.data = bytearray(size)

@@ -47,8 +47,7 @@ class BlockGraph:
         try:
             node = await make_node(options, effective, self._around, self.path, child)
             await node.do_open()
-            if options.node_name is not None:
-                self._check_name(options.node_name)
+            await self._check_name_again(node)
         except QmpError:
             for opened in children:
                 await self.release(opened)
@@ -100,6 +99,12 @@ class BlockGraph:
         check_node_name(name)
         if name in self.nodes:
             raise QmpError(f"Duplicate nodes with node-name='{name}'")
+
+    async def _check_name_again(self, node: BlockNode) -> None:
+        """QmpError, and the node is closed, if its name was taken while it was being opened."""
+        if node.node_name in self.nodes:
+            await node.do_close()
+            raise QmpError(f"Duplicate nodes with node-name='{node.node_name}'")
 
     async def _child(self, ref: BlockdevRef, parent: NodeOptions) -> BlockNode:
         if isinstance(ref, BlockdevOptions):
