@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 
+from blockcore.accounting import Slot
 from blockcore.block_backend import BlockBackend
 from blockcore.clock import Clock
 from blockcore.effects import Until
@@ -72,6 +73,14 @@ class Machine:
         """Decide anew which drives may take the short path."""
         for blk in self.backends:
             blk.find_short_path()
+
+    def short_slots(self) -> Iterator[Slot]:
+        """The slots of all drives: whoever may be on the short path."""
+        return (slot for blk in self.backends for slot in blk.slots)
+
+    def device_of(self, node: BlockNode) -> str:
+        """The name of the drive that has the node as its root, or empty."""
+        return next((blk.name for blk in self.backends if blk.root is node), "")
 
     def add_backend(self, blk: BlockBackend) -> None:
         """Attach a drive to its root node and put it into service."""

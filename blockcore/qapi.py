@@ -218,4 +218,22 @@ class BlockWriteThreshold:
     write_threshold: UInt64
 
 
-Event = Stop | Resume | Shutdown | Reset | BlockIoError | BlockWriteThreshold
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockImageCorrupted:
+    """An image is damaged: `offset` and `size` (bytes) say where, if that is known.
+
+    `fatal`: the node is not used any more.
+    """
+
+    NAME: ClassVar[str] = "BLOCK_IMAGE_CORRUPTED"
+    device: str
+    node_name: str | None = None
+    msg: str
+    offset: int | None = None
+    size: int | None = None
+    fatal: bool
+
+
+Event = (
+    Stop | Resume | Shutdown | Reset | BlockIoError | BlockWriteThreshold | BlockImageCorrupted
+)

@@ -21,18 +21,28 @@ import os
 
 from blockcore.accounting import Slot
 from blockcore.clock import Clock
-from blockcore.nodes.node import Direct
+from blockcore.nodes.direct import Direct
 
 
 class ShortPath:
     """Where a drive's plain requests go; immutable, replaced as a whole."""
 
-    __slots__ = ("fd", "nodes", "now_ns", "read_touches", "shift", "size", "write_touches")
+    __slots__ = (
+        "fd",
+        "nodes",
+        "now_ns",
+        "read_touches",
+        "shift",
+        "size",
+        "translation",
+        "write_touches",
+    )
 
     def __init__(self, direct: Direct, size: int, clock: Clock) -> None:
         self.fd = direct.fd
         self.shift = direct.shift
         self.size = size
+        self.translation = direct.translation
         self.nodes = tuple(direct.nodes)
         self.now_ns = clock.monotonic_ns
         self.read_touches = direct.read_gate.touches if direct.read_gate else None
@@ -48,8 +58,10 @@ class ShortPath:
         if offset + length > self.size or (touches is not None and touches(offset, length)):
             return False
         start_ns = self.now_ns()
-        done = os.preadv(self.fd, (buf,), offset + self.shift)
-        if done != length:
+        if self.translation is not None:
+            if not self.translation.pread(buf, offset + self.shift):
+                return False
+        elif os.preadv(self.fd, (buf,), offset + self.shift) != length:
             return False
         slot.last_ns = end_ns = self.now_ns()
         slot.rd_ops += 1
@@ -65,8 +77,10 @@ class ShortPath:
         if end > self.size or (touches is not None and touches(offset, length)):
             return False
         start_ns = self.now_ns()
-        done = os.pwrite(self.fd, buf, offset + self.shift)
-        if done != length:
+        if self.translation is not None:
+            if not self.translation.pwrite(slot, buf, offset + self.shift):
+                return False
+        elif os.pwrite(self.fd, buf, offset + self.shift) != length:
             return False
         if end > slot.wr_highest:
             slot.wr_highest = end

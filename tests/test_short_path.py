@@ -20,7 +20,7 @@ from blockcore.block_backend import BlockBackend
 from blockcore.bql import BigLock
 from blockcore.clock import SystemClock
 from blockcore.faults import Gate
-from blockcore.nodes.node import Direct
+from blockcore.nodes.direct import Direct
 from blockcore.qapi import Event, RunState
 from blockcore.server import Connection, Server
 from blockcore.short_path import ShortPath

@@ -13,11 +13,14 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
+from blockcore.accounting import Slot
 from blockcore.clock import Clock
-from blockcore.faults import FaultInjector, Gate
+from blockcore.faults import FaultInjector
+from blockcore.nodes.direct import Direct
 from blockcore.nodes.options import BlockdevOptions
 from blockcore.qapi import (
     BlkdebugEvent,
@@ -40,6 +43,12 @@ class Surroundings(Protocol):
 
     clock: Clock
 
+    def short_slots(self) -> Iterable[Slot]:
+        """The slots of the workers that may be on the short path."""
+
+    def device_of(self, node: BlockNode) -> str:
+        """The name of the drive whose root the node is, or empty (bdrv_get_device_name)."""
+
     def emit(self, event: Event) -> None:
         """Send an event to every client."""
 
@@ -56,32 +65,6 @@ class Extent(NamedTuple):
     length: int
     data: bool
     zero: bool
-
-
-@dataclass(slots=True)
-class Direct:
-    """A node whose I/O may go straight to a file descriptor: see `short_path.py`.
-
-    `shift` is added to the node's offsets.  The gates hold the ranges that a
-    fault rule may concern, in the node's own offsets.  `nodes` are those
-    passed on the way, each with its shift, whose counters follow later.
-    """
-
-    fd: int
-    read_gate: Gate
-    write_gate: Gate
-    shift: int = 0
-    nodes: list[tuple[BlockNode, int]] = field(default_factory=list)
-
-    def shifted(self, by: int) -> Direct:
-        """The same, for a parent whose offset 0 is this node's offset `by`."""
-        return Direct(
-            fd=self.fd,
-            read_gate=Gate().union(self.read_gate, -by),
-            write_gate=Gate().union(self.write_gate, -by),
-            shift=self.shift + by,
-            nodes=[(node, shift + by) for node, shift in self.nodes],
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +150,7 @@ class BlockNode:
             self.debug_event(BlkdebugEvent.PWRITEV)
             self.inject(BlkdebugIOType.WRITE, offset, len(buf))
             await self.do_pwrite(offset, buf)
+            self._grew_to(end)
         finally:
             self._end_write(end)
         if fua:
@@ -196,6 +180,7 @@ class BlockNode:
                 if exc.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP) or no_fallback:
                     raise
                 await self._write_zeroes(offset, length)
+            self._grew_to(end)
         finally:
             self._end_write(end)
         if fua:
@@ -224,6 +209,7 @@ class BlockNode:
         """
         generation = self._write_gen
         self.child_event(BlkdebugEvent.FLUSH_TO_OS)
+        await self.do_flush_to_os()
         if not self.options.no_flush and self._flushed_gen != generation:
             self.child_event(BlkdebugEvent.FLUSH_TO_DISK)
             self.inject(BlkdebugIOType.FLUSH, 0, 0)
@@ -310,6 +296,9 @@ class BlockNode:
     async def do_discard(self, offset: int, length: int) -> None:
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
 
+    async def do_flush_to_os(self) -> None:
+        """Give what the driver keeps in memory to its children; also with cache.no-flush."""
+
     async def do_flush(self) -> None:
         """Nothing but the children to flush, unless a driver knows better."""
 
@@ -339,6 +328,11 @@ class BlockNode:
         end = offset + length
         self._check_threshold(end)
         return end
+
+    def _grew_to(self, end: int) -> None:
+        """A write beyond the end makes a node longer; only format drivers do that."""
+        if end > self.size:
+            self.resized(end)
 
     def _end_write(self, end: int) -> None:
         """bdrv_co_write_req_finish: a failed write counts for the highest offset as well."""

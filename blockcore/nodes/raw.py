@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from blockcore.nodes.node import BlockNode, Direct, Extent, NodeOptions, Surroundings
+from blockcore.nodes.direct import Direct
+from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
 from blockcore.qapi import BlkdebugEvent, QmpError
 
 
