@@ -10,7 +10,6 @@ from typing import NamedTuple
 from blockcore.nodes.qcow2.entries import (
     ENTRY_MASK,
     HAS_CLUSTER,
-    READS_AS_ZERO,
     ZERO,
     Kind,
     kind_of,
@@ -73,13 +72,16 @@ class Eraser:
         if self.image.header.version < 3 and has_backing:
             raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
         for piece in pieces(offset, length, self.image.cluster_size, size):
-            if piece.whole or await self._rest_is_zero(piece, size):
+            if piece.whole:
                 await self.zero_clusters(piece.offset, piece.length, may_unmap)
-            else:
+            elif not await self._zero_part(piece, size, may_unmap):
                 await self.writer.pwrite(piece.offset, memoryview(bytes(piece.length)))
 
-    async def _rest_is_zero(self, piece: Piece, size: int) -> bool:
-        """Whether zeroing a part of a cluster makes all of it zero, and it has no data."""
+    async def _zero_part(self, piece: Piece, size: int, may_unmap: bool) -> bool:
+        """Zero a cluster of which a part is to be zero, if it has no data and the rest is zero.
+
+        Gives whether it is done.
+        """
         start = piece.offset & ~self.image.cluster_mask
         stop = min(start + self.image.cluster_size, size)
         end = piece.offset + piece.length
@@ -87,21 +89,31 @@ class Eraser:
             return False
         if not await self._reads_as_zero(end, stop - end):
             return False
-        run = await self.mapping.run(start, 1)
-        return run.kind is Kind.UNALLOCATED or run.kind in READS_AS_ZERO
+        return await self.zero_clusters(start, 1, may_unmap, spare_data=True)
 
-    async def zero_clusters(self, offset: int, length: int, may_unmap: bool) -> None:
-        """Zero the clusters a range touches; with `may_unmap` they lose what they had."""
-        if self.image.header.version < 3:
-            await self.unmap(offset, length)
-            return
+    async def zero_clusters(
+        self, offset: int, length: int, may_unmap: bool, *, spare_data: bool = False
+    ) -> bool:
+        """Zero the clusters a range touches; with `may_unmap` they lose what they had.
+
+        With `spare_data` those that hold data by now are left alone; gives
+        whether there were none.
+        """
+        version, spared = self.image.header.version, 0
 
         def change(entry: int) -> int:
+            nonlocal spared
             kind = kind_of(entry)
+            if spare_data and kind in (Kind.NORMAL, Kind.COMPRESSED):
+                spared += 1
+                return entry
+            if version < 3:
+                return 0
             unmap = kind is Kind.COMPRESSED or (may_unmap and kind in HAS_CLUSTER)
             return ZERO if unmap else entry | ZERO
 
-        await self._change(offset, length, change, sparse=False)
+        await self._change(offset, length, change, sparse=version < 3)
+        return not spared
 
     async def discard(self, offset: int, length: int, size: int, has_backing: bool) -> None:
         """Discard the clusters that lie wholly in a range (qcow2_co_pdiscard).
