@@ -5,6 +5,8 @@ Also a judge of qcow2 images that knows nothing of the driver's code.
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,12 +25,17 @@ class Disk(BlockNode):
     """Bytes that grow.  `log` has every write since the beginning; None stands for a flush.
 
     `on_io` gets the kind of each request, and may raise OSError: then it has no effect.
+    Nothing can be written beyond `limit`.
     """
 
     driver = "memory"
 
     def __init__(
-        self, data: bytes, around: Around, on_io: Callable[[str], None] = lambda what: None
+        self,
+        data: bytes,
+        around: Around,
+        on_io: Callable[[str], None] = lambda what: None,
+        limit: int = 1 << 30,
     ) -> None:
         super().__init__(options("file"), around)
         self.start = data
@@ -36,6 +43,7 @@ class Disk(BlockNode):
         self.size = len(data)
         self.log: list[tuple[int, bytes] | None] = []
         self.on_io = on_io
+        self.limit = limit
 
     async def do_pread(self, offset: int, buf: memoryview) -> None:
         def load() -> None:
@@ -49,6 +57,8 @@ class Disk(BlockNode):
     async def do_pwrite(self, offset: int, buf: memoryview) -> None:
         def store() -> None:
             self.on_io("write")
+            if offset + len(buf) > self.limit:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
             self.log.append((offset, bytes(buf)))
             put(self.data, offset, buf)
 
