@@ -121,7 +121,7 @@ async def query_named_block_nodes(
     machine: Machine, *, flat: bool = False
 ) -> list[BlockDeviceInfo]:
     """All nodes; `flat` leaves out the information on backing images."""
-    return [await device_info(node, None) for node in reversed(machine.graph.nodes.values())]
+    return [await device_info(node, None) for node in reversed(list(machine.graph.nodes.values()))]
 
 
 async def device_info(node: BlockNode, blk: BlockBackend | None) -> BlockDeviceInfo:
