@@ -278,8 +278,7 @@ async def execute(machine: Machine, name: str, **arguments: Any) -> Any:
     command = table.commands[name]
     known = {member.wire_name for member in command.members}
     wire = {
-        key if command.boxed or key in known else key.replace("_", "-"): value
-        for key, value in arguments.items()
+        key if key in known else key.replace("_", "-"): value for key, value in arguments.items()
     }
     result = command.function(machine, **command.bind(wire))
     return to_wire(await result if command.is_coroutine else result)

@@ -123,9 +123,12 @@ class FileNode(BlockNode):
     def do_direct(self) -> Direct | None:
         return None if self._direct_fd >= 0 else Direct(self.fd, Gate(), Gate())
 
-    async def actual_size(self) -> int:
-        """Bytes the file occupies on its file system."""
-        status: os.stat_result = await Call(os.fstat, self.fd)
+    async def actual_size(self) -> int | None:
+        """Bytes the file occupies on its file system; None if it is closed meanwhile."""
+        try:
+            status: os.stat_result = await Call(os.fstat, self.fd)
+        except OSError:
+            return None
         return status.st_blocks * 512
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from blockcore.nodes.drivers import make_node
 from blockcore.nodes.filename import filename
@@ -18,7 +18,10 @@ from blockcore.qapi import BlockdevDetectZeroesOptions, BlockdevDiscardOptions, 
 
 
 class BlockGraph:
-    """All nodes of a machine, by node-name.
+    """All nodes of a machine, by node-name, in the order of QEMU's graph_bdrv_states.
+
+    A format node is listed after its file, a protocol's before its child: the
+    queries show it.
 
     `directory` is what relative file names are relative to: the working
     directory of the user, which nbdkit leaves.
@@ -38,6 +41,7 @@ class BlockGraph:
         if options.node_name is not None:
             self._check_name(options.node_name)
         effective = self._inherit(options, parent)
+        earlier = set(self.nodes)
         children: list[BlockNode] = []
 
         async def child(ref: BlockdevRef) -> BlockNode:
@@ -57,6 +61,8 @@ class BlockGraph:
         self.nodes[node.node_name] = node
         for opened in children:
             opened.parents.append(node)
+        if node.driver == "blkdebug":
+            self._list_last(self.nodes.keys() - earlier - {node.node_name})
         return node
 
     async def release(self, node: BlockNode) -> None:
@@ -90,6 +96,10 @@ class BlockGraph:
     def path(self, filename: str) -> str:
         """A file name as the user meant it, made absolute."""
         return os.path.join(self.directory, filename)
+
+    def _list_last(self, names: Set[str]) -> None:
+        for name in [name for name in self.nodes if name in names]:
+            self.nodes[name] = self.nodes.pop(name)
 
     def _definition(self, node_name: str) -> BlockdevOptions:
         return self.nodes[node_name].definition
