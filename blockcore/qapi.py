@@ -218,4 +218,14 @@ class BlockWriteThreshold:
     write_threshold: UInt64
 
 
-Event = Stop | Resume | Shutdown | Reset | BlockIoError | BlockWriteThreshold
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XVolumeExtended:
+    """The volume under a `file` node has grown; physical sizes in bytes."""
+
+    NAME: ClassVar[str] = "X_VOLUME_EXTENDED"
+    node_name: str
+    old_size: Size
+    new_size: Size
+
+
+Event = Stop | Resume | Shutdown | Reset | BlockIoError | BlockWriteThreshold | XVolumeExtended
