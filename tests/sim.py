@@ -280,7 +280,7 @@ def add_drive(
     return blk
 
 
-async def execute(machine: Machine, name: str, **arguments: Any) -> Any:
+async def execute(machine: Machine, name: str, /, **arguments: Any) -> Any:
     """A QMP command as a client would send it, ``_`` for ``-``; gives the wire form of its reply.
 
     Arguments of commands that keep their underscores are found as well.

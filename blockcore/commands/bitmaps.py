@@ -172,7 +172,10 @@ def find_usable_bitmap(machine: Machine, node: str, name: str) -> tuple[BlockNod
 
 
 def merge_bitmaps(machine: Machine, options: BlockDirtyBitmapMerge) -> DirtyBitmap:
-    """Merge all sources into the target, which is the result; QmpError, and it is as it was."""
+    """Merge all sources into the target, which is the result; QmpError, and it is as it was.
+
+    Without sources nothing happens; QEMU 7.2 crashes.
+    """
     owner, target = find_bitmap(machine, options.node, options.target)
     merged = DirtyBitmap(target.size, target.granularity)
     for source in options.bitmaps:
@@ -180,9 +183,9 @@ def merge_bitmaps(machine: Machine, options: BlockDirtyBitmapMerge) -> DirtyBitm
             bitmap = owner.bitmaps.find(source)
         else:
             _, bitmap = find_bitmap(machine, source.node, source.name)
+        target.check_usable()
         bitmap.check_usable()
         merged.merge(bitmap)
-    target.check_usable()
     target.merge(merged)
     return target
 
