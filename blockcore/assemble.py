@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 from blockcore.accounting import BlockAcctStats
 from blockcore.block_backend import BlockBackend, Device
 from blockcore.device_config import DeviceConfig
@@ -21,6 +23,9 @@ class Assembly:
     def __init__(self, machine: Machine, devices: tuple[DeviceConfig, ...]) -> None:
         self._machine = machine
         self._devices = {device.drive: device for device in devices}
+        # QEMU makes the devices that drives imply after those that were given.
+        self._nameless = [device for device in devices if device.id is None]
+        self._implied = count(len(self._nameless))
 
     async def add_node(self, options: BlockdevOptions) -> None:
         """A `blockdev`."""
@@ -68,12 +73,13 @@ class Assembly:
 
     def _device(self, device: DeviceConfig | None) -> Device:
         """The device model, with the path that QEMU's object tree has for it."""
-        if device is None or device.id is None:
-            place = f"/machine/peripheral-anon/device[{len(self._machine.backends)}]"
+        if device is None:
+            number = next(self._implied)
+            return Device(qdev=f"/machine/peripheral-anon/device[{number}]/virtio-backend")
+        if device.id is None:
+            place = f"/machine/peripheral-anon/device[{self._nameless.index(device)}]"
         else:
             place = f"/machine/peripheral/{device.id}"
-        if device is None:
-            return Device(qdev=f"{place}/virtio-backend")
         virtio = device.driver.startswith("virtio-blk")
         return Device(
             qdev=f"{place}/virtio-backend" if virtio else device.id or place,

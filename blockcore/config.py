@@ -56,16 +56,18 @@ class Config:
 
 
 class ConfigParser:
-    """Takes one pair after the other, so that an error is known to be in the last one."""
+    """Takes one pair after the other; `pair` is the one that an error is about."""
 
     def __init__(self) -> None:
+        self.pair = ""
         self._drives: list[DriveConfig] = []
         self._blockdevs: list[BlockdevOptions] = []
-        self._devices: list[DeviceConfig] = []
+        self._devices: list[tuple[str, DeviceConfig]] = []
         self._machine: dict[str, str] = {}
 
     def add(self, key: str, value: str) -> None:
         """Check and take a pair; QmpError if its value or its key is wrong."""
+        self.pair = f"{key}={value}"
         try:
             self._add(key, value)
         except RecursionError:
@@ -101,7 +103,7 @@ class ConfigParser:
         return Config(
             drives=tuple(self._drives),
             blockdevs=tuple(self._blockdevs),
-            devices=tuple(self._devices),
+            devices=tuple(device for _, device in self._devices),
             control=given.get("control"),
             prelaunch=opt_bool(given.get("prelaunch", "off"), "prelaunch"),
             job_error_check_modern=given.get("job-error-check") == "modern",
@@ -119,16 +121,16 @@ class ConfigParser:
 
     def _add_device(self, text: str) -> None:
         device = parse_device(text)
-        if device.id is not None and any(device.id == other.id for other in self._devices):
+        if device.id is not None and any(device.id == other.id for _, other in self._devices):
             raise QmpError(f"Duplicate ID '{device.id}' for device")
-        self._devices.append(device)
+        self._devices.append((self.pair, device))
 
     def _connect(self) -> None:
         """Check that every device finds what it names, and that no drive has two devices."""
         drives = {drive.id: drive for drive in self._drives}
         nodes = _node_names([drive.options for drive in self._drives] + self._blockdevs)
         used = set()
-        for device in self._devices:
+        for self.pair, device in self._devices:
             name = device.drive
             if name in drives:
                 if name in used:

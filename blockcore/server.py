@@ -123,13 +123,13 @@ class Server:
 
     def config(self, key: str, value: str) -> None:
         """Take one KEY=VALUE; QmpError with one line that names it if it is wrong."""
-        with self._reported(f"{key}={value}"):
+        with self._reported():
             self._parser.add(key, value)
         self._given.setdefault(key, []).append(value)
 
     def config_complete(self) -> None:
         """Check that all of them fit together; QmpError with one line if not."""
-        with self._reported(None):
+        with self._reported():
             self._config = self._parser.finish()
 
     def get_ready(self) -> None:
@@ -221,12 +221,15 @@ class Server:
         }
 
     @contextlib.contextmanager
-    def _reported(self, what: str | None) -> Iterator[None]:
-        """Name what was wrong.  Under `faultline serve` nbdkit is silent: print it here."""
+    def _reported(self, what: str | None = None) -> Iterator[None]:
+        """Name the pair that is wrong: `what`, or the one the parser is at.
+
+        Under `faultline serve` nbdkit is silent, so the line is printed here.
+        """
         try:
             yield
         except QmpError as exc:
-            line = exc.desc if what is None else f"{what}: {exc.desc}"
+            line = f"{what or self._parser.pair}: {exc.desc}"
             if self._serving:
                 print(f"faultline: {line}", file=sys.stderr)
             self._remove_files()

@@ -21,7 +21,7 @@ from blockcore.commands.table import table
 from blockcore.effects import Call
 from blockcore.machine import Machine
 from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
-from blockcore.nodes.options import BlockdevOptions
+from blockcore.nodes.options import BlockdevOptionsFile
 from blockcore.qapi import BlockdevOnError
 from blockcore.qmp.schema import to_wire
 
@@ -172,7 +172,7 @@ class MemoryNode(BlockNode):
         on_io: Callable[[str], None] = lambda what: None,
     ) -> None:
         super().__init__(options, around)
-        self.definition = BlockdevOptions(driver="memory", node_name=options.node_name)
+        self.definition = BlockdevOptionsFile(driver="file", filename="memory")
         self.filename = "memory"
         self.size = size
         self.data = bytearray(size)
@@ -288,8 +288,7 @@ async def execute(machine: Machine, name: str, /, **arguments: Any) -> Any:
     command = table.commands[name]
     known = {member.wire_name for member in command.members}
     wire = {
-        key if command.boxed or key in known else key.replace("_", "-"): value
-        for key, value in arguments.items()
+        key if key in known else key.replace("_", "-"): value for key, value in arguments.items()
     }
     result = command.function(machine, **command.bind(wire))
     return to_wire(await result if command.is_coroutine else result)

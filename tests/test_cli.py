@@ -349,6 +349,28 @@ def test_a_server_that_says_nothing(
     assert "no QMP greeting within 0.05 s" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("pair", "reason"),
+    [
+        ("device=virtio-blk,drive=d", "Property 'virtio-blk-device.drive' can't find value 'd'"),
+        ("drive=id=vda,file=nope", "Could not open 'nope': No such file or directory"),
+        ("prelaunch=soon", "Parameter 'prelaunch' expects 'on' or 'off'"),
+    ],
+)
+def test_serve_names_the_wrong_key(pair: str, reason: str, tmp_path: Path) -> None:
+    result = subprocess.run(
+        [*FAULTLINE, "serve", "--nbd", "nbd", "blockdev=null-co,node-name=n", pair, "seed=1"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(TOP)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"faultline: {pair}: {reason}\n"
+    assert not list(tmp_path.iterdir())
+
+
 def test_serve_without_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with subprocess.Popen(
         [*FAULTLINE, "serve"],

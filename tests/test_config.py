@@ -338,8 +338,8 @@ REFUSED_PAIRS: dict[str, tuple[list[tuple[str, str]], str]] = {
     "connected by itself": (
         [("drive", "id=d,driver=null-co"), ("device", "virtio-blk,drive=d")],
         (
-            "Drive 'd' is already in use because it has been automatically connected to another device"
-            " (did you need 'if=none' in the drive options?)"
+            "Drive 'd' is already in use because it has been automatically connected to another"
+            " device (did you need 'if=none' in the drive options?)"
         ),
     ),
     "read-only hard disk": (

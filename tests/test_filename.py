@@ -130,7 +130,9 @@ SHOWN = {
     "blkdebug:c.conf:null-co://": "blkdebug:c.conf:null-co://",
     'json:{"driver":"null-co","latency-ns":5}': "null-co://",
     'json:{"driver":"null-co","size":1048576}': 'json:{"driver": "null-co", "size": 1048576}',
-    'json:{"driver":"null-co","read-zeroes":true}': 'json:{"driver": "null-co", "read-zeroes": true}',
+    'json:{"driver":"null-co","read-zeroes":true}': (
+        'json:{"driver": "null-co", "read-zeroes": true}'
+    ),
     'json:{"file.driver":"null-co"}': "null-co://",
     'json:{"driver":"file","filename":"a:b.raw"}': "a:b.raw",
     'json:{"driver":"raw","discard":"unmap","node-name":"x","cache":{"direct":true},'

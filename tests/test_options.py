@@ -43,7 +43,8 @@ def test_every_member_of_the_common_ones() -> None:
     options = parse_blockdev_options(
         parse_keyval(
             "driver=file,node-name=n,discard=unmap,cache.direct=on,cache.no-flush=off,read-only=on,"
-            "auto-read-only=off,force-share=on,detect-zeroes=unmap,filename=f,locking=auto,aio=native"
+            "auto-read-only=off,force-share=on,detect-zeroes=unmap,filename=f,locking=auto,"
+            "aio=native"
         ),
         keyval=True,
     )

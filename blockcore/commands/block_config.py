@@ -19,6 +19,9 @@ from blockcore.throttle import Limit, ThrottleConfig
 table = CommandTable()
 table.event(BlockWriteThreshold)
 
+PERIPHERAL = "/machine/peripheral"
+"""Where QEMU's object tree has the devices that users have made."""
+
 
 @table.command("block_resize", wire_names={"node_name": "node-name"})
 async def block_resize(
@@ -100,7 +103,7 @@ def block_set_io_throttle(
         },
     )
     config.validate()
-    machine.set_throttle(blk, config, group or blk.name or id or "")
+    machine.set_throttle(blk, config, group or device or id or "")
 
 
 def _or(value: int | None, default: int) -> int:
@@ -108,7 +111,12 @@ def _or(value: int | None, default: int) -> int:
 
 
 def _throttled_backend(machine: Machine, device: str | None, qdev: str | None) -> BlockBackend:
-    """The drive by its name or by its device's id; exactly one of them is to be given."""
+    """The drive by its name or by its device's path; exactly one of them is to be given.
+
+    A path that does not begin at the root begins at the devices of users, so
+    that an id is one (find_device_state).  The id of a virtio-blk-pci names
+    the PCI device around the one that has the drive.
+    """
     if (device is None) == (qdev is None):
         raise QmpError("Need exactly one of 'device' and 'id'")
     if device is not None:
@@ -116,10 +124,18 @@ def _throttled_backend(machine: Machine, device: str | None, qdev: str | None) -
         if blk is None:
             raise QmpError(f"Device '{device}' not found", QapiErrorClass.DEVICE_NOT_FOUND)
         return blk
+    path = _absolute(qdev or "")
     for blk in machine.backends:
-        if qdev in (blk.device.qdev, blk.device.id):
+        own = _absolute(blk.device.qdev)
+        if path == own:
             return blk
+        if f"{path}/virtio-backend" == own:
+            raise QmpError("Device does not have a block device backend")
     raise QmpError(f"Device '{qdev}' not found", QapiErrorClass.DEVICE_NOT_FOUND)
+
+
+def _absolute(path: str) -> str:
+    return path if path.startswith("/") else f"{PERIPHERAL}/{path}"
 
 
 @table.command("blockdev-add", boxed=True)

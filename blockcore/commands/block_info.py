@@ -10,6 +10,7 @@ from blockcore.commands.bitmaps import BlockDirtyInfo, dirty_bitmaps
 from blockcore.machine import Machine
 from blockcore.nodes.file import FileNode
 from blockcore.nodes.node import BlockNode
+from blockcore.nodes.null import NullNode
 from blockcore.qapi import BlockdevDetectZeroesOptions, BlockDeviceIoStatus
 from blockcore.qmp.schema import CommandTable
 from blockcore.throttle import Limit
@@ -29,13 +30,14 @@ BUCKET_MEMBERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageInfo:
-    """QAPI's ImageInfo; sizes in bytes."""
+    """QAPI's ImageInfo; sizes in bytes.  `backing_image` is also what a filter is on."""
 
     filename: str
     format: str
     dirty_flag: bool | None = None
     actual_size: int | None = None
     virtual_size: int
+    backing_image: ImageInfo | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,24 +125,23 @@ async def query_named_block_nodes(
     machine: Machine, *, flat: bool = False
 ) -> list[BlockDeviceInfo]:
     """All nodes; `flat` leaves out the information on backing images."""
-    return [await device_info(node, None) for node in reversed(machine.graph.nodes.values())]
+    nodes = list(reversed(machine.graph.nodes.values()))
+    return [await device_info(node, None, flat=flat) for node in nodes]
 
 
-async def device_info(node: BlockNode, blk: BlockBackend | None) -> BlockDeviceInfo:
+async def device_info(
+    node: BlockNode, blk: BlockBackend | None, *, flat: bool = False
+) -> BlockDeviceInfo:
     """A node as seen from a drive; limits are shown only there (bdrv_block_device_info)."""
+    image, depth = await _image_info(node, flat)
     return BlockDeviceInfo(
         file=node.filename,
         node_name=node.node_name,
         ro=node.read_only,
         drv=node.driver,
+        backing_file_depth=depth,
         detect_zeroes=node.options.detect_zeroes,
-        image=ImageInfo(
-            filename=node.filename,
-            format=node.driver,
-            dirty_flag=False,
-            actual_size=await _actual_size(node),
-            virtual_size=node.size,
-        ),
+        image=image,
         cache=BlockdevCacheInfo(
             writeback=blk.writeback if blk is not None else True,
             direct=node.options.direct,
@@ -152,13 +153,37 @@ async def device_info(node: BlockNode, blk: BlockBackend | None) -> BlockDeviceI
     )
 
 
+async def _image_info(node: BlockNode, flat: bool) -> tuple[ImageInfo, int]:
+    """The image, and how many there are below it, which `flat` leaves out."""
+    backing, depth = None, 0
+    if node.driver == "blkdebug" and node.file is not None and not flat:
+        backing, depth = await _image_info(node.file, flat)
+        depth += 1
+    info = ImageInfo(
+        filename=node.filename,
+        format=node.driver,
+        dirty_flag=False if _has_info(node) else None,
+        actual_size=await _actual_size(node),
+        virtual_size=node.size,
+        backing_image=backing,
+    )
+    return info, depth
+
+
+def _has_info(node: BlockNode) -> bool:
+    """Whether QEMU's bdrv_get_info has anything to say: only where a file is at the bottom."""
+    return isinstance(node, FileNode) or (node.file is not None and _has_info(node.file))
+
+
 async def _actual_size(node: BlockNode) -> int | None:
-    """Bytes on the host, where a file is the only thing below.
+    """Bytes on the host, where a file or nothing at all is the only thing below.
 
     QEMU's blkdebug does not pass the question on (recorded in guest-*).
     """
     if isinstance(node, FileNode):
         return await node.actual_size()
+    if isinstance(node, NullNode):
+        return 0
     if node.driver == "raw" and isinstance(node.file, BlockNode):
         return await _actual_size(node.file)
     return None

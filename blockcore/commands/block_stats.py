@@ -99,11 +99,12 @@ def query_blockstats(machine: Machine, *, query_nodes: bool = False) -> list[Blo
     for blk in machine.backends:
         blk.publish_short_writes()
     if query_nodes:
-        return [_node_stats(node) for node in reversed(machine.graph.nodes.values())]
+        return [_node_stats(node) for node in machine.graph.nodes.values()]
     now_ns = machine.clock.monotonic_ns()
     return [
         _node_stats(
             blk.root,
+            below_device=True,
             device=blk.name,
             qdev=blk.device.qdev,
             stats=_device_stats(blk.stats(), blk.root.wr_highest_offset, now_ns),
@@ -115,15 +116,17 @@ def query_blockstats(machine: Machine, *, query_nodes: bool = False) -> list[Blo
 def _node_stats(
     node: BlockNode,
     *,
+    below_device: bool = False,
     device: str | None = None,
     qdev: str | None = None,
     stats: BlockDeviceStats | None = None,
 ) -> BlockStats:
     """A node and what is below it (bdrv_query_bds_stats).
 
-    A filter's child is reported twice, as `parent` and as `backing`, as QEMU does.
+    Below a device a filter's child is reported twice, as `parent` and as
+    `backing`, as QEMU does (recorded: misc-block-commands).
     """
-    child = _node_stats(node.file) if node.file is not None else None
+    child = None if node.file is None else _node_stats(node.file, below_device=below_device)
     return BlockStats(
         device=device,
         qdev=qdev,
@@ -131,7 +134,7 @@ def _node_stats(
         stats=stats or BlockDeviceStats(wr_highest_offset=node.wr_highest_offset),
         driver_specific=_specific(node),
         parent=child,
-        backing=child if node.driver == "blkdebug" else None,
+        backing=child if below_device and node.driver == "blkdebug" else None,
     )
 
 

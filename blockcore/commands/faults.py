@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from blockcore.faults import FaultOptions, FaultRule
 from blockcore.machine import Machine
-from blockcore.nodes.options import ERRNO
+from blockcore.nodes.options import Errno, errno_named
 from blockcore.qapi import BlkdebugEvent, BlkdebugIOType, QmpError, UInt64
 from blockcore.qmp.schema import CommandTable
+from blockcore.qmp.visitor import Name
 
 table = CommandTable()
+
+
+class KnownErrno(Errno):
+    """An errno that exists, or 0, so that a slip is not a rule that nobody understands."""
+
+    def visit(self, value: Any, name: Name) -> int:
+        if isinstance(value, str) and errno_named(value) is None:
+            raise QmpError(f"Parameter '{name.full}' does not accept value '{value}'")
+        number = super().visit(value, name)
+        if number and number not in errno.errorcode:
+            raise name.expects("the number or name of an errno")
+        return number
+
+
+KNOWN_ERRNO = KnownErrno("FaultErrno", int, str)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +71,7 @@ def x_fault_add(
     event: BlkdebugEvent = BlkdebugEvent.NONE,
     state: int = 0,
     iotype: BlkdebugIOType | None = None,
-    errno: Annotated[int, ERRNO] = errno.EIO,
+    errno: Annotated[int, KNOWN_ERRNO] = errno.EIO,
     sector: int = -1,
     once: bool = False,
     immediately: bool = False,

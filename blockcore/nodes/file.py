@@ -162,9 +162,12 @@ class FileNode(BlockNode):
             return None
         return Direct(self.fd, Gate(), Gate() if self.volume is None else self.volume.gate())
 
-    async def actual_size(self) -> int:
-        """Bytes the file occupies on its file system."""
-        status: os.stat_result = await Call(os.fstat, self.fd)
+    async def actual_size(self) -> int | None:
+        """Bytes the file occupies on its file system; None if it is closed meanwhile."""
+        try:
+            status: os.stat_result = await Call(os.fstat, self.fd)
+        except OSError:
+            return None
         return status.st_blocks * 512
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from blockcore.nodes.drivers import make_node
 from blockcore.nodes.filename import filename
@@ -18,7 +18,10 @@ from blockcore.qapi import BlockdevDetectZeroesOptions, BlockdevDiscardOptions, 
 
 
 class BlockGraph:
-    """All nodes of a machine, by node-name.
+    """All nodes of a machine, by node-name, in the order of QEMU's graph_bdrv_states.
+
+    A format node is listed after its file, a protocol's before its child: the
+    queries show it.
 
     `directory` is what relative file names are relative to: the working
     directory of the user, which nbdkit leaves.
@@ -38,6 +41,7 @@ class BlockGraph:
         if options.node_name is not None:
             self._check_name(options.node_name)
         effective = self._inherit(options, parent)
+        earlier = set(self.nodes)
         children: list[BlockNode] = []
 
         async def child(ref: BlockdevRef) -> BlockNode:
@@ -47,8 +51,7 @@ class BlockGraph:
         try:
             node = await make_node(options, effective, self._around, self.path, child)
             await node.do_open()
-            if options.node_name is not None:
-                self._check_name(options.node_name)
+            await self._check_name_again(node)
         except QmpError:
             for opened in children:
                 await self.release(opened)
@@ -58,6 +61,8 @@ class BlockGraph:
         self.nodes[node.node_name] = node
         for opened in children:
             opened.parents.append(node)
+        if node.driver == "blkdebug":
+            self._list_last(self.nodes.keys() - earlier - {node.node_name})
         return node
 
     async def release(self, node: BlockNode) -> None:
@@ -93,6 +98,10 @@ class BlockGraph:
         """A file name as the user meant it, made absolute."""
         return os.path.join(self.directory, filename)
 
+    def _list_last(self, names: Set[str]) -> None:
+        for name in [name for name in self.nodes if name in names]:
+            self.nodes[name] = self.nodes.pop(name)
+
     def _definition(self, node_name: str) -> BlockdevOptions:
         return self.nodes[node_name].definition
 
@@ -101,6 +110,12 @@ class BlockGraph:
         check_node_name(name)
         if name in self.nodes:
             raise QmpError(f"Duplicate nodes with node-name='{name}'")
+
+    async def _check_name_again(self, node: BlockNode) -> None:
+        """QmpError, and the node is closed, if its name was taken while it was being opened."""
+        if node.node_name in self.nodes:
+            await node.do_close()
+            raise QmpError(f"Duplicate nodes with node-name='{node.node_name}'")
 
     async def _child(self, ref: BlockdevRef, parent: NodeOptions) -> BlockNode:
         if isinstance(ref, BlockdevOptions):

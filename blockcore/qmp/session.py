@@ -142,10 +142,12 @@ class Session:
             self.outbox.append(event)
 
     def drain(self) -> list[dict[str, Any]]:
-        """Empty the outbox; the messages in the order in which they have to be sent."""
-        messages = list(self.outbox)
-        self.outbox.clear()
-        return messages
+        """Empty the outbox; the messages in the order in which they have to be sent.
+
+        Another thread may add to it meanwhile: what it adds is given now or
+        next time.
+        """
+        return [self.outbox.popleft() for _ in range(len(self.outbox))]
 
     def enable(self, capabilities: list[QMPCapability]) -> None:
         """Finish negotiation; QmpError if that has been done before."""

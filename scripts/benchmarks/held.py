@@ -50,6 +50,9 @@ class Guests:
         for index in range(count):
             handle = self._handles[index % len(self._handles)]
             self._pending.append((handle, handle.aio_pwrite(buffer, index * BLOCK)))
+        for handle in self._handles:
+            while handle.aio_get_direction() & nbd.AIO_DIRECTION_WRITE:
+                handle.poll(-1)
         qmp.wait_event("STOP")
         while any(_unread(fd) for fd in self._of_fd):
             time.sleep(0.001)

@@ -1,0 +1,136 @@
+"""Recordings of real QEMU with a guest that does I/O, played against live machines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from replay import GOLDEN, Recording, play
+
+RECORDINGS = sorted(
+    path
+    for pattern in ("guest-*.jsonl", "ide-*.jsonl", "misc-*.jsonl")
+    for path in GOLDEN.glob(pattern)
+)
+
+NOT_YET = {
+    "guest-copy-on-read-enospc": "a qcow2 image on a drive with copy-on-read",
+}
+"""Recordings that need what this machine does not have, and what that is."""
+
+COMMANDS_NOT_YET = (
+    "block-dirty-bitmap-add",
+    "block-dirty-bitmap-clear",
+    "block-dirty-bitmap-disable",
+    "block-dirty-bitmap-enable",
+    "block-dirty-bitmap-remove",
+)
+"""Commands that this machine does not have: they are not found, and leave no dirty-bitmaps."""
+
+ANONYMOUS = "cont makes the io-status of every drive ok; QEMU forgets those without a name"
+COUNTED = "rerror=enospc counts as a policy that stops; QEMU forgets it, and aborts (see below)"
+DRAINED = "virtio-blk with ioeventfd is drained just before STOP; here, as without, just after"
+
+DIFFERENCES: dict[str, dict[str, tuple[Any, Any, str]]] = {
+    "guest-blockdev-anonymous-iostatus": {
+        "7.return.0.io-status": ("nospace", "ok", ANONYMOUS),
+        "9.return.0.io-status": ("nospace", "failed", ANONYMOUS),
+        "12.return.0.io-status": ("nospace", "ok", ANONYMOUS),
+    },
+    "guest-read-rerror-enospc": {"7.return.0.io-status": ("nospace", "ok", ANONYMOUS)},
+    "guest-read-rerror-enospc-werror-report": {"2.return.0.io-status": (None, "ok", COUNTED)},
+}
+"""By recording and path: what QEMU said, what is said here, and why."""
+
+SWAPPED_EVENTS = {"guest-throttled-at-stop-ioeventfd": (0, 1, DRAINED)}
+"""Two events that come the other way round, and why."""
+
+EIO, NO_SPACE = "Input/output error", "No space left on device"
+
+OVERTAKEN: dict[str, dict[str, tuple[Any, Any]]] = {
+    "guest-first-error-latched": {
+        "event.0.data.nospace": (False, True),
+        "event.0.data.reason": (EIO, NO_SPACE),
+        "event.1.data.nospace": (True, False),
+        "event.1.data.reason": (NO_SPACE, EIO),
+        "4.return.0.io-status": ("failed", "nospace"),
+    },
+    "guest-read-stop-write-report": {
+        "event.0.data.operation": ("read", "write"),
+        "event.0.data.action": ("stop", "report"),
+        "event.1.data.operation": ("write", "read"),
+        "event.1.data.action": ("report", "stop"),
+    },
+}
+"""What is different if the second of two requests that are sent together fails first.
+
+A virtqueue is worked off in order; requests of an NBD connection are carried
+out by as many threads, any of which may be first.
+"""
+
+HELD: dict[str, Any] = {
+    "device": "",
+    "node-name": "disk",
+    "operation": "read",
+    "action": "stop",
+    "nospace": True,
+    "reason": NO_SPACE,
+}
+
+CONTINUATIONS: dict[str, list[dict[str, Any]]] = {
+    "guest-read-rerror-enospc-werror-report": [
+        {"kind": "event", "msg": {"timestamp": {}, "event": "BLOCK_IO_ERROR", "data": HELD}},
+        {"kind": "event", "msg": {"timestamp": {}, "event": "STOP"}},
+        {"kind": "guest", "action": "poll", "still_pending": [0]},
+        {"kind": "command", "msg": {"execute": "cont", "id": 3}},
+        {"kind": "event", "msg": {"timestamp": {}, "event": "RESUME"}},
+        {"kind": "response", "msg": {"return": {}, "id": 3}},
+        {"kind": "guest", "action": "completion", "tag": 0, "status": "OK", "data": "0x11 x512"},
+    ]
+}
+"""How it goes on where QEMU has aborted."""
+
+
+def without_missing_commands(recording: Recording) -> Recording:
+    """The recording as it would be if QEMU did not have them either."""
+    missing: dict[int, str] = {}
+    entries = []
+    for entry in recording.entries:
+        message = entry.get("msg", {})
+        if entry["kind"] == "command" and message["execute"] in COMMANDS_NOT_YET:
+            missing[message["id"]] = message["execute"]
+        if entry["kind"] == "response" and message.get("id") in missing:
+            desc = f"The command {missing[message['id']]} has not been found"
+            error = {"class": "CommandNotFound", "desc": desc}
+            entry = {**entry, "msg": {"error": error, "id": message["id"]}}
+        entries.append(_without_bitmaps(entry) if missing else entry)
+    return replace(recording, entries=tuple(entries))
+
+
+def _without_bitmaps(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_bitmaps(v) for key, v in value.items() if key != "dirty-bitmaps"}
+    return [_without_bitmaps(item) for item in value] if isinstance(value, list) else value
+
+
+def swap_events(recording: Recording, first: int, second: int) -> Recording:
+    entries = list(recording.entries)
+    places = [n for n, entry in enumerate(entries) if entry["kind"] == "event"]
+    one, other = places[first], places[second]
+    entries[one], entries[other] = entries[other], entries[one]
+    return replace(recording, entries=tuple(entries))
+
+
+@pytest.mark.parametrize("path", RECORDINGS, ids=[path.stem for path in RECORDINGS])
+def test_recorded(path: Path, tmp_path: Path) -> None:
+    if path.stem in NOT_YET:
+        pytest.skip(f"needs {NOT_YET[path.stem]}")
+    recording = without_missing_commands(Recording.load(path))
+    if path.stem in SWAPPED_EVENTS:
+        recording = swap_events(recording, *SWAPPED_EVENTS[path.stem][:2])
+    more = CONTINUATIONS.get(path.stem, [])
+    recording = replace(recording, entries=recording.entries + tuple(more))
+    known = {key: pair[:2] for key, pair in DIFFERENCES.get(path.stem, {}).items()}
+    assert play(recording, tmp_path) in (known, OVERTAKEN.get(path.stem, known))
