@@ -166,7 +166,11 @@ class BlockBackend:
 
     def quiet(self) -> bool:
         """Whether no request is at a node, on either path."""
-        return not self._in_flight and not any(slot.busy for slot in self.slots)
+        return not self._in_flight and self.short_path_idle()
+
+    def short_path_idle(self) -> bool:
+        """Whether no request is on the short path."""
+        return not any(slot.busy for slot in self.slots)
 
     def find_short_path(self) -> None:
         """Decide anew whether plain requests may take the short path.

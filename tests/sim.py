@@ -115,6 +115,15 @@ class Sim:
         else:
             self._ready.append(begin)
 
+    def spawn(self, coro: Coroutine[Any, Any, None]) -> None:
+        """Start a loop of the machine; the lock is held."""
+
+        def ended(routine: Routine) -> None:
+            if routine.error is not None:
+                raise AssertionError(f"a loop failed\n{self.story()}") from routine.error
+
+        self.lock.spawn(coro, ended)
+
     def be_orderly(self) -> None:
         """No more surprises: from now on, first come, first served."""
         self._choose = lambda count: 0
@@ -232,6 +241,7 @@ def perform(coro: Coroutine[Any, Any, Any]) -> Any:
 def new_machine(sim: Sim, *, prelaunch: bool = False) -> Machine:
     """A machine of the simulation, with its own loops running."""
     machine = Machine(sim, sim.random.random, directory="/", prelaunch=prelaunch)
+    machine.spawn = sim.spawn
     sim.start("stop on error", machine.stop_on_error(), now=True)
     sim.start("flush after stop", machine.flush_after_stop(), now=True)
     return machine
@@ -270,7 +280,7 @@ def add_drive(
     return blk
 
 
-async def execute(machine: Machine, name: str, **arguments: Any) -> Any:
+async def execute(machine: Machine, name: str, /, **arguments: Any) -> Any:
     """A QMP command as a client would send it, ``_`` for ``-``; gives the wire form of its reply.
 
     Arguments of commands that keep their underscores are found as well.

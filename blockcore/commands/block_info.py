@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from blockcore.block_backend import BlockBackend
+from blockcore.commands.bitmaps import BlockDirtyInfo, dirty_bitmaps
 from blockcore.machine import Machine
 from blockcore.nodes.file import FileNode
 from blockcore.nodes.node import BlockNode
@@ -89,6 +90,7 @@ class BlockDeviceInfo:
     group: str | None = None
     cache: BlockdevCacheInfo
     write_threshold: int
+    dirty_bitmaps: list[BlockDirtyInfo] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +148,7 @@ async def device_info(
             no_flush=node.options.no_flush,
         ),
         write_threshold=node.write_threshold,
+        dirty_bitmaps=dirty_bitmaps(node),
         **_limits(blk),
     )
 

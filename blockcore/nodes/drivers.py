@@ -32,6 +32,7 @@ from blockcore.nodes.options import (
 )
 from blockcore.nodes.raw import RawNode
 from blockcore.qapi import QmpError
+from blockcore.volume import make_volume
 
 ChildOpener = Callable[[BlockdevRef], Awaitable[BlockNode]]
 
@@ -49,7 +50,10 @@ async def make_node(
     """
     match options:
         case BlockdevOptionsFile():
-            return FileNode(effective, around, options.filename, path(options.filename))
+            volume = make_volume(
+                options.x_physical_size, options.x_extent_size, options.x_short_write
+            )
+            return FileNode(effective, around, options.filename, path(options.filename), volume)
         case BlockdevOptionsNull():
             return NullNode(
                 effective,

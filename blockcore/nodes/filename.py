@@ -201,6 +201,7 @@ def _exact_nbd(options: BlockdevOptionsNbd) -> str:
 _WEAK: Final = frozenset(
     ("node-name", "discard", "cache", "read-only", "auto-read-only", "force-share")
     + ("detect-zeroes", "locking", "aio", "latency-ns", "reconnect-delay", "open-timeout")
+    + ("x-physical-size", "x-extent-size", "x-short-write")
 )
 """Members that do not decide about data."""
 

@@ -38,6 +38,7 @@ class RawNode(BlockNode):
         if self.window is not None and there - self.offset < self.window:
             raise QmpError("The requested size is larger than the containing file")
         self.size = there - self.offset if self.window is None else self.window
+        self.cluster_size = self.below.cluster_size
 
     def child_resized(self) -> None:
         if self.window is None:
