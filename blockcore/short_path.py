@@ -27,13 +27,17 @@ from blockcore.nodes.node import Direct
 class ShortPath:
     """Where a drive's plain requests go; immutable, replaced as a whole."""
 
-    __slots__ = ("fd", "nodes", "now_ns", "read_touches", "shift", "size", "write_touches")
+    __slots__ = (
+        *("bitmaps", "fd", "nodes", "now_ns"),
+        *("read_touches", "shift", "size", "write_touches"),
+    )
 
     def __init__(self, direct: Direct, size: int, clock: Clock) -> None:
         self.fd = direct.fd
         self.shift = direct.shift
         self.size = size
         self.nodes = tuple(direct.nodes)
+        self.bitmaps = tuple(direct.bitmaps)
         self.now_ns = clock.monotonic_ns
         self.read_touches = direct.read_gate.touches if direct.read_gate else None
         self.write_touches = direct.write_gate.touches if direct.write_gate else None
@@ -65,7 +69,11 @@ class ShortPath:
         if end > self.size or (touches is not None and touches(offset, length)):
             return False
         start_ns = self.now_ns()
-        done = os.pwrite(self.fd, buf, offset + self.shift)
+        try:
+            done = os.pwrite(self.fd, buf, offset + self.shift)
+        finally:
+            for bitmap, shift in self.bitmaps:
+                bitmap.set_unlocked(offset + shift, length)
         if done != length:
             return False
         if end > slot.wr_highest:

@@ -17,7 +17,7 @@ import os
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, Protocol
 
-from blockcore.bitmap import NodeBitmaps
+from blockcore.bitmap import DirtyBitmap, NodeBitmaps
 from blockcore.clock import Clock
 from blockcore.faults import FaultInjector, Gate
 from blockcore.nodes.options import BlockdevOptions
@@ -69,6 +69,7 @@ class Direct:
     `shift` is added to the node's offsets.  The gates hold the ranges that a
     fault rule may concern, in the node's own offsets.  `nodes` are those
     passed on the way, each with its shift, whose counters follow later.
+    `bitmaps` record the writes, likewise.
     """
 
     fd: int
@@ -76,6 +77,7 @@ class Direct:
     write_gate: Gate
     shift: int = 0
     nodes: list[tuple[BlockNode, int]] = field(default_factory=list)
+    bitmaps: list[tuple[DirtyBitmap, int]] = field(default_factory=list)
 
     def shifted(self, by: int) -> Direct:
         """The same, for a parent whose offset 0 is this node's offset `by`."""
@@ -85,6 +87,7 @@ class Direct:
             write_gate=Gate().union(self.write_gate, -by),
             shift=self.shift + by,
             nodes=[(node, shift + by) for node, shift in self.nodes],
+            bitmaps=[(bitmap, shift + by) for bitmap, shift in self.bitmaps],
         )
 
 
@@ -295,8 +298,9 @@ class BlockNode:
                 return None
             direct.read_gate = direct.read_gate.union(reads)
             direct.write_gate = direct.write_gate.union(writes)
-        if self.bitmaps.recording:
+        if self.bitmaps.awaited:
             direct.write_gate = _EVERYWHERE
+        direct.bitmaps += [(bitmap, 0) for bitmap in self.bitmaps.recording]
         direct.nodes.append((self, 0))
         return direct
 
