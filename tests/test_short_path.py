@@ -13,11 +13,11 @@ from random import Random
 from typing import Any
 
 import pytest
-from sim import execute
+from sim import add_drive, execute
 
 from blockcore.accounting import AcctType, Slot
 from blockcore.block_backend import BlockBackend
-from blockcore.bql import BigLock
+from blockcore.bql import BigLock, Routine
 from blockcore.clock import SystemClock
 from blockcore.faults import Gate
 from blockcore.nodes.node import Direct
@@ -236,6 +236,20 @@ def test_nothing_is_done_while_a_slot_is_busy(world: Setup, command: str, kind: 
     go_on.set()
     assert done.wait(HANG_S)
     assert outcomes == [(True, None)] and not slot.busy
+
+
+def test_a_stop_is_for_all_drives_at_once(world: Setup) -> None:
+    """However long the first one takes to become quiet."""
+    other = add_drive(world.machine, world.blk.root, "vdb")
+    slot = Slot()
+    slot.busy = True
+    world.blk.slots.append(slot)
+    assert other.short_path
+    with world.server.lock.region():
+        stop = Routine(world.machine.stop(RunState.PAUSED))
+        stop.advance()
+    assert not stop.done and not other.short_path
+    stop.abandon()
 
 
 @pytest.fixture(name="hasty")
