@@ -14,12 +14,12 @@ from random import Random
 from typing import Any
 
 import pytest
-from sim import execute
+from sim import add_drive, execute
 
 from blockcore.accounting import AcctType, Slot
 from blockcore.bitmap import DirtyBitmap
 from blockcore.block_backend import BlockBackend
-from blockcore.bql import BigLock
+from blockcore.bql import BigLock, Routine
 from blockcore.clock import SystemClock
 from blockcore.faults import Gate
 from blockcore.nodes.node import Direct
@@ -253,6 +253,22 @@ def test_nothing_is_done_while_a_slot_is_busy(world: Setup, command: str, kind: 
     go_on.set()
     assert done.wait(HANG_S)
     assert outcomes == [(True, None)] and not slot.busy
+
+
+def test_a_stop_is_for_all_drives_at_once(world: Setup) -> None:
+    """However long the first one takes to become quiet."""
+    add_drive(world.machine, world.blk.root, "vdb")
+    slot = Slot()
+    slot.busy = True
+    world.blk.slots.append(slot)
+    drives = world.machine.backends
+    assert [blk.short_path is not None for blk in drives] == [True, True]
+    with world.server.lock.region():
+        stop = Routine(world.machine.stop(RunState.PAUSED))
+        stop.advance()
+    assert not stop.done
+    assert [blk.short_path is not None for blk in drives] == [False, False]
+    stop.abandon()
 
 
 @pytest.fixture(name="hasty")
