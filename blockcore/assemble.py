@@ -38,6 +38,10 @@ class Assembly:
         if drive.id in machine.graph.nodes:
             raise QmpError(f"Device with id '{drive.id}' already exists")
         root = await machine.graph.open(drive.options)
+        if drive.copy_on_read:
+            if root.read_only:
+                raise QmpError("Can't use copy-on-read on read-only device")
+            root.enable_copy_on_read()
         blk = BlockBackend(
             machine,
             name=drive.id,

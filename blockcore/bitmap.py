@@ -27,9 +27,17 @@ class DirtyBitmap:
 
     For 1 TiB at 64 KiB there are 2 MiB of bits: a search or a merge takes less
     than a millisecond.
+
+    Everything is for the holder of the big lock, except `set_unlocked`.  What
+    makes that one safe is that each access to the bits is a single call into C,
+    which the interpreter does not interrupt, and that the bits stay the same
+    object for ever.
     """
 
-    __slots__ = ("_bits", "_dirty", "_shift", "busy", "enabled", "name", "size", "successor")
+    __slots__ = (
+        *("_bits", "_counted", "_dirty", "_shift"),
+        *("busy", "enabled", "name", "size", "successor"),
+    )
 
     def __init__(self, size: int, granularity: int, name: str | None = None) -> None:
         assert granularity >= MIN_GRANULARITY and not granularity & (granularity - 1)
@@ -41,6 +49,7 @@ class DirtyBitmap:
         self._shift = granularity.bit_length() - 1
         self._bits = zeros(self._bits_for(size), endian="little")
         self._dirty = 0
+        self._counted = True
 
     @property
     def granularity(self) -> int:
@@ -49,6 +58,9 @@ class DirtyBitmap:
     @property
     def count(self) -> int:
         """Dirty bytes, in whole granules."""
+        if not self._counted:
+            self._counted = True
+            self._dirty = self._bits.count()
         return self._dirty << self._shift
 
     @property
@@ -63,6 +75,17 @@ class DirtyBitmap:
         if length and first < last:
             self._dirty += last - first - self._bits.count(1, first, last)
             self._bits[first:last] = 1
+
+    def set_unlocked(self, offset: int, length: int) -> None:
+        """`set` from any thread.
+
+        The count is wrong from between these steps until they are done, which
+        `_counted` says before, for whoever counts meanwhile, and after.
+        """
+        end = (offset + length + self.granularity - 1) >> self._shift
+        self._counted = False
+        self._bits[offset >> self._shift : end] = 1
+        self._counted = False
 
     def reset(self, offset: int, length: int) -> None:
         """Clear a range of whole granules; it may end at the end of the node."""
@@ -121,7 +144,7 @@ class DirtyBitmap:
             )
         if self._shift == other._shift:
             self._bits |= other._bits
-            self._dirty = self._bits.count()
+            self._counted = False
         else:
             for offset, length in other.areas():
                 self.set(offset, length)
@@ -143,8 +166,8 @@ class DirtyBitmap:
     def restore(self, bits: bitarray) -> None:
         """Become again what `bits` was taken from; the size is the same."""
         assert len(bits) == len(self._bits)
-        self._bits = bits.copy()
-        self._dirty = bits.count()
+        self._bits[:] = bits
+        self._counted = False
 
     def check_usable(self) -> None:
         """QmpError if an operation uses the bitmap (bdrv_dirty_bitmap_check)."""
@@ -182,15 +205,20 @@ class NodeBitmaps:
         return iter(self._all)
 
     @property
-    def recording(self) -> bool:
-        """Whether writes have to be told (`mark`)."""
-        return any(bitmap.enabled for bitmap in self._all)
+    def recording(self) -> list[DirtyBitmap]:
+        """The bitmaps that want to be told of writes (`mark`)."""
+        return [bitmap for bitmap in self._all if bitmap.enabled]
 
     def mark(self, offset: int, length: int) -> None:
         """A write, of whatever outcome, has ended (bdrv_set_dirty)."""
         for bitmap in self._all:
             if bitmap.enabled:
                 bitmap.set(offset, length)
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody may wait for a write to be marked: a job, whose bitmaps have no name."""
+        return any(bitmap.enabled and bitmap.name is None for bitmap in self._all)
 
     def resize(self, size: int) -> None:
         for bitmap in self._all:
@@ -223,7 +251,10 @@ class NodeBitmaps:
         self._changed()
 
     def create_successor(self, bitmap: DirtyBitmap) -> None:
-        """Make a bitmap busy; a clean one records in its place, if it did; QmpError if busy."""
+        """Make a bitmap busy; a clean one records in its place, if it did; QmpError if busy.
+
+        The node is drained, so that no write is marked in a bitmap that has ceased to record.
+        """
         bitmap.check_usable()
         assert bitmap.successor is None
         successor = DirtyBitmap(bitmap.size, bitmap.granularity)

@@ -4,7 +4,7 @@ Checks are made in the order of QEMU's drive_new and blockdev_init, so that of
 several mistakes the same one is reported.  What is not a property of the drive
 goes to its nodes (`nodes/flat_options.py`).  Refused, though QEMU has them:
 the interfaces without error policies, media=cdrom, index, bus, unit,
-snapshot=on, copy-on-read=on, and drives without a medium.
+snapshot=on, and drives without a medium.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ _CACHE_MODES: Final = {
 class DriveConfig:
     """A drive and the definition of its root node.
 
+    With `copy_on_read`, reads keep what they find below the root.
     `interface` is where it is connected: ``none`` is for a ``device=`` to do.
     Without `writeback` every write is followed by a flush.  `throttle` is None
     if nothing is limited; `throttle_group` is the drive's id unless it was given.
@@ -79,8 +80,7 @@ class DriveConfig:
     account_invalid: bool
     account_failed: bool
     options: BlockdevOptions
-    copy_on_read: bool = False
-    """Refused as yet."""
+    copy_on_read: bool
 
 
 def interface_of(text: str) -> str:
@@ -100,7 +100,7 @@ def parse_drive(text: str, default_id: str) -> DriveConfig:
     _rename_aliases(opts)
     writeback = _cache_mode(opts)
     read_only = _flag(opts, "read-only")
-    _refuse_modes(opts, read_only)
+    copy_on_read = _copy_on_read(opts, read_only)
     _refuse_places(opts)
     interface = _interface(opts)
     drive_id = opts.pop("id", default_id)
@@ -128,6 +128,7 @@ def parse_drive(text: str, default_id: str) -> DriveConfig:
         account_invalid=account_invalid,
         account_failed=account_failed,
         options=options,
+        copy_on_read=copy_on_read,
     )
 
 
@@ -156,12 +157,12 @@ def _flag(opts: dict[str, str], name: str, *, default: bool = False) -> bool:
     return default if text is None else opt_bool(text, name)
 
 
-def _refuse_modes(opts: dict[str, str], read_only: bool) -> None:
-    """copy-on-read goes unnoticed on a read-only drive, as QEMU disables it there."""
-    if _flag(opts, "copy-on-read") and not read_only:
-        raise QmpError("copy-on-read=on is not supported")
+def _copy_on_read(opts: dict[str, str], read_only: bool) -> bool:
+    """It goes unnoticed on a read-only drive, where QEMU disables it with a warning."""
+    copy_on_read = _flag(opts, "copy-on-read")
     if _flag(opts, "snapshot"):
         raise QmpError("snapshot=on is not supported")
+    return copy_on_read and not read_only
 
 
 def _refuse_places(opts: dict[str, str]) -> None:

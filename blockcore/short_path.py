@@ -28,14 +28,8 @@ class ShortPath:
     """Where a drive's plain requests go; immutable, replaced as a whole."""
 
     __slots__ = (
-        "fd",
-        "nodes",
-        "now_ns",
-        "read_touches",
-        "shift",
-        "size",
-        "translation",
-        "write_touches",
+        *("bitmaps", "fd", "nodes", "now_ns", "read_touches"),
+        *("shift", "size", "translation", "write_touches"),
     )
 
     def __init__(self, direct: Direct, size: int, clock: Clock) -> None:
@@ -44,6 +38,7 @@ class ShortPath:
         self.size = size
         self.translation = direct.translation
         self.nodes = tuple(direct.nodes)
+        self.bitmaps = tuple(direct.bitmaps)
         self.now_ns = clock.monotonic_ns
         self.read_touches = direct.read_gate.touches if direct.read_gate else None
         self.write_touches = direct.write_gate.touches if direct.write_gate else None
@@ -77,10 +72,17 @@ class ShortPath:
         if end > self.size or (touches is not None and touches(offset, length)):
             return False
         start_ns = self.now_ns()
-        if self.translation is not None:
-            if not self.translation.pwrite(slot, buf, offset + self.shift):
-                return False
-        elif os.pwrite(self.fd, buf, offset + self.shift) != length:
+        try:
+            if self.translation is not None:
+                if not self.translation.pwrite(slot, buf, offset + self.shift):
+                    return False
+                done = length
+            else:
+                done = os.pwrite(self.fd, buf, offset + self.shift)
+        finally:
+            for bitmap, shift in self.bitmaps:
+                bitmap.set_unlocked(offset + shift, length)
+        if done != length:
             return False
         if end > slot.wr_highest:
             slot.wr_highest = end

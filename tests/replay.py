@@ -248,8 +248,14 @@ class Player:
 
     def _event(self, entry: Mapping[str, Any]) -> None:
         self._recorded_events.append(entry["msg"])
-        wanted = len(self._recorded_events)
-        self._wait(lambda: len(self._monitor.events) >= wanted, f"event {entry['msg']}")
+        recorded = [event["event"] for event in self._recorded_events]
+
+        def come() -> bool:
+            ours = [event["event"] for event in self._monitor.events]
+            assert ours[: len(recorded)] == recorded[: len(ours)], "events in another order"
+            return len(ours) >= len(recorded)
+
+        self._wait(come, f"event {entry['msg']}")
 
     def _response(self, entry: Mapping[str, Any]) -> None:
         self._recorded_replies.append(entry["msg"])

@@ -27,6 +27,9 @@ from blockcore.qmp.schema import to_wire
 
 START_REALTIME_NS = 1_700_000_000 * 10**9
 
+STEPS_MAX = 100_000
+"""No run of a test takes so many."""
+
 Choose = Callable[[int], int]
 """Gets how many possibilities there are (at least 2), gives the index of one."""
 
@@ -130,7 +133,9 @@ class Sim:
 
     def run(self) -> None:
         """Go on until nothing is ready and no deadline is ahead."""
-        while self._ready or self._timers:
+        for _ in range(STEPS_MAX):
+            if not self._ready and not self._timers:
+                return
             choices = len(self._ready) + bool(self._timers)
             chosen = self._choose(choices) if choices > 1 else 0
             if chosen == len(self._ready):
@@ -139,6 +144,7 @@ class Sim:
                 self._ready.pop(chosen)()
             for check in self.checks:
                 check()
+        raise AssertionError(f"it never ends\n{self.story()[-5000:]}")
 
     def _let_time_pass(self) -> None:
         self.now_ns = max(self.now_ns, self._timers[0][0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -169,7 +171,7 @@ def names(bitmaps: NodeBitmaps) -> list[tuple[str | None, bool, bool, int]]:
 def node_bitmaps(size: int = 1 << 20) -> tuple[NodeBitmaps, DirtyBitmap, list[bool]]:
     """A node's bitmaps with one, "b", and what the node was told about recording."""
     seen: list[bool] = []
-    bitmaps = NodeBitmaps(lambda: seen.append(bitmaps.recording))
+    bitmaps = NodeBitmaps(lambda: seen.append(bool(bitmaps.recording)))
     bitmap = DirtyBitmap(size, 64 * KIB, "b")
     bitmaps.add(bitmap)
     return bitmaps, bitmap, seen
@@ -182,6 +184,36 @@ def test_writes_go_to_what_records() -> None:
     bitmaps.mark(1 << 19, 1)
     assert names(bitmaps) == [("b", False, False, 64 * KIB)]
     assert seen == [True, False]
+
+
+def test_only_bitmaps_of_jobs_are_awaited() -> None:
+    bitmaps, bitmap, _ = node_bitmaps()
+    awaited = [bitmaps.awaited]
+    bitmaps.create_successor(bitmap)
+    awaited.append(bitmaps.awaited)
+    bitmaps.abdicate(bitmap)
+    awaited.append(bitmaps.awaited)
+    assert awaited == [False, True, False]
+
+
+def test_marks_from_other_threads_are_counted() -> None:
+    bitmap = DirtyBitmap(1 << 30, 512)
+    bitmap.set(0, 512)
+
+    def write(number: int) -> None:
+        for step in range(2000):
+            bitmap.set_unlocked((number * 2000 + step) * 1024, 512)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for step in range(2000):
+        bitmap.set((8000 + step) * 1024, 512)
+        assert bitmap.count % 512 == 0
+    for thread in threads:
+        thread.join()
+    assert bitmap.count == 10000 * 512
+    assert [offset for offset, _ in bitmap.areas()] == [n * 1024 for n in range(10000)]
 
 
 def test_successor_records_while_the_bitmap_is_busy_and_takes_its_name() -> None:
@@ -214,7 +246,7 @@ def test_successor_records_only_if_the_bitmap_did(enabled: bool) -> None:
     bitmaps, bitmap, _ = node_bitmaps()
     bitmaps.enable(bitmap, enabled)
     bitmaps.create_successor(bitmap)
-    assert bitmaps.recording is enabled
+    assert bool(bitmaps.recording) is enabled
     bitmaps.reclaim(bitmap)
     assert bitmap.enabled is enabled
 

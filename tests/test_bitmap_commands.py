@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from schema_compare import arguments_differ, results_differ
+from schema_compare import arguments_differ
 from sim import MemoryNode, Sim, add_drive, execute, new_machine
 
 from blockcore.block_backend import BlockBackend
@@ -28,10 +28,6 @@ QEMU = json.loads(
     (Path(__file__).parent / "golden" / "schema-7.2-query-qmp-schema.json").read_text()
 )
 MIB = 1 << 20
-COMMANDS = [
-    f"block-dirty-bitmap-{verb}"
-    for verb in ("add", "remove", "clear", "enable", "disable", "merge")
-]
 
 
 class Bench:
@@ -91,12 +87,6 @@ def refused(bench: Bench, command: str, /, **arguments: Any) -> str:
     with pytest.raises(QmpError) as caught:
         bench.qmp(command, **arguments)
     return caught.value.desc
-
-
-@pytest.mark.parametrize("name", [*COMMANDS, "x-debug-block-dirty-bitmap-sha256"])
-def test_arguments_are_those_of_qemu(name: str) -> None:
-    assert arguments_differ(schema_info(table), QEMU, name) == []
-    assert results_differ(schema_info(table), QEMU, name) == []
 
 
 def test_transaction_differs_only_by_the_actions_that_are_not_here() -> None:

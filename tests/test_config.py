@@ -78,6 +78,7 @@ def test_drive_without_more() -> None:
             auto_read_only=True,
             file=BlockdevOptionsFile(driver="file", filename="d.raw"),
         ),
+        copy_on_read=False,
     )
 
 
@@ -116,6 +117,7 @@ def test_drive_with_everything() -> None:
                 image=BlockdevOptionsFile(driver="file", filename="a,b"),
             ),
         ),
+        copy_on_read=False,
     )
 
 
@@ -232,7 +234,6 @@ REFUSED_DRIVES = {
         "Value '99999999999999999999' is too large for parameter 'throttling.iops-total'"
     ),
     FILE + ",copy-on-read=maybe": "Parameter 'copy-on-read' expects 'on' or 'off'",
-    FILE + ",copy-on-read=on": "copy-on-read=on is not supported",
     FILE + ",snapshot=maybe": "Parameter 'snapshot' expects 'on' or 'off'",
     FILE + ",snapshot=on": "snapshot=on is not supported",
     FILE + ",media=bogus": "'bogus' invalid media",

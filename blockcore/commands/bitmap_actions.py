@@ -13,7 +13,7 @@ from blockcore.commands.bitmaps import (
     find_bitmap,
     find_usable_bitmap,
     merge_bitmaps,
-    record,
+    switch,
 )
 from blockcore.machine import Machine
 from blockcore.transaction import Transaction
@@ -75,7 +75,7 @@ async def _enable(
 ) -> None:
     node, bitmap = find_usable_bitmap(machine, action.data.node, action.data.name)
     before = bitmap.enabled
-    await record(machine, node, lambda: node.bitmaps.enable(bitmap))
+    await switch(machine, node, lambda: node.bitmaps.enable(bitmap))
     transaction.on_abort(lambda: node.bitmaps.enable(bitmap, before))
 
 

@@ -86,14 +86,14 @@ def block_dirty_bitmap_clear(machine: Machine, *, node: str, name: str) -> None:
 async def block_dirty_bitmap_enable(machine: Machine, *, node: str, name: str) -> None:
     """Let a bitmap record from now on."""
     owner, bitmap = find_usable_bitmap(machine, node, name)
-    await record(machine, owner, lambda: owner.bitmaps.enable(bitmap))
+    await switch(machine, owner, lambda: owner.bitmaps.enable(bitmap))
 
 
 @table.command("block-dirty-bitmap-disable")
-def block_dirty_bitmap_disable(machine: Machine, *, node: str, name: str) -> None:
+async def block_dirty_bitmap_disable(machine: Machine, *, node: str, name: str) -> None:
     """Let a bitmap stay as it is."""
     owner, bitmap = find_usable_bitmap(machine, node, name)
-    owner.bitmaps.enable(bitmap, False)
+    await switch(machine, owner, lambda: owner.bitmaps.enable(bitmap, False))
 
 
 @table.command("block-dirty-bitmap-merge", boxed=True)
@@ -133,7 +133,7 @@ async def add_bitmap(
         )
     bitmap = DirtyBitmap(node.size, granularity, options.name)
     bitmap.enabled = not options.disabled
-    await record(machine, node, lambda: node.bitmaps.add(bitmap))
+    await switch(machine, node, lambda: node.bitmaps.add(bitmap))
     return node, bitmap
 
 
@@ -144,14 +144,12 @@ def default_granularity(node: BlockNode) -> int:
     return min(max(node.cluster_size, 4096), DEFAULT_GRANULARITY)
 
 
-async def record(machine: Machine, node: BlockNode, begin: Callable[[], None]) -> None:
-    """Let a bitmap of the node begin to record; every write that ends later is in it.
+async def switch(machine: Machine, node: BlockNode, change: Callable[[], None]) -> None:
+    """Let a bitmap of the node begin to record, or cease; what ends later knows of it.
 
-    Writes that are on the short path do not know of it: they end before this does.
+    Writes that are on the short path do not: they end before this does.
     """
-    begin()
-    if not node.bitmaps.recording:
-        return
+    change()
     await machine.leave_short_paths(node)
 
 

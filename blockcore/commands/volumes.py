@@ -159,7 +159,7 @@ async def _info(machine: Machine, node: FileNode, volume: Volume) -> VolumeInfo:
         filename=node.filename,
         virtual_size=Size(_topmost(node).size),
         physical_size=Size(volume.physical_size),
-        allocated=Size(await node.actual_size()),
+        allocated=Size(await node.actual_size() or 0),
         wr_highest_offset=Size(node.wr_highest_offset),
         extent_size=Size(volume.extent_size),
         short_write=volume.short_write,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from blockcore.accounting import Slot
+from blockcore.bitmap import DirtyBitmap
 from blockcore.faults import Gate
 
 _COPIED = 1 << 63
@@ -36,6 +37,7 @@ class Direct:
     `shift` is added to the node's offsets.  The gates hold the ranges that a
     fault rule may concern, in the node's own offsets.  `nodes` are those
     passed on the way, each with its shift, whose counters follow later.
+    `bitmaps` record the writes, likewise.
 
     With a `translation`, the shifted offsets are those of a node that maps
     them to places in the file; what is below that node is the translation's.
@@ -46,6 +48,7 @@ class Direct:
     write_gate: Gate
     shift: int = 0
     nodes: list[tuple[Counted, int]] = field(default_factory=list)
+    bitmaps: list[tuple[DirtyBitmap, int]] = field(default_factory=list)
     translation: Translation | None = None
 
     def shifted(self, by: int) -> Direct:
@@ -56,6 +59,7 @@ class Direct:
             write_gate=Gate().union(self.write_gate, -by),
             shift=self.shift + by,
             nodes=[(node, shift + by) for node, shift in self.nodes],
+            bitmaps=[(bitmap, shift + by) for bitmap, shift in self.bitmaps],
             translation=self.translation,
         )
 

@@ -22,8 +22,10 @@ from blockcore.accounting import Slot
 from blockcore.bitmap import NodeBitmaps
 from blockcore.clock import Clock
 from blockcore.faults import FaultInjector, Gate
+from blockcore.nodes.copy_on_read import copy_on_read
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.options import BlockdevOptions
+from blockcore.nodes.tracking import RequestTracker
 from blockcore.qapi import (
     BlkdebugEvent,
     BlkdebugIOType,
@@ -39,7 +41,8 @@ ZERO_CHUNK = 1 << 20
 
 _ZEROES = bytes(ZERO_CHUNK)
 
-_EVERYWHERE = Gate([(0, 1 << 63)])
+EVERYWHERE = Gate([(0, 1 << 63)])
+"""Keeps all requests from the short path."""
 
 
 class Surroundings(Protocol):
@@ -89,6 +92,9 @@ class BlockNode:
 
     driver: ClassVar[str]
 
+    writes_zeroes: ClassVar[bool] = True
+    """Whether the driver may have a better way than to write them."""
+
     definition: BlockdevOptions
     """What the node was opened from."""
 
@@ -106,6 +112,8 @@ class BlockNode:
         self.wr_highest_offset = 0
         self.faults: FaultInjector | None = None
         self.bitmaps = NodeBitmaps(around.concerns_changed)
+        self.copy_on_read = 0
+        self.requests: RequestTracker | None = None
         self._around = around
         self._write_gen = 0
         self._flushed_gen = 0
@@ -113,6 +121,11 @@ class BlockNode:
     @property
     def read_only(self) -> bool:
         return self.options.read_only
+
+    @property
+    def backing(self) -> BlockNode | None:
+        """The image that a read falls through to where this one has nothing."""
+        return self.children.get("backing")
 
     @property
     def file(self) -> BlockNode | None:
@@ -138,8 +151,41 @@ class BlockNode:
 
     async def pread(self, offset: int, buf: memoryview) -> None:
         """Fill `buf` from `offset`; raises OSError."""
-        self.inject(BlkdebugIOType.READ, offset, len(buf))
-        await self.do_pread(offset, buf)
+        if self.requests is None:
+            self.inject(BlkdebugIOType.READ, offset, len(buf))
+            await self.do_pread(offset, buf)
+            return
+        with self.requests.tracked(offset, len(buf)) as request:
+            if self.copy_on_read:
+                await self.requests.serialise(request, self.cluster_size or 1)
+                self.inject(BlkdebugIOType.READ, offset, len(buf))
+                await copy_on_read(self, offset, len(buf), buf)
+            else:
+                await self.requests.settled(request)
+                self.inject(BlkdebugIOType.READ, offset, len(buf))
+                await self.do_pread(offset, buf)
+
+    async def populate(self, offset: int, length: int) -> None:
+        """Copy what a range lacks from below, as copy-on-read does (BDRV_REQ_PREFETCH).
+
+        The node must be tracking its requests.
+        """
+        assert self.requests is not None
+        with self.requests.tracked(offset, length) as request:
+            await self.requests.serialise(request, self.cluster_size or 1)
+            self.inject(BlkdebugIOType.READ, offset, length)
+            await copy_on_read(self, offset, length, None)
+
+    def enable_copy_on_read(self, on: bool = True) -> None:
+        """Read so from now on, until switched off as often; no request may be under way."""
+        self.copy_on_read += 1 if on else -1
+        assert self.copy_on_read >= 0
+        self.track_requests()
+
+    def track_requests(self) -> None:
+        """Let requests be serialised from now on; none may be under way."""
+        if self.requests is None:
+            self.requests = RequestTracker()
 
     async def pwrite(self, offset: int, buf: memoryview, *, fua: bool = False) -> None:
         """Write `buf` at `offset`; with `fua` it is on stable storage on return.
@@ -152,6 +198,16 @@ class BlockNode:
             unmap = zeroes is BlockdevDetectZeroesOptions.UNMAP and self.options.discard_unmap
             await self.zero(offset, len(buf), may_unmap=unmap, fua=fua)
             return
+        if self.requests is None:
+            await self._pwrite(offset, buf)
+        else:
+            with self.requests.tracked(offset, len(buf)) as request:
+                await self.requests.settled(request)
+                await self._pwrite(offset, buf)
+        if fua:
+            await self.flush()
+
+    async def _pwrite(self, offset: int, buf: memoryview) -> None:
         self._check_threshold(offset + len(buf))
         try:
             self.debug_event(BlkdebugEvent.PWRITEV)
@@ -160,8 +216,16 @@ class BlockNode:
             self._grew_to(offset + len(buf))
         finally:
             self._end_write(offset, len(buf))
-        if fua:
-            await self.flush()
+
+    async def keep(self, offset: int, buf: memoryview) -> None:
+        """Write what reads give already (BDRV_REQ_WRITE_UNCHANGED): nothing becomes dirty."""
+        self.debug_event(BlkdebugEvent.COR_WRITE)
+        if not self.writes_zeroes or bytes(buf).count(0) != len(buf):
+            self.inject(BlkdebugIOType.WRITE, offset, len(buf))
+            await self.do_pwrite(offset, buf)
+            return
+        self.inject(BlkdebugIOType.WRITE_ZEROES, offset, len(buf))
+        await self._zero_somehow(offset, len(buf), may_unmap=False, no_fallback=False)
 
     async def zero(
         self,
@@ -177,26 +241,47 @@ class BlockNode:
         With `may_unmap` it may be deallocated.  `no_fallback` raises
         OSError(ENOTSUP) rather than writing zeroes as data.
         """
+        if self.requests is None:
+            await self._zero(offset, length, may_unmap, no_fallback)
+        else:
+            with self.requests.tracked(offset, length) as request:
+                await self.requests.settled(request)
+                await self._zero(offset, length, may_unmap, no_fallback)
+        if fua:
+            await self.flush()
+
+    async def _zero(self, offset: int, length: int, may_unmap: bool, no_fallback: bool) -> None:
         self._check_threshold(offset + length)
         try:
             self.debug_event(BlkdebugEvent.PWRITEV_ZERO)
             self.inject(BlkdebugIOType.WRITE_ZEROES, offset, length)
-            try:
-                await self.do_zero(offset, length, may_unmap and self.options.discard_unmap)
-            except OSError as exc:
-                if exc.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP) or no_fallback:
-                    raise
-                await self._write_zeroes(offset, length)
+            await self._zero_somehow(offset, length, may_unmap, no_fallback)
             self._grew_to(offset + length)
         finally:
             self._end_write(offset, length)
-        if fua:
-            await self.flush()
+
+    async def _zero_somehow(
+        self, offset: int, length: int, may_unmap: bool, no_fallback: bool
+    ) -> None:
+        try:
+            await self.do_zero(offset, length, may_unmap and self.options.discard_unmap)
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP) or no_fallback:
+                raise
+            await self._write_zeroes(offset, length)
 
     async def discard(self, offset: int, length: int) -> None:
         """Tell that a range is not needed; without discard=unmap this does nothing."""
         if not self.options.discard_unmap:
             return
+        if self.requests is None:
+            await self._discard(offset, length)
+            return
+        with self.requests.tracked(offset, length) as request:
+            await self.requests.settled(request)
+            await self._discard(offset, length)
+
+    async def _discard(self, offset: int, length: int) -> None:
         self._check_threshold(offset + length)
         try:
             self.inject(BlkdebugIOType.DISCARD, offset, length)
@@ -232,6 +317,13 @@ class BlockNode:
         self.inject(BlkdebugIOType.BLOCK_STATUS, offset, length)
         extent = await self.do_block_status(offset, length)
         return extent._replace(length=min(extent.length, length))
+
+    async def is_allocated(self, offset: int, length: int) -> tuple[bool, int]:
+        """Whether the beginning of a range is in this image itself, and how much of it.
+
+        Where nothing can be below, all is; a filter says what its child says.
+        """
+        return True, length
 
     async def truncate(self, size: int) -> None:
         """Change the length to `size` bytes; raises OSError or QmpError."""
@@ -281,8 +373,9 @@ class BlockNode:
                 return None
             direct.read_gate = direct.read_gate.union(reads)
             direct.write_gate = direct.write_gate.union(writes)
-        if self.bitmaps.recording:
-            direct.write_gate = _EVERYWHERE
+        if self.bitmaps.awaited:
+            direct.write_gate = EVERYWHERE
+        direct.bitmaps += [(bitmap, 0) for bitmap in self.bitmaps.recording]
         direct.nodes.append((self, 0))
         return direct
 

@@ -63,6 +63,9 @@ class RawNode(BlockNode):
     async def do_block_status(self, offset: int, length: int) -> Extent:
         return await self.below.block_status(self.offset + offset, length)
 
+    async def is_allocated(self, offset: int, length: int) -> tuple[bool, int]:
+        return await self.below.is_allocated(self.offset + offset, length)
+
     async def do_truncate(self, size: int) -> None:
         if self.window is not None:
             raise QmpError("Cannot resize fixed-size raw disks")

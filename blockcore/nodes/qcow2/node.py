@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from blockcore.effects import Call
 from blockcore.faults import Gate
 from blockcore.nodes.direct import Direct, Translation
-from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
+from blockcore.nodes.node import EVERYWHERE, BlockNode, Extent, NodeOptions, Surroundings
 from blockcore.nodes.qcow2.compressed import Inflate, inflater
 from blockcore.nodes.qcow2.entries import READS_AS_ZERO, Kind, compressed_range
 from blockcore.nodes.qcow2.erase import Eraser
@@ -66,6 +66,7 @@ class Qcow2Node(BlockNode):
     ) -> None:
         super().__init__(options, around)
         self.children["file"] = file
+        self.track_requests()
         self.settings = settings or Qcow2Settings()
         self.grace = Grace(around.short_slots)
         self._below = file
@@ -74,10 +75,6 @@ class Qcow2Node(BlockNode):
     @property
     def header(self) -> Header:
         return self.image.header
-
-    @property
-    def backing(self) -> BlockNode | None:
-        return self.children.get("backing")
 
     async def do_open(self) -> None:
         """Raises QmpError in QEMU's words (qcow2_do_open)."""
@@ -92,6 +89,7 @@ class Qcow2Node(BlockNode):
             self.write_back.refcounts.claim_all()
             await self._make_writable()
         self.size = header.size
+        self.cluster_size = header.cluster_size
 
     async def _read_header(self) -> Header:
         data = bytearray(min(self._below.size, 1 << MAX_CLUSTER_BITS))
@@ -203,7 +201,7 @@ class Qcow2Node(BlockNode):
         return await backing.block_status(offset, there)
 
     async def is_allocated(self, offset: int, length: int) -> tuple[bool, int]:
-        """Whether the beginning of a range is in this image itself, and how much of it."""
+        self.image.check_usable()
         run = await self.mapping.run(offset, length)
         return run.kind is not Kind.UNALLOCATED, run.length
 
@@ -230,7 +228,8 @@ class Qcow2Node(BlockNode):
         translation = Translation(
             self.mapping.cached, self.image.metadata, self.image.cluster_bits, below, self._below
         )
-        return Direct(below.fd, Gate(), Gate(), translation=translation)
+        writes = EVERYWHERE if below.bitmaps else Gate()
+        return Direct(below.fd, Gate(), writes, translation=translation)
 
     async def _read(self, offset: int, buf: memoryview) -> None:
         """Read guest data, of which a part may be beyond the end of the image."""
