@@ -212,6 +212,12 @@ class Machine:
             if name in self.graph.nodes
         }
 
+    async def close(self) -> None:
+        """Close all nodes: nobody sends requests any more, and the process is ending."""
+        for blk in self.backends:
+            blk.publish_short_writes()
+        await self.graph.close_all()
+
     async def stop(self, state: RunState) -> None:
         """Stop as do_vm_stop does: the event, then let in-flight requests end, then flush."""
         self._enter_stop(state)

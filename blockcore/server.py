@@ -185,6 +185,7 @@ class Server:
         self._answered.set()
         self._watcher.join()
         self._loop.stop()
+        _run_alone(self.machine.close())
         self._remove_files()
 
     def exports(self) -> list[tuple[str, str]]:
@@ -248,7 +249,7 @@ class Server:
             hang_up(socket.SHUT_RDWR, self._control)
 
     def _end_by_force(self) -> None:
-        """If a thread is still stuck in a system call, go without it; no data is kept in here."""
+        """If a thread is still stuck in a system call, go without it: all that was flushed is in the files."""
         time.sleep(GRACE_S)
         self._loop.unlink()
         self._remove_files()

@@ -12,7 +12,7 @@ from typing import Any
 from sim import perform
 
 from blockcore.accounting import Slot
-from blockcore.clock import SystemClock
+from blockcore.clock import Clock, SystemClock
 from blockcore.nodes.file import FileNode
 from blockcore.nodes.node import BlockNode, NodeOptions
 from blockcore.nodes.qcow2.node import Qcow2Node, Qcow2Settings
@@ -24,7 +24,7 @@ class Around:
     """What nodes need of a machine."""
 
     def __init__(self) -> None:
-        self.clock = SystemClock()
+        self.clock: Clock = SystemClock()
         self.events: list[Event] = []
         self.slots: list[Slot] = []
 
@@ -120,7 +120,9 @@ def qemu_img(*arguments: object, check: bool = True) -> str:
     return done.stdout + done.stderr
 
 
-def create(path: Path, size: int | str, *more: object, cluster_size: int = 65536, **opts: str) -> Path:
+def create(
+    path: Path, size: int | str, *more: object, cluster_size: int = 65536, **opts: str
+) -> Path:
     """An empty image, by qemu-img."""
     given = {"cluster_size": str(cluster_size), **opts}
     texts = ",".join(f"{key}={value}" for key, value in given.items())
@@ -163,10 +165,6 @@ def image_map(path: Path) -> list[tuple[int, int, int, bool, bool, bool]]:
 
 def content(path: Path) -> bytes:
     """The guest's bytes, read by QEMU."""
-    done = subprocess.run(
-        ["qemu-img", "dd", "-f", "qcow2", "-O", "raw", f"if={path}", "of=/dev/stdout", "bs=1M"],
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    raw = path.with_name(f"{path.name}.content")
+    qemu_img("convert", "-f", "qcow2", "-O", "raw", path, raw)
+    return raw.read_bytes()

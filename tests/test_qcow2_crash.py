@@ -106,9 +106,9 @@ def look(data: bytearray, flushed: bytes, since: frozenset[int], tmp_path: Path 
         assert "ERROR" not in said and "internal" not in said, said
     around = Around()
     found = read(open_on(Disk(bytes(data), around), around, read_only=True))
-    for first in range(0, len(found), SECTOR):
-        if first // SECTOR not in since and found[first : first + SECTOR] != flushed[first : first + SECTOR]:
-            raise AssertionError(f"sector {first // SECTOR} is lost")
+    for sector in set(range(len(found) // SECTOR)) - since:
+        place = slice(sector * SECTOR, (sector + 1) * SECTOR)
+        assert found[place] == flushed[place], f"sector {sector} is lost"
 
 
 SHAPES = {"512": (512, 96 << 10), "1k": (1024, 256 << 10), "4k": (4096, 512 << 10)}

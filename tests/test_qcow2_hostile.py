@@ -48,10 +48,10 @@ OPEN_ERRORS: dict[str, tuple[int, bytes]] = {
 }
 
 
-def open_error(data: bytes, **more: bool) -> str:
+def open_error(data: bytes) -> str:
     around = Around()
     with pytest.raises(QmpError) as caught:
-        open_on(Disk(data, around), around, **more)
+        open_on(Disk(data, around), around)
     return caught.value.desc
 
 
@@ -111,12 +111,14 @@ class Places:
         (self.refblock,) = struct.unpack_from(">Q", data, self.reftable)
 
 
+ODD = (1 << 63) | 0x10200
+
 CORRUPTIONS = {
     "a cluster is the L1 table": ("l2", "l1", "write", "(overlaps with active L1 table)"),
     "a cluster is an L2 table": ("l2", "l2", "write", "(overlaps with active L2 table)"),
     "a cluster is a refcount block": ("l2", "refblock", "write", "(overlaps with refcount block)"),
-    "an unaligned cluster": ("l2", (1 << 63) | 0x10200, "read", "Cluster allocation offset 0x10200"),
-    "an unaligned L2 table": ("l1", (1 << 63) | 0x10200, "read", "L2 table offset 0x10200 unaligned"),
+    "an unaligned cluster": ("l2", ODD, "read", "Cluster allocation offset 0x10200"),
+    "an unaligned L2 table": ("l1", ODD, "read", "L2 table offset 0x10200 unaligned"),
     "L2 table is the L1 table": ("l1", "l1", "alloc", "(overlaps with active L1 table)"),
 }
 

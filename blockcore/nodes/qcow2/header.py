@@ -241,7 +241,9 @@ def serialize_header(header: Header) -> bytes:
     fixed = _V2_BYTES if header.version == 2 else _WRITTEN_BYTES
     tail = _extension(_EXT_BACKING_FORMAT, (header.backing_format or "").encode())
     if header.version == 3:
-        table = b"".join(struct.pack(">BB46s", kind, bit, name.encode()) for kind, bit, name in _FEATURES)
+        table = b"".join(
+            struct.pack(">BB46s", kind, bit, name.encode()) for kind, bit, name in _FEATURES
+        )
         tail += _extension(_EXT_FEATURES, table)
     tail += b"".join(_extension(kind, body) for kind, body in header.extensions)
     tail += bytes(8)

@@ -22,6 +22,8 @@ from blockcore.qapi import BlkdebugEvent
 DEFAULT_L2_CACHE_SIZE = 32 << 20
 """QEMU's default; with 64 KiB clusters it covers 256 GiB of guest data."""
 
+MAX_CACHE_SIZE = 1 << 30
+
 _L1_AT = 36
 """Where the header has the L1 table's number of entries and offset."""
 
@@ -227,8 +229,8 @@ class Mapping:
             image.event(BlkdebugEvent.L1_GROW_ACTIVATE_TABLE)
             await image.write_header(_L1_AT, struct.pack(">IQ", entries, offset))
         except OSError:
-            for cluster in range(offset >> image.cluster_bits, (offset >> image.cluster_bits) + count):
-                await self.refcounts.drop(cluster)
+            for number in range(count):
+                await self.refcounts.drop((offset >> image.cluster_bits) + number)
             raise
         old = header.l1_offset, image.clusters(header.l1_entries * 8)
         image.release(*old)

@@ -6,12 +6,11 @@ import errno
 import os
 from dataclasses import dataclass
 
-from blockcore.effects import Call
 from blockcore.faults import Gate
 from blockcore.nodes.direct import Direct, Translation
 from blockcore.nodes.node import EVERYWHERE, BlockNode, Extent, NodeOptions, Surroundings
-from blockcore.nodes.qcow2.compressed import Inflate, inflater
-from blockcore.nodes.qcow2.entries import READS_AS_ZERO, Kind, compressed_range
+from blockcore.nodes.qcow2.compressed import inflater
+from blockcore.nodes.qcow2.entries import READS_AS_ZERO, Kind
 from blockcore.nodes.qcow2.erase import Eraser
 from blockcore.nodes.qcow2.grace import Grace
 from blockcore.nodes.qcow2.header import (
@@ -23,13 +22,14 @@ from blockcore.nodes.qcow2.header import (
     serialize_header,
 )
 from blockcore.nodes.qcow2.image import HEADER, Image
-from blockcore.nodes.qcow2.mapping import DEFAULT_L2_CACHE_SIZE, Mapping, Run
+from blockcore.nodes.qcow2.mapping import DEFAULT_L2_CACHE_SIZE, Mapping
+from blockcore.nodes.qcow2.read import Reader
 from blockcore.nodes.qcow2.refcount import Refcounts
 from blockcore.nodes.qcow2.repair import repair
 from blockcore.nodes.qcow2.resize import Resizer
 from blockcore.nodes.qcow2.write import Writer
 from blockcore.nodes.qcow2.write_back import WriteBack
-from blockcore.qapi import BlkdebugEvent, BlockImageCorrupted, QmpError, UInt64
+from blockcore.qapi import BlockImageCorrupted, QmpError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +37,7 @@ class Qcow2Settings:
     """What can be set of the driver; `discard_request` None is as the node's discard."""
 
     l2_cache_size: int = DEFAULT_L2_CACHE_SIZE
+    lazy_refcounts: bool = False
     discard_request: bool | None = None
     discard_other: bool = False
 
@@ -52,6 +53,7 @@ class Qcow2Node(BlockNode):
 
     image: Image
     mapping: Mapping
+    reader: Reader
     writer: Writer
     eraser: Eraser
     write_back: WriteBack
@@ -70,16 +72,21 @@ class Qcow2Node(BlockNode):
         self.settings = settings or Qcow2Settings()
         self.grace = Grace(around.short_slots)
         self._below = file
-        self._inflate: Inflate
 
     @property
     def header(self) -> Header:
         return self.image.header
 
+    def _get_backing(self) -> BlockNode | None:
+        return self.backing
+
     async def do_open(self) -> None:
         """Raises QmpError in QEMU's words (qcow2_do_open)."""
         header = await self._read_header()
-        self._inflate = inflater(header.compression)
+        if self.settings.lazy_refcounts and header.version < 3:
+            raise QmpError(
+                "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level"
+            )
         self._assemble(header)
         await self._loading("Could not read L1 table", self.mapping)
         await self._loading("Could not initialize refcount handling", self.write_back.refcounts)
@@ -109,7 +116,8 @@ class Qcow2Node(BlockNode):
         self.write_back = WriteBack(
             image, refcounts, self.mapping, self.grace, self._passes_discard
         )
-        self.writer = Writer(image, self.mapping, self.write_back, self._read)
+        self.reader = Reader(image, self.mapping, inflater(header.compression), self._get_backing)
+        self.writer = Writer(image, self.mapping, self.write_back, self.reader.pread)
         self.eraser = Eraser(image, self.mapping, self.writer, self._reads_as_zero)
         self.resizer = Resizer(image, self.mapping, self.write_back, self.eraser)
 
@@ -151,7 +159,7 @@ class Qcow2Node(BlockNode):
         self.image.check_usable()
         generation = self.grace.enter()
         try:
-            await self._read(offset, buf)
+            await self.reader.pread(offset, buf)
         finally:
             self.grace.leave(generation)
 
@@ -230,41 +238,6 @@ class Qcow2Node(BlockNode):
         )
         writes = EVERYWHERE if below.bitmaps else Gate()
         return Direct(below.fd, Gate(), writes, translation=translation)
-
-    async def _read(self, offset: int, buf: memoryview) -> None:
-        """Read guest data, of which a part may be beyond the end of the image."""
-        while buf:
-            run = await self.mapping.run(offset, len(buf))
-            await self._read_run(run, offset, buf[: run.length])
-            offset += run.length
-            buf = buf[run.length :]
-
-    async def _read_run(self, run: Run, offset: int, buf: memoryview) -> None:
-        if run.kind is Kind.NORMAL:
-            self.child_event(BlkdebugEvent.READ_AIO)
-            await self.image.read(run.host, buf)
-        elif run.kind is Kind.COMPRESSED:
-            await self._read_compressed(run.entry, offset & self.image.cluster_mask, buf)
-        elif run.kind is Kind.UNALLOCATED and self.backing is not None:
-            await self._read_backing(self.backing, offset, buf)
-        else:
-            buf[:] = bytes(len(buf))
-
-    async def _read_backing(self, backing: BlockNode, offset: int, buf: memoryview) -> None:
-        there = min(len(buf), max(backing.size - offset, 0))
-        if there:
-            self.child_event(BlkdebugEvent.READ_BACKING_AIO)
-            await backing.pread(offset, buf[:there])
-        if there < len(buf):
-            buf[there:] = bytes(len(buf) - there)
-
-    async def _read_compressed(self, entry: int, within: int, buf: memoryview) -> None:
-        host, length = compressed_range(entry, self.image.cluster_bits)
-        data = bytearray(length)
-        self.child_event(BlkdebugEvent.READ_COMPRESSED)
-        await self.image.read(host, memoryview(data))
-        cluster = await Call(self._inflate, bytes(data), self.image.cluster_size)
-        buf[:] = cluster[within : within + len(buf)]
 
     async def _reads_as_zero(self, offset: int, length: int) -> bool:
         while length > 0:

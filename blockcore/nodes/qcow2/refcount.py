@@ -176,16 +176,19 @@ class Refcounts:
         return first
 
     def _missing_block(self, first: int, count: int) -> int | None:
-        for number in range(first >> self.block_bits, ((first + count - 1) >> self.block_bits) + 1):
+        for number in self._blocks_of(first, count):
             if number >= len(self.table) or not self.table[number]:
                 return number
         return None
+
+    def _blocks_of(self, first: int, count: int) -> range:
+        return range(first >> self.block_bits, ((first + count - 1) >> self.block_bits) + 1)
 
     async def _take(self, first: int, count: int) -> None:
         """Count one reference for each cluster; all of them or, on an error, none."""
         pinned: list[Table] = []
         try:
-            for number in range(first >> self.block_bits, ((first + count - 1) >> self.block_bits) + 1):
+            for number in self._blocks_of(first, count):
                 block = await self.block(number)
                 assert block is not None
                 block.pins += 1
