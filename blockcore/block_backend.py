@@ -22,6 +22,7 @@ from blockcore.clock import Clock
 from blockcore.effects import Until
 from blockcore.nodes.direct import Counted
 from blockcore.nodes.node import BlockNode, Extent
+from blockcore.nodes.permissions import Perm
 from blockcore.policy import error_action, iostatus_after, iostatus_enabled
 from blockcore.qapi import (
     BlockdevDetectZeroesOptions,
@@ -138,6 +139,8 @@ class BlockBackend:
         self.throttle: ThrottleMember | None = None
         self.short_path: ShortPath | None = None
         self.slots: list[Slot] = []
+        self.shared = Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED | Perm.RESIZE
+        self.stay_at_node = False
         self.vm = guest.vm
         self._guest = guest
         self._stats = stats or BlockAcctStats()
@@ -159,6 +162,22 @@ class BlockBackend:
     @property
     def size(self) -> int:
         return self.root.size
+
+    @property
+    def perm(self) -> Perm:
+        """What it needs of its root (blkconf_apply_backend_options)."""
+        return Perm.CONSISTENT_READ if self.read_only else Perm.CONSISTENT_READ | Perm.WRITE
+
+    def describe(self) -> str:
+        """As messages about conflicts call it."""
+        return f"block device '{self.name or self.device.id or self.device.qdev}'"
+
+    def node_replaced(self, node: object) -> None:
+        """The drive has another root, an overlay of the old one or what is to follow it."""
+        assert isinstance(node, BlockNode)
+        self.publish_short_writes()
+        self.root = node
+        self.find_short_path()
 
     def may_run(self) -> bool:
         """Whether requests may go to the node; held ones wait for this."""

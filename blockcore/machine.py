@@ -6,8 +6,10 @@ of the core.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+import errno
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from itertools import count
 from typing import Any
 
@@ -18,8 +20,11 @@ from blockcore.effects import Until
 from blockcore.faults import FaultRule
 from blockcore.keyval import well_formed_id
 from blockcore.nodes.graph import BlockGraph
+from blockcore.nodes.links import check
 from blockcore.nodes.node import BlockNode
+from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.options import BlockdevOptions
+from blockcore.nodes.reopen import Change, read_only_changes, reopen
 from blockcore.qapi import Event, QmpError, Reset, RunState, Shutdown, ShutdownCause
 from blockcore.runstate import Vm
 from blockcore.throttle import ThrottleConfig
@@ -92,8 +97,13 @@ class Machine:
         return next((blk.name for blk in self.backends if blk.root is node), "")
 
     def add_backend(self, blk: BlockBackend) -> None:
-        """Attach a drive to its root node and put it into service."""
+        """Attach a drive to its root node and put it into service; QmpError if that cannot be."""
         blk.root.parents.append(blk)
+        try:
+            check(self.graph.nodes.values())
+        except QmpError:
+            blk.root.parents.remove(blk)
+            raise
         self.backends.append(blk)
         blk.find_short_path()
 
@@ -200,6 +210,7 @@ class Machine:
             raise QmpError(f"Failed to find node with node-name='{node_name}'")
         if any(isinstance(parent, BlockBackend) for parent in node.parents):
             raise QmpError(f"Node {node_name} is in use")
+        node.check_op(BlockOpType.DRIVE_DEL)
         if not node.monitor_owned:
             raise QmpError(f"Node {node_name} is not owned by the monitor")
         if node.parents:
@@ -211,6 +222,36 @@ class Machine:
             for name, responder in self.volume_responders.items()
             if name in self.graph.nodes
         }
+
+    @asynccontextmanager
+    async def drained(self, nodes: Iterable[BlockNode]) -> AsyncIterator[None]:
+        """A section in which no drive has a request at any of the nodes (bdrv_drained_begin)."""
+        below = list(nodes)
+        above = [blk for blk in self.backends if any(n in below for n in self.graph.subtree(blk.root))]
+        with self.quiesced(above):
+            for blk in above:
+                await Until(blk.quiet)
+            yield
+
+    @asynccontextmanager
+    async def changing_graph(self) -> AsyncIterator[None]:
+        """A section in which nobody else changes the graph: commands take turns."""
+        await self.graph.changing.free()
+        with self.graph.changing.held():
+            yield
+
+    async def reopen(self, changes: list[Change]) -> None:
+        """Give nodes other options or children, all or none; QmpError."""
+        async with self.drained(change.node for change in changes):
+            try:
+                await reopen(self.graph, changes)
+            except OSError as exc:
+                raise QmpError(os.strerror(exc.errno or errno.EIO)) from None
+        self.concerns_changed()
+
+    async def set_read_only(self, node: BlockNode, read_only: bool) -> None:
+        """Reopen a node and what was opened with it (bdrv_reopen_set_read_only); QmpError."""
+        await self.reopen(read_only_changes(self.graph, node, read_only))
 
     async def close(self) -> None:
         """Close all nodes: nobody sends requests any more, and the process is ending."""

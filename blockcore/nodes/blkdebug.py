@@ -55,6 +55,11 @@ class BlkdebugNode(BlockNode):
         self.limits = limits or BlkdebugLimits()
         self.injector().load(rules, changes)
 
+    def set_child(self, name: str, child: BlockNode | None) -> None:
+        super().set_child(name, child)
+        if child is not None:
+            self.below = child
+
     async def do_open(self) -> None:
         self.size = self.below.size
         self.cluster_size = self.below.cluster_size

@@ -13,6 +13,7 @@ from blockcore.faults import Gate
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
+from blockcore.nodes.options import BlockdevOptions
 from blockcore.qapi import QmpError, Size, XVolumeExtended
 from blockcore.volume import Volume
 
@@ -63,6 +64,25 @@ class FileNode(BlockNode):
         for fd in fds:
             if fd >= 0:
                 await Call(os.close, fd)
+
+    async def do_reopen(self, options: NodeOptions, definition: BlockdevOptions) -> None:
+        if (options.read_only, options.direct) != (self.read_only, self.options.direct):
+            await Call(self._reopen, options)
+
+    def _reopen(self, options: NodeOptions) -> None:
+        """Open the file anew, under the same numbers: nobody above has to know."""
+        mode = (os.O_RDONLY if options.read_only else os.O_RDWR) | os.O_CLOEXEC
+        try:
+            fd = os.open(self.path, mode)
+            direct_fd = os.open(self.path, mode | os.O_DIRECT) if options.direct else -1
+        except OSError as exc:
+            reason = os.strerror(exc.errno or errno.EIO)
+            raise QmpError(f"Could not reopen file: {reason}") from None
+        os.dup2(fd, self.fd, inheritable=False)
+        os.close(fd)
+        if self._direct_fd >= 0:
+            os.close(self._direct_fd)
+        self._direct_fd = direct_fd
 
     def _open(self) -> None:
         status = os.stat(self.path)

@@ -10,6 +10,7 @@ from blockcore.nodes.backing import MAX_CHAIN, backing_definition, backing_name
 from blockcore.nodes.drivers import make_node
 from blockcore.nodes.filename import filename
 from blockcore.nodes.flat_options import with_format
+from blockcore.nodes.links import adopt, attach, check, disown
 from blockcore.nodes.node import BlockNode, NodeOptions, Surroundings
 from blockcore.nodes.options import (
     BlockdevCacheOptions,
@@ -20,6 +21,7 @@ from blockcore.nodes.options import (
     check_node_name,
 )
 from blockcore.nodes.probe import probe
+from blockcore.nodes.qcow2.lock import Lock
 from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.nodes.raw import RawNode
 from blockcore.qapi import BlockdevDetectZeroesOptions, BlockdevDiscardOptions, QmpError
@@ -39,6 +41,8 @@ class BlockGraph:
     def __init__(self, around: Surroundings, directory: str) -> None:
         self.nodes: dict[str, BlockNode] = {}
         self.directory = directory
+        self.changing = Lock()
+        """Taken by commands that change the graph: one at a time, as in QEMU."""
         self._around = around
         self._names = 0
 
@@ -56,7 +60,7 @@ class BlockGraph:
         """
         if options.node_name is not None:
             self._check_name(options.node_name)
-        effective = self._inherit(options, parent)
+        effective = self.inherit(options, parent, options.node_name or self._generated_name())
         earlier = set(self.nodes)
         asked: list[BlockdevRef] = []
         children: list[BlockNode] = []
@@ -72,29 +76,45 @@ class BlockGraph:
             if isinstance(options, BlockdevOptionsProbed):
                 options = with_format(options, await probe(await child(options.file)))
             node = await make_node(options, effective, self._around, self.path, child)
+            node.definition = options
             if isinstance(node, RawNode):
                 node.probed = probed
+        except QmpError:
+            for opened in children:
+                await self.release(opened)
+            raise
+        await self._open_on(node, children, chain)
+        self.nodes[node.node_name] = node
+        node.filename = filename(self.shown(node), self._definition)
+        if node.driver == "blkdebug":
+            self._list_last(self.nodes.keys() - earlier - {node.node_name})
+        return node
+
+    async def _open_on(
+        self, node: BlockNode, children: list[BlockNode], chain: tuple[str, ...]
+    ) -> None:
+        """Open a node on its children, which lose a user, and are closed, if that fails."""
+        for name, opened in node.children.items():
+            adopt(node, name, opened)
+            if isinstance(getattr(node.definition, name), BlockdevOptions):
+                opened.inherits_from = node
+        try:
+            check(children)
             await node.do_open()
             try:
                 if isinstance(node, Qcow2Node):
-                    await self._open_backing(node, options, chain, children)
+                    await self._open_backing(node, chain)
+                check(node.children.values())
                 if node.node_name in self.nodes:
                     raise QmpError(f"Duplicate nodes with node-name='{node.node_name}'")
             except QmpError:
                 await node.do_close()
                 raise
         except QmpError:
-            for opened in children:
+            for name, opened in node.children.items():
+                disown(node, name, opened)
                 await self.release(opened)
             raise
-        node.definition = options
-        node.filename = filename(_shown(node, options), self._definition)
-        self.nodes[node.node_name] = node
-        for opened in children:
-            opened.parents.append(node)
-        if node.driver == "blkdebug":
-            self._list_last(self.nodes.keys() - earlier - {node.node_name})
-        return node
 
     async def release(self, node: BlockNode) -> None:
         """Close a node that nobody uses, then the children that only it used."""
@@ -104,8 +124,8 @@ class BlockGraph:
         node.closed = True
         await flush_quietly(node)
         await node.do_close()
-        for child in node.children.values():
-            child.parents.remove(node)
+        for name, child in node.children.items():
+            disown(node, name, child)
             await self.release(child)
 
     async def close_all(self) -> None:
@@ -151,7 +171,7 @@ class BlockGraph:
             self.nodes[name] = self.nodes.pop(name)
 
     def _definition(self, node_name: str) -> BlockdevOptions:
-        return self.nodes[node_name].definition
+        return self.shown(self.nodes[node_name])
 
     def _check_name(self, name: str) -> None:
         """QmpError unless a new node may have the name (bdrv_assign_node_name)."""
@@ -159,32 +179,30 @@ class BlockGraph:
         if name in self.nodes:
             raise QmpError(f"Duplicate nodes with node-name='{name}'")
 
-    async def _open_backing(
-        self,
-        node: Qcow2Node,
-        options: BlockdevOptions,
-        chain: tuple[str, ...],
-        children: list[BlockNode],
-    ) -> None:
+    async def _open_backing(self, node: Qcow2Node, chain: tuple[str, ...]) -> None:
         """Open what is below an image, by its definition or, without one, by its header."""
+        options = node.definition
         assert isinstance(options, BlockdevOptionsQcow2)
         ref, name = options.backing, ""
         if ref is None and node.header.backing_file:
             name = backing_name(node, node.header.backing_file)
-            chain = (*chain, filename(_shown(node, options), self._definition))
+            own = replace(self.shown(node), backing=None)  # type: ignore[call-arg]
+            chain = (*chain, filename(own, self._definition))
             if name in chain or len(chain) > MAX_CHAIN:
                 raise QmpError(f"Backing file '{name}' creates an infinite loop.")
         if isinstance(ref, Null) or (ref is None and not name):
             return
-        above = replace(node.options, read_only=True, auto_read_only=False)
         try:
             if ref is None:
                 ref = backing_definition(name, node.header.backing_format)
-            backing = await self._child(ref, above, chain)
+            backing = await self._child(ref, options_for_backing(node.options), chain)
         except QmpError as exc:
             raise QmpError(f"Could not open backing file: {exc.desc}", exc.error_class) from None
-        children.append(backing)
-        node.children["backing"] = backing
+        attach(node, "backing", backing)
+        if isinstance(ref, BlockdevOptions):
+            backing.inherits_from = node
+        if name:
+            node.auto_backing_file = backing.filename
 
     async def _child(
         self, ref: BlockdevRef, parent: NodeOptions, chain: tuple[str, ...] = ()
@@ -196,7 +214,9 @@ class BlockGraph:
             raise QmpError(f"Cannot find device='{ref}' nor node-name='{ref}'")
         return node
 
-    def _inherit(self, options: BlockdevOptions, parent: NodeOptions | None) -> NodeOptions:
+    def inherit(
+        self, options: BlockdevOptions, parent: NodeOptions | None, node_name: str
+    ) -> NodeOptions:
         """A child takes read-only and the cache mode from its parent, and always unmaps.
 
         What the node above decides about discards has to get through below
@@ -206,7 +226,7 @@ class BlockGraph:
         up = parent or NodeOptions(node_name="")
         unmap = options.discard is BlockdevDiscardOptions.UNMAP
         return NodeOptions(
-            node_name=options.node_name or self._generated_name(),
+            node_name=node_name,
             read_only=up.read_only if options.read_only is None else options.read_only,
             auto_read_only=bool(options.auto_read_only),
             discard_unmap=parent is not None if options.discard is None else unmap,
@@ -215,21 +235,49 @@ class BlockGraph:
             no_flush=up.no_flush if cache.no_flush is None else cache.no_flush,
         )
 
+    def refresh_filenames(self) -> None:
+        """Find the names of all nodes anew: links, or what is in a header, have changed."""
+        done: set[str] = set()
+
+        def refresh(node: BlockNode) -> None:
+            if node.node_name in done:
+                return
+            done.add(node.node_name)
+            for child in node.children.values():
+                refresh(child)
+            node.filename = filename(self.shown(node), self._definition)
+
+        for node in self.nodes.values():
+            refresh(node)
+
+    def shown(self, node: BlockNode) -> BlockdevOptions:
+        """The definition, with the children that the node has now.
+
+        Without a backing file that is the image's own (backing_overridden).
+        """
+        children: dict[str, BlockdevRef | Null | None] = {
+            name: child.node_name for name, child in node.children.items()
+        }
+        if isinstance(node, Qcow2Node):
+            children["backing"] = _shown_backing(node)
+        return replace(node.definition, **children)
+
     def _generated_name(self) -> str:
         self._names += 1
         return f"#block{self._names:03d}"
 
 
-def _shown(node: BlockNode, options: BlockdevOptions) -> BlockdevOptions:
-    """The definition without a backing file that is the image's own (backing_overridden)."""
-    if not isinstance(node, Qcow2Node) or not isinstance(options, BlockdevOptionsQcow2):
-        return options
-    own, backing = node.header.backing_file, node.backing
+def options_for_backing(options: NodeOptions) -> NodeOptions:
+    """What a backing file inherits from: a node of these options, but read-only."""
+    return replace(options, read_only=True, auto_read_only=False)
+
+
+def _shown_backing(node: Qcow2Node) -> BlockdevRef | Null | None:
+    """None if the backing file is the one that the image says."""
+    backing = node.backing
     if backing is None:
-        same = own is None
-    else:
-        same = own is not None and backing_name(node, own) == backing.filename
-    return replace(options, backing=None) if same else options
+        return None if node.header.backing_file is None else Null.NULL
+    return None if node.auto_backing_file == backing.filename else backing.node_name
 
 
 async def flush_quietly(node: BlockNode) -> None:

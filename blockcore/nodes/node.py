@@ -24,7 +24,9 @@ from blockcore.clock import Clock
 from blockcore.faults import FaultInjector, Gate
 from blockcore.nodes.copy_on_read import copy_on_read
 from blockcore.nodes.direct import Direct
+from blockcore.nodes.op_blockers import BlockOpType, OpBlockers
 from blockcore.nodes.options import BlockdevOptions
+from blockcore.nodes.permissions import Pair, Perm, backing_child, filtered_child
 from blockcore.nodes.tracking import RequestTracker
 from blockcore.qapi import (
     BlkdebugEvent,
@@ -106,6 +108,11 @@ class BlockNode:
         self.cluster_size: int | None = None
         self.children: dict[str, BlockNode] = {}
         self.parents: list[object] = []
+        """Nodes and holders (`permissions.Holder`), each as often as it uses this one."""
+        self.inherits_from: BlockNode | None = None
+        self.frozen: set[str] = set()
+        """Names of children that may not be replaced."""
+        self.op_blockers = OpBlockers()
         self.monitor_owned = False
         self.closed = False
         self.write_threshold = 0
@@ -131,6 +138,36 @@ class BlockNode:
     def file(self) -> BlockNode | None:
         """The child that carries the node's data: `file`, or `image` of a blkdebug node."""
         return self.children.get("file") or self.children.get("image")
+
+    @property
+    def device_or_node_name(self) -> str:
+        """The drive on the node, if it has a name, else the node's own."""
+        return self._around.device_of(self) or self.node_name
+
+    def check_op(self, op: BlockOpType) -> None:
+        """QmpError if something forbids an operation on the node (bdrv_op_is_blocked)."""
+        reason = self.op_blockers.reason(op)
+        if reason is not None:
+            raise QmpError(f"Node '{self.device_or_node_name}' is busy: {reason}")
+
+    def check_link(self, name: str) -> None:
+        """QmpError if a job needs the link to a child to stay as it is."""
+        child = self.children.get(name)
+        if name in self.frozen and child is not None:
+            raise QmpError(
+                f"Cannot change '{name}' link from '{self.node_name}' to '{child.node_name}'"
+            )
+
+    def set_child(self, name: str, child: BlockNode | None) -> None:
+        """Use another child, or none; `links` does this, and tells the children."""
+        if child is None:
+            del self.children[name]
+        else:
+            self.children[name] = child
+
+    def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
+        """What the node needs and shares of a child, given what its users need and share."""
+        return (backing_child if name == "backing" else filtered_child)(perm, shared)
 
     def injector(self) -> FaultInjector:
         """The node's fault rules, made on first use."""
@@ -381,6 +418,18 @@ class BlockNode:
 
     async def do_open(self) -> None:
         """Acquire what the driver needs and set `size`; raises OSError or QmpError."""
+
+    async def do_reopen(self, options: NodeOptions, definition: BlockdevOptions) -> None:
+        """Get ready to go on with other options, and perhaps another definition.
+
+        They become the node's after it, and then `reconfigured` is called.
+
+        OSError or QmpError if that cannot be; then everything is as before.
+        No request is under way.
+        """
+
+    def reconfigured(self) -> None:
+        """`definition` is another one now; children and `options` are dealt with elsewhere."""
 
     async def do_close(self) -> None:
         """Give back what `do_open` acquired."""

@@ -8,6 +8,8 @@ import os
 from blockcore.faults import Gate
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
+from blockcore.nodes.options import BlockdevOptions, BlockdevOptionsRaw
+from blockcore.nodes.permissions import Pair, Perm, data_child, filtered_child
 from blockcore.nodes.probe import PROBE_BYTES, format_of
 from blockcore.qapi import BlkdebugEvent, QmpError
 
@@ -38,19 +40,46 @@ class RawNode(BlockNode):
         self.window = size
         self.probed = False
 
+    def set_child(self, name: str, child: BlockNode | None) -> None:
+        super().set_child(name, child)
+        if child is not None:
+            self.below = child
+
+    def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
+        """Like a filter's, unless only a window is shown (raw_open, raw_child_perm)."""
+        if not self.offset and self.window is None:
+            return filtered_child(perm, shared)
+        writes = Perm.WRITE | Perm.RESIZE
+        of_child, shared = data_child(perm, shared)
+        return of_child & ~writes | perm & writes, shared
+
     async def do_open(self) -> None:
-        """Check the window against the child, in QEMU's words (raw_apply_options)."""
-        there = self.below.size
-        if self.offset > there:
-            raise QmpError("The requested offset is larger than the containing file")
-        if self.window is not None and there - self.offset < self.window:
-            raise QmpError("The requested size is larger than the containing file")
-        self.size = there - self.offset if self.window is None else self.window
+        self._check_window(self.offset, self.window)
+        self.size = self.below.size - self.offset if self.window is None else self.window
         self.cluster_size = self.below.cluster_size
 
+    def _check_window(self, offset: int, window: int | None) -> None:
+        """QmpError, in QEMU's words, if the child is too short (raw_apply_options)."""
+        there = self.below.size
+        if offset > there:
+            raise QmpError("The requested offset is larger than the containing file")
+        if window is not None and there - offset < window:
+            raise QmpError("The requested size is larger than the containing file")
+
+    async def do_reopen(self, options: NodeOptions, definition: BlockdevOptions) -> None:
+        if isinstance(definition, BlockdevOptionsRaw):
+            self._check_window(definition.offset or 0, definition.size)
+
+    def reconfigured(self) -> None:
+        if isinstance(self.definition, BlockdevOptionsRaw):
+            self.offset, self.window = self.definition.offset or 0, self.definition.size
+            self.child_resized()
+
     def child_resized(self) -> None:
-        if self.window is None:
-            self.resized(max(self.below.size - self.offset, 0))
+        there = max(self.below.size - self.offset, 0)
+        size = there if self.window is None else self.window
+        if size != self.size:
+            self.resized(size)
 
     async def do_pread(self, offset: int, buf: memoryview) -> None:
         self.child_event(BlkdebugEvent.READ_AIO)

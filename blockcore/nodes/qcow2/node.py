@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from blockcore.faults import Gate
 from blockcore.nodes.direct import Direct, Translation
 from blockcore.nodes.node import EVERYWHERE, BlockNode, Extent, NodeOptions, Surroundings
+from blockcore.nodes.options import BlockdevOptions, BlockdevOptionsQcow2
+from blockcore.nodes.permissions import Pair, Perm, backing_child, image_child
 from blockcore.nodes.qcow2.compressed import inflater
 from blockcore.nodes.qcow2.entries import READS_AS_ZERO, Kind
 from blockcore.nodes.qcow2.erase import Eraser
@@ -69,6 +71,8 @@ class Qcow2Node(BlockNode):
         super().__init__(options, around)
         self.children["file"] = file
         self.track_requests()
+        self.auto_backing_file = ""
+        """The name that the backing file has if it is the one that the header says."""
         self.settings = settings or Qcow2Settings()
         self.grace = Grace(around.short_slots)
         self._below = file
@@ -76,6 +80,16 @@ class Qcow2Node(BlockNode):
     @property
     def header(self) -> Header:
         return self.image.header
+
+    def set_child(self, name: str, child: BlockNode | None) -> None:
+        super().set_child(name, child)
+        if name == "file" and child is not None:
+            self._below = self.image.file = child
+
+    def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
+        if name == "backing":
+            return backing_child(perm, shared)
+        return image_child(perm, shared, writable=not self.read_only)
 
     def _get_backing(self) -> BlockNode | None:
         return self.backing
@@ -97,6 +111,7 @@ class Qcow2Node(BlockNode):
             await self._make_writable()
         self.size = header.size
         self.cluster_size = header.cluster_size
+        self.auto_backing_file = header.backing_file or ""
 
     async def _read_header(self) -> Header:
         data = bytearray(min(self._below.size, 1 << MAX_CLUSTER_BITS))
@@ -145,15 +160,43 @@ class Qcow2Node(BlockNode):
 
     async def do_close(self) -> None:
         """Write what has not been written; nobody could be told of an error."""
-        if self.read_only or self.image.unusable:
-            return
         try:
-            await self.image.lock.free()
-            with self.image.lock.held():
-                await self.write_back.finish()
-            await self._below.flush()
+            await self._finish()
         except OSError:
             return
+
+    async def _finish(self) -> None:
+        if self.read_only or self.image.unusable:
+            return
+        await self.image.lock.free()
+        with self.image.lock.held():
+            await self.write_back.finish()
+        await self._below.flush()
+
+    async def do_reopen(self, options: NodeOptions, definition: BlockdevOptions) -> None:
+        """To become writable is to be opened anew: until now somebody else may have written."""
+        await self._finish()
+        if options.read_only or not self.read_only:
+            self.image.read_only = options.read_only
+            return
+        old, parts = self.options, dict(vars(self))
+        self.options = options
+        try:
+            await self.do_open()
+        except (OSError, QmpError):
+            vars(self).update(parts)
+            raise
+        finally:
+            self.options = old
+
+    def reconfigured(self) -> None:
+        """The sizes of caches stay as they are."""
+        if isinstance(self.definition, BlockdevOptionsQcow2):
+            self.settings = replace(
+                self.settings,
+                discard_request=self.definition.pass_discard_request,
+                discard_other=bool(self.definition.pass_discard_other),
+            )
 
     async def do_pread(self, offset: int, buf: memoryview) -> None:
         self.image.check_usable()
@@ -227,6 +270,7 @@ class Qcow2Node(BlockNode):
         except (OSError, QmpError):
             header.backing_file, header.backing_format = old
             raise
+        self.auto_backing_file = name or ""
 
     def do_direct(self) -> Direct | None:
         """Clusters that are there may be read and written without asking this node."""

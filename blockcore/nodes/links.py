@@ -1,0 +1,124 @@
+"""Links between nodes: made, cut and moved, and whether everybody can live with them.
+
+Changes are made first and checked afterwards: between two awaits nobody sees
+them, and whoever makes them takes them back if `check` raises QmpError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.op_blockers import ALL_OPS, ALLOWED_ON_BACKING
+from blockcore.nodes.permissions import ALL, NONE, Holder, Pair, Perm, names
+from blockcore.qapi import QmpError
+
+Link = tuple[Perm, Perm, str, str]
+"""What a user of a node needs and shares, who it is, and what it uses the node as."""
+
+
+def attach(parent: BlockNode, name: str, child: BlockNode) -> None:
+    """Make `child` the child `name` of a node that has none."""
+    parent.set_child(name, child)
+    adopt(parent, name, child)
+
+
+def adopt(parent: BlockNode, name: str, child: BlockNode) -> None:
+    """Tell a child of its parent, which knows it already."""
+    child.parents.append(parent)
+    if name == "backing":
+        reason = f"node is used as backing hd of '{parent.device_or_node_name}'"
+        child.op_blockers.block(parent, reason, ALL_OPS - ALLOWED_ON_BACKING)
+
+
+def detach(parent: BlockNode, name: str) -> BlockNode:
+    """Cut the link to child `name`; gives the child, which may have no other user."""
+    child = parent.children[name]
+    parent.set_child(name, None)
+    disown(parent, name, child)
+    return child
+
+
+def disown(parent: BlockNode, name: str, child: BlockNode) -> None:
+    """Tell a child that a link has been cut."""
+    child.parents.remove(parent)
+    if name == "backing":
+        child.op_blockers.unblock(parent)
+
+
+def replace(old: BlockNode, new: BlockNode, below: Iterable[BlockNode]) -> None:
+    """Let the users of `old` use `new` (bdrv_replace_node).
+
+    `below` are `new` and everything it uses: they go on using `old`, and so
+    does whoever means this very node.
+    """
+    keep = list(below)
+    for parent in list(old.parents):
+        if isinstance(parent, BlockNode):
+            if parent in keep:
+                continue
+            for name in [name for name, child in parent.children.items() if child is old]:
+                detach(parent, name)
+                attach(parent, name, new)
+        elif not _holder(parent).stay_at_node:
+            old.parents.remove(parent)
+            new.parents.append(parent)
+            _holder(parent).node_replaced(new)
+
+
+def _holder(parent: object) -> Holder:
+    holder: Holder = parent  # type: ignore[assignment]
+    return holder
+
+
+def needed(node: BlockNode) -> Pair:
+    """What all users of a node need together, and what all of them share."""
+    perm, shared = NONE, ALL
+    for link in links(node):
+        perm |= link[0]
+        shared &= link[1]
+    return perm, shared
+
+
+def links(node: BlockNode) -> Iterator[Link]:
+    """The users of a node, the newest first."""
+    seen: list[BlockNode] = []
+    for parent in reversed(node.parents):
+        if not isinstance(parent, BlockNode):
+            holder = _holder(parent)
+            yield holder.perm, holder.shared, holder.describe(), "root"
+        elif parent not in seen:
+            seen.append(parent)
+            for name in [name for name, child in parent.children.items() if child is node]:
+                perm, shared = parent.child_permissions(name, *needed(parent))
+                yield perm, shared, f"node '{parent.node_name}'", name
+
+
+def check(nodes: Iterable[BlockNode], was_writable: Iterable[BlockNode] = ()) -> None:
+    """QmpError unless the users of each node can live with each other and with the node.
+
+    `was_writable` are those that are about to become read-only.
+    """
+    closing = list(was_writable)
+    for node in nodes:
+        users = list(links(node))
+        for strict in users:
+            for other in users:
+                if other is not strict and other[0] & ~strict[1]:
+                    raise _conflict(node, strict, other)
+        perm = needed(node)[0]
+        if node.read_only and perm & (Perm.WRITE | Perm.WRITE_UNCHANGED):
+            if node in closing:
+                raise QmpError(
+                    f"Read-only block node '{node.node_name}' cannot support read-write users"
+                )
+            raise QmpError("Block node is read-only")
+
+
+def _conflict(node: BlockNode, strict: Link, other: Link) -> QmpError:
+    name = node.node_name
+    return QmpError(
+        f"Permission conflict on node '{name}': permissions '{names(other[0] & ~strict[1])}'"
+        f" are both required by {other[2]} (uses node '{name}' as '{other[3]}' child)"
+        f" and unshared by {strict[2]} (uses node '{name}' as '{strict[3]}' child)."
+    )
