@@ -210,7 +210,14 @@ def test_short_path_beside_everything_else(tmp_path: Path) -> None:
 
 
 def host_of(node: Qcow2Node, offset: int) -> int:
-    return perform(node.mapping.run(offset, 1)).host
+    host: int = perform(node.mapping.run(offset, 1)).host
+    return host
+
+
+def finish(routine: Routine) -> None:
+    while not routine.done:
+        assert routine.call is not None
+        routine.advance(routine.call.perform())
 
 
 def discard_and_flush(node: Qcow2Node, offset: int) -> None:
@@ -231,8 +238,7 @@ def test_a_discarded_cluster_is_kept_from_others_while_a_request_is_at_it(tmp_pa
     discard_and_flush(node, 0)
     perform(node.pwrite(8192, memoryview(b"b" * 4096)))
     assert host_of(node, 8192) != host
-    while under_way.call is not None:
-        under_way.advance(under_way.call.perform())
+    finish(under_way)
     assert bytes(buf) == b"a" * 4096
     perform(node.flush())
     perform(node.pwrite(16384, memoryview(b"c" * 4096)))
