@@ -16,7 +16,7 @@ from qcow2_images import Around, check_clean, close, create, open_file, open_on,
 from sim import Sim, perform
 
 from blockcore.accounting import Slot
-from blockcore.bql import BigLock
+from blockcore.bql import BigLock, Routine
 from blockcore.clock import SystemClock
 from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.short_path import ShortPath
@@ -207,3 +207,58 @@ def test_short_path_beside_everything_else(tmp_path: Path) -> None:
         assert data[cluster * cluster_size :][:cluster_size] in (tag, bytes(cluster_size))
     close(node)
     check_clean(path)
+
+
+def host_of(node: Qcow2Node, offset: int) -> int:
+    host: int = perform(node.mapping.run(offset, 1)).host
+    return host
+
+
+def finish(routine: Routine) -> None:
+    while not routine.done:
+        assert routine.call is not None
+        routine.advance(routine.call.perform())
+
+
+def discard_and_flush(node: Qcow2Node, offset: int) -> None:
+    perform(node.discard(offset, 4096))
+    perform(node.flush())
+
+
+def test_a_discarded_cluster_is_kept_from_others_while_a_request_is_at_it(tmp_path: Path) -> None:
+    """A read that has found its cluster before the discard never gets another's data."""
+    around = Around()
+    disk = Disk(create(tmp_path / "image", 64 << 10, cluster_size=4096).read_bytes(), around)
+    node = open_on(disk, around)
+    perform(node.pwrite(0, memoryview(b"a" * 4096)))
+    host, buf = host_of(node, 0), bytearray(4096)
+    under_way = Routine(node.pread(0, memoryview(buf)))
+    under_way.advance()
+    assert under_way.call is not None
+    discard_and_flush(node, 0)
+    perform(node.pwrite(8192, memoryview(b"b" * 4096)))
+    assert host_of(node, 8192) != host
+    finish(under_way)
+    assert bytes(buf) == b"a" * 4096
+    perform(node.flush())
+    perform(node.pwrite(16384, memoryview(b"c" * 4096)))
+    assert host_of(node, 16384) == host
+
+
+@pytest.mark.parametrize("how", ["idle", "another request"])
+def test_a_discarded_cluster_is_kept_while_a_worker_may_be_at_it(tmp_path: Path, how: str) -> None:
+    around = Around()
+    disk = Disk(create(tmp_path / "image", 64 << 10, cluster_size=4096).read_bytes(), around)
+    node = open_on(disk, around)
+    perform(node.pwrite(0, memoryview(b"a" * 4096)))
+    host, slot = host_of(node, 0), Slot()
+    around.slots.append(slot)
+    slot.busy = True
+    discard_and_flush(node, 0)
+    perform(node.pwrite(8192, memoryview(b"b" * 4096)))
+    assert host_of(node, 8192) != host
+    slot.busy = how != "idle"
+    slot.rd_ops += 1
+    perform(node.flush())
+    perform(node.pwrite(16384, memoryview(b"c" * 4096)))
+    assert host_of(node, 16384) == host

@@ -62,6 +62,9 @@ _FEATURES: Final = (
 )
 """The feature name table that QEMU 7.2 writes: type, bit, name."""
 
+_NAMED_FROM: Final = 8192
+"""QEMU leaves it out where clusters are smaller, to have room for the backing file's name."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Header:
@@ -240,7 +243,7 @@ def serialize_header(header: Header) -> bytes:
     """The first cluster as QEMU writes it; QmpError if it does not hold everything."""
     fixed = _V2_BYTES if header.version == 2 else _WRITTEN_BYTES
     tail = _extension(_EXT_BACKING_FORMAT, (header.backing_format or "").encode())
-    if header.version == 3:
+    if header.version == 3 and header.cluster_size >= _NAMED_FROM:
         table = b"".join(
             struct.pack(">BB46s", kind, bit, name.encode()) for kind, bit, name in _FEATURES
         )

@@ -152,25 +152,49 @@ class Mapping:
         return table
 
     async def table_for_write(self, number: int) -> Table:
-        """The L2 table of an L1 entry, made or copied if need be; the lock is held."""
+        """The L2 table of an L1 entry, made or copied if need be; the lock is held.
+
+        A new one is in the file at once, as in QEMU, so that the request that
+        needs it is the one to fail.
+        """
         await self.image.check_metadata_write()
         old = await self.table(number)
-        if old is not None and self.l1[number] & COPIED:
+        old_entry = self.l1[number]
+        if old is not None and old_entry & COPIED:
             return old
-        if old is not None:
-            self.image.event(BlkdebugEvent.L2_ALLOC_COW_READ)
         offset = await self.refcounts.allocate(1)
-        values = array(L2_TYPE, bytes(self.image.cluster_size)) if old is None else old.values[:]
-        self.image.event(BlkdebugEvent.L2_ALLOC_WRITE)
         try:
-            table = await self.tables.create(offset, values)
+            table = await self._new_table(number, offset, old)
         except OSError:
+            self.l1[number] = old_entry
+            self.l1_changed.add(number)
+            self.tables.forget(offset)
+            self.image.release(offset, 1)
             await self.refcounts.drop(offset >> self.image.cluster_bits)
             raise
-        self.image.claim(offset, 1, ACTIVE_L2)
+        if old is not None:
+            await self.refcounts.drop(old.offset >> self.image.cluster_bits)
+        self._remember(number, table)
+        return table
+
+    async def _new_table(self, number: int, offset: int, old: Table | None) -> Table:
+        """Write a table, empty or a copy, and then the L1 entry for it (l2_allocate)."""
+        image = self.image
+        await self.refcounts.write_back()
+        await image.file.flush()
+        if old is None:
+            values = array(L2_TYPE, bytes(image.cluster_size))
+        else:
+            image.event(BlkdebugEvent.L2_ALLOC_COW_READ)
+            values = old.values[:]
+        image.event(BlkdebugEvent.L2_ALLOC_WRITE)
+        image.event(BlkdebugEvent.L2_UPDATE)
+        table = await self.tables.create(offset, values)
+        await image.file.flush()
+        image.claim(offset, 1, ACTIVE_L2)
         self.l1[number] = offset | COPIED
         self.l1_changed.add(number)
-        self._remember(number, table)
+        await self.write_l1()
         return table
 
     def _remember(self, number: int, table: Table) -> None:

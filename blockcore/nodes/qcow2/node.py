@@ -132,7 +132,7 @@ class Qcow2Node(BlockNode):
             image, refcounts, self.mapping, self.grace, self._passes_discard
         )
         self.reader = Reader(image, self.mapping, inflater(header.compression), self._get_backing)
-        self.writer = Writer(image, self.mapping, self.write_back, self.reader.pread)
+        self.writer = Writer(image, self.mapping, self.write_back, self.reader)
         self.eraser = Eraser(image, self.mapping, self.writer, self._reads_as_zero)
         self.resizer = Resizer(image, self.mapping, self.write_back, self.eraser)
 

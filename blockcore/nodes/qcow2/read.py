@@ -7,7 +7,7 @@ from collections.abc import Callable
 from blockcore.effects import Call
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.qcow2.compressed import Inflate
-from blockcore.nodes.qcow2.entries import Kind, compressed_range
+from blockcore.nodes.qcow2.entries import READS_AS_ZERO, Kind, compressed_range
 from blockcore.nodes.qcow2.image import Image
 from blockcore.nodes.qcow2.mapping import Mapping, Run
 from blockcore.qapi import BlkdebugEvent
@@ -35,6 +35,19 @@ class Reader:
             await self._read_run(run, offset, buf[: run.length])
             offset += run.length
             buf = buf[run.length :]
+
+    async def known_zero(self, offset: int, length: int) -> bool:
+        """Whether this image's tables alone tell that a range reads as zeroes."""
+        backing = self._backing()
+        while length > 0:
+            run = await self.mapping.run(offset, length)
+            if run.kind is Kind.UNALLOCATED:
+                if backing is not None and offset < backing.size:
+                    return False
+            elif run.kind not in READS_AS_ZERO:
+                return False
+            offset, length = offset + run.length, length - run.length
+        return True
 
     async def _read_run(self, run: Run, offset: int, buf: memoryview) -> None:
         backing = self._backing()

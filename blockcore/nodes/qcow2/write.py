@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 from array import array
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from blockcore.effects import Until
@@ -18,16 +18,13 @@ from blockcore.nodes.qcow2.entries import (
 )
 from blockcore.nodes.qcow2.image import Image
 from blockcore.nodes.qcow2.mapping import Mapping
+from blockcore.nodes.qcow2.read import Reader
 from blockcore.nodes.qcow2.tables import Table
 from blockcore.nodes.qcow2.write_back import WriteBack
 from blockcore.qapi import BlkdebugEvent
 
 MERGE_BYTES = 256 << 10
 """New clusters up to this size are written in one go together with what is copied."""
-
-Reader = Callable[[int, memoryview], Awaitable[None]]
-"""Reads guest data as the guest would; it may begin or end beyond the image."""
-
 
 @dataclass(slots=True, eq=False)
 class Allocation:
@@ -75,13 +72,13 @@ class Writer:
     """Writes guest data to an image."""
 
     def __init__(
-        self, image: Image, mapping: Mapping, write_back: WriteBack, read: Reader
+        self, image: Image, mapping: Mapping, write_back: WriteBack, reader: Reader
     ) -> None:
         self.image = image
         self.mapping = mapping
         self.write_back = write_back
         self.in_flight = InFlight()
-        self._read = read
+        self._reader = reader
 
     async def pwrite(self, offset: int, buf: memoryview) -> None:
         """Write `buf` at guest `offset`, as many clusters at a time as belong together."""
@@ -163,9 +160,9 @@ class Writer:
         head = offset - start
         length = new.count << image.cluster_bits
         tail = length - head - len(buf)
-        if not head and not tail:
+        if not head and not tail or await self._zeroed(new, start, head, tail):
             image.event(BlkdebugEvent.WRITE_AIO)
-            await image.file.pwrite(new.host, buf)
+            await image.file.pwrite(new.host + head, buf)
             return
         if length <= MERGE_BYTES:
             whole = memoryview(bytearray(length))
@@ -173,6 +170,7 @@ class Writer:
             await self._old_data(offset + len(buf), whole[length - tail :])
             whole[head : length - tail] = buf
             image.event(BlkdebugEvent.WRITE_AIO)
+            image.event(BlkdebugEvent.COW_WRITE)
             await image.file.pwrite(new.host, whole)
             return
         for at, size in ((start, head), (offset + len(buf), tail)):
@@ -184,10 +182,29 @@ class Writer:
         image.event(BlkdebugEvent.WRITE_AIO)
         await image.file.pwrite(new.host + head, buf)
 
+    async def _zeroed(self, new: Allocation, start: int, head: int, tail: int) -> bool:
+        """Zero the new clusters if there is nothing but zeroes around the data (handle_alloc_space).
+
+        False if there is more, or if the file cannot be zeroed without writing it all.
+        """
+        length = new.count << self.image.cluster_bits
+        if not await self._reader.known_zero(start, head):
+            return False
+        if not await self._reader.known_zero(start + length - tail, tail):
+            return False
+        self.image.event(BlkdebugEvent.CLUSTER_ALLOC_SPACE)
+        try:
+            await self.image.file.zero(new.host, length, may_unmap=False, no_fallback=True)
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise
+            return False
+        return True
+
     async def _old_data(self, offset: int, buf: memoryview) -> None:
         if buf:
             self.image.event(BlkdebugEvent.COW_READ)
-            await self._read(offset, buf)
+            await self._reader.pread(offset, buf)
 
     def _link(self, new: Allocation) -> None:
         """Enter the new clusters into their table: from now on they are the guest's."""
