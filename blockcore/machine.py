@@ -6,10 +6,8 @@ of the core.
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from typing import Any
 
@@ -24,7 +22,6 @@ from blockcore.nodes.links import check
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.options import BlockdevOptions
-from blockcore.nodes.reopen import Change, read_only_changes, reopen
 from blockcore.qapi import Event, QmpError, Reset, RunState, Shutdown, ShutdownCause
 from blockcore.runstate import Vm
 from blockcore.throttle import ThrottleConfig
@@ -118,11 +115,6 @@ class Machine:
         if node is None:
             raise QmpError(f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'")
         return node
-
-    def device_or_node_name(self, node: BlockNode) -> str:
-        """The drive on the node, if it has a name, else the node (bdrv_get_device_or_node_name)."""
-        drives = (blk.name for blk in self.backends if blk.root is node and blk.name)
-        return next(drives, node.node_name)
 
     def backends_above(self, node: BlockNode) -> Iterator[BlockBackend]:
         """The drives whose requests can reach the node."""
@@ -222,36 +214,6 @@ class Machine:
             for name, responder in self.volume_responders.items()
             if name in self.graph.nodes
         }
-
-    @asynccontextmanager
-    async def drained(self, nodes: Iterable[BlockNode]) -> AsyncIterator[None]:
-        """A section in which no drive has a request at any of the nodes (bdrv_drained_begin)."""
-        below = list(nodes)
-        above = [blk for blk in self.backends if any(n in below for n in self.graph.subtree(blk.root))]
-        with self.quiesced(above):
-            for blk in above:
-                await Until(blk.quiet)
-            yield
-
-    @asynccontextmanager
-    async def changing_graph(self) -> AsyncIterator[None]:
-        """A section in which nobody else changes the graph: commands take turns."""
-        await self.graph.changing.free()
-        with self.graph.changing.held():
-            yield
-
-    async def reopen(self, changes: list[Change]) -> None:
-        """Give nodes other options or children, all or none; QmpError."""
-        async with self.drained(change.node for change in changes):
-            try:
-                await reopen(self.graph, changes)
-            except OSError as exc:
-                raise QmpError(os.strerror(exc.errno or errno.EIO)) from None
-        self.concerns_changed()
-
-    async def set_read_only(self, node: BlockNode, read_only: bool) -> None:
-        """Reopen a node and what was opened with it (bdrv_reopen_set_read_only); QmpError."""
-        await self.reopen(read_only_changes(self.graph, node, read_only))
 
     async def close(self) -> None:
         """Close all nodes: nobody sends requests any more, and the process is ending."""

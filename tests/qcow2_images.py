@@ -15,7 +15,8 @@ from blockcore.accounting import Slot
 from blockcore.clock import Clock, SystemClock
 from blockcore.nodes.file import FileNode
 from blockcore.nodes.node import BlockNode, NodeOptions
-from blockcore.nodes.qcow2.node import Qcow2Node, Qcow2Settings
+from blockcore.nodes.qcow2.node import Qcow2Node
+from blockcore.nodes.qcow2.settings import Qcow2Settings
 from blockcore.nodes.raw import RawNode
 from blockcore.qapi import Event
 

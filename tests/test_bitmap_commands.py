@@ -93,8 +93,7 @@ def test_transaction_differs_only_by_the_actions_that_are_not_here() -> None:
     different = arguments_differ(schema_info(table), QEMU, "transaction")
     assert {line for line in different if " here" in line} == set()
     assert {line.split()[2] for line in different} == {
-        *("blockdev-backup", "blockdev-snapshot", "blockdev-snapshot-internal-sync"),
-        *("blockdev-snapshot-sync", "drive-backup"),
+        *("blockdev-backup", "blockdev-snapshot-internal-sync", "drive-backup"),
     }
 
 

@@ -21,6 +21,7 @@ LAYERS = (
     ("nodes",),
     ("short_path", "block_backend", "volume_responder"),
     ("machine",),
+    ("graph_changes", "snapshot"),
     ("config", "device_config", "drive_config", "assemble"),
     ("commands",),
     ("bql", "guests", "log", "control", "loop", "server"),

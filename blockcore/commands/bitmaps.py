@@ -128,7 +128,7 @@ async def add_bitmap(
     if options.persistent:
         # No driver here stores bitmaps in its images.
         raise QmpError(
-            f"Can't store persistent bitmaps to {machine.device_or_node_name(node)}:"
+            f"Can't store persistent bitmaps to {node.device_or_node_name}:"
             " Operation not supported"
         )
     bitmap = DirtyBitmap(node.size, granularity, options.name)

@@ -8,9 +8,12 @@ from typing import Annotated
 
 from blockcore.block_backend import BlockBackend
 from blockcore.commands.block_info import BUCKET_MEMBERS
-from blockcore.effects import Until
+from blockcore.graph_changes import changing_graph, drained, reopen_nodes, using
 from blockcore.machine import Machine
+from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.options import BLOCKDEV_OPTIONS, BlockdevOptions
+from blockcore.nodes.permissions import Perm
+from blockcore.nodes.reopen import asked_changes
 from blockcore.policy import parse_rerror, parse_werror
 from blockcore.qapi import BlockWriteThreshold, QapiErrorClass, QmpError, UInt64
 from blockcore.qmp.schema import CommandTable
@@ -35,15 +38,17 @@ async def block_resize(
     node = machine.node_or_device(device, node_name)
     if size < 0:
         raise QmpError("Parameter 'size' expects a >0 size")
-    above = list(machine.backends_above(node))
-    with machine.quiesced(above):
-        for blk in above:
-            await Until(blk.quiet)
-        try:
-            await node.truncate(size)
-        except OSError as exc:
-            reason = os.strerror(exc.errno or errno.EIO)
-            raise QmpError(f"Failed to resize image: {reason}") from None
+    if node.op_blockers.reason(BlockOpType.RESIZE) is not None:
+        raise QmpError(f"Device '{device or node_name}' is in use")
+    async with changing_graph(machine), drained(machine, [node]):
+        with using(node, Perm.RESIZE):
+            if node.read_only:
+                raise QmpError("Image is read-only")
+            try:
+                await node.truncate(size)
+            except OSError as exc:
+                reason = os.strerror(exc.errno or errno.EIO)
+                raise QmpError(f"Could not resize file: {reason}") from None
 
 
 @table.command("block-set-write-threshold")
@@ -143,13 +148,27 @@ async def blockdev_add(
     machine: Machine, *, options: Annotated[BlockdevOptions, BLOCKDEV_OPTIONS]
 ) -> None:
     """Open a node, as `-blockdev` does; it is there until `blockdev-del`."""
-    await machine.blockdev_add(options)
+    async with changing_graph(machine):
+        await machine.blockdev_add(options)
 
 
 @table.command("blockdev-del")
 async def blockdev_del(machine: Machine, *, node_name: str) -> None:
     """Close a node that `blockdev-add` has opened and nobody uses."""
-    await machine.blockdev_del(node_name)
+    async with changing_graph(machine):
+        await machine.blockdev_del(node_name)
+
+
+@table.command("blockdev-reopen")
+async def blockdev_reopen(
+    machine: Machine, *, options: list[Annotated[BlockdevOptions, BLOCKDEV_OPTIONS]]
+) -> None:
+    """Give nodes other options; those that are not given have their defaults again.
+
+    A `file` or `backing` that is the name of another node takes its place.
+    """
+    async with changing_graph(machine):
+        await reopen_nodes(machine, asked_changes(machine.graph, options))
 
 
 @table.command("x-drive-set-policy")

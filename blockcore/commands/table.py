@@ -14,6 +14,7 @@ from blockcore.commands import (
     faults,
     jobs,
     run_state,
+    snapshots,
     transaction,
     volumes,
 )
@@ -27,10 +28,11 @@ table = CommandTable()
 table.include(NEGOTIATION)
 for _part in (
     *(run_state, block_info, block_stats, block_config, jobs, faults),
-    *(bitmaps, transaction, volumes),
+    *(bitmaps, snapshots, transaction, volumes),
 ):
     table.include(_part.table)
 transaction.actions.include(bitmap_actions.actions)
+transaction.actions.include(snapshots.actions)
 table.event(BlockIoError)
 
 

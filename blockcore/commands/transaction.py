@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from blockcore.commands.actions import ActionTable, TransactionAction
-from blockcore.effects import Until
+from blockcore.graph_changes import changing_graph, drained
 from blockcore.machine import Machine
 from blockcore.qapi import QmpError
 from blockcore.qmp.schema import CommandTable
@@ -35,9 +35,7 @@ async def transaction(
     All drives are drained first and stay so until the end.
     """
     under_way = Transaction(properties.completion_mode)
-    with machine.quiesced(list(machine.backends)):
-        for blk in list(machine.backends):
-            await Until(blk.quiet)
+    async with changing_graph(machine), drained(machine, machine.graph.nodes.values()):
         try:
             for action in wanted:
                 await actions.prepare(machine, action, under_way)

@@ -32,7 +32,8 @@ from blockcore.nodes.options import (
     UnixSocketAddress,
 )
 from blockcore.nodes.qcow2.mapping import DEFAULT_L2_CACHE_SIZE, MAX_CACHE_SIZE
-from blockcore.nodes.qcow2.node import Qcow2Node, Qcow2Settings
+from blockcore.nodes.qcow2.node import Qcow2Node
+from blockcore.nodes.qcow2.settings import Qcow2Settings
 from blockcore.nodes.raw import RawNode
 from blockcore.qapi import QmpError
 from blockcore.volume import make_volume

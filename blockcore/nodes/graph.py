@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Set
 from dataclasses import replace
+from typing import Any
 
 from blockcore.nodes.backing import MAX_CHAIN, backing_definition, backing_name
 from blockcore.nodes.drivers import make_node
@@ -255,7 +256,7 @@ class BlockGraph:
 
         Without a backing file that is the image's own (backing_overridden).
         """
-        children: dict[str, BlockdevRef | Null | None] = {
+        children: dict[str, Any] = {
             name: child.node_name for name, child in node.children.items()
         }
         if isinstance(node, Qcow2Node):

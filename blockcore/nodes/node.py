@@ -94,8 +94,8 @@ class BlockNode:
 
     driver: ClassVar[str]
 
-    writes_zeroes: ClassVar[bool] = True
-    """Whether the driver may have a better way than to write them."""
+    supports_backing: ClassVar[bool] = False
+    """Whether it can have a backing file."""
 
     definition: BlockdevOptions
     """What the node was opened from."""
@@ -257,7 +257,7 @@ class BlockNode:
     async def keep(self, offset: int, buf: memoryview) -> None:
         """Write what reads give already (BDRV_REQ_WRITE_UNCHANGED): nothing becomes dirty."""
         self.debug_event(BlkdebugEvent.COR_WRITE)
-        if not self.writes_zeroes or bytes(buf).count(0) != len(buf):
+        if bytes(buf).count(0) != len(buf):
             self.inject(BlkdebugIOType.WRITE, offset, len(buf))
             await self.do_pwrite(offset, buf)
             return

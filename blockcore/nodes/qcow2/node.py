@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass, replace
 
 from blockcore.faults import Gate
 from blockcore.nodes.direct import Direct, Translation
 from blockcore.nodes.node import EVERYWHERE, BlockNode, Extent, NodeOptions, Surroundings
-from blockcore.nodes.options import BlockdevOptions, BlockdevOptionsQcow2
+from blockcore.nodes.options import BlockdevOptions
 from blockcore.nodes.permissions import Pair, Perm, backing_child, image_child
 from blockcore.nodes.qcow2.compressed import inflater
 from blockcore.nodes.qcow2.entries import READS_AS_ZERO, Kind
@@ -24,24 +23,15 @@ from blockcore.nodes.qcow2.header import (
     serialize_header,
 )
 from blockcore.nodes.qcow2.image import HEADER, Image
-from blockcore.nodes.qcow2.mapping import DEFAULT_L2_CACHE_SIZE, Mapping
+from blockcore.nodes.qcow2.mapping import Mapping
 from blockcore.nodes.qcow2.read import Reader
 from blockcore.nodes.qcow2.refcount import Refcounts
 from blockcore.nodes.qcow2.repair import repair
 from blockcore.nodes.qcow2.resize import Resizer
+from blockcore.nodes.qcow2.settings import Qcow2Settings
 from blockcore.nodes.qcow2.write import Writer
 from blockcore.nodes.qcow2.write_back import WriteBack
 from blockcore.qapi import BlockImageCorrupted, QmpError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Qcow2Settings:
-    """What can be set of the driver; `discard_request` None is as the node's discard."""
-
-    l2_cache_size: int = DEFAULT_L2_CACHE_SIZE
-    lazy_refcounts: bool = False
-    discard_request: bool | None = None
-    discard_other: bool = False
 
 
 class Qcow2Node(BlockNode):
@@ -52,6 +42,7 @@ class Qcow2Node(BlockNode):
     """
 
     driver = "qcow2"
+    supports_backing = True
 
     image: Image
     mapping: Mapping
@@ -191,12 +182,7 @@ class Qcow2Node(BlockNode):
 
     def reconfigured(self) -> None:
         """The sizes of caches stay as they are."""
-        if isinstance(self.definition, BlockdevOptionsQcow2):
-            self.settings = replace(
-                self.settings,
-                discard_request=self.definition.pass_discard_request,
-                discard_other=bool(self.definition.pass_discard_other),
-            )
+        self.settings = self.settings.changed(self.definition)
 
     async def do_pread(self, offset: int, buf: memoryview) -> None:
         self.image.check_usable()

@@ -1,0 +1,175 @@
+"""Snapshots, and what an image says of its backing file."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+
+from blockcore.commands import transaction
+from blockcore.commands.actions import ActionTable, TransactionAction
+from blockcore.graph_changes import changing_graph, root_node, set_read_only
+from blockcore.machine import Machine
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.op_blockers import BlockOpType
+from blockcore.nodes.qcow2.node import Qcow2Node
+from blockcore.qapi import QmpError
+from blockcore.qmp.schema import CommandTable
+from blockcore.snapshot import NewImageMode, prepare_snapshot, prepare_snapshot_sync
+from blockcore.transaction import Transaction
+
+table = CommandTable()
+actions = ActionTable()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockdevSnapshotSync:
+    """QAPI's BlockdevSnapshotSync: which node, by its drive or its name, and the new image."""
+
+    device: str | None = None
+    node_name: str | None = None
+    snapshot_file: str
+    snapshot_node_name: str | None = None
+    format: str | None = None
+    mode: NewImageMode | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockdevSnapshotSyncAction(TransactionAction):
+    data: BlockdevSnapshotSync
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockdevSnapshot:
+    """QAPI's BlockdevSnapshot: the node to be covered, and the overlay, which has no backing."""
+
+    node: str
+    overlay: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockdevSnapshotAction(TransactionAction):
+    data: BlockdevSnapshot
+
+
+@actions.action("blockdev-snapshot-sync", BlockdevSnapshotSyncAction)
+async def _snapshot_sync(
+    machine: Machine, action: BlockdevSnapshotSyncAction, under_way: Transaction
+) -> None:
+    data = action.data
+    old = machine.node_or_device(data.device, data.node_name)
+    old.check_op(BlockOpType.EXTERNAL_SNAPSHOT)
+    if data.node_name is not None and data.snapshot_node_name is None:
+        raise QmpError("New overlay node-name missing")
+    if data.snapshot_node_name is not None and _is_taken(machine, data.snapshot_node_name):
+        raise QmpError("New overlay node-name already in use")
+    await prepare_snapshot_sync(
+        machine,
+        under_way,
+        old,
+        data.snapshot_file,
+        data.format or "qcow2",
+        data.mode or NewImageMode.ABSOLUTE_PATHS,
+        data.snapshot_node_name,
+    )
+
+
+def _is_taken(machine: Machine, name: str) -> bool:
+    return machine.backend(name) is not None or name in machine.graph.nodes
+
+
+@actions.action("blockdev-snapshot", BlockdevSnapshotAction)
+async def _snapshot(
+    machine: Machine, action: BlockdevSnapshotAction, under_way: Transaction
+) -> None:
+    data = action.data
+    old = machine.node_or_device(data.node, data.node)
+    old.check_op(BlockOpType.EXTERNAL_SNAPSHOT)
+    overlay = machine.node_or_device(data.overlay, data.overlay)
+    await prepare_snapshot(machine, under_way, old, overlay)
+
+
+@table.command("blockdev-snapshot-sync")
+async def blockdev_snapshot_sync(
+    machine: Machine,
+    *,
+    device: str | None = None,
+    node_name: str | None = None,
+    snapshot_file: str,
+    snapshot_node_name: str | None = None,
+    format: str | None = None,
+    mode: NewImageMode | None = None,
+) -> None:
+    """Let a new image take the place of a drive's root, which becomes its backing file.
+
+    From then on the old root is read-only.  With mode `existing` the image
+    is there already.
+    """
+    data = BlockdevSnapshotSync(
+        device=device,
+        node_name=node_name,
+        snapshot_file=snapshot_file,
+        snapshot_node_name=snapshot_node_name,
+        format=format,
+        mode=mode,
+    )
+    action = BlockdevSnapshotSyncAction(type="blockdev-snapshot-sync", data=data)
+    await transaction.transaction(machine, wanted=[action])
+
+
+@table.command("blockdev-snapshot")
+async def blockdev_snapshot(machine: Machine, *, node: str, overlay: str) -> None:
+    """The same with a node that `blockdev-add` has opened, without a backing file."""
+    data = BlockdevSnapshot(node=node, overlay=overlay)
+    action = BlockdevSnapshotAction(type="blockdev-snapshot", data=data)
+    await transaction.transaction(machine, wanted=[action])
+
+
+@table.command("change-backing-file")
+async def change_backing_file(
+    machine: Machine, *, device: str, image_node_name: str, backing_file: str
+) -> None:
+    """Write another backing file name into an image of a drive's chain.
+
+    The nodes stay as they are.  The format that is written is that of the
+    backing node; QEMU writes the image's own.
+    """
+    async with changing_graph(machine):
+        root = root_node(machine, device)
+        image = machine.node_or_device(None, image_node_name)
+        if not isinstance(image, Qcow2Node) or image.backing is None:
+            raise QmpError(
+                "not allowing backing file change on an image without a backing file"
+            )
+        root.check_op(BlockOpType.CHANGE)
+        if image not in _chain(root):
+            raise QmpError(f"'{device}' and image file are not in the same chain")
+        was_read_only = image.read_only
+        if was_read_only:
+            await set_read_only(machine, image, False)
+        try:
+            await _rename_backing(image, image.backing, backing_file)
+        finally:
+            if was_read_only:
+                await set_read_only(machine, image, True)
+    machine.graph.refresh_filenames()
+
+
+async def _rename_backing(image: Qcow2Node, backing: BlockNode, name: str) -> None:
+    try:
+        await image.set_backing(name, backing.driver)
+    except OSError as exc:
+        reason = os.strerror(exc.errno or errno.EIO)
+        raise QmpError(f"Could not change backing file to '{name}': {reason}") from None
+    except QmpError:
+        reason = os.strerror(errno.EINVAL)
+        raise QmpError(f"Could not change backing file to '{name}': {reason}") from None
+
+
+def _chain(node: BlockNode | None) -> list[BlockNode]:
+    """A node and its backing files, filters between them included."""
+    chain = []
+    while node is not None:
+        chain.append(node)
+        node = node.backing or (node.file if node.driver == "blkdebug" else None)
+    return chain

@@ -1,0 +1,136 @@
+"""External snapshots: an overlay takes the place of a node, which becomes its backing file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from enum import StrEnum
+
+from blockcore.graph_changes import set_read_only
+from blockcore.machine import Machine
+from blockcore.nodes.create import create_overlay
+from blockcore.nodes.flat_options import open_options
+from blockcore.nodes.links import attach, check, detach, needed
+from blockcore.nodes.links import replace as replace_node
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.op_blockers import BlockOpType
+from blockcore.nodes.options import BlockdevCacheOptions, BlockdevOptions, BlockdevOptionsQcow2
+from blockcore.nodes.permissions import Perm
+from blockcore.qapi import BlockdevDiscardOptions, QmpError
+from blockcore.qmp.schema import Null
+from blockcore.transaction import Transaction
+
+
+class NewImageMode(StrEnum):
+    """Whether a command makes the image or finds it."""
+
+    EXISTING = "existing"
+    ABSOLUTE_PATHS = "absolute-paths"
+
+
+async def prepare_snapshot_sync(
+    machine: Machine,
+    transaction: Transaction,
+    old: BlockNode,
+    filename: str,
+    image_format: str,
+    mode: NewImageMode,
+    node_name: str | None,
+) -> None:
+    """Make or open the image `filename` and put it over `old`; QmpError."""
+    await _prepare_old(old)
+    if mode is not NewImageMode.EXISTING:
+        await create_overlay(machine.graph, machine, filename, image_format, old)
+    overlay = await machine.graph.open(_definition(old, filename, image_format, node_name))
+
+    async def let_go() -> None:
+        await machine.graph.release(overlay)
+
+    transaction.on_abort(let_go)
+    put_over(machine, transaction, old, overlay)
+
+
+async def prepare_snapshot(
+    machine: Machine, transaction: Transaction, old: BlockNode, overlay: BlockNode
+) -> None:
+    """Put a node that exists over `old`; QmpError."""
+    await _prepare_old(old)
+    put_over(machine, transaction, old, overlay)
+
+
+async def _prepare_old(old: BlockNode) -> None:
+    old.check_op(BlockOpType.EXTERNAL_SNAPSHOT)
+    if not old.read_only:
+        try:
+            await old.flush()
+        except OSError:
+            raise QmpError("An IO error has occurred") from None
+
+
+def _definition(
+    old: BlockNode, filename: str, image_format: str, node_name: str | None
+) -> BlockdevOptions:
+    """The overlay has the cache mode of what it covers, and discards as that did."""
+    flat = {"driver": image_format} | ({} if node_name is None else {"node-name": node_name})
+    definition = replace(
+        open_options(flat, filename),
+        cache=BlockdevCacheOptions(direct=old.options.direct, no_flush=old.options.no_flush),
+        read_only=old.read_only,
+        auto_read_only=old.options.auto_read_only,
+        discard=(
+            BlockdevDiscardOptions.UNMAP
+            if old.options.discard_unmap
+            else BlockdevDiscardOptions.IGNORE
+        ),
+    )
+    if isinstance(definition, BlockdevOptionsQcow2):
+        return replace(definition, backing=Null.NULL)
+    return definition
+
+
+def put_over(
+    machine: Machine, transaction: Transaction, old: BlockNode, overlay: BlockNode
+) -> None:
+    """Let `overlay` take the place of `old`, on which it is from now on (bdrv_append).
+
+    Undone if the transaction fails; at its commit `old` becomes read-only.
+    """
+    if needed(overlay)[0] & Perm.CONSISTENT_READ:
+        raise QmpError("The overlay is already in use")
+    if overlay.driver == "blkdebug":
+        raise QmpError("Filters cannot be used as overlays")
+    if overlay.backing is not None:
+        raise QmpError("The overlay already has a backing image")
+    if not overlay.supports_backing:
+        raise QmpError("The overlay does not support backing images")
+    graph = machine.graph
+
+    def undo() -> None:
+        detach(overlay, "backing")
+        replace_node(overlay, old, graph.subtree(old))
+        _settle(machine)
+
+    attach(overlay, "backing", old)
+    replace_node(old, overlay, graph.subtree(overlay))
+    try:
+        check(graph.nodes.values())
+    except QmpError:
+        undo()
+        raise
+    _settle(machine)
+
+    async def commit() -> None:
+        """Where reads are kept, the old root has to stay writable, and an error is nobody's."""
+        if old.copy_on_read or old.read_only:
+            return
+        try:
+            await set_read_only(machine, old, True)
+        except QmpError:
+            return
+
+    transaction.on_abort(undo)
+    transaction.on_commit(commit)
+
+
+def _settle(machine: Machine) -> None:
+    machine.graph.refresh_filenames()
+    machine.concerns_changed()
