@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 
 from blockcore.block_backend import BlockBackend
 from blockcore.commands.bitmaps import BlockDirtyInfo, dirty_bitmaps
+from blockcore.commands.image_info import ImageInfo, image_info
 from blockcore.machine import Machine
-from blockcore.nodes.file import FileNode
 from blockcore.nodes.node import BlockNode
-from blockcore.nodes.null import NullNode
 from blockcore.qapi import BlockdevDetectZeroesOptions, BlockDeviceIoStatus
 from blockcore.qmp.schema import CommandTable
 from blockcore.throttle import Limit
@@ -29,18 +28,6 @@ BUCKET_MEMBERS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageInfo:
-    """QAPI's ImageInfo; sizes in bytes.  `backing_image` is also what a filter is on."""
-
-    filename: str
-    format: str
-    dirty_flag: bool | None = None
-    actual_size: int | None = None
-    virtual_size: int
-    backing_image: ImageInfo | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevCacheInfo:
     writeback: bool
     direct: bool
@@ -54,7 +41,7 @@ class BlockDeviceInfo:
     wire_names: ClassVar[dict[str, str]] = {
         name: name
         for name in (
-            *("backing_file_depth", "detect_zeroes", "write_threshold", "iops_size"),
+            *("backing_file", "backing_file_depth", "detect_zeroes", "write_threshold", "iops_size"),
             *("bps_rd", "bps_wr", "iops_rd", "iops_wr"),
             *(f"{bucket}_max" for bucket in BUCKET_MEMBERS),
             *(f"{bucket}_max_length" for bucket in BUCKET_MEMBERS),
@@ -64,6 +51,7 @@ class BlockDeviceInfo:
     node_name: str
     ro: bool
     drv: str
+    backing_file: str | None = None
     backing_file_depth: int = 0
     encrypted: bool = False
     detect_zeroes: BlockdevDetectZeroesOptions
@@ -133,12 +121,14 @@ async def device_info(
     node: BlockNode, blk: BlockBackend | None, *, flat: bool = False
 ) -> BlockDeviceInfo:
     """A node as seen from a drive; limits are shown only there (bdrv_block_device_info)."""
-    image, depth = await _image_info(node, flat)
+    backing = node.backing
+    image, depth = await image_info(node, flat)
     return BlockDeviceInfo(
         file=node.filename,
         node_name=node.node_name,
         ro=node.read_only,
         drv=node.driver,
+        backing_file=None if backing is None else backing.filename,
         backing_file_depth=depth,
         detect_zeroes=node.options.detect_zeroes,
         image=image,
@@ -151,42 +141,6 @@ async def device_info(
         dirty_bitmaps=dirty_bitmaps(node),
         **_limits(blk),
     )
-
-
-async def _image_info(node: BlockNode, flat: bool) -> tuple[ImageInfo, int]:
-    """The image, and how many there are below it, which `flat` leaves out."""
-    backing, depth = None, 0
-    if node.driver == "blkdebug" and node.file is not None and not flat:
-        backing, depth = await _image_info(node.file, flat)
-        depth += 1
-    info = ImageInfo(
-        filename=node.filename,
-        format=node.driver,
-        dirty_flag=False if _has_info(node) else None,
-        actual_size=await _actual_size(node),
-        virtual_size=node.size,
-        backing_image=backing,
-    )
-    return info, depth
-
-
-def _has_info(node: BlockNode) -> bool:
-    """Whether QEMU's bdrv_get_info has anything to say: only where a file is at the bottom."""
-    return isinstance(node, FileNode) or (node.file is not None and _has_info(node.file))
-
-
-async def _actual_size(node: BlockNode) -> int | None:
-    """Bytes on the host, where a file or nothing at all is the only thing below.
-
-    QEMU's blkdebug does not pass the question on (recorded in guest-*).
-    """
-    if isinstance(node, FileNode):
-        return await node.actual_size()
-    if isinstance(node, NullNode):
-        return 0
-    if node.driver == "raw" and isinstance(node.file, BlockNode):
-        return await _actual_size(node.file)
-    return None
 
 
 def _limits(blk: BlockBackend | None) -> dict[str, Any]:

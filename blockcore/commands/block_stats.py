@@ -123,10 +123,16 @@ def _node_stats(
 ) -> BlockStats:
     """A node and what is below it (bdrv_query_bds_stats).
 
-    Below a device a filter's child is reported twice, as `parent` and as
-    `backing`, as QEMU does (recorded: misc-block-commands).
+    Backing files are shown below a device only.  There a filter's child is
+    reported twice, as `parent` and as `backing`, as QEMU does (recorded:
+    misc-block-commands).
     """
     child = None if node.file is None else _node_stats(node.file, below_device=below_device)
+    backing = None
+    if below_device and node.backing is not None:
+        backing = _node_stats(node.backing, below_device=True)
+    elif below_device and node.driver == "blkdebug":
+        backing = child
     return BlockStats(
         device=device,
         qdev=qdev,
@@ -134,7 +140,7 @@ def _node_stats(
         stats=stats or BlockDeviceStats(wr_highest_offset=node.wr_highest_offset),
         driver_specific=_specific(node),
         parent=child,
-        backing=child if below_device and node.driver == "blkdebug" else None,
+        backing=backing,
     )
 
 
