@@ -189,8 +189,8 @@ class BlockNode:
         end = self._begin_write(offset, length)
         try:
             self.debug_event(BlkdebugEvent.PWRITEV_ZERO)
-            self.inject(BlkdebugIOType.WRITE_ZEROES, offset, length)
             try:
+                self.inject(BlkdebugIOType.WRITE_ZEROES, offset, length)
                 await self.do_zero(offset, length, may_unmap and self.options.discard_unmap)
             except OSError as exc:
                 if exc.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP) or no_fallback:
