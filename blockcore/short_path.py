@@ -18,9 +18,11 @@ may be a short path.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from blockcore.accounting import Slot
 from blockcore.clock import Clock
+from blockcore.gate import Gate
 from blockcore.nodes.node import Direct
 
 
@@ -39,8 +41,8 @@ class ShortPath:
         self.nodes = tuple(direct.nodes)
         self.bitmaps = tuple(direct.bitmaps)
         self.now_ns = clock.monotonic_ns
-        self.read_touches = direct.read_gate.touches if direct.read_gate else None
-        self.write_touches = direct.write_gate.touches if direct.write_gate else None
+        self.read_touches = _watch(direct.read_gate, direct.read_passes)
+        self.write_touches = _watch(direct.write_gate, direct.write_passes)
 
     def pread(self, slot: Slot, buf: memoryview, offset: int) -> bool:
         """Read, and count it in `slot`; False if the long path has to do it.
@@ -83,3 +85,18 @@ class ShortPath:
         slot.wr_bytes += length
         slot.wr_ns += end_ns - start_ns
         return True
+
+
+def _watch(gate: Gate, passes: list[Callable[[], None]]) -> Callable[[int, int], bool] | None:
+    """Whether rules may concern a range; whoever wants to know hears of those they do not."""
+    if not passes:
+        return gate.touches if gate else None
+
+    def touches(offset: int, nbytes: int) -> bool:
+        if gate.touches(offset, nbytes):
+            return True
+        for passing in passes:
+            passing()
+        return False
+
+    return touches

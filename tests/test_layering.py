@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     ("qapi", "effects", "clock"),
     ("keyval", "qmp"),
+    ("gate",),
     (
         *("policy", "runstate", "accounting", "faults", "throttle", "throttle_group"),
         *("bitmap", "transaction", "volume"),
@@ -30,7 +31,7 @@ LAYERS = (
 
 CORE = frozenset(
     {
-        *("qapi", "effects", "policy", "runstate", "accounting", "faults"),
+        *("qapi", "effects", "policy", "runstate", "accounting", "gate", "faults"),
         *("throttle", "throttle_group", "block_backend", "machine"),
         *("bitmap", "transaction", "volume", "volume_responder"),
     }

@@ -21,7 +21,7 @@ from blockcore.bitmap import DirtyBitmap
 from blockcore.block_backend import BlockBackend
 from blockcore.bql import BigLock, Routine
 from blockcore.clock import SystemClock
-from blockcore.faults import Gate
+from blockcore.gate import Gate
 from blockcore.nodes.node import Direct
 from blockcore.qapi import Event, RunState
 from blockcore.server import Connection, Server

@@ -32,6 +32,7 @@ BUCKET_MEMBERS = {
 class ImageInfo:
     """QAPI's ImageInfo; sizes in bytes.  `backing_image` is also what a filter is on."""
 
+    answer: ClassVar[bool] = True
     filename: str
     format: str
     dirty_flag: bool | None = None
@@ -51,6 +52,7 @@ class BlockdevCacheInfo:
 class BlockDeviceInfo:
     """QAPI's BlockDeviceInfo; limits in bytes and requests per second, lengths in seconds."""
 
+    answer: ClassVar[bool] = True
     wire_names: ClassVar[dict[str, str]] = {
         name: name
         for name in (
@@ -97,6 +99,7 @@ class BlockDeviceInfo:
 class BlockInfo:
     """QAPI's BlockInfo; `io_status` is there only while a policy can stop the machine."""
 
+    answer: ClassVar[bool] = True
     device: str
     qdev: str | None = None
     type: str = "unknown"

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, NamedTuple, Protocol
 
 from blockcore.bitmap import DirtyBitmap, NodeBitmaps
 from blockcore.clock import Clock
-from blockcore.faults import FaultInjector, Gate
+from blockcore.faults import FaultInjector
+from blockcore.gate import Gate
 from blockcore.nodes.options import BlockdevOptions
 from blockcore.qapi import (
     BlkdebugEvent,
@@ -67,9 +69,10 @@ class Direct:
     """A node whose I/O may go straight to a file descriptor: see `short_path.py`.
 
     `shift` is added to the node's offsets.  The gates hold the ranges that a
-    fault rule may concern, in the node's own offsets.  `nodes` are those
-    passed on the way, each with its shift, whose counters follow later.
-    `bitmaps` record the writes, likewise.
+    fault rule may concern, in the node's own offsets.  `read_passes` and
+    `write_passes` are to be called for each request outside them.  `nodes` are
+    those passed on the way, each with its shift, whose counters follow later.
+    `bitmaps`, with shifts likewise, record the writes.
     """
 
     fd: int
@@ -77,12 +80,14 @@ class Direct:
     write_gate: Gate
     shift: int = 0
     nodes: list[tuple[BlockNode, int]] = field(default_factory=list)
+    read_passes: list[Callable[[], None]] = field(default_factory=list)
+    write_passes: list[Callable[[], None]] = field(default_factory=list)
     bitmaps: list[tuple[DirtyBitmap, int]] = field(default_factory=list)
 
     def shifted(self, by: int) -> Direct:
         """The same, for a parent whose offset 0 is this node's offset `by`."""
-        return Direct(
-            fd=self.fd,
+        return replace(
+            self,
             read_gate=Gate().union(self.read_gate, -by),
             write_gate=Gate().union(self.write_gate, -by),
             shift=self.shift + by,
@@ -199,8 +204,8 @@ class BlockNode:
         self._check_threshold(offset + length)
         try:
             self.debug_event(BlkdebugEvent.PWRITEV_ZERO)
-            self.inject(BlkdebugIOType.WRITE_ZEROES, offset, length)
             try:
+                self.inject(BlkdebugIOType.WRITE_ZEROES, offset, length)
                 await self.do_zero(offset, length, may_unmap and self.options.discard_unmap)
             except OSError as exc:
                 if exc.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP) or no_fallback:
@@ -277,27 +282,36 @@ class BlockNode:
         self.wr_highest_offset = max(self.wr_highest_offset, highest)
         self._write_gen += 1
 
-    def direct(self) -> Direct | None:
+    def direct(
+        self, reads: tuple[BlkdebugEvent, ...] = (), writes: tuple[BlkdebugEvent, ...] = ()
+    ) -> Direct | None:
         """How to go straight to the file; None if something concerns this node or one below.
 
-        A driver that merely passes requests on overrides `do_direct`.
+        `reads` and `writes` are the events that the parent raises here for
+        such requests.  A driver that merely passes requests on overrides `do_direct`.
         """
         if (
             self.write_threshold
             or self.options.detect_zeroes is not BlockdevDetectZeroesOptions.OFF
-            or (self.faults is not None and self.faults.watches_events)
+            or (self.faults is not None and self.faults.changes_state)
         ):
             return None
         direct = self.do_direct()
         if direct is None:
             return None
         if self.faults is not None:
-            reads = self.faults.gate(BlkdebugIOType.READ)
-            writes = self.faults.gate(BlkdebugIOType.WRITE)
-            if reads is None or writes is None:
+            read = self.faults.gate(BlkdebugIOType.READ)
+            written = self.faults.gate(BlkdebugIOType.WRITE)
+            if read is None or written is None:
                 return None
-            direct.read_gate = direct.read_gate.union(reads)
-            direct.write_gate = direct.write_gate.union(writes)
+            direct.read_gate = direct.read_gate.union(read)
+            direct.write_gate = direct.write_gate.union(written)
+            read_pass = self.faults.passing(reads)
+            write_pass = self.faults.passing(
+                (*writes, BlkdebugEvent.PWRITEV, BlkdebugEvent.PWRITEV_DONE)
+            )
+            direct.read_passes += [read_pass] if read_pass else []
+            direct.write_passes += [write_pass] if write_pass else []
         if self.bitmaps.awaited:
             direct.write_gate = _EVERYWHERE
         direct.bitmaps += [(bitmap, 0) for bitmap in self.bitmaps.recording]

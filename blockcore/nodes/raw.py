@@ -68,7 +68,7 @@ class RawNode(BlockNode):
         await self.below.truncate(self.offset + size)
 
     def do_direct(self) -> Direct | None:
-        direct = self.below.direct()
+        direct = self.below.direct((BlkdebugEvent.READ_AIO,), (BlkdebugEvent.WRITE_AIO,))
         if direct is None or not self.offset:
             return direct
         return direct.shifted(self.offset)
