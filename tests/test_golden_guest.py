@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from replay import GOLDEN, Recording, play
+from replay import GOLDEN, OtherOrder, Recording, play
 
 RECORDINGS = sorted(
     path
@@ -61,6 +61,16 @@ A virtqueue is worked off in order; requests of an NBD connection are carried
 out by as many threads, any of which may be first.
 """
 
+BATCHES = ("guest-write-3inflight-stop", *OVERTAKEN)
+"""Recordings in which several requests that are sent together fail, and then STOP comes.
+
+The machine gives such requests some milliseconds to arrive before it stops.  On
+a busy host one of them may take longer; then it waits for `cont`, which is not
+what was recorded, and is played again.
+"""
+
+PLAYS = 10
+
 HELD: dict[str, Any] = {
     "device": "",
     "node-name": "disk",
@@ -102,7 +112,16 @@ def test_recorded(path: Path, tmp_path: Path) -> None:
     more = CONTINUATIONS.get(path.stem, [])
     recording = replace(recording, entries=recording.entries + tuple(more))
     known = {key: pair[:2] for key, pair in DIFFERENCES.get(path.stem, {}).items()}
-    assert play(recording, tmp_path) in (known, OVERTAKEN.get(path.stem, known))
+    for attempt in range(PLAYS):
+        directory = tmp_path / str(attempt)
+        directory.mkdir()
+        try:
+            found = play(recording, directory)
+            break
+        except OtherOrder:
+            if path.stem not in BATCHES or attempt == PLAYS - 1:
+                raise
+    assert found in (known, OVERTAKEN.get(path.stem, known))
 
 
 def test_tables_are_about_recordings() -> None:
