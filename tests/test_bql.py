@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from blockcore.bql import BigLock, Routine
+from blockcore.bql import BigLock
 from blockcore.clock import SystemClock
 from blockcore.effects import Call, Until
+from blockcore.routine import Routine
 
 HANG_S = 30
 """How long to wait for what takes no time: only a failing test waits."""

@@ -24,6 +24,7 @@ LAYERS = (
     ("machine",),
     ("config", "device_config", "drive_config", "assemble"),
     ("commands",),
+    ("routine",),
     ("bql", "guests", "log", "control", "loop", "server"),
     ("cli", "plugin"),
 )
@@ -55,14 +56,14 @@ ONLY = {
     "socket": {"control", "loop", "guests", "server", "nodes.nbd", "cli"},
     "structlog": {"log", "loop", "control", "server", "cli"},
     "subprocess": {"cli"},
-    "threading": {"bql", "loop", "server", "plugin"},
+    "threading": {"bql", "loop", "routine", "server", "plugin"},
     "time": {"clock", "server", "nodes.nbd"},
 }
 """What these do is for these modules only (or for all modules of a package)."""
 
 FORBIDDEN_NAMES = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
 
-TOO_LONG = {"block_backend", "bql", "nodes.node"}
+TOO_LONG = {"block_backend", "nodes.node"}
 """Known to be larger than they should be; each fails here once it is no longer."""
 
 MODULE_LINES_MAX = 300

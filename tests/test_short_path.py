@@ -19,11 +19,12 @@ from sim import add_drive, execute
 from blockcore.accounting import AcctType, Slot
 from blockcore.bitmap import DirtyBitmap
 from blockcore.block_backend import BlockBackend
-from blockcore.bql import BigLock, Routine
+from blockcore.bql import BigLock
 from blockcore.clock import SystemClock
 from blockcore.gate import Gate
 from blockcore.nodes.node import Direct
 from blockcore.qapi import Event, RunState
+from blockcore.routine import Routine
 from blockcore.server import Connection, Server
 from blockcore.short_path import ShortPath
 
