@@ -9,23 +9,19 @@ they came, until nothing moves (*settling*): no wake-up can be lost, nobody has
 to notify, and events leave in the order in which QEMU's coroutines, which are
 entered synchronously, would emit them.
 
-Two kinds of owner: a thread that runs one routine to its end (a guest request
-on its nbdkit worker, `run_in_thread`), and the pool of the main loop
-(`spawn`: QMP commands, the machine's own loops, jobs).
+What a routine is, and who owns one, is in `routine`.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from blockcore.clock import Clock
-from blockcore.effects import Call, Until
+from blockcore.routine import Core, LoopRoutine, Pool, Routine, ThreadRoutine, perform
 
 POLL_S = 0.1
 """How often a parked guest request asks whether its client is still there."""
@@ -34,119 +30,6 @@ POLL_S_PER_WAITER = 0.002
 """Keeps the polls of any number of parked requests under 500 a second."""
 
 POLL_S_MAX = 1.0
-
-Core = Coroutine[Any, Any, Any]
-
-
-class Routine:
-    """One coroutine of the core, somewhere between two of its effects.
-
-    Outside the lock it is in one of three states: `call` is to be performed
-    by the owner, `until` is waited for, or it is `done`.
-    """
-
-    __slots__ = ("call", "coro", "done", "error", "result", "until")
-
-    def __init__(self, coro: Core) -> None:
-        self.coro = coro
-        self.call: Call | None = None
-        self.until: Until | None = None
-        self.done = False
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    def advance(self, value: Any = None, error: BaseException | None = None) -> None:
-        """Run to the next effect that cannot be had at once; the lock is held."""
-        self.call = self.until = None
-        while True:
-            try:
-                effect = self.coro.send(value) if error is None else self.coro.throw(error)
-            except StopIteration as stop:
-                self.done, self.result = True, stop.value
-                return
-            except BaseException as exc:  # the outcome is the owner's, whatever it is
-                self.done, self.error = True, exc
-                return
-            if isinstance(effect, Call):
-                self.call = effect
-                return
-            if not effect.condition():
-                self.until = effect
-                return
-            value, error = True, None
-
-    def moved(self) -> None:
-        """Tell the owner that somebody else has advanced the routine; the lock is held."""
-        raise NotImplementedError
-
-    def abandon(self) -> None:
-        """End a waiting routine; its `finally` clauses run here, under the lock."""
-        self.until = None
-        self.coro.close()
-        self.done, self.error = True, OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))
-
-    def outcome(self) -> Any:
-        """The result of a routine that is done, or its exception raised."""
-        assert self.done
-        if self.error is not None:
-            raise self.error
-        return self.result
-
-
-class _ThreadRoutine(Routine):
-    """Owned by the thread that called `run_in_thread`, which parks at `gate`.
-
-    Few routines ever wait, and an Event costs as much as a small read: `_park`
-    makes it.
-    """
-
-    __slots__ = ("gate",)
-
-    gate: threading.Event
-
-    def moved(self) -> None:
-        self.gate.set()
-
-
-class _LoopRoutine(Routine):
-    """Owned by the main loop, which performs its calls on a pool."""
-
-    __slots__ = ("lock", "on_done")
-
-    def __init__(self, coro: Core, lock: BigLock, on_done: Callable[[Routine], None]) -> None:
-        super().__init__(coro)
-        self.lock = lock
-        self.on_done = on_done
-
-    def moved(self) -> None:
-        pool, call, until = self.lock.pool, self.call, self.until
-        if self.done:
-            self.on_done(self)
-        elif call is not None:
-            pool.submit(lambda: self._perform(call))
-        elif until is not None and until.deadline_ns is not None:
-            pool.call_at(until.deadline_ns, lambda: self._expire(until))
-
-    def _perform(self, call: Call) -> None:
-        value, error = _perform(call)
-        with self.lock.region():
-            self.lock.advance(self, value, error)
-
-    def _expire(self, until: Until) -> None:
-        with self.lock.region():
-            if self.until is until:
-                self.lock.forget(self)
-                self.lock.advance(self, False)
-
-
-class Pool(Protocol):
-    """What the main loop offers to `spawn`; `loop.py` has the real one."""
-
-    def submit(self, work: Callable[[], None]) -> None:
-        """Run `work` soon, on a thread that may block."""
-
-    def call_at(self, deadline_ns: int, work: Callable[[], None]) -> None:
-        """Run `work` when the monotonic clock reaches `deadline_ns`."""
 
 
 class BigLock:
@@ -162,7 +45,7 @@ class BigLock:
         self.closing = False
         self._lock = threading.Lock()
         self._waiting: dict[Callable[[], bool], deque[Routine]] = {}
-        self._parked: set[_ThreadRoutine] = set()
+        self._parked: set[ThreadRoutine] = set()
         self._deferred: list[Callable[[], None]] = []
 
     @contextmanager
@@ -191,7 +74,7 @@ class BigLock:
         lock is closed, the coroutine is abandoned and OSError(ESHUTDOWN)
         raised.
         """
-        routine = _ThreadRoutine(coro)
+        routine = ThreadRoutine(coro)
         self._lock.acquire()
         routine.advance()
         while not routine.done:
@@ -200,7 +83,7 @@ class BigLock:
                 continue
             call = routine.call
             self._leave()
-            value, error = _perform(call)
+            value, error = perform(call)
             self._lock.acquire()
             routine.advance(value, error)
         self._leave()
@@ -212,7 +95,7 @@ class BigLock:
         It runs at once, here, as far as it can.  `on_done` gets the routine,
         under the lock, when it has ended.
         """
-        routine = _LoopRoutine(coro, self, on_done)
+        routine = LoopRoutine(coro, self, on_done)
         self.advance(routine)
         return routine
 
@@ -247,8 +130,14 @@ class BigLock:
                     routine.moved()
 
     def _wait(self, routine: Routine) -> None:
-        assert routine.until is not None
-        self._waiting.setdefault(routine.until.condition, deque()).append(routine)
+        """Queue a routine by rank: nearly always at the end."""
+        until = routine.until
+        assert until is not None
+        queue = self._waiting.setdefault(until.condition, deque())
+        place = len(queue)
+        while place and (other := queue[place - 1].until) and other.rank > until.rank:
+            place -= 1
+        queue.insert(place, routine)
 
     def _leave(self) -> None:
         """Settle and release; then do, unlocked, what the region has deferred."""
@@ -274,7 +163,7 @@ class BigLock:
                         self.forget(routine)
                         self.advance(routine, True)
 
-    def _park(self, routine: _ThreadRoutine, alive: Callable[[], bool]) -> None:
+    def _park(self, routine: ThreadRoutine, alive: Callable[[], bool]) -> None:
         """Wait on this thread until the routine has moved on; called and left with the lock."""
         if self.closing:
             routine.abandon()
@@ -295,7 +184,7 @@ class BigLock:
             else:
                 routine.advance(False)
 
-    def _watch(self, routine: _ThreadRoutine, alive: Callable[[], bool]) -> bool:
+    def _watch(self, routine: ThreadRoutine, alive: Callable[[], bool]) -> bool:
         """Sleep until there is something to do for the routine; whether its client is gone.
 
         The lock is not held: another region may move the routine on, to its
@@ -322,10 +211,3 @@ class BigLock:
             left_s = (until.deadline_ns - self.clock.monotonic_ns()) / 1e9
             patience = min(patience, max(left_s, 0.0))
         return patience
-
-
-def _perform(call: Call) -> tuple[Any, BaseException | None]:
-    try:
-        return call.fn(*call.args), None
-    except BaseException as exc:  # thrown into the coroutine, which knows what it means
-        return None, exc

@@ -17,13 +17,14 @@ from typing import Any
 
 import structlog
 
-from blockcore.bql import BigLock, Routine
+from blockcore.bql import BigLock
 from blockcore.commands.table import VERSION, table
 from blockcore.machine import Machine
 from blockcore.qapi import QmpError
 from blockcore.qmp.jsonstream import encode
 from blockcore.qmp.schema import to_wire
 from blockcore.qmp.session import Invocation, Session
+from blockcore.routine import Routine
 
 QUEUE_BYTES = 16 << 20
 """A client that leaves this much unread is disconnected."""

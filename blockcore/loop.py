@@ -18,11 +18,12 @@ from typing import Any
 
 import structlog
 
-from blockcore.bql import BigLock, Routine
+from blockcore.bql import BigLock
 from blockcore.control import Client
 from blockcore.machine import Machine
 from blockcore.qapi import Event
 from blockcore.qmp.schema import to_wire
+from blockcore.routine import Routine
 
 POOL_THREADS = 4
 

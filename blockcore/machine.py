@@ -28,14 +28,14 @@ from blockcore.throttle import ThrottleConfig
 from blockcore.throttle_group import ThrottleGroup, ThrottleMember
 from blockcore.volume_responder import VolumeResponder
 
-STOP_LATENCY_NS = 10_000_000
+STOP_LATENCY_NS = 20_000_000
 """From an I/O error to the STOP it asks for.
 
 In QEMU the main loop stops the machine only after it has seen the completions
 of all requests that were submitted together, so that three failing writes of
 one batch give three BLOCK_IO_ERRORs and then one STOP (recorded:
 guest-write-3inflight-stop).  Over NBD the requests of a batch reach us one by
-one, on threads of their own, a few milliseconds apart at worst.
+one, on threads of their own, some milliseconds apart on a busy host.
 """
 
 Listener = Callable[[Event, int], None]

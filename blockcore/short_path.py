@@ -21,7 +21,7 @@ import os
 
 from blockcore.accounting import Slot
 from blockcore.clock import Clock
-from blockcore.nodes.direct import Direct
+from blockcore.nodes.direct import Direct, watch
 
 
 class ShortPath:
@@ -40,8 +40,8 @@ class ShortPath:
         self.nodes = tuple(direct.nodes)
         self.bitmaps = tuple(direct.bitmaps)
         self.now_ns = clock.monotonic_ns
-        self.read_touches = direct.read_gate.touches if direct.read_gate else None
-        self.write_touches = direct.write_gate.touches if direct.write_gate else None
+        self.read_touches = watch(direct.read_gate, direct.read_passes)
+        self.write_touches = watch(direct.write_gate, direct.write_passes)
 
     def pread(self, slot: Slot, buf: memoryview, offset: int) -> bool:
         """Read, and count it in `slot`; False if the long path has to do it.

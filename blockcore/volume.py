@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 
-from blockcore.faults import Gate
+from blockcore.gate import Gate
 from blockcore.qapi import QmpError
 
 _END = 1 << 63

@@ -114,6 +114,10 @@ def _unordered(value: Any) -> Any:
     return value
 
 
+class OtherOrder(AssertionError):
+    """Events came in another order than was recorded, or others."""
+
+
 class Monitor:
     """The QMP client: replies and events apart, each in the order in which they came."""
 
@@ -248,14 +252,8 @@ class Player:
 
     def _event(self, entry: Mapping[str, Any]) -> None:
         self._recorded_events.append(entry["msg"])
-        recorded = [event["event"] for event in self._recorded_events]
-
-        def come() -> bool:
-            ours = [event["event"] for event in self._monitor.events]
-            assert ours[: len(recorded)] == recorded[: len(ours)], "events in another order"
-            return len(ours) >= len(recorded)
-
-        self._wait(come, f"event {entry['msg']}")
+        wanted = len(self._recorded_events)
+        self._wait(lambda: len(self._monitor.events) >= wanted, f"event {entry['msg']}")
 
     def _response(self, entry: Mapping[str, Any]) -> None:
         self._recorded_replies.append(entry["msg"])
@@ -364,10 +362,18 @@ class Player:
         for fd, happened in poll.poll(timeout_s * 1000):
             if fd == self._monitor.socket.fileno():
                 self._monitor.receive()
+                self._check_order()
             elif happened & select.POLLOUT:
                 guest.aio_notify_write()
             else:
                 guest.aio_notify_read()
+
+    def _check_order(self) -> None:
+        """Whether all is lost is known long before something has been waited for in vain."""
+        ours = [event["event"] for event in self._monitor.events]
+        recorded = [e["msg"]["event"] for e in self._recording.entries if e["kind"] == "event"]
+        if ours != recorded[: len(ours)]:
+            raise OtherOrder(f"{ours} instead of {recorded}")
 
 
 def play(recording: Recording, directory: Path) -> dict[str, tuple[Any, Any]]:

@@ -16,7 +16,7 @@ from random import Random
 from typing import Any
 
 from blockcore.block_backend import BlockBackend, Device
-from blockcore.bql import BigLock, Routine
+from blockcore.bql import BigLock
 from blockcore.commands.table import table
 from blockcore.effects import Call
 from blockcore.machine import Machine
@@ -24,6 +24,7 @@ from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
 from blockcore.nodes.options import BlockdevOptionsFile
 from blockcore.qapi import BlockdevOnError
 from blockcore.qmp.schema import to_wire
+from blockcore.routine import Routine
 
 START_REALTIME_NS = 1_700_000_000 * 10**9
 

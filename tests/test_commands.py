@@ -566,7 +566,6 @@ def test_results_are_qemu_s(schema: list[dict[str, Any]], name: str) -> None:
         assert line.endswith(" there only") or optional or specific, line
 
 
-@pytest.mark.xfail(reason="members with a value that is left out elsewhere", strict=True)
 def test_members_that_are_always_there_are_not_optional(schema: list[dict[str, Any]]) -> None:
     for name in ("query-block", "query-named-block-nodes", "query-blockstats"):
         lines = list(results_differ(schema, QEMU_SCHEMA, name))

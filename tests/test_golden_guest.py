@@ -7,37 +7,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from replay import GOLDEN, Recording, play
+from replay import GOLDEN, OtherOrder, Recording, play
 
 RECORDINGS = sorted(
     path
-    for pattern in ("guest-*.jsonl", "ide-*.jsonl", "misc-*.jsonl")
+    for pattern in ("guest-*.jsonl", "ide-*.jsonl", "misc-*.jsonl", "snapshot-*.jsonl")
     for path in GOLDEN.glob(pattern)
 )
-
-NOT_YET = {
-    "guest-copy-on-read-enospc": "a qcow2 image on a drive with copy-on-read",
-}
-"""Recordings that need what this machine does not have, and what that is."""
-
-COMMANDS_NOT_YET = (
-    "block-dirty-bitmap-add",
-    "block-dirty-bitmap-clear",
-    "block-dirty-bitmap-disable",
-    "block-dirty-bitmap-enable",
-    "block-dirty-bitmap-remove",
-)
-"""Commands that this machine does not have: they are not found, and leave no dirty-bitmaps."""
 
 ANONYMOUS = "cont makes the io-status of every drive ok; QEMU forgets those without a name"
 COUNTED = "rerror=enospc counts as a policy that stops; QEMU forgets it, and aborts (see below)"
 DRAINED = "virtio-blk with ioeventfd is drained just before STOP; here, as without, just after"
+
+OWN_FORMAT = "change-backing-file writes the backing file's format; QEMU the image's own"
 
 DIFFERENCES: dict[str, dict[str, tuple[Any, Any, str]]] = {
     "guest-blockdev-anonymous-iostatus": {
         "7.return.0.io-status": ("nospace", "ok", ANONYMOUS),
         "9.return.0.io-status": ("nospace", "failed", ANONYMOUS),
         "12.return.0.io-status": ("nospace", "ok", ANONYMOUS),
+    },
+    "snapshot-and-change-backing-file": {
+        f"{path}.image.backing-filename-format": ("qcow2", "raw", OWN_FORMAT)
+        for path in (
+            *("11.return.0.inserted", "12.return.0"),
+            *("15.return.0.inserted", "16.return.0"),
+        )
     },
     "guest-read-rerror-enospc": {"7.return.0.io-status": ("nospace", "ok", ANONYMOUS)},
     "guest-read-rerror-enospc-werror-report": {"2.return.0.io-status": (None, "ok", COUNTED)},
@@ -46,6 +41,9 @@ DIFFERENCES: dict[str, dict[str, tuple[Any, Any, str]]] = {
 
 SWAPPED_EVENTS = {"guest-throttled-at-stop-ioeventfd": (0, 1, DRAINED)}
 """Two events that come the other way round, and why."""
+
+SPENT_AT_START = {"guest-copy-on-read-enospc"}
+"""QEMU's device reads the first sector to guess the disk's geometry, which spends a rule."""
 
 EIO, NO_SPACE = "Input/output error", "No space left on device"
 
@@ -70,6 +68,16 @@ A virtqueue is worked off in order; requests of an NBD connection are carried
 out by as many threads, any of which may be first.
 """
 
+BATCHES = ("guest-write-3inflight-stop", *OVERTAKEN)
+"""Recordings in which several requests that are sent together fail, and then STOP comes.
+
+The machine gives such requests some milliseconds to arrive before it stops.  On
+a busy host one of them may take longer; then it waits for `cont`, which is not
+what was recorded, and is played again.
+"""
+
+PLAYS = 10
+
 HELD: dict[str, Any] = {
     "device": "",
     "node-name": "disk",
@@ -93,26 +101,12 @@ CONTINUATIONS: dict[str, list[dict[str, Any]]] = {
 """How it goes on where QEMU has aborted."""
 
 
-def without_missing_commands(recording: Recording) -> Recording:
-    """The recording as it would be if QEMU did not have them either."""
-    missing: dict[int, str] = {}
-    entries = []
-    for entry in recording.entries:
-        message = entry.get("msg", {})
-        if entry["kind"] == "command" and message["execute"] in COMMANDS_NOT_YET:
-            missing[message["id"]] = message["execute"]
-        if entry["kind"] == "response" and message.get("id") in missing:
-            desc = f"The command {missing[message['id']]} has not been found"
-            error = {"class": "CommandNotFound", "desc": desc}
-            entry = {**entry, "msg": {"error": error, "id": message["id"]}}
-        entries.append(_without_bitmaps(entry) if missing else entry)
-    return replace(recording, entries=tuple(entries))
-
-
-def _without_bitmaps(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_bitmaps(v) for key, v in value.items() if key != "dirty-bitmaps"}
-    return [_without_bitmaps(item) for item in value] if isinstance(value, list) else value
+def without_one_rule(recording: Recording) -> Recording:
+    files = {
+        name: "[inject-error]" + text.rpartition("[inject-error]")[2]
+        for name, text in recording.meta["files"].items()
+    }
+    return replace(recording, meta={**recording.meta, "files": files})
 
 
 def swap_events(recording: Recording, first: int, second: int) -> Recording:
@@ -125,12 +119,26 @@ def swap_events(recording: Recording, first: int, second: int) -> Recording:
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=[path.stem for path in RECORDINGS])
 def test_recorded(path: Path, tmp_path: Path) -> None:
-    if path.stem in NOT_YET:
-        pytest.skip(f"needs {NOT_YET[path.stem]}")
-    recording = without_missing_commands(Recording.load(path))
+    recording = Recording.load(path)
+    if path.stem in SPENT_AT_START:
+        recording = without_one_rule(recording)
     if path.stem in SWAPPED_EVENTS:
         recording = swap_events(recording, *SWAPPED_EVENTS[path.stem][:2])
     more = CONTINUATIONS.get(path.stem, [])
     recording = replace(recording, entries=recording.entries + tuple(more))
     known = {key: pair[:2] for key, pair in DIFFERENCES.get(path.stem, {}).items()}
-    assert play(recording, tmp_path) in (known, OVERTAKEN.get(path.stem, known))
+    for attempt in range(PLAYS):
+        directory = tmp_path / str(attempt)
+        directory.mkdir()
+        try:
+            found = play(recording, directory)
+            break
+        except OtherOrder:
+            if path.stem not in BATCHES or attempt == PLAYS - 1:
+                raise
+    assert found in (known, OVERTAKEN.get(path.stem, known))
+
+
+def test_tables_are_about_recordings() -> None:
+    tables = (SPENT_AT_START, DIFFERENCES, SWAPPED_EVENTS, OVERTAKEN, CONTINUATIONS)
+    assert {name for table in tables for name in table} <= {path.stem for path in RECORDINGS}

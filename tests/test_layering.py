@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     ("qapi", "effects", "clock"),
     ("keyval", "qmp"),
+    ("gate",),
     (
         *("policy", "runstate", "accounting", "faults", "throttle", "throttle_group"),
         *("bitmap", "transaction", "volume"),
@@ -24,6 +25,7 @@ LAYERS = (
     ("graph_changes", "snapshot"),
     ("config", "device_config", "drive_config", "assemble"),
     ("commands",),
+    ("routine",),
     ("bql", "guests", "log", "control", "loop", "server"),
     ("cli", "plugin"),
 )
@@ -31,7 +33,7 @@ LAYERS = (
 
 CORE = frozenset(
     {
-        *("qapi", "effects", "policy", "runstate", "accounting", "faults"),
+        *("qapi", "effects", "policy", "runstate", "accounting", "gate", "faults"),
         *("throttle", "throttle_group", "block_backend", "machine"),
         *("bitmap", "transaction", "volume", "volume_responder"),
     }
@@ -55,14 +57,14 @@ ONLY = {
     "socket": {"control", "loop", "guests", "server", "nodes.nbd", "cli"},
     "structlog": {"log", "loop", "control", "server", "cli"},
     "subprocess": {"cli"},
-    "threading": {"bql", "loop", "server", "plugin"},
+    "threading": {"bql", "loop", "routine", "server", "plugin"},
     "time": {"clock", "server", "nodes.nbd"},
 }
 """What these do is for these modules only (or for all modules of a package)."""
 
 FORBIDDEN_NAMES = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
 
-TOO_LONG = {"block_backend", "bql", "nodes.node"}
+TOO_LONG = {"block_backend", "nodes.node"}
 """Known to be larger than they should be; each fails here once it is no longer."""
 
 MODULE_LINES_MAX = 300

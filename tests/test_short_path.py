@@ -14,16 +14,18 @@ from random import Random
 from typing import Any
 
 import pytest
-from sim import add_drive, execute
+from sim import add_drive, execute, perform
 
 from blockcore.accounting import AcctType, Slot
 from blockcore.bitmap import DirtyBitmap
 from blockcore.block_backend import BlockBackend
-from blockcore.bql import BigLock, Routine
+from blockcore.bql import BigLock
 from blockcore.clock import SystemClock
-from blockcore.faults import Gate
+from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct
+from blockcore.nodes.flat_options import open_options
 from blockcore.qapi import Event, RunState
+from blockcore.routine import Routine
 from blockcore.server import Connection, Server
 from blockcore.short_path import ShortPath
 
@@ -255,9 +257,12 @@ def test_nothing_is_done_while_a_slot_is_busy(world: Setup, command: str, kind: 
     assert outcomes == [(True, None)] and not slot.busy
 
 
-def test_a_stop_is_for_all_drives_at_once(world: Setup) -> None:
+def test_a_stop_is_for_all_drives_at_once(world: Setup, tmp_path: Path) -> None:
     """However long the first one takes to become quiet."""
-    add_drive(world.machine, world.blk.root, "vdb")
+    path = tmp_path / "other.img"
+    path.write_bytes(bytes(4096))
+    options = open_options({"driver": "file", "filename": str(path)})
+    add_drive(world.machine, perform(world.machine.graph.open(options)), "vdb")
     slot = Slot()
     slot.busy = True
     world.blk.slots.append(slot)

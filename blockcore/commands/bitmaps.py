@@ -54,7 +54,7 @@ class BlockDirtyInfo:
     granularity: UInt32
     recording: bool
     busy: bool
-    persistent: bool = False
+    persistent: bool
     inconsistent: bool | None = None
 
 
@@ -197,6 +197,7 @@ def dirty_bitmaps(node: BlockNode) -> list[BlockDirtyInfo] | None:
             granularity=UInt32(bitmap.granularity),
             recording=bitmap.recording,
             busy=bitmap.busy,
+            persistent=False,
         )
         for bitmap in node.bitmaps
     ] or None

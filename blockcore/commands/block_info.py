@@ -38,6 +38,7 @@ class BlockdevCacheInfo:
 class BlockDeviceInfo:
     """QAPI's BlockDeviceInfo; limits in bytes and requests per second, lengths in seconds."""
 
+    answer: ClassVar[bool] = True
     wire_names: ClassVar[dict[str, str]] = {
         name: name
         for name in (
@@ -85,6 +86,7 @@ class BlockDeviceInfo:
 class BlockInfo:
     """QAPI's BlockInfo; `io_status` is there only while a policy can stop the machine."""
 
+    answer: ClassVar[bool] = True
     device: str
     qdev: str | None = None
     type: str = "unknown"

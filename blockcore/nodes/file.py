@@ -9,7 +9,7 @@ import stat
 from dataclasses import replace
 
 from blockcore.effects import Call
-from blockcore.faults import Gate
+from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings

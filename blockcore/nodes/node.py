@@ -21,7 +21,8 @@ from typing import ClassVar, NamedTuple, Protocol
 from blockcore.accounting import Slot
 from blockcore.bitmap import NodeBitmaps
 from blockcore.clock import Clock
-from blockcore.faults import FaultInjector, Gate
+from blockcore.faults import FaultInjector
+from blockcore.gate import Gate
 from blockcore.nodes.copy_on_read import copy_on_read
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.op_blockers import BlockOpType, OpBlockers
@@ -261,7 +262,6 @@ class BlockNode:
             self.inject(BlkdebugIOType.WRITE, offset, len(buf))
             await self.do_pwrite(offset, buf)
             return
-        self.inject(BlkdebugIOType.WRITE_ZEROES, offset, len(buf))
         await self._zero_somehow(offset, len(buf), may_unmap=False, no_fallback=False)
 
     async def zero(
@@ -291,7 +291,6 @@ class BlockNode:
         self._check_threshold(offset + length)
         try:
             self.debug_event(BlkdebugEvent.PWRITEV_ZERO)
-            self.inject(BlkdebugIOType.WRITE_ZEROES, offset, length)
             await self._zero_somehow(offset, length, may_unmap, no_fallback)
             self._grew_to(offset + length)
         finally:
@@ -301,6 +300,7 @@ class BlockNode:
         self, offset: int, length: int, may_unmap: bool, no_fallback: bool
     ) -> None:
         try:
+            self.inject(BlkdebugIOType.WRITE_ZEROES, offset, length)
             await self.do_zero(offset, length, may_unmap and self.options.discard_unmap)
         except OSError as exc:
             if exc.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP) or no_fallback:
@@ -389,27 +389,36 @@ class BlockNode:
         self.wr_highest_offset = max(self.wr_highest_offset, highest)
         self._write_gen += 1
 
-    def direct(self) -> Direct | None:
+    def direct(
+        self, reads: tuple[BlkdebugEvent, ...] = (), writes: tuple[BlkdebugEvent, ...] = ()
+    ) -> Direct | None:
         """How to go straight to the file; None if something concerns this node or one below.
 
-        A driver that merely passes requests on overrides `do_direct`.
+        `reads` and `writes` are the events that the parent raises here for
+        such requests.  A driver that merely passes requests on overrides `do_direct`.
         """
         if (
             self.write_threshold
             or self.options.detect_zeroes is not BlockdevDetectZeroesOptions.OFF
-            or (self.faults is not None and self.faults.watches_events)
+            or (self.faults is not None and self.faults.changes_state)
         ):
             return None
         direct = self.do_direct()
         if direct is None:
             return None
         if self.faults is not None:
-            reads = self.faults.gate(BlkdebugIOType.READ)
-            writes = self.faults.gate(BlkdebugIOType.WRITE)
-            if reads is None or writes is None:
+            read = self.faults.gate(BlkdebugIOType.READ)
+            written = self.faults.gate(BlkdebugIOType.WRITE)
+            if read is None or written is None:
                 return None
-            direct.read_gate = direct.read_gate.union(reads)
-            direct.write_gate = direct.write_gate.union(writes)
+            direct.read_gate = direct.read_gate.union(read)
+            direct.write_gate = direct.write_gate.union(written)
+            read_pass = self.faults.passing(reads)
+            write_pass = self.faults.passing(
+                (*writes, BlkdebugEvent.PWRITEV, BlkdebugEvent.PWRITEV_DONE)
+            )
+            direct.read_passes += [read_pass] if read_pass else []
+            direct.write_passes += [write_pass] if write_pass else []
         if self.bitmaps.awaited:
             direct.write_gate = EVERYWHERE
         direct.bitmaps += [(bitmap, 0) for bitmap in self.bitmaps.recording]

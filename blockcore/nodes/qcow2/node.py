@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from blockcore.faults import Gate
+from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct, Translation
 from blockcore.nodes.node import EVERYWHERE, BlockNode, Extent, NodeOptions, Surroundings
 from blockcore.nodes.options import BlockdevOptions
@@ -31,7 +31,7 @@ from blockcore.nodes.qcow2.resize import Resizer
 from blockcore.nodes.qcow2.settings import Qcow2Settings
 from blockcore.nodes.qcow2.write import Writer
 from blockcore.nodes.qcow2.write_back import WriteBack
-from blockcore.qapi import BlockImageCorrupted, QmpError
+from blockcore.qapi import BlkdebugEvent, BlockImageCorrupted, QmpError
 
 
 class Qcow2Node(BlockNode):
@@ -260,8 +260,8 @@ class Qcow2Node(BlockNode):
 
     def do_direct(self) -> Direct | None:
         """Clusters that are there may be read and written without asking this node."""
-        below = None if self.image.unusable else self._below.direct()
-        if below is None or below.translation is not None:
+        below = self._below.direct((BlkdebugEvent.READ_AIO,), (BlkdebugEvent.WRITE_AIO,))
+        if below is None or below.translation is not None or self.image.unusable:
             return None
         translation = Translation(
             self.mapping.cached, self.image.metadata, self.image.cluster_bits, below, self._below

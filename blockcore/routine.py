@@ -1,0 +1,155 @@
+"""A coroutine of the core being run, and the two kinds of owner it can have.
+
+A thread that runs one routine to its end owns a `ThreadRoutine`: a guest
+request on its nbdkit worker.  The main loop owns `LoopRoutine`s and performs
+their calls on its pool: QMP commands, the machine's own loops, jobs.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from blockcore.effects import Call, Until
+
+Core = Coroutine[Any, Any, Any]
+
+
+class Routine:
+    """One coroutine of the core, somewhere between two of its effects.
+
+    Outside the lock it is in one of three states: `call` is to be performed
+    by the owner, `until` is waited for, or it is `done`.
+    """
+
+    __slots__ = ("call", "coro", "done", "error", "result", "until")
+
+    def __init__(self, coro: Core) -> None:
+        self.coro = coro
+        self.call: Call | None = None
+        self.until: Until | None = None
+        self.done = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def advance(self, value: Any = None, error: BaseException | None = None) -> None:
+        """Run to the next effect that cannot be had at once; the lock is held."""
+        self.call = self.until = None
+        while True:
+            try:
+                effect = self.coro.send(value) if error is None else self.coro.throw(error)
+            except StopIteration as stop:
+                self.done, self.result = True, stop.value
+                return
+            except BaseException as exc:  # the outcome is the owner's, whatever it is
+                self.done, self.error = True, exc
+                return
+            if isinstance(effect, Call):
+                self.call = effect
+                return
+            if not effect.condition():
+                self.until = effect
+                return
+            value, error = True, None
+
+    def moved(self) -> None:
+        """Tell the owner that somebody else has advanced the routine; the lock is held."""
+        raise NotImplementedError
+
+    def abandon(self) -> None:
+        """End a waiting routine; its `finally` clauses run here, under the lock."""
+        self.until = None
+        self.coro.close()
+        self.done, self.error = True, OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))
+
+    def outcome(self) -> Any:
+        """The result of a routine that is done, or its exception raised."""
+        assert self.done
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+class Pool(Protocol):
+    """What the main loop offers to `spawn`; `loop.py` has the real one."""
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Run `work` soon, on a thread that may block."""
+
+    def call_at(self, deadline_ns: int, work: Callable[[], None]) -> None:
+        """Run `work` when the monotonic clock reaches `deadline_ns`."""
+
+
+class Scheduler(Protocol):
+    """What a `LoopRoutine` needs of the big lock."""
+
+    pool: Pool
+
+    def region(self) -> AbstractContextManager[None]:
+        """Hold the lock."""
+
+    def advance(
+        self, routine: Routine, value: Any = None, error: BaseException | None = None
+    ) -> None:
+        """Advance a routine and tell its owner; the lock is held."""
+
+    def forget(self, routine: Routine) -> None:
+        """Take a waiting routine out of its queue; the lock is held."""
+
+
+class ThreadRoutine(Routine):
+    """Owned by the thread that called `run_in_thread`, which parks at `gate`.
+
+    Few routines ever wait, and an Event costs as much as a small read: `_park`
+    makes it.
+    """
+
+    __slots__ = ("gate",)
+
+    gate: threading.Event
+
+    def moved(self) -> None:
+        self.gate.set()
+
+
+class LoopRoutine(Routine):
+    """Owned by the main loop, which performs its calls on a pool."""
+
+    __slots__ = ("lock", "on_done")
+
+    def __init__(self, coro: Core, lock: Scheduler, on_done: Callable[[Routine], None]) -> None:
+        super().__init__(coro)
+        self.lock = lock
+        self.on_done = on_done
+
+    def moved(self) -> None:
+        pool, call, until = self.lock.pool, self.call, self.until
+        if self.done:
+            self.on_done(self)
+        elif call is not None:
+            pool.submit(lambda: self._perform(call))
+        elif until is not None and until.deadline_ns is not None:
+            pool.call_at(until.deadline_ns, lambda: self._expire(until))
+
+    def _perform(self, call: Call) -> None:
+        value, error = perform(call)
+        with self.lock.region():
+            self.lock.advance(self, value, error)
+
+    def _expire(self, until: Until) -> None:
+        with self.lock.region():
+            if self.until is until:
+                self.lock.forget(self)
+                self.lock.advance(self, False)
+
+
+def perform(call: Call) -> tuple[Any, BaseException | None]:
+    """Carry out a call, without the lock: its result, or what it raised."""
+    try:
+        return call.fn(*call.args), None
+    except BaseException as exc:  # thrown into the coroutine, which knows what it means
+        return None, exc
