@@ -22,7 +22,7 @@ from blockcore.clock import Clock
 from blockcore.effects import Until
 from blockcore.nodes.direct import Counted
 from blockcore.nodes.node import BlockNode, Extent
-from blockcore.nodes.permissions import Perm
+from blockcore.nodes.permissions import NONE, Perm
 from blockcore.policy import error_action, iostatus_after, iostatus_enabled
 from blockcore.qapi import (
     BlockdevDetectZeroesOptions,
@@ -139,6 +139,8 @@ class BlockBackend:
         self.throttle: ThrottleMember | None = None
         self.short_path: ShortPath | None = None
         self.slots: list[Slot] = []
+        # blkconf_apply_backend_options
+        self.perm = Perm.CONSISTENT_READ | (NONE if root.read_only else Perm.WRITE)
         self.shared = Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED | Perm.RESIZE
         self.stay_at_node = False
         self.vm = guest.vm
@@ -163,11 +165,6 @@ class BlockBackend:
     @property
     def size(self) -> int:
         return self.root.size
-
-    @property
-    def perm(self) -> Perm:
-        """What it needs of its root (blkconf_apply_backend_options)."""
-        return Perm.CONSISTENT_READ if self.read_only else Perm.CONSISTENT_READ | Perm.WRITE
 
     def describe(self) -> str:
         """As messages about conflicts call it."""

@@ -43,10 +43,12 @@ async def prepare_snapshot_sync(
     overlay = await machine.graph.open(_definition(old, filename, image_format, node_name))
 
     async def let_go() -> None:
+        """Nobody uses the overlay: it is not needed after all, or `old` had no user itself."""
         await machine.graph.release(overlay)
 
     transaction.on_abort(let_go)
     put_over(machine, transaction, old, overlay)
+    transaction.on_commit(let_go)
 
 
 async def prepare_snapshot(

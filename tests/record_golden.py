@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 
+from chain_scenarios import SCENARIOS as CHAINS
 from recorder import Recorder, Scenario, record
 from replay import GOLDEN
 
@@ -25,7 +26,7 @@ EIO, ENOSPC = 5, 28
 
 FREE = {name: 0 for name in ("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr")}
 
-SCENARIOS: dict[str, Scenario] = {}
+SCENARIOS: dict[str, Scenario] = dict(CHAINS)
 
 
 def rule(event: str, number: int, *, once: bool = True, **more: int | str) -> str:

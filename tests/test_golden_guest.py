@@ -11,7 +11,7 @@ from replay import GOLDEN, OtherOrder, Recording, play
 
 RECORDINGS = sorted(
     path
-    for pattern in ("guest-*.jsonl", "ide-*.jsonl", "misc-*.jsonl", "snapshot-*.jsonl")
+    for pattern in ("guest-*.jsonl", "ide-*.jsonl", "misc-*.jsonl", "snapshot-*.jsonl", "chain-*.jsonl")
     for path in GOLDEN.glob(pattern)
 )
 
@@ -19,6 +19,7 @@ ANONYMOUS = "cont makes the io-status of every drive ok; QEMU forgets those with
 COUNTED = "rerror=enospc counts as a policy that stops; QEMU forgets it, and aborts (see below)"
 DRAINED = "virtio-blk with ioeventfd is drained just before STOP; here, as without, just after"
 
+NAMELESS = "block_resize tells which node; QEMU prints the missing name of a device"
 OWN_FORMAT = "change-backing-file writes the backing file's format; QEMU the image's own"
 
 DIFFERENCES: dict[str, dict[str, tuple[Any, Any, str]]] = {
@@ -26,6 +27,18 @@ DIFFERENCES: dict[str, dict[str, tuple[Any, Any, str]]] = {
         "7.return.0.io-status": ("nospace", "ok", ANONYMOUS),
         "9.return.0.io-status": ("nospace", "failed", ANONYMOUS),
         "12.return.0.io-status": ("nospace", "ok", ANONYMOUS),
+    },
+    "chain-conflicts": {
+        f"{n}.error.desc": ("Device '(null)' is in use", f"Device '{node}' is in use", NAMELESS)
+        for n, node in ((2, "mid"), (3, "base"))
+    },
+    "chain-snapshots": {
+        f"{path}.backing-filename-format": ("qcow2", "raw", OWN_FORMAT)
+        for path in (
+            "42.return.0.inserted.image" + 5 * ".backing-image",
+            *("45.return.12.image", "46.return.12.image"),
+            *(f"46.return.{10 - 2 * n}.image" + n * ".backing-image" for n in range(1, 6)),
+        )
     },
     "snapshot-and-change-backing-file": {
         f"{path}.image.backing-filename-format": ("qcow2", "raw", OWN_FORMAT)

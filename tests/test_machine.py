@@ -408,11 +408,12 @@ ADD_REFUSED = {
     ),
     "window behind the end": (
         {"driver": "raw", "node-name": "r", "file": null("c", size=512), "offset": 1024},
-        "The requested offset is larger than the containing file",
+        "Offset (1024) cannot be greater than size of the containing file (512)",
     ),
     "window too large": (
         {"driver": "raw", "node-name": "r", "file": null("c", size=512), "size": 1024},
-        "The requested size is larger than the containing file",
+        "The sum of offset (0) and size (1024) has to be smaller or equal"
+        " to the  actual size of the containing file (512)",
     ),
 }
 

@@ -183,22 +183,29 @@ def _exact(options: BlockdevOptions, resolve: Resolve) -> str | None:
         case BlockdevOptionsNbd():
             return _exact_nbd(options)
         case BlockdevOptionsRaw():
-            child = _child(options.file, resolve)
-            if _own(options).keys() - {"file"} or isinstance(child, BlockdevOptionsRaw):
+            if _own(options).keys() - {"file"}:
                 return None
-            return _exact(child, resolve)
+            return _exact_file(options.file, resolve)
         case BlockdevOptionsProbed():
             return _exact(_child(options.file, resolve), resolve)
         case BlockdevOptionsQcow2():
             if options.backing is not None:
                 return None
-            return _exact(_child(options.file, resolve), resolve)
+            return _exact_file(options.file, resolve)
         case BlockdevOptionsBlkdebug():
             image = _exact(_child(options.image, resolve), resolve)
             if image is None or _own(options).keys() - {"config", "image"}:
                 return None
             return f"blkdebug:{options.config or ''}:{image}"
     raise AssertionError(options.driver)
+
+
+def _exact_file(ref: BlockdevRef, resolve: Resolve) -> str | None:
+    """A format's name is its file's, unless that is an image of some format itself."""
+    file = _child(ref, resolve)
+    if isinstance(file, BlockdevOptionsRaw | BlockdevOptionsQcow2 | BlockdevOptionsProbed):
+        return None
+    return _exact(file, resolve)
 
 
 def _exact_nbd(options: BlockdevOptionsNbd) -> str:

@@ -32,8 +32,8 @@ from blockcore.qmp.schema import Null
 class BlockGraph:
     """All nodes of a machine, by node-name, in the order of QEMU's graph_bdrv_states.
 
-    A format node is listed after its file, a protocol's before its child: the
-    queries show it.
+    A format node is listed after its file and before its backing file, a
+    protocol's before its child: the queries show it.
 
     `directory` is what relative file names are relative to: the working
     directory of the user, which nbdkit leaves.
@@ -84,11 +84,13 @@ class BlockGraph:
             for opened in children:
                 await self.release(opened)
             raise
+        if node.driver != "blkdebug":
+            earlier = set(self.nodes)
         await self._open_on(node, children, chain)
+        later = self.nodes.keys() - earlier
         self.nodes[node.node_name] = node
+        self._list_last(later)
         node.filename = filename(self.shown(node), self._definition)
-        if node.driver == "blkdebug":
-            self._list_last(self.nodes.keys() - earlier - {node.node_name})
         return node
 
     async def _open_on(

@@ -100,7 +100,7 @@ def check(nodes: Iterable[BlockNode], was_writable: Iterable[BlockNode] = ()) ->
     `was_writable` are those that are about to become read-only.
     """
     closing = list(was_writable)
-    for node in nodes:
+    for node in _from_above(nodes):
         users = list(links(node))
         for strict in users:
             for other in users:
@@ -113,6 +113,24 @@ def check(nodes: Iterable[BlockNode], was_writable: Iterable[BlockNode] = ()) ->
                     f"Read-only block node '{node.node_name}' cannot support read-write users"
                 )
             raise QmpError("Block node is read-only")
+
+
+def _from_above(nodes: Iterable[BlockNode]) -> list[BlockNode]:
+    """The nodes, each after those that use it."""
+    wanted = dict.fromkeys(nodes)
+    ordered: dict[BlockNode, None] = {}
+
+    def visit(node: BlockNode) -> None:
+        if node in ordered:
+            return
+        for parent in node.parents:
+            if isinstance(parent, BlockNode) and parent in wanted:
+                visit(parent)
+        ordered[node] = None
+
+    for node in wanted:
+        visit(node)
+    return list(ordered)
 
 
 def _conflict(node: BlockNode, strict: Link, other: Link) -> QmpError:

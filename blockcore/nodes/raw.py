@@ -62,9 +62,14 @@ class RawNode(BlockNode):
         """QmpError, in QEMU's words, if the child is too short (raw_apply_options)."""
         there = self.below.size
         if offset > there:
-            raise QmpError("The requested offset is larger than the containing file")
+            raise QmpError(
+                f"Offset ({offset}) cannot be greater than size of the containing file ({there})"
+            )
         if window is not None and there - offset < window:
-            raise QmpError("The requested size is larger than the containing file")
+            raise QmpError(
+                f"The sum of offset ({offset}) and size ({window}) has to be smaller or equal"
+                f" to the  actual size of the containing file ({there})"
+            )
 
     async def do_reopen(self, options: NodeOptions, definition: BlockdevOptions) -> None:
         if isinstance(definition, BlockdevOptionsRaw):

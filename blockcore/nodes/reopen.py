@@ -112,7 +112,8 @@ def _asked(
             "setting detect-zeroes to unmap is not allowed without setting discard operation"
             " to unmap"
         )
-    if isinstance(node, Qcow2Node) and getattr(wanted, "backing", None) is None:
+    has_backing = isinstance(node, Qcow2Node) and (node.backing or node.header.backing_file)
+    if has_backing and getattr(wanted, "backing", None) is None:
         raise QmpError(f"backing is missing for '{node.node_name}'")
     changes = _inherited(graph, node, options, wanted)
     for name in ("backing", "file", "image"):
