@@ -142,7 +142,7 @@ def conflicts(r: Recorder) -> None:
     for node in ("top", "mid", "base", "top-file", "mid-file", "other-file", "nope"):
         r.qmp("blockdev-del", {"node-name": node})
     r.qmp("blockdev-add", blockdev("free", "free.qcow2", backing=None))
-    for name, definition in {
+    definitions: dict[str, dict[str, Any]] = {
         "n1": {"driver": "raw", "file": "top-file"},
         "n2": {"driver": "raw", "file": "top-file", "read-only": True},
         "n3": {"driver": "raw", "file": "top"},
@@ -156,7 +156,8 @@ def conflicts(r: Recorder) -> None:
         "n11": blockdev("n11", "spare.qcow2", backing="top"),
         "n12": {"driver": "qcow2", "file": "other"},
         "n13": {"driver": "blkdebug", "image": "free-file"},
-    }.items():
+    }
+    for name, definition in definitions.items():
         r.qmp("blockdev-add", {"node-name": name, **definition})
     r.qmp("blockdev-del", {"node-name": "other"})
     r.qmp("blockdev-del", {"node-name": "free"})

@@ -11,8 +11,8 @@ from replay import GOLDEN, OtherOrder, Recording, play
 
 RECORDINGS = sorted(
     path
-    for pattern in ("guest-*.jsonl", "ide-*.jsonl", "misc-*.jsonl", "snapshot-*.jsonl", "chain-*.jsonl")
-    for path in GOLDEN.glob(pattern)
+    for kind in ("guest", "ide", "misc", "snapshot", "chain")
+    for path in GOLDEN.glob(f"{kind}-*.jsonl")
 )
 
 ANONYMOUS = "cont makes the io-status of every drive ok; QEMU forgets those without a name"

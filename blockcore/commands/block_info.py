@@ -42,7 +42,8 @@ class BlockDeviceInfo:
     wire_names: ClassVar[dict[str, str]] = {
         name: name
         for name in (
-            *("backing_file", "backing_file_depth", "detect_zeroes", "write_threshold", "iops_size"),
+            *("backing_file", "backing_file_depth", "detect_zeroes"),
+            *("write_threshold", "iops_size"),
             *("bps_rd", "bps_wr", "iops_rd", "iops_wr"),
             *(f"{bucket}_max" for bucket in BUCKET_MEMBERS),
             *(f"{bucket}_max_length" for bucket in BUCKET_MEMBERS),

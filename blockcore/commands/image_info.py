@@ -15,6 +15,7 @@ from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.qapi import QmpError
 from blockcore.qmp.schema import FlatUnion
 
+
 class Qcow2CompressionType(StrEnum):
     ZLIB = "zlib"
     ZSTD = "zstd"
