@@ -114,7 +114,8 @@ class NbdNode(BlockNode):
             self._free.put(handle)
 
     def _connect_error(self, exc: nbd.Error) -> str:
-        if exc.errno is None or re.search("NBD_REP_ERR|server replied", exc.string):
+        refused = "NBD_REP_ERR|server replied|server has no export"
+        if exc.errno is None or re.search(refused, exc.string):
             return "Requested export not available"
         reason = os.strerror(getattr(errno, exc.errno, errno.EIO))
         return f"Failed to connect to '{self.server}': {reason}"
