@@ -92,7 +92,9 @@ def _run(h: Connection, coro: Coroutine[Any, Any, Any], fast: bool = False) -> A
     except OSError as error:
         known = error.errno in NBD_ERRNOS or (fast and error.errno == ENOTSUP)
         nbdkit.set_error(error.errno if known else EIO)
-        raise
+        # nbdkit 1.32 keeps every exception for ever: give it one without our frames behind it.
+        answer = OSError(error.errno, error.strerror)
+    raise answer
 
 
 def thread_model() -> int:
