@@ -30,10 +30,12 @@ if os.path.isdir(os.path.join(TREE, "blockcore")):
 # Debian's, libnbd would not be found.
 sys.path.append("/usr/lib/python3/dist-packages")
 
+import survive  # noqa: E402
 import threadstate  # noqa: E402
 from blockcore.accounting import Slot  # noqa: E402
+from blockcore.connection import Connection  # noqa: E402
 from blockcore.qapi import QmpError  # noqa: E402
-from blockcore.server import Connection, Server  # noqa: E402
+from blockcore.server import Server  # noqa: E402
 
 API_VERSION = 2
 
@@ -114,6 +116,7 @@ def get_ready() -> None:
 
 
 def after_fork() -> None:
+    survive.install(server.worker_lost)
     server.after_fork(nbdkit.shutdown, _wait_for_shutdown)
 
 

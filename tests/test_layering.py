@@ -25,7 +25,7 @@ LAYERS = (
     ("config", "device_config", "drive_config", "assemble"),
     ("commands",),
     ("routine",),
-    ("bql", "guests", "log", "control", "loop", "server"),
+    ("bql", "connection", "log", "control", "loop", "server"),
     ("cli", "plugin"),
 )
 """From the bottom to the top; a module imports from its own layer and from those below."""
@@ -53,7 +53,7 @@ ONLY = {
     "nbd": {"nodes.nbd"},
     "nbdkit": {"plugin"},
     "random": {"server"},
-    "socket": {"control", "loop", "guests", "server", "nodes.nbd", "cli"},
+    "socket": {"control", "loop", "server", "nodes.nbd", "cli"},
     "structlog": {"log", "loop", "control", "server", "cli"},
     "subprocess": {"cli"},
     "threading": {"bql", "loop", "routine", "server", "plugin"},
@@ -103,11 +103,11 @@ def own_imports(module: str) -> set[str]:
     """The project's modules that a module imports."""
     found = set()
     for name, taken in imported(module):
-        if name.partition(".")[0] in ("blockcore", "threadstate"):
+        if name.partition(".")[0] in ("blockcore", "survive", "threadstate"):
             short = name.removeprefix("blockcore").lstrip(".")
             inner = f"{short}.{taken}".lstrip(".")
             found.add(inner if inner in modules() else short or "blockcore")
-    return {"plugin.threadstate" if name == "threadstate" else name for name in found}
+    return {f"plugin.{name}" if name in ("survive", "threadstate") else name for name in found}
 
 
 def within(module: str, names: set[str] | frozenset[str] | tuple[str, ...]) -> bool:
