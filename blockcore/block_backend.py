@@ -143,6 +143,7 @@ class BlockBackend:
         self._stats = stats or BlockAcctStats()
         self._in_flight = 0
         self._quiesced = 0
+        self._arrivals = 0
         self._short_writes = 0
         self._short_nodes: tuple[tuple[Counted, int], ...] = ()
         self._short_nodes_below: tuple[tuple[Counted, int], ...] = ()
@@ -166,7 +167,11 @@ class BlockBackend:
 
     def quiet(self) -> bool:
         """Whether no request is at a node, on either path."""
-        return not self._in_flight and not any(slot.busy for slot in self.slots)
+        return not self._in_flight and self.short_path_idle()
+
+    def short_path_idle(self) -> bool:
+        """Whether no request is on the short path."""
+        return not any(slot.busy for slot in self.slots)
 
     def find_short_path(self) -> None:
         """Decide anew whether plain requests may take the short path.
@@ -346,12 +351,15 @@ class BlockBackend:
         """Carry a request to its end; False if its error was ignored.
 
         Each round holds the request until the machine runs, tries it from
-        scratch, and lets the policy decide about a failure.
+        scratch, and lets the policy decide about a failure.  Held requests go
+        on in the order in which they arrived.
         """
+        self._arrivals += 1
+        rank = self._arrivals
         while True:
             if error is None:
                 hold = self._hold
-                await Until(hold.over)
+                await Until(hold.over, rank=rank)
                 hold.check()
                 self._check(kind, offset, nbytes)
                 started_ns = self._guest.clock.monotonic_ns()
@@ -371,7 +379,7 @@ class BlockBackend:
                 self._count(kind, nbytes, started_ns)
                 return False
             error, hold = None, self._hold
-            await Until(hold.stop_decided)
+            await Until(hold.stop_decided, rank=rank)
             hold.check()
 
     async def _attempt(

@@ -247,8 +247,14 @@ class BigLock:
                     routine.moved()
 
     def _wait(self, routine: Routine) -> None:
-        assert routine.until is not None
-        self._waiting.setdefault(routine.until.condition, deque()).append(routine)
+        """Queue a routine by rank: nearly always at the end."""
+        until = routine.until
+        assert until is not None
+        queue = self._waiting.setdefault(until.condition, deque())
+        place = len(queue)
+        while place and (other := queue[place - 1].until) and other.rank > until.rank:
+            place -= 1
+        queue.insert(place, routine)
 
     def _leave(self) -> None:
         """Settle and release; then do, unlocked, what the region has deferred."""

@@ -41,14 +41,18 @@ class Until:
     ends at that moment at the latest, and the await gives False if the
     condition still does not hold.  Conditions are pure, cheap and emit
     nothing: interpreters evaluate them whenever a lock region ends.  Waiters
-    that share a condition object resume in the order in which they came.
+    that share a condition resume in the order of their `rank`, those of one
+    rank in the order in which they came.
     """
 
-    __slots__ = ("condition", "deadline_ns")
+    __slots__ = ("condition", "deadline_ns", "rank")
 
-    def __init__(self, condition: Callable[[], bool], deadline_ns: int | None = None) -> None:
+    def __init__(
+        self, condition: Callable[[], bool], deadline_ns: int | None = None, rank: int = 0
+    ) -> None:
         self.condition = condition
         self.deadline_ns = deadline_ns
+        self.rank = rank
 
     def __await__(self) -> Generator[Until, bool, bool]:
         return (yield self)

@@ -19,10 +19,12 @@ decided in `FaultInjector.check` and carried out in `nodes/node.py`
 from __future__ import annotations
 
 import errno
-from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
+from blockcore.gate import Gate
 from blockcore.qapi import BlkdebugEvent, BlkdebugIOType
 
 SECTOR_SIZE = 512
@@ -108,39 +110,6 @@ class StateChange:
     new_state: int
 
 
-class Gate:
-    """Byte ranges that some rule concerns, as sorted disjoint intervals.
-
-    Lets a request that no rule can concern pass in one bisection, however
-    many rules there are.
-    """
-
-    __slots__ = ("ends", "starts")
-
-    def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
-        self.starts: list[int] = []
-        self.ends: list[int] = []
-        for start, end in sorted(ranges):
-            if self.ends and start <= self.ends[-1]:
-                self.ends[-1] = max(self.ends[-1], end)
-            else:
-                self.starts.append(start)
-                self.ends.append(end)
-
-    def __bool__(self) -> bool:
-        return bool(self.starts)
-
-    def touches(self, offset: int, nbytes: int) -> bool:
-        """Whether [offset, offset + nbytes) meets one of the ranges."""
-        index = bisect_right(self.starts, offset + nbytes - 1)
-        return index > 0 and self.ends[index - 1] > offset
-
-    def union(self, other: Gate, shift: int = 0) -> Gate:
-        """Both together, with `other` moved up by `shift` bytes."""
-        moved = ((s + shift, e + shift) for s, e in zip(other.starts, other.ends, strict=True))
-        return Gate([*zip(self.starts, self.ends, strict=True), *moved])
-
-
 class FaultInjector:
     """The rules of one node and blkdebug's state variable.
 
@@ -156,6 +125,8 @@ class FaultInjector:
         self._of_event: dict[BlkdebugEvent, list[FaultRule]] = {}
         self._changes: list[StateChange] = []
         self._active: list[FaultRule] = []
+        self._passed: deque[tuple[BlkdebugEvent, ...]] = deque(maxlen=1)
+        self._fitting: dict[BlkdebugEvent, list[FaultRule]] = {}
         self._gates: dict[BlkdebugIOType, Gate | None] = {}
 
     def load(self, rules: Iterable[FaultOptions], changes: Iterable[StateChange]) -> None:
@@ -169,22 +140,24 @@ class FaultInjector:
             self.rules.append(rule)
             self._of_event.setdefault(options.event, []).append(rule)
         self._changes += changes
-        self._gates.clear()
+        self._rules_changed()
         self.event(BlkdebugEvent.NONE)
 
     def add(self, options: FaultOptions) -> FaultRule:
         """Add a rule at run time; without an event it is in force from now until it is removed."""
+        self._catch_up()
         rule = FaultRule(options)
         self.rules.append(rule)
         if options.event is BlkdebugEvent.NONE:
             self._standing.append(rule)
         else:
             self._of_event.setdefault(options.event, []).append(rule)
-        self._gates.clear()
+        self._rules_changed()
         return rule
 
     def remove(self, rule: FaultRule) -> None:
         """Forget a rule, whether or not it is used up."""
+        self._catch_up()
         self.rules.remove(rule)
         self._retire(rule)
 
@@ -195,15 +168,19 @@ class FaultInjector:
         in the right state.  Of several state changes the one listed first
         wins; all rules see the old state.
         """
-        matching = [
-            rule for rule in self._of_event.get(event, ()) if rule.options.state in (0, self.state)
-        ]
-        if matching:
-            self._active = matching
-        for change in self._changes:
-            if change.event is event and change.state in (0, self.state):
-                self.state = change.new_state
-                break
+        self._catch_up()
+        self._occur(event)
+
+    def passing(self, events: Iterable[BlkdebugEvent]) -> Callable[[], None] | None:
+        """To be called, on any thread, for a request that goes past the node; None: no need.
+
+        Such a request would raise `events` here, in this order, and lies
+        outside the gate.  What is left of it is the list of active rules that
+        its last event brings, and only the last request counts: it is found
+        out when a request that does not go past asks.
+        """
+        telling = tuple(event for event in events if self._fits(event))
+        return partial(self._passed.append, telling[-1:]) if telling else None
 
     def check(self, iotype: BlkdebugIOType, offset: int, nbytes: int) -> Hit | None:
         """What the rules do to this request; counts it as seen and, if so, as hit.
@@ -215,6 +192,7 @@ class FaultInjector:
         gate = self.gate(iotype)
         if gate is not None and not gate.touches(offset, nbytes):
             return None
+        self._catch_up()
         for rule in (*self._active, *self._standing):
             if not rule.concerns(iotype, offset, nbytes):
                 continue
@@ -233,11 +211,38 @@ class FaultInjector:
         return self._gates[iotype]
 
     @property
-    def watches_events(self) -> bool:
-        """Whether events matter, so that every request has to raise them."""
-        return bool(self._changes) or any(
-            rules and event is not BlkdebugEvent.NONE for event, rules in self._of_event.items()
-        )
+    def changes_state(self) -> bool:
+        """Whether events change the state, so that every request has to raise them all."""
+        return bool(self._changes)
+
+    def _occur(self, event: BlkdebugEvent) -> None:
+        fitting = self._fits(event)
+        if fitting:
+            self._active = fitting
+        for change in self._changes:
+            if change.event is event and change.state in (0, self.state):
+                self.state = change.new_state
+                self._fitting.clear()
+                break
+
+    def _fits(self, event: BlkdebugEvent) -> list[FaultRule]:
+        """The event's rules that are in the right state."""
+        fitting = self._fitting.get(event)
+        if fitting is None:
+            rules = self._of_event.get(event, ())
+            fitting = [rule for rule in rules if rule.options.state in (0, self.state)]
+            self._fitting[event] = fitting
+        return fitting
+
+    def _catch_up(self) -> None:
+        """Let the last request that went past have raised its events."""
+        while self._passed:
+            for event in self._passed.pop():
+                self._occur(event)
+
+    def _rules_changed(self) -> None:
+        self._fitting.clear()
+        self._gates.clear()
 
     def _fire(self, rule: FaultRule) -> Hit:
         """errno 0 lets the request through, shadows the rules behind, and uses nothing up."""
@@ -254,7 +259,7 @@ class FaultInjector:
         for rules in (self._standing, self._of_event.get(event, []), self._active):
             if rule in rules:
                 rules.remove(rule)
-        self._gates.clear()
+        self._rules_changed()
 
     def _build_gate(self, iotype: BlkdebugIOType) -> Gate | None:
         ranges = []

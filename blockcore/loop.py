@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -58,12 +58,13 @@ class MainLoop:
         """Start the thread; returns when clients are accepted."""
         self._pool = ThreadPoolExecutor(POOL_THREADS, "pool")
         self._lock.pool = self
+        self._machine.spawn = self._spawn
         self._thread.start()
         self._started.wait()
         with self._lock.region():
             self._machine.listeners.append(self._event)
             for coro in (self._machine.stop_on_error(), self._machine.flush_after_stop()):
-                self._lock.spawn(coro, self._service_ended)
+                self._spawn(coro)
 
     def stop(self) -> None:
         """Say good-bye to all clients, remove the socket, end the thread."""
@@ -152,8 +153,12 @@ class MainLoop:
             message = self._unlogged.popleft()
             _log.info(message["event"], **message.get("data", {}))
 
+    def _spawn(self, coro: Coroutine[Any, Any, None]) -> None:
+        """Start one of the machine's own loops; the big lock is held."""
+        self._lock.spawn(coro, self._service_ended)
+
     def _service_ended(self, routine: Routine) -> None:
-        """The machine's own loops never end before the process does."""
+        """A loop may end; only the end of the process may end it by an exception."""
         if routine.error is not None and not self._lock.closing:
             error = routine.error
             self._lock.defer(lambda: _log.critical("main loop failed", exc_info=error))

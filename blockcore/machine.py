@@ -6,9 +6,10 @@ of the core.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
+from typing import Any
 
 from blockcore.accounting import Slot
 from blockcore.block_backend import BlockBackend
@@ -23,15 +24,16 @@ from blockcore.qapi import Event, QmpError, Reset, RunState, Shutdown, ShutdownC
 from blockcore.runstate import Vm
 from blockcore.throttle import ThrottleConfig
 from blockcore.throttle_group import ThrottleGroup, ThrottleMember
+from blockcore.volume_responder import VolumeResponder
 
-STOP_LATENCY_NS = 10_000_000
+STOP_LATENCY_NS = 20_000_000
 """From an I/O error to the STOP it asks for.
 
 In QEMU the main loop stops the machine only after it has seen the completions
 of all requests that were submitted together, so that three failing writes of
 one batch give three BLOCK_IO_ERRORs and then one STOP (recorded:
 guest-write-3inflight-stop).  Over NBD the requests of a batch reach us one by
-one, on threads of their own, a few milliseconds apart at worst.
+one, on threads of their own, some milliseconds apart on a busy host.
 """
 
 Listener = Callable[[Event, int], None]
@@ -39,7 +41,13 @@ Listener = Callable[[Event, int], None]
 
 
 class Machine:
-    """The object that every command receives."""
+    """The object that every command receives.
+
+    `spawn` starts a coroutine of the core that nobody waits for; it is set by
+    whoever runs the machine.
+    """
+
+    spawn: Callable[[Coroutine[Any, Any, None]], None]
 
     def __init__(
         self,
@@ -59,6 +67,7 @@ class Machine:
         self.graph = BlockGraph(self, directory)
         self.backends: list[BlockBackend] = []
         self.throttle_groups: dict[str, ThrottleGroup] = {}
+        self.volume_responders: dict[str, VolumeResponder] = {}
         self.listeners: list[Listener] = []
         self.quit_requested = False
         self._flush_due = False
@@ -100,6 +109,11 @@ class Machine:
             raise QmpError(f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'")
         return node
 
+    def device_or_node_name(self, node: BlockNode) -> str:
+        """The drive on the node, if it has a name, else the node (bdrv_get_device_or_node_name)."""
+        drives = (blk.name for blk in self.backends if blk.root is node and blk.name)
+        return next(drives, node.node_name)
+
     def backends_above(self, node: BlockNode) -> Iterator[BlockBackend]:
         """The drives whose requests can reach the node."""
         return (blk for blk in self.backends if node in self.graph.subtree(blk.root))
@@ -137,6 +151,16 @@ class Machine:
             for blk in backends:
                 stack.enter_context(blk.quiesced())
             yield
+
+    async def leave_short_paths(self, node: BlockNode) -> None:
+        """Wait until the requests have ended that went past the node on a short path.
+
+        To be called once something concerns new ones.
+        """
+        for blk in self.backends_above(node):
+            if not blk.short_path_idle():
+                with blk.quiesced():
+                    await Until(blk.short_path_idle)
 
     def set_throttle(self, blk: BlockBackend, config: ThrottleConfig, group: str) -> None:
         """Put a drive under limits that it shares with its group; QmpError if they are wrong.
@@ -182,6 +206,11 @@ class Machine:
             raise QmpError(f"Block device {node_name} is in use")
         node.monitor_owned = False
         await self.graph.release(node)
+        self.volume_responders = {
+            name: responder
+            for name, responder in self.volume_responders.items()
+            if name in self.graph.nodes
+        }
 
     async def close(self) -> None:
         """Close all nodes: nobody sends requests any more, and the process is ending."""

@@ -234,6 +234,23 @@ class BlockImageCorrupted:
     fatal: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XVolumeExtended:
+    """The volume under a `file` node has grown; physical sizes in bytes."""
+
+    NAME: ClassVar[str] = "X_VOLUME_EXTENDED"
+    node_name: str
+    old_size: Size
+    new_size: Size
+
+
 Event = (
-    Stop | Resume | Shutdown | Reset | BlockIoError | BlockWriteThreshold | BlockImageCorrupted
+    Stop
+    | Resume
+    | Shutdown
+    | Reset
+    | BlockIoError
+    | BlockWriteThreshold
+    | BlockImageCorrupted
+    | XVolumeExtended
 )

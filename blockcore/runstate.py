@@ -72,8 +72,8 @@ class Vm:
             self._emit(Resume())
             return True
         self.take_stop_request()
-        self._emit(Resume())
         self.set(RunState.RUNNING)
+        self._emit(Resume())
         return True
 
     def set(self, state: RunState) -> None:

@@ -249,7 +249,7 @@ class Server:
             hang_up(socket.SHUT_RDWR, self._control)
 
     def _end_by_force(self) -> None:
-        """If a thread is still stuck in a system call, go without it: all that was flushed is in the files."""
+        """If a thread is still stuck in a system call, go without it: what was flushed is safe."""
         time.sleep(GRACE_S)
         self._loop.unlink()
         self._remove_files()

@@ -21,21 +21,15 @@ import os
 
 from blockcore.accounting import Slot
 from blockcore.clock import Clock
-from blockcore.nodes.direct import Direct
+from blockcore.nodes.direct import Direct, watch
 
 
 class ShortPath:
     """Where a drive's plain requests go; immutable, replaced as a whole."""
 
     __slots__ = (
-        "fd",
-        "nodes",
-        "now_ns",
-        "read_touches",
-        "shift",
-        "size",
-        "translation",
-        "write_touches",
+        *("bitmaps", "fd", "nodes", "now_ns"),
+        *("read_touches", "shift", "size", "translation", "write_touches"),
     )
 
     def __init__(self, direct: Direct, size: int, clock: Clock) -> None:
@@ -44,9 +38,10 @@ class ShortPath:
         self.size = size
         self.translation = direct.translation
         self.nodes = tuple(direct.nodes)
+        self.bitmaps = tuple(direct.bitmaps)
         self.now_ns = clock.monotonic_ns
-        self.read_touches = direct.read_gate.touches if direct.read_gate else None
-        self.write_touches = direct.write_gate.touches if direct.write_gate else None
+        self.read_touches = watch(direct.read_gate, direct.read_passes)
+        self.write_touches = watch(direct.write_gate, direct.write_passes)
 
     def pread(self, slot: Slot, buf: memoryview, offset: int) -> bool:
         """Read, and count it in `slot`; False if the long path has to do it.
@@ -77,10 +72,15 @@ class ShortPath:
         if end > self.size or (touches is not None and touches(offset, length)):
             return False
         start_ns = self.now_ns()
-        if self.translation is not None:
-            if not self.translation.pwrite(slot, buf, offset + self.shift):
-                return False
-        elif os.pwrite(self.fd, buf, offset + self.shift) != length:
+        try:
+            if self.translation is not None:
+                done = length if self.translation.pwrite(slot, buf, offset + self.shift) else 0
+            else:
+                done = os.pwrite(self.fd, buf, offset + self.shift)
+        finally:
+            for bitmap, shift in self.bitmaps:
+                bitmap.set_unlocked(offset + shift, length)
+        if done != length:
             return False
         if end > slot.wr_highest:
             slot.wr_highest = end

@@ -116,6 +116,8 @@ def after_fork() -> None:
 
 
 def cleanup() -> None:
+    # With -s nbdkit ends with its only client, and nobody has told it to shut down.
+    nbdkit.shutdown()
     server.cleanup()
 
 

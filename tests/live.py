@@ -38,12 +38,20 @@ class Qmp:
     def __init__(self, path: str, negotiate: bool = True) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(TIMEOUT_S)
-        self.socket.connect(path)
+        try:
+            self.socket.connect(path)
+        except OSError:
+            self.socket.close()
+            raise
         self._lines = self.socket.makefile("rb")
         self.events: list[dict[str, Any]] = []
-        self.greeting = self.receive()
-        if negotiate:
-            self("qmp_capabilities")
+        try:
+            self.greeting = self.receive()
+            if negotiate:
+                self("qmp_capabilities")
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Qmp:
         return self

@@ -114,6 +114,10 @@ def _unordered(value: Any) -> Any:
     return value
 
 
+class OtherOrder(AssertionError):
+    """Events came in another order than was recorded, or others."""
+
+
 class Monitor:
     """The QMP client: replies and events apart, each in the order in which they came."""
 
@@ -358,10 +362,18 @@ class Player:
         for fd, happened in poll.poll(timeout_s * 1000):
             if fd == self._monitor.socket.fileno():
                 self._monitor.receive()
+                self._check_order()
             elif happened & select.POLLOUT:
                 guest.aio_notify_write()
             else:
                 guest.aio_notify_read()
+
+    def _check_order(self) -> None:
+        """Whether all is lost is known long before something has been waited for in vain."""
+        ours = [event["event"] for event in self._monitor.events]
+        recorded = [e["msg"]["event"] for e in self._recording.entries if e["kind"] == "event"]
+        if ours != recorded[: len(ours)]:
+            raise OtherOrder(f"{ours} instead of {recorded}")
 
 
 def play(recording: Recording, directory: Path) -> dict[str, tuple[Any, Any]]:

@@ -27,6 +27,9 @@ from blockcore.qmp.schema import to_wire
 
 START_REALTIME_NS = 1_700_000_000 * 10**9
 
+STEPS_MAX = 100_000
+"""No run of a test takes so many."""
+
 Choose = Callable[[int], int]
 """Gets how many possibilities there are (at least 2), gives the index of one."""
 
@@ -115,13 +118,24 @@ class Sim:
         else:
             self._ready.append(begin)
 
+    def spawn(self, coro: Coroutine[Any, Any, None]) -> None:
+        """Start a loop of the machine; the lock is held."""
+
+        def ended(routine: Routine) -> None:
+            if routine.error is not None:
+                raise AssertionError(f"a loop failed\n{self.story()}") from routine.error
+
+        self.lock.spawn(coro, ended)
+
     def be_orderly(self) -> None:
         """No more surprises: from now on, first come, first served."""
         self._choose = lambda count: 0
 
     def run(self) -> None:
         """Go on until nothing is ready and no deadline is ahead."""
-        while self._ready or self._timers:
+        for _ in range(STEPS_MAX):
+            if not self._ready and not self._timers:
+                return
             choices = len(self._ready) + bool(self._timers)
             chosen = self._choose(choices) if choices > 1 else 0
             if chosen == len(self._ready):
@@ -130,6 +144,7 @@ class Sim:
                 self._ready.pop(chosen)()
             for check in self.checks:
                 check()
+        raise AssertionError(f"it never ends\n{self.story()[-5000:]}")
 
     def _let_time_pass(self) -> None:
         self.now_ns = max(self.now_ns, self._timers[0][0])
@@ -232,6 +247,7 @@ def perform(coro: Coroutine[Any, Any, Any]) -> Any:
 def new_machine(sim: Sim, *, prelaunch: bool = False) -> Machine:
     """A machine of the simulation, with its own loops running."""
     machine = Machine(sim, sim.random.random, directory="/", prelaunch=prelaunch)
+    machine.spawn = sim.spawn
     sim.start("stop on error", machine.stop_on_error(), now=True)
     sim.start("flush after stop", machine.flush_after_stop(), now=True)
     return machine
@@ -270,7 +286,7 @@ def add_drive(
     return blk
 
 
-async def execute(machine: Machine, name: str, **arguments: Any) -> Any:
+async def execute(machine: Machine, name: str, /, **arguments: Any) -> Any:
     """A QMP command as a client would send it, ``_`` for ``-``; gives the wire form of its reply.
 
     Arguments of commands that keep their underscores are found as well.

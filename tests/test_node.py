@@ -589,15 +589,15 @@ def _rule_anywhere(node: BlockNode) -> None:
     node.injector().add(fault(iotype=BlkdebugIOType.READ))
 
 
-def _rule_of_an_event(node: BlockNode) -> None:
-    node.injector().add(fault(event=BlkdebugEvent.READ_AIO, offset=0))
+def _change_of_state(node: BlockNode) -> None:
+    node.injector().load((), [StateChange(event=BlkdebugEvent.READ_AIO, new_state=2)])
 
 
 def _detect_zeroes(node: BlockNode) -> None:
     node.options = replace(node.options, detect_zeroes=BlockdevDetectZeroesOptions.ON)
 
 
-@pytest.mark.parametrize("concern", [_threshold, _rule_anywhere, _rule_of_an_event, _detect_zeroes])
+@pytest.mark.parametrize("concern", [_threshold, _rule_anywhere, _change_of_state, _detect_zeroes])
 @pytest.mark.parametrize("where", ["top", "bottom"])
 def test_what_forbids_going_direct(
     machine: Machine, opened: FileNode, where: str, concern: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import sys
 import threading
@@ -13,13 +14,14 @@ from random import Random
 from typing import Any
 
 import pytest
-from sim import execute
+from sim import add_drive, execute
 
 from blockcore.accounting import AcctType, Slot
+from blockcore.bitmap import DirtyBitmap
 from blockcore.block_backend import BlockBackend
-from blockcore.bql import BigLock
+from blockcore.bql import BigLock, Routine
 from blockcore.clock import SystemClock
-from blockcore.faults import Gate
+from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct
 from blockcore.qapi import Event, RunState
 from blockcore.server import Connection, Server
@@ -80,6 +82,21 @@ def test_the_highest_offset_is_kept(image: Path) -> None:
         for offset in (100, 50):
             assert path.pwrite(slot, memoryview(b"a"), offset)
     assert slot.wr_highest == 101
+
+
+@pytest.mark.parametrize("mode", ["r+b", "rb"], ids=["done", "failed"])
+def test_writes_are_marked_where_each_node_has_them(image: Path, mode: str) -> None:
+    """In the bitmap of the node itself, and 4 KiB further down in that of one below."""
+    above, below = DirtyBitmap(SIZE, 512), DirtyBitmap(SIZE, 512)
+    with image.open(mode, buffering=0) as file:
+        direct = Direct(file.fileno(), Gate(), Gate(), bitmaps=[(below, 0)]).shifted(4 * K)
+        direct.bitmaps.append((above, 0))
+        path = ShortPath(direct, SIZE, Ticks())
+        with contextlib.nullcontext() if mode == "r+b" else pytest.raises(OSError):
+            assert path.pwrite(Slot(), memoryview(b"ab"), K - 1)
+        assert path.pread(Slot(), memoryview(bytearray(1)), 0)
+    assert list(above.areas()) == [(K - 512, K)]
+    assert list(below.areas()) == [(5 * K - 512, K)]
 
 
 LEFT: dict[str, tuple[str, int, int]] = {
@@ -236,6 +253,22 @@ def test_nothing_is_done_while_a_slot_is_busy(world: Setup, command: str, kind: 
     go_on.set()
     assert done.wait(HANG_S)
     assert outcomes == [(True, None)] and not slot.busy
+
+
+def test_a_stop_is_for_all_drives_at_once(world: Setup) -> None:
+    """However long the first one takes to become quiet."""
+    add_drive(world.machine, world.blk.root, "vdb")
+    slot = Slot()
+    slot.busy = True
+    world.blk.slots.append(slot)
+    drives = world.machine.backends
+    assert [blk.short_path is not None for blk in drives] == [True, True]
+    with world.server.lock.region():
+        stop = Routine(world.machine.stop(RunState.PAUSED))
+        stop.advance()
+    assert not stop.done
+    assert [blk.short_path is not None for blk in drives] == [False, False]
+    stop.abandon()
 
 
 @pytest.fixture(name="hasty")

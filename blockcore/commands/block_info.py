@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from blockcore.block_backend import BlockBackend
+from blockcore.commands.bitmaps import BlockDirtyInfo, dirty_bitmaps
 from blockcore.machine import Machine
 from blockcore.nodes.file import FileNode
 from blockcore.nodes.node import BlockNode
@@ -31,6 +32,7 @@ BUCKET_MEMBERS = {
 class ImageInfo:
     """QAPI's ImageInfo; sizes in bytes.  `backing_image` is also what a filter is on."""
 
+    answer: ClassVar[bool] = True
     filename: str
     format: str
     dirty_flag: bool | None = None
@@ -50,6 +52,7 @@ class BlockdevCacheInfo:
 class BlockDeviceInfo:
     """QAPI's BlockDeviceInfo; limits in bytes and requests per second, lengths in seconds."""
 
+    answer: ClassVar[bool] = True
     wire_names: ClassVar[dict[str, str]] = {
         name: name
         for name in (
@@ -89,12 +92,14 @@ class BlockDeviceInfo:
     group: str | None = None
     cache: BlockdevCacheInfo
     write_threshold: int
+    dirty_bitmaps: list[BlockDirtyInfo] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockInfo:
     """QAPI's BlockInfo; `io_status` is there only while a policy can stop the machine."""
 
+    answer: ClassVar[bool] = True
     device: str
     qdev: str | None = None
     type: str = "unknown"
@@ -146,6 +151,7 @@ async def device_info(
             no_flush=node.options.no_flush,
         ),
         write_threshold=node.write_threshold,
+        dirty_bitmaps=dirty_bitmaps(node),
         **_limits(blk),
     )
 

@@ -26,6 +26,7 @@ class BlockDeviceTimedStats:
 class BlockDeviceStats:
     """QAPI's BlockDeviceStats: counts, bytes and nanoseconds."""
 
+    answer: ClassVar[bool] = True
     wire_names: ClassVar[dict[str, str]] = {
         name: name
         for name in (

@@ -93,6 +93,8 @@ def x_fault_add(
     node = machine.node_or_device(node_name, node_name)
     if sector != -1 and (offset is not None or length is not None):
         raise QmpError("'sector' and 'offset' cannot be specified at the same time")
+    if state and event is BlkdebugEvent.NONE:
+        raise QmpError("'state' needs an 'event'")
     if once and count is not None:
         raise QmpError("'once' and 'count' cannot be specified at the same time")
     if sector < -1:

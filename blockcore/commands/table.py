@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from blockcore.commands import block_config, block_info, block_stats, faults, jobs, run_state
+from blockcore.commands import (
+    bitmap_actions,
+    bitmaps,
+    block_config,
+    block_info,
+    block_stats,
+    faults,
+    jobs,
+    run_state,
+    transaction,
+    volumes,
+)
 from blockcore.machine import Machine
 from blockcore.qapi import BlockIoError
 from blockcore.qmp.introspect import schema_info
@@ -14,8 +25,12 @@ from blockcore.qmp.session import NEGOTIATION
 
 table = CommandTable()
 table.include(NEGOTIATION)
-for _part in (run_state, block_info, block_stats, block_config, jobs, faults):
+for _part in (
+    *(run_state, block_info, block_stats, block_config, jobs, faults),
+    *(bitmaps, transaction, volumes),
+):
     table.include(_part.table)
+transaction.actions.include(bitmap_actions.actions)
 table.event(BlockIoError)
 
 

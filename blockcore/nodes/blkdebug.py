@@ -57,6 +57,7 @@ class BlkdebugNode(BlockNode):
 
     async def do_open(self) -> None:
         self.size = self.below.size
+        self.cluster_size = self.below.cluster_size
 
     def child_resized(self) -> None:
         self.resized(self.below.size)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from blockcore.accounting import Slot
-from blockcore.faults import Gate
+from blockcore.bitmap import DirtyBitmap
+from blockcore.gate import Gate
 
 _COPIED = 1 << 63
 _OFFSETS = 0x00FF_FFFF_FFFF_FE00
@@ -34,8 +35,10 @@ class Direct:
     """A node whose I/O may go straight to a file descriptor.
 
     `shift` is added to the node's offsets.  The gates hold the ranges that a
-    fault rule may concern, in the node's own offsets.  `nodes` are those
-    passed on the way, each with its shift, whose counters follow later.
+    fault rule may concern, in the node's own offsets.  `read_passes` and
+    `write_passes` are to be called for each request outside them.  `nodes` are
+    those passed on the way, each with its shift, whose counters follow later.
+    `bitmaps`, with shifts likewise, record the writes.
 
     With a `translation`, the shifted offsets are those of a node that maps
     them to places in the file; what is below that node is the translation's.
@@ -46,18 +49,36 @@ class Direct:
     write_gate: Gate
     shift: int = 0
     nodes: list[tuple[Counted, int]] = field(default_factory=list)
+    read_passes: list[Callable[[], None]] = field(default_factory=list)
+    write_passes: list[Callable[[], None]] = field(default_factory=list)
+    bitmaps: list[tuple[DirtyBitmap, int]] = field(default_factory=list)
     translation: Translation | None = None
 
     def shifted(self, by: int) -> Direct:
         """The same, for a parent whose offset 0 is this node's offset `by`."""
-        return Direct(
-            fd=self.fd,
+        return replace(
+            self,
             read_gate=Gate().union(self.read_gate, -by),
             write_gate=Gate().union(self.write_gate, -by),
             shift=self.shift + by,
             nodes=[(node, shift + by) for node, shift in self.nodes],
-            translation=self.translation,
+            bitmaps=[(bitmap, shift + by) for bitmap, shift in self.bitmaps],
         )
+
+
+def watch(gate: Gate, passes: list[Callable[[], None]]) -> Callable[[int, int], bool] | None:
+    """Whether rules may concern a range; whoever wants to know hears of those they do not."""
+    if not passes:
+        return gate.touches if gate else None
+
+    def touches(offset: int, nbytes: int) -> bool:
+        if gate.touches(offset, nbytes):
+            return True
+        for passing in passes:
+            passing()
+        return False
+
+    return touches
 
 
 class Translation:
@@ -91,8 +112,8 @@ class Translation:
         self._fd = below.fd
         self._shift = below.shift
         self._file = file
-        self._read_touches = below.read_gate.touches if below.read_gate else None
-        self._write_touches = below.write_gate.touches if below.write_gate else None
+        self._read_touches = watch(below.read_gate, below.read_passes)
+        self._write_touches = watch(below.write_gate, below.write_passes)
 
     def pread(self, buf: memoryview, offset: int) -> bool:
         """Read clusters that are plainly there; False if the long path has to do it."""

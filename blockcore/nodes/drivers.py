@@ -35,6 +35,7 @@ from blockcore.nodes.qcow2.mapping import DEFAULT_L2_CACHE_SIZE, MAX_CACHE_SIZE
 from blockcore.nodes.qcow2.node import Qcow2Node, Qcow2Settings
 from blockcore.nodes.raw import RawNode
 from blockcore.qapi import QmpError
+from blockcore.volume import make_volume
 
 ChildOpener = Callable[[BlockdevRef], Awaitable[BlockNode]]
 
@@ -52,7 +53,10 @@ async def make_node(
     """
     match options:
         case BlockdevOptionsFile():
-            return FileNode(effective, around, options.filename, path(options.filename))
+            volume = make_volume(
+                options.x_physical_size, options.x_extent_size, options.x_short_write
+            )
+            return FileNode(effective, around, options.filename, path(options.filename), volume)
         case BlockdevOptionsNull():
             return NullNode(
                 effective,

@@ -9,11 +9,12 @@ import stat
 from dataclasses import replace
 
 from blockcore.effects import Call
-from blockcore.faults import Gate
+from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
-from blockcore.qapi import QmpError
+from blockcore.qapi import QmpError, Size, XVolumeExtended
+from blockcore.volume import Volume
 
 DIRECT_ALIGNMENT = 4096
 """What O_DIRECT is given: every file system and disk in use accepts it."""
@@ -27,15 +28,22 @@ class FileNode(BlockNode):
     """Reads and writes `filename`, which the user typed, at `path`, which is absolute.
 
     With cache.direct, aligned requests bypass the page cache through a
-    second descriptor opened with O_DIRECT.
+    second descriptor opened with O_DIRECT.  On a `volume` writes beyond its
+    end fail.
     """
 
     driver = "file"
 
     def __init__(
-        self, options: NodeOptions, around: Surroundings, filename: str, path: str
+        self,
+        options: NodeOptions,
+        around: Surroundings,
+        filename: str,
+        path: str,
+        volume: Volume | None = None,
     ) -> None:
         super().__init__(options, around)
+        self.volume = volume
         self.filename = filename
         self.path = path
         self.fd = -1
@@ -92,6 +100,12 @@ class FileNode(BlockNode):
             await Call(read_all, self.fd, buf, offset)
 
     async def do_pwrite(self, offset: int, buf: memoryview) -> None:
+        room = len(buf) if self.volume is None else self.volume.room(offset, len(buf))
+        if room:
+            await self._write(offset, buf[:room])
+        self._refuse_rest(room, len(buf))
+
+    async def _write(self, offset: int, buf: memoryview) -> None:
         if self._direct_fd >= 0 and _aligned(offset, len(buf)):
             await Call(_write_direct, self._direct_fd, buf, offset)
         else:
@@ -99,7 +113,31 @@ class FileNode(BlockNode):
 
     async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
         mode = PUNCH_HOLE | KEEP_SIZE if may_unmap else ZERO_RANGE
-        await Call(fallocate, self.fd, mode, offset, length)
+        room = length if self.volume is None else self.volume.room(offset, length)
+        if room:
+            await Call(fallocate, self.fd, mode, offset, room)
+        self._refuse_rest(room, length)
+
+    def _refuse_rest(self, room: int, length: int) -> None:
+        if self.volume is not None and room < length:
+            raise self.volume.refusal()
+
+    def extend_volume(self, size: int) -> bool:
+        """Let the volume grow to `size` bytes, and say so; whether it has grown."""
+        volume = self.volume
+        assert volume is not None
+        old = volume.physical_size
+        if not volume.extend(size):
+            return False
+        self._around.concerns_changed()
+        self._around.emit(
+            XVolumeExtended(
+                node_name=self.node_name,
+                old_size=Size(old),
+                new_size=Size(volume.physical_size),
+            )
+        )
+        return True
 
     async def do_discard(self, offset: int, length: int) -> None:
         try:
@@ -121,7 +159,9 @@ class FileNode(BlockNode):
         await Call(os.ftruncate, self.fd, size)
 
     def do_direct(self) -> Direct | None:
-        return None if self._direct_fd >= 0 else Direct(self.fd, Gate(), Gate())
+        if self._direct_fd >= 0:
+            return None
+        return Direct(self.fd, Gate(), Gate() if self.volume is None else self.volume.gate())
 
     async def actual_size(self) -> int | None:
         """Bytes the file occupies on its file system; None if it is closed meanwhile."""

@@ -219,6 +219,7 @@ _WEAK: Final = frozenset(
     + ("lazy-refcounts", "pass-discard-request", "pass-discard-snapshot", "pass-discard-other")
     + ("cache-size", "l2-cache-size", "l2-cache-entry-size", "refcount-cache-size")
     + ("cache-clean-interval",)
+    + ("x-physical-size", "x-extent-size", "x-short-write")
 )
 """Members that do not decide about data."""
 

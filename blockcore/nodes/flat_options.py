@@ -37,6 +37,7 @@ from blockcore.qmp.schema import Null, parse
 FORMATS: Final = frozenset({"qcow2", "raw"})
 """Drivers that need a `file` below them; the others are protocols."""
 
+
 def open_options(
     options: Mapping[str, str | int | bool], name: str | None = None, *, protocol: bool = False
 ) -> BlockdevOptions:

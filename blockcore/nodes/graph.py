@@ -101,6 +101,7 @@ class BlockGraph:
         if node.parents or node.monitor_owned or self.nodes.get(node.node_name) is not node:
             return
         del self.nodes[node.node_name]
+        node.closed = True
         await flush_quietly(node)
         await node.do_close()
         for child in node.children.values():

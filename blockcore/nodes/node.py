@@ -2,7 +2,8 @@
 
 The public methods (`pread`, `pwrite`, `zero`, `discard`, `flush`,
 `block_status`, `truncate`) do what every node owes its users: fault rules,
-events, write thresholds, the highest written offset, FUA, flush generations.
+events, write thresholds, dirty bitmaps, the highest written offset, FUA, flush
+generations.
 They call the driver's own part, the methods that begin with `do_`.  All are
 coroutines of the core (`effects.py`); an OSError is the outcome of the I/O.
 Offsets and lengths are bytes; buffers are memoryviews, filled or read in
@@ -18,8 +19,10 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
 from blockcore.accounting import Slot
+from blockcore.bitmap import NodeBitmaps
 from blockcore.clock import Clock
 from blockcore.faults import FaultInjector
+from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.options import BlockdevOptions
 from blockcore.qapi import (
@@ -36,6 +39,8 @@ ZERO_CHUNK = 1 << 20
 """Zeroes that a driver cannot make cheaply are written in pieces of this many bytes."""
 
 _ZEROES = bytes(ZERO_CHUNK)
+
+_EVERYWHERE = Gate([(0, 1 << 63)])
 
 
 class Surroundings(Protocol):
@@ -93,12 +98,15 @@ class BlockNode:
         self.node_name = options.node_name
         self.filename = ""
         self.size = 0
+        self.cluster_size: int | None = None
         self.children: dict[str, BlockNode] = {}
         self.parents: list[object] = []
         self.monitor_owned = False
+        self.closed = False
         self.write_threshold = 0
         self.wr_highest_offset = 0
         self.faults: FaultInjector | None = None
+        self.bitmaps = NodeBitmaps(around.concerns_changed)
         self._around = around
         self._write_gen = 0
         self._flushed_gen = 0
@@ -145,14 +153,14 @@ class BlockNode:
             unmap = zeroes is BlockdevDetectZeroesOptions.UNMAP and self.options.discard_unmap
             await self.zero(offset, len(buf), may_unmap=unmap, fua=fua)
             return
-        end = self._begin_write(offset, len(buf))
+        self._check_threshold(offset + len(buf))
         try:
             self.debug_event(BlkdebugEvent.PWRITEV)
             self.inject(BlkdebugIOType.WRITE, offset, len(buf))
             await self.do_pwrite(offset, buf)
-            self._grew_to(end)
+            self._grew_to(offset + len(buf))
         finally:
-            self._end_write(end)
+            self._end_write(offset, len(buf))
         if fua:
             await self.flush()
 
@@ -170,19 +178,19 @@ class BlockNode:
         With `may_unmap` it may be deallocated.  `no_fallback` raises
         OSError(ENOTSUP) rather than writing zeroes as data.
         """
-        end = self._begin_write(offset, length)
+        self._check_threshold(offset + length)
         try:
             self.debug_event(BlkdebugEvent.PWRITEV_ZERO)
-            self.inject(BlkdebugIOType.WRITE_ZEROES, offset, length)
             try:
+                self.inject(BlkdebugIOType.WRITE_ZEROES, offset, length)
                 await self.do_zero(offset, length, may_unmap and self.options.discard_unmap)
             except OSError as exc:
                 if exc.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP) or no_fallback:
                     raise
                 await self._write_zeroes(offset, length)
-            self._grew_to(end)
+            self._grew_to(offset + length)
         finally:
-            self._end_write(end)
+            self._end_write(offset, length)
         if fua:
             await self.flush()
 
@@ -200,6 +208,7 @@ class BlockNode:
         finally:
             # Not before it is over: a flush under way meanwhile does not cover it.
             self._write_gen += 1
+            self.bitmaps.mark(offset, length)
 
     async def flush(self) -> None:
         """Bring what was written to stable storage (bdrv_co_flush).
@@ -234,6 +243,7 @@ class BlockNode:
     def resized(self, size: int) -> None:
         """Adopt a new length, and let the nodes above look at theirs (bdrv_parent_cb_resize)."""
         self.size = size
+        self.bitmaps.resize(size)
         for parent in self.parents:
             if isinstance(parent, BlockNode):
                 parent.child_resized()
@@ -251,27 +261,39 @@ class BlockNode:
         self.wr_highest_offset = max(self.wr_highest_offset, highest)
         self._write_gen += 1
 
-    def direct(self) -> Direct | None:
+    def direct(
+        self, reads: tuple[BlkdebugEvent, ...] = (), writes: tuple[BlkdebugEvent, ...] = ()
+    ) -> Direct | None:
         """How to go straight to the file; None if something concerns this node or one below.
 
-        A driver that merely passes requests on overrides `do_direct`.
+        `reads` and `writes` are the events that the parent raises here for
+        such requests.  A driver that merely passes requests on overrides `do_direct`.
         """
         if (
             self.write_threshold
             or self.options.detect_zeroes is not BlockdevDetectZeroesOptions.OFF
-            or (self.faults is not None and self.faults.watches_events)
+            or (self.faults is not None and self.faults.changes_state)
         ):
             return None
         direct = self.do_direct()
         if direct is None:
             return None
         if self.faults is not None:
-            reads = self.faults.gate(BlkdebugIOType.READ)
-            writes = self.faults.gate(BlkdebugIOType.WRITE)
-            if reads is None or writes is None:
+            read = self.faults.gate(BlkdebugIOType.READ)
+            written = self.faults.gate(BlkdebugIOType.WRITE)
+            if read is None or written is None:
                 return None
-            direct.read_gate = direct.read_gate.union(reads)
-            direct.write_gate = direct.write_gate.union(writes)
+            direct.read_gate = direct.read_gate.union(read)
+            direct.write_gate = direct.write_gate.union(written)
+            read_pass = self.faults.passing(reads)
+            write_pass = self.faults.passing(
+                (*writes, BlkdebugEvent.PWRITEV, BlkdebugEvent.PWRITEV_DONE)
+            )
+            direct.read_passes += [read_pass] if read_pass else []
+            direct.write_passes += [write_pass] if write_pass else []
+        if self.bitmaps.awaited:
+            direct.write_gate = _EVERYWHERE
+        direct.bitmaps += [(bitmap, 0) for bitmap in self.bitmaps.recording]
         direct.nodes.append((self, 0))
         return direct
 
@@ -323,24 +345,20 @@ class BlockNode:
         if hit.errno > 0:
             raise OSError(hit.errno, os.strerror(hit.errno))
 
-    def _begin_write(self, offset: int, length: int) -> int:
-        """bdrv_co_write_req_prepare: the threshold is checked before, whatever comes of it."""
-        end = offset + length
-        self._check_threshold(end)
-        return end
-
     def _grew_to(self, end: int) -> None:
         """A write beyond the end makes a node longer; only format drivers do that."""
         if end > self.size:
             self.resized(end)
 
-    def _end_write(self, end: int) -> None:
-        """bdrv_co_write_req_finish: a failed write counts for the highest offset as well."""
-        self.wr_highest_offset = max(self.wr_highest_offset, end)
+    def _end_write(self, offset: int, length: int) -> None:
+        """bdrv_co_write_req_finish: a failed write counts as well, for it may have done a part."""
+        self.wr_highest_offset = max(self.wr_highest_offset, offset + length)
         self._write_gen += 1
+        self.bitmaps.mark(offset, length)
         self.debug_event(BlkdebugEvent.PWRITEV_DONE)
 
     def _check_threshold(self, end: int) -> None:
+        """bdrv_write_threshold_check_write: before the write, whatever comes of it."""
         threshold = self.write_threshold
         if not threshold or end <= threshold:
             return

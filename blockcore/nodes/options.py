@@ -26,6 +26,7 @@ from blockcore.qapi import (
     BlockdevDetectZeroesOptions,
     BlockdevDiscardOptions,
     QmpError,
+    Size,
     UInt32,
     UInt64,
 )
@@ -88,9 +89,14 @@ BlockdevRefOrNull = BlockdevRef | Null
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevOptionsFile(BlockdevOptions):
+    """Those with `x` make the file a volume that can run full; sizes in bytes (`volume.py`)."""
+
     filename: str
     locking: OnOffAuto | None = None
     aio: BlockdevAioOptions | None = None
+    x_physical_size: Size | None = None
+    x_extent_size: Size | None = None
+    x_short_write: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from blockcore.faults import Gate
+from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
 from blockcore.nodes.probe import PROBE_BYTES, format_of
@@ -46,6 +46,7 @@ class RawNode(BlockNode):
         if self.window is not None and there - self.offset < self.window:
             raise QmpError("The requested size is larger than the containing file")
         self.size = there - self.offset if self.window is None else self.window
+        self.cluster_size = self.below.cluster_size
 
     def child_resized(self) -> None:
         if self.window is None:
@@ -88,7 +89,7 @@ class RawNode(BlockNode):
         await self.below.truncate(self.offset + size)
 
     def do_direct(self) -> Direct | None:
-        direct = self.below.direct()
+        direct = self.below.direct((BlkdebugEvent.READ_AIO,), (BlkdebugEvent.WRITE_AIO,))
         if direct is not None and self.probed:
             direct.write_gate = direct.write_gate.union(Gate([(0, PROBE_BYTES)]), self.offset)
         if direct is None or not self.offset:

@@ -136,7 +136,11 @@ def refuse_others(members: tuple[Member, ...], value: dict[str, Any], name: Name
 
 
 class Struct(QapiType):
-    """A dataclass."""
+    """A dataclass.
+
+    One that only ever is an answer may say so, ``answer: ClassVar[bool] = True``:
+    its members with defaults other than None are always there, and not optional.
+    """
 
     json_type = "object"
 
@@ -148,13 +152,13 @@ class Struct(QapiType):
     def members(self) -> tuple[Member, ...]:
         """In order of declaration, inherited ones first."""
         hints = get_type_hints(self.cls, include_extras=True)
+        answer = getattr(self.cls, "answer", False)
         return tuple(
             Member(
                 field.name,
                 wire_name_of(self.cls, field.name),
                 qapi_type(hints[field.name]),
-                optional=field.default is not dataclasses.MISSING
-                or field.default_factory is not dataclasses.MISSING,
+                optional=field.default is None if answer else _has_default(field),
             )
             for field in dataclasses.fields(self.cls)
         )
@@ -163,6 +167,11 @@ class Struct(QapiType):
         arguments = visit_members(self.members, value, name)
         refuse_others(self.members, value, name)
         return self.cls(**arguments)
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is not missing or field.default_factory is not missing
 
 
 class Alternate(QapiType):

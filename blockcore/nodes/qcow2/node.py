@@ -6,7 +6,7 @@ import errno
 import os
 from dataclasses import dataclass
 
-from blockcore.faults import Gate
+from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct, Translation
 from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
 from blockcore.nodes.qcow2.compressed import inflater
@@ -29,7 +29,7 @@ from blockcore.nodes.qcow2.repair import repair
 from blockcore.nodes.qcow2.resize import Resizer
 from blockcore.nodes.qcow2.write import Writer
 from blockcore.nodes.qcow2.write_back import WriteBack
-from blockcore.qapi import BlockImageCorrupted, QmpError
+from blockcore.qapi import BlkdebugEvent, BlockImageCorrupted, QmpError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,8 +232,10 @@ class Qcow2Node(BlockNode):
 
     def do_direct(self) -> Direct | None:
         """Clusters that are there may be read and written without asking this node."""
-        below = None if self.image.unusable else self._below.direct()
-        if below is None or below.translation is not None:
+        if self.image.unusable:
+            return None
+        below = self._below.direct((BlkdebugEvent.READ_AIO,), (BlkdebugEvent.WRITE_AIO,))
+        if below is None or below.translation is not None or below.bitmaps:
             return None
         translation = Translation(
             self.mapping.cached, self.image.metadata, self.image.cluster_bits, below, self._below

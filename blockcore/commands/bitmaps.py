@@ -1,0 +1,203 @@
+"""Dirty bitmaps by QMP: block-dirty-bitmap-*, and what queries show of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from blockcore.bitmap import MIN_GRANULARITY, DirtyBitmap
+from blockcore.machine import Machine
+from blockcore.nodes.node import BlockNode
+from blockcore.qapi import QmpError, UInt32
+from blockcore.qmp.schema import Alternate, CommandTable
+
+table = CommandTable()
+
+DEFAULT_GRANULARITY = 64 << 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockDirtyBitmap:
+    node: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockDirtyBitmapAdd(BlockDirtyBitmap):
+    """`granularity` in bytes; a `disabled` bitmap does not record until it is enabled."""
+
+    granularity: UInt32 | None = None
+    persistent: bool = False
+    disabled: bool = False
+
+
+BITMAP_OR_NAME = Alternate("BlockDirtyBitmapOrStr", str, BlockDirtyBitmap)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockDirtyBitmapMerge:
+    """`bitmaps` are names on the same node, or bitmaps of others."""
+
+    node: str
+    target: str
+    bitmaps: list[Annotated[str | BlockDirtyBitmap, BITMAP_OR_NAME]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockDirtyInfo:
+    """QAPI's BlockDirtyInfo; `count` and `granularity` in bytes."""
+
+    name: str | None = None
+    count: int
+    granularity: UInt32
+    recording: bool
+    busy: bool
+    persistent: bool
+    inconsistent: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockDirtyBitmapSha256:
+    sha256: str
+
+
+@table.command("block-dirty-bitmap-add", boxed=True)
+async def block_dirty_bitmap_add(machine: Machine, *, options: BlockDirtyBitmapAdd) -> None:
+    """Record from now on which parts of a node are written to."""
+    await add_bitmap(machine, options)
+
+
+@table.command("block-dirty-bitmap-remove")
+def block_dirty_bitmap_remove(machine: Machine, *, node: str, name: str) -> None:
+    """Forget a bitmap."""
+    owner, bitmap = find_usable_bitmap(machine, node, name)
+    owner.bitmaps.remove(bitmap)
+
+
+@table.command("block-dirty-bitmap-clear")
+def block_dirty_bitmap_clear(machine: Machine, *, node: str, name: str) -> None:
+    """Make everything in a bitmap clean."""
+    find_usable_bitmap(machine, node, name)[1].clear()
+
+
+@table.command("block-dirty-bitmap-enable")
+async def block_dirty_bitmap_enable(machine: Machine, *, node: str, name: str) -> None:
+    """Let a bitmap record from now on."""
+    owner, bitmap = find_usable_bitmap(machine, node, name)
+    await switch(machine, owner, lambda: owner.bitmaps.enable(bitmap))
+
+
+@table.command("block-dirty-bitmap-disable")
+async def block_dirty_bitmap_disable(machine: Machine, *, node: str, name: str) -> None:
+    """Let a bitmap stay as it is."""
+    owner, bitmap = find_usable_bitmap(machine, node, name)
+    await switch(machine, owner, lambda: owner.bitmaps.enable(bitmap, False))
+
+
+@table.command("block-dirty-bitmap-merge", boxed=True)
+def block_dirty_bitmap_merge(machine: Machine, *, options: BlockDirtyBitmapMerge) -> None:
+    """Make dirty in `target` what is dirty in any of `bitmaps`; all of them or none."""
+    merge_bitmaps(machine, options)
+
+
+@table.command("x-debug-block-dirty-bitmap-sha256", features=("unstable",))
+def x_debug_block_dirty_bitmap_sha256(
+    machine: Machine, *, node: str, name: str
+) -> BlockDirtyBitmapSha256:
+    """A hash of all bits, the same that QEMU gives."""
+    _, bitmap = find_bitmap(machine, node, name)
+    bits = bitmap.bits()
+    # QEMU hashes whole longs, and at least one.
+    data = bits.tobytes().ljust(max(-(-len(bits) // 64), 1) * 8, b"\0")
+    return BlockDirtyBitmapSha256(sha256=hashlib.sha256(data).hexdigest())
+
+
+async def add_bitmap(
+    machine: Machine, options: BlockDirtyBitmapAdd
+) -> tuple[BlockNode, DirtyBitmap]:
+    """Make a bitmap; QmpError in the order of QEMU's checks (qmp_block_dirty_bitmap_add)."""
+    if not options.name:
+        raise QmpError("Bitmap name cannot be empty")
+    node = machine.node_or_device(options.node, options.node)
+    wanted = options.granularity
+    granularity = default_granularity(node) if wanted is None else int(wanted)
+    if granularity < MIN_GRANULARITY or granularity & (granularity - 1):
+        raise QmpError("Granularity must be power of 2 and at least 512")
+    if options.persistent:
+        # No driver here stores bitmaps in its images.
+        raise QmpError(
+            f"Can't store persistent bitmaps to {machine.device_or_node_name(node)}:"
+            " Operation not supported"
+        )
+    bitmap = DirtyBitmap(node.size, granularity, options.name)
+    bitmap.enabled = not options.disabled
+    await switch(machine, node, lambda: node.bitmaps.add(bitmap))
+    return node, bitmap
+
+
+def default_granularity(node: BlockNode) -> int:
+    """A cluster, if that is between 4 KiB and 64 KiB (bdrv_get_default_bitmap_granularity)."""
+    if not node.cluster_size:
+        return DEFAULT_GRANULARITY
+    return min(max(node.cluster_size, 4096), DEFAULT_GRANULARITY)
+
+
+async def switch(machine: Machine, node: BlockNode, change: Callable[[], None]) -> None:
+    """Let a bitmap of the node begin to record, or cease; what ends later knows of it.
+
+    Writes that are on the short path do not: they end before this does.
+    """
+    change()
+    await machine.leave_short_paths(node)
+
+
+def find_bitmap(machine: Machine, node: str, name: str) -> tuple[BlockNode, DirtyBitmap]:
+    """A bitmap by its node (or drive) and name; QmpError (block_dirty_bitmap_lookup)."""
+    try:
+        owner = machine.node_or_device(node, node)
+    except QmpError:
+        raise QmpError(f"Node '{node}' not found") from None
+    return owner, owner.bitmaps.find(name)
+
+
+def find_usable_bitmap(machine: Machine, node: str, name: str) -> tuple[BlockNode, DirtyBitmap]:
+    """The same; QmpError also if an operation uses the bitmap."""
+    owner, bitmap = find_bitmap(machine, node, name)
+    bitmap.check_usable()
+    return owner, bitmap
+
+
+def merge_bitmaps(machine: Machine, options: BlockDirtyBitmapMerge) -> DirtyBitmap:
+    """Merge all sources into the target, which is the result; QmpError, and it is as it was.
+
+    Without sources nothing happens; QEMU 7.2 crashes.
+    """
+    owner, target = find_bitmap(machine, options.node, options.target)
+    merged = DirtyBitmap(target.size, target.granularity)
+    for source in options.bitmaps:
+        if isinstance(source, str):
+            bitmap = owner.bitmaps.find(source)
+        else:
+            _, bitmap = find_bitmap(machine, source.node, source.name)
+        target.check_usable()
+        bitmap.check_usable()
+        merged.merge(bitmap)
+    target.merge(merged)
+    return target
+
+
+def dirty_bitmaps(node: BlockNode) -> list[BlockDirtyInfo] | None:
+    """All bitmaps of a node, newest first; None if it has none."""
+    return [
+        BlockDirtyInfo(
+            name=bitmap.name,
+            count=bitmap.count,
+            granularity=UInt32(bitmap.granularity),
+            recording=bitmap.recording,
+            busy=bitmap.busy,
+            persistent=False,
+        )
+        for bitmap in node.bitmaps
+    ] or None

@@ -1,0 +1,63 @@
+"""QMP's `transaction`: several actions or none.  `table.py` says which there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from blockcore.commands.actions import ActionTable, TransactionAction
+from blockcore.effects import Until
+from blockcore.machine import Machine
+from blockcore.qapi import QmpError
+from blockcore.qmp.schema import CommandTable
+from blockcore.transaction import ActionCompletionMode, Transaction
+
+table = CommandTable()
+actions = ActionTable()
+
+ACTION = actions.union
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransactionProperties:
+    completion_mode: ActionCompletionMode = ActionCompletionMode.INDIVIDUAL
+
+
+@table.command("transaction", wire_names={"wanted": "actions"})
+async def transaction(
+    machine: Machine,
+    *,
+    wanted: list[Annotated[TransactionAction, ACTION]],
+    properties: TransactionProperties = TransactionProperties(),
+) -> None:
+    """Do all of the actions, at one moment as guests see it, or none of them.
+
+    All drives are drained first and stay so until the end.
+    """
+    under_way = Transaction(properties.completion_mode)
+    with machine.quiesced(list(machine.backends)):
+        for blk in list(machine.backends):
+            await Until(blk.quiet)
+        try:
+            for action in wanted:
+                await actions.prepare(machine, action, under_way)
+        except QmpError:
+            await under_way.abort()
+            raise
+        await under_way.commit()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abort:
+    """Nothing is said with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbortAction(TransactionAction):
+    data: Abort
+
+
+@actions.action("abort", AbortAction, may_be_grouped=True)
+async def _abort(machine: Machine, action: AbortAction, transaction: Transaction) -> None:
+    """Fails, so that one can see how the others are undone."""
+    raise QmpError("Transaction aborted using Abort action")

@@ -1,0 +1,54 @@
+"""Several changes, all of them or none: QMP's `transaction`.
+
+Every action is *prepared*, in order: it does what can fail, and registers what
+is to be done at the commit or in order to undo it.  If one fails, what the
+others have registered for that case happens in reverse order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+
+Step = Callable[[], Awaitable[None] | None]
+"""Something that does not fail; a coroutine function or a plain one."""
+
+
+class ActionCompletionMode(StrEnum):
+    """Whether jobs that a transaction starts succeed and fail each for itself, or together."""
+
+    INDIVIDUAL = "individual"
+    GROUPED = "grouped"
+
+
+class Transaction:
+    """One transaction under way; `completion_mode` is for actions that start jobs."""
+
+    def __init__(self, completion_mode: ActionCompletionMode) -> None:
+        self.completion_mode = completion_mode
+        self._commit: list[Step] = []
+        self._abort: list[Step] = []
+
+    def on_commit(self, step: Step) -> None:
+        """Do this once all actions have been prepared."""
+        self._commit.append(step)
+
+    def on_abort(self, step: Step) -> None:
+        """Do this if this action, after it was registered, or another one has failed."""
+        self._abort.append(step)
+
+    async def commit(self) -> None:
+        """Carry out what was registered, in order."""
+        for step in self._commit:
+            await _take(step)
+
+    async def abort(self) -> None:
+        """Undo, last things first."""
+        for step in reversed(self._abort):
+            await _take(step)
+
+
+async def _take(step: Step) -> None:
+    pending = step()
+    if pending is not None:
+        await pending
