@@ -35,6 +35,9 @@ class Tally:
 class Slot:
     """What one worker thread has done on the short path, and whether it is in it.
 
+    `wr_highest` is where its writes to the drive ended at most, `wr_highest_below`
+    where they did in the file of an image format.
+
     Only its thread writes a slot, so that no lock is needed; the drive sums
     its slots when somebody asks.  `busy` makes the short path safe without a
     lock: see `short_path.py`.
@@ -48,6 +51,7 @@ class Slot:
         "rd_ops",
         "wr_bytes",
         "wr_highest",
+        "wr_highest_below",
         "wr_ns",
         "wr_ops",
     )
@@ -56,7 +60,7 @@ class Slot:
         self.busy = False
         self.rd_ops = self.rd_bytes = self.rd_ns = 0
         self.wr_ops = self.wr_bytes = self.wr_ns = 0
-        self.wr_highest = 0
+        self.wr_highest = self.wr_highest_below = 0
         self.last_ns = 0
 
 

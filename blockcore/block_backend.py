@@ -20,6 +20,7 @@ from typing import Protocol
 from blockcore.accounting import AcctType, BlockAcctStats, Slot
 from blockcore.clock import Clock
 from blockcore.effects import Until
+from blockcore.nodes.direct import Counted
 from blockcore.nodes.node import BlockNode, Extent
 from blockcore.policy import error_action, iostatus_after, iostatus_enabled
 from blockcore.qapi import (
@@ -144,7 +145,8 @@ class BlockBackend:
         self._quiesced = 0
         self._arrivals = 0
         self._short_writes = 0
-        self._short_nodes: tuple[tuple[BlockNode, int], ...] = ()
+        self._short_nodes: tuple[tuple[Counted, int], ...] = ()
+        self._short_nodes_below: tuple[tuple[Counted, int], ...] = ()
         self._hold = _Hold(self)
 
     @property
@@ -193,6 +195,8 @@ class BlockBackend:
         else:
             self.short_path = ShortPath(direct, root.size, self._guest.clock)
             self._short_nodes = self.short_path.nodes
+            below = self.short_path.translation
+            self._short_nodes_below = below.nodes if below else ()
 
     def reset_iostatus(self) -> None:
         self.iostatus = BlockDeviceIoStatus.OK
@@ -330,6 +334,9 @@ class BlockBackend:
         self._short_writes = writes
         highest = max(slot.wr_highest for slot in self.slots)
         for node, shift in self._short_nodes:
+            node.wrote_directly(highest + shift)
+        highest = max(slot.wr_highest_below for slot in self.slots)
+        for node, shift in self._short_nodes_below:
             node.wrote_directly(highest + shift)
 
     async def _request(

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import count
 from typing import Any
 
+from blockcore.accounting import Slot
 from blockcore.block_backend import BlockBackend
 from blockcore.clock import Clock
 from blockcore.effects import Until
@@ -81,6 +82,14 @@ class Machine:
         """Decide anew which drives may take the short path."""
         for blk in self.backends:
             blk.find_short_path()
+
+    def short_slots(self) -> Iterator[Slot]:
+        """The slots of all drives: whoever may be on the short path."""
+        return (slot for blk in self.backends for slot in blk.slots)
+
+    def device_of(self, node: BlockNode) -> str:
+        """The name of the drive that has the node as its root, or empty."""
+        return next((blk.name for blk in self.backends if blk.root is node), "")
 
     def add_backend(self, blk: BlockBackend) -> None:
         """Attach a drive to its root node and put it into service."""
@@ -202,6 +211,12 @@ class Machine:
             for name, responder in self.volume_responders.items()
             if name in self.graph.nodes
         }
+
+    async def close(self) -> None:
+        """Close all nodes: nobody sends requests any more, and the process is ending."""
+        for blk in self.backends:
+            blk.publish_short_writes()
+        await self.graph.close_all()
 
     async def stop(self, state: RunState) -> None:
         """Stop as do_vm_stop does: the event, then let in-flight requests end, then flush."""

@@ -219,6 +219,22 @@ class BlockWriteThreshold:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BlockImageCorrupted:
+    """An image is damaged: `offset` and `size` (bytes) say where, if that is known.
+
+    `fatal`: the node is not used any more.
+    """
+
+    NAME: ClassVar[str] = "BLOCK_IMAGE_CORRUPTED"
+    device: str
+    node_name: str | None = None
+    msg: str
+    offset: int | None = None
+    size: int | None = None
+    fatal: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class XVolumeExtended:
     """The volume under a `file` node has grown; physical sizes in bytes."""
 
@@ -228,4 +244,13 @@ class XVolumeExtended:
     new_size: Size
 
 
-Event = Stop | Resume | Shutdown | Reset | BlockIoError | BlockWriteThreshold | XVolumeExtended
+Event = (
+    Stop
+    | Resume
+    | Shutdown
+    | Reset
+    | BlockIoError
+    | BlockWriteThreshold
+    | BlockImageCorrupted
+    | XVolumeExtended
+)

@@ -34,6 +34,7 @@ from blockcore.effects import Call
 from blockcore.loop import MainLoop
 from blockcore.machine import Machine
 from blockcore.qapi import QmpError, ShutdownCause
+from blockcore.routine import perform
 
 GRACE_S = 1.0
 """For requests that are at a disk when the process is told to end."""
@@ -130,6 +131,7 @@ class Server:
         self._answered.set()
         self._watcher.join()
         self._loop.stop()
+        _run_alone(self.machine.close())
         self._remove_files()
 
     def worker_lost(self) -> None:
@@ -195,11 +197,14 @@ class Server:
         self.lock.close()
         self.machine.graph.abort()
         deadline = time.monotonic() + GRACE_S
-        while not self._quiet() and time.monotonic() < deadline:
+        while not (quiet := self._quiet()) and time.monotonic() < deadline:
             time.sleep(POLL_S)
-        if not self._answered.wait(REPLY_S):
-            self._loop.stop()
-            self._exit()
+        if self._answered.wait(REPLY_S):
+            return
+        self._loop.stop()
+        if quiet:
+            _run_alone(self.machine.close())
+        self._exit()
 
     def _quiet(self) -> bool:
         with self.lock.region():
@@ -212,7 +217,7 @@ class Server:
         self._exit()
 
     def _exit(self) -> None:
-        """End now, whatever nbdkit's threads are at; no data is kept in here.
+        """End now, whatever nbdkit's threads are at; what was flushed is safe.
 
         nbdkit waits for its clients to hang up.  Hanging up on them instead
         kills the process when it is sending: a reply that cannot be sent
@@ -233,7 +238,7 @@ class Server:
 
 
 def _run_alone(coro: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine of the core while there is nobody else: it waits for nothing."""
+    """Run a coroutine of the core where there is nobody else, so that it waits for nothing."""
     value: Any = None
     error: BaseException | None = None
     while True:
@@ -241,9 +246,8 @@ def _run_alone(coro: Coroutine[Any, Any, Any]) -> Any:
             effect = coro.send(value) if error is None else coro.throw(error)
         except StopIteration as stop:
             return stop.value
-        assert isinstance(effect, Call), "nothing to wait for before the threads run"
-        value = error = None
-        try:
-            value = effect.fn(*effect.args)
-        except (OSError, QmpError) as exc:
-            error = exc
+        value, error = True, None
+        if isinstance(effect, Call):
+            value, error = perform(effect)
+        else:
+            assert effect.condition(), "nobody is there who could make it true"

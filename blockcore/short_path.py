@@ -18,12 +18,10 @@ may be a short path.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 from blockcore.accounting import Slot
 from blockcore.clock import Clock
-from blockcore.gate import Gate
-from blockcore.nodes.node import Direct
+from blockcore.nodes.direct import Direct, watch
 
 
 class ShortPath:
@@ -31,18 +29,19 @@ class ShortPath:
 
     __slots__ = (
         *("bitmaps", "fd", "nodes", "now_ns"),
-        *("read_touches", "shift", "size", "write_touches"),
+        *("read_touches", "shift", "size", "translation", "write_touches"),
     )
 
     def __init__(self, direct: Direct, size: int, clock: Clock) -> None:
         self.fd = direct.fd
         self.shift = direct.shift
         self.size = size
+        self.translation = direct.translation
         self.nodes = tuple(direct.nodes)
         self.bitmaps = tuple(direct.bitmaps)
         self.now_ns = clock.monotonic_ns
-        self.read_touches = _watch(direct.read_gate, direct.read_passes)
-        self.write_touches = _watch(direct.write_gate, direct.write_passes)
+        self.read_touches = watch(direct.read_gate, direct.read_passes)
+        self.write_touches = watch(direct.write_gate, direct.write_passes)
 
     def pread(self, slot: Slot, buf: memoryview, offset: int) -> bool:
         """Read, and count it in `slot`; False if the long path has to do it.
@@ -54,8 +53,10 @@ class ShortPath:
         if offset + length > self.size or (touches is not None and touches(offset, length)):
             return False
         start_ns = self.now_ns()
-        done = os.preadv(self.fd, (buf,), offset + self.shift)
-        if done != length:
+        if self.translation is not None:
+            if not self.translation.pread(buf, offset + self.shift):
+                return False
+        elif os.preadv(self.fd, (buf,), offset + self.shift) != length:
             return False
         slot.last_ns = end_ns = self.now_ns()
         slot.rd_ops += 1
@@ -72,7 +73,10 @@ class ShortPath:
             return False
         start_ns = self.now_ns()
         try:
-            done = os.pwrite(self.fd, buf, offset + self.shift)
+            if self.translation is not None:
+                done = length if self.translation.pwrite(slot, buf, offset + self.shift) else 0
+            else:
+                done = os.pwrite(self.fd, buf, offset + self.shift)
         finally:
             for bitmap, shift in self.bitmaps:
                 bitmap.set_unlocked(offset + shift, length)
@@ -85,18 +89,3 @@ class ShortPath:
         slot.wr_bytes += length
         slot.wr_ns += end_ns - start_ns
         return True
-
-
-def _watch(gate: Gate, passes: list[Callable[[], None]]) -> Callable[[int, int], bool] | None:
-    """Whether rules may concern a range; whoever wants to know hears of those they do not."""
-    if not passes:
-        return gate.touches if gate else None
-
-    def touches(offset: int, nbytes: int) -> bool:
-        if gate.touches(offset, nbytes):
-            return True
-        for passing in passes:
-            passing()
-        return False
-
-    return touches

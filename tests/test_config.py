@@ -18,6 +18,7 @@ from blockcore.nodes.options import (
     BlockdevOptionsBlkdebug,
     BlockdevOptionsFile,
     BlockdevOptionsNull,
+    BlockdevOptionsProbed,
     BlockdevOptionsRaw,
 )
 from blockcore.qapi import (
@@ -72,8 +73,8 @@ def test_drive_without_more() -> None:
         throttle_group="virtio0",
         account_invalid=True,
         account_failed=True,
-        options=BlockdevOptionsRaw(
-            driver="raw",
+        options=BlockdevOptionsProbed(
+            driver="",
             read_only=False,
             auto_read_only=True,
             file=BlockdevOptionsFile(driver="file", filename="d.raw"),

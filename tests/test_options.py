@@ -16,6 +16,8 @@ from blockcore.nodes.options import (
     BlockdevOptionsFile,
     BlockdevOptionsNbd,
     BlockdevOptionsNull,
+    BlockdevOptionsProbed,
+    BlockdevOptionsQcow2,
     BlockdevOptionsRaw,
     InetSocketAddress,
     InjectError,
@@ -32,7 +34,7 @@ from blockcore.qapi import (
     BlockdevDiscardOptions,
     QmpError,
 )
-from blockcore.qmp.schema import to_wire
+from blockcore.qmp.schema import Null, to_wire
 
 DISK = BlockdevOptionsFile(driver="file", filename="disk.raw")
 NULL = BlockdevOptionsNull(driver="null-co")
@@ -64,6 +66,14 @@ def test_every_member_of_the_common_ones() -> None:
 
 
 JSON: dict[str, Any] = {
+    "qcow2": (
+        {"driver": "qcow2", "file": "n", "backing": {"driver": "null-co"}, "cache-size": 4096},
+        BlockdevOptionsQcow2(driver="qcow2", file="n", backing=NULL, cache_size=4096),
+    ),
+    "no backing file": (
+        {"driver": "qcow2", "file": "n", "backing": None},
+        BlockdevOptionsQcow2(driver="qcow2", file="n", backing=Null.NULL),
+    ),
     "reference": (
         {"driver": "raw", "file": "n", "offset": 512},
         BlockdevOptionsRaw(driver="raw", file="n", offset=512),
@@ -219,7 +229,23 @@ FLAT: dict[str, Any] = {
     "driver=raw,file.driver=file,file.filename=disk.raw": BlockdevOptionsRaw(
         driver="raw", file=DISK
     ),
-    "file.filename=disk.raw": BlockdevOptionsRaw(driver="raw", file=DISK),
+    "file.filename=disk.raw": BlockdevOptionsProbed(driver="", file=DISK),
+    "file.filename=disk.raw,read-only=on,backing=n": BlockdevOptionsProbed(
+        driver="", file=DISK, read_only=True, format_options=(("backing", "n"),)
+    ),
+    "driver=qcow2,file=n": BlockdevOptionsQcow2(driver="qcow2", file="n"),
+    "driver=qcow2,file=n,backing=": BlockdevOptionsQcow2(
+        driver="qcow2", file="n", backing=Null.NULL
+    ),
+    "driver=qcow2,file=n,backing=b,lazy-refcounts=on,l2-cache-size=1M": BlockdevOptionsQcow2(
+        driver="qcow2", file="n", backing="b", lazy_refcounts=True, l2_cache_size=1 << 20
+    ),
+    "driver=qcow2,file=n,backing.driver=null-co,pass-discard-other=on": BlockdevOptionsQcow2(
+        driver="qcow2", file="n", backing=NULL, pass_discard_other=True
+    ),
+    "driver=qcow2,file=n,backing.file.filename=disk.raw": BlockdevOptionsQcow2(
+        driver="qcow2", file="n", backing=BlockdevOptionsProbed(driver="", file=DISK)
+    ),
     "driver=raw,file=n": BlockdevOptionsRaw(driver="raw", file="n"),
     "driver=raw,file.driver=blkdebug,file.image=n": BlockdevOptionsRaw(
         driver="raw", file=BlockdevOptionsBlkdebug(driver="blkdebug", image="n")
@@ -261,10 +287,10 @@ def test_a_name_goes_to_the_protocol_below_the_format() -> None:
         driver="raw", file=BlockdevOptionsBlkdebug(driver="blkdebug", image=DISK)
     )
     assert open_options({"driver": "raw"}, "blkdebug::disk.raw") == raw
-    assert open_options({}, "blkdebug::disk.raw") == raw
+    assert open_options({}, "blkdebug::disk.raw") == BlockdevOptionsProbed(driver="", file=raw.file)
     assert open_options({"driver": "blkdebug"}, "disk.raw") == raw.file
-    assert open_options({"file.locking": "off"}, "disk.raw") == BlockdevOptionsRaw(
-        driver="raw",
+    assert open_options({"file.locking": "off"}, "disk.raw") == BlockdevOptionsProbed(
+        driver="",
         file=BlockdevOptionsFile(driver="file", filename="disk.raw", locking=OnOffAuto.OFF),
     )
 

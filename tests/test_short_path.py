@@ -23,7 +23,7 @@ from blockcore.bql import BigLock
 from blockcore.clock import SystemClock
 from blockcore.connection import Connection
 from blockcore.gate import Gate
-from blockcore.nodes.node import Direct
+from blockcore.nodes.direct import Direct
 from blockcore.qapi import Event, RunState
 from blockcore.routine import Routine
 from blockcore.server import Server

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from blockcore.faults import FaultOptions, StateChange
-from blockcore.nodes.node import BlockNode, Direct, Extent, NodeOptions, Surroundings
+from blockcore.nodes.direct import Direct
+from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,8 @@ from blockcore.nodes.options import (
     BlockdevOptionsFile,
     BlockdevOptionsNbd,
     BlockdevOptionsNull,
+    BlockdevOptionsProbed,
+    BlockdevOptionsQcow2,
     BlockdevOptionsRaw,
     BlockdevRef,
     InetSocketAddress,
@@ -28,7 +30,7 @@ from blockcore.nodes.options import (
 )
 from blockcore.qapi import QmpError
 from blockcore.qmp.jsonstream import parse_json
-from blockcore.qmp.schema import to_wire
+from blockcore.qmp.schema import Null, to_wire
 
 Flat = dict[str, str | int | bool]
 """Options of one node and, under prefixes, of its children."""
@@ -51,7 +53,10 @@ def parse_filename(filename: str) -> Flat:
 
 
 def parse_json_filename(filename: str) -> Flat:
-    """The options in a ``json:{...}`` name; members that are null count as not given."""
+    """The options in a ``json:{...}`` name; members that are null count as not given.
+
+    A backing file that is null is none.
+    """
     try:
         value = parse_json(filename.removeprefix("json:"))
     except QmpError as error:
@@ -59,7 +64,11 @@ def parse_json_filename(filename: str) -> Flat:
     if not isinstance(value, dict):
         raise QmpError("Invalid JSON object given")
     leaves: dict[str, Any] = flatten(value)
-    return {key: leaf for key, leaf in leaves.items() if leaf is not None}
+    return {
+        key: "" if leaf is None else leaf
+        for key, leaf in leaves.items()
+        if leaf is not None or key.rpartition(".")[2] == "backing"
+    }
 
 
 def protocol_of(filename: str) -> str:
@@ -178,6 +187,12 @@ def _exact(options: BlockdevOptions, resolve: Resolve) -> str | None:
             if _own(options).keys() - {"file"} or isinstance(child, BlockdevOptionsRaw):
                 return None
             return _exact(child, resolve)
+        case BlockdevOptionsProbed():
+            return _exact(_child(options.file, resolve), resolve)
+        case BlockdevOptionsQcow2():
+            if options.backing is not None:
+                return None
+            return _exact(_child(options.file, resolve), resolve)
         case BlockdevOptionsBlkdebug():
             image = _exact(_child(options.image, resolve), resolve)
             if image is None or _own(options).keys() - {"config", "image"}:
@@ -201,6 +216,9 @@ def _exact_nbd(options: BlockdevOptionsNbd) -> str:
 _WEAK: Final = frozenset(
     ("node-name", "discard", "cache", "read-only", "auto-read-only", "force-share")
     + ("detect-zeroes", "locking", "aio", "latency-ns", "reconnect-delay", "open-timeout")
+    + ("lazy-refcounts", "pass-discard-request", "pass-discard-snapshot", "pass-discard-other")
+    + ("cache-size", "l2-cache-size", "l2-cache-entry-size", "refcount-cache-size")
+    + ("cache-clean-interval",)
     + ("x-physical-size", "x-extent-size", "x-short-write")
 )
 """Members that do not decide about data."""
@@ -231,11 +249,19 @@ def _own(options: BlockdevOptions) -> Flat:
 def _tree(options: BlockdevOptions, resolve: Resolve) -> dict[str, object]:
     tree: dict[str, object] = {"driver": options.driver}
     for key, value in _own(options).items():
-        if key not in ("file", "image"):
+        if key not in ("file", "image", "backing"):
             tree[key] = value
     match options:
         case BlockdevOptionsRaw():
             tree["file"] = _tree(_child(options.file, resolve), resolve)
+        case BlockdevOptionsQcow2():
+            tree["file"] = _tree(_child(options.file, resolve), resolve)
+            if isinstance(options.backing, Null):
+                tree["backing"] = None
+            elif options.backing is not None:
+                tree["backing"] = _tree(_child(options.backing, resolve), resolve)
+        case BlockdevOptionsProbed():
+            tree = _tree(_child(options.file, resolve), resolve)
         case BlockdevOptionsBlkdebug():
             tree["image"] = _tree(_child(options.image, resolve), resolve)
         case BlockdevOptionsNbd():

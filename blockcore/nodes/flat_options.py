@@ -3,99 +3,39 @@
 ``-drive`` and ``json:`` file names give a node's options as dotted keys, with
 text where QAPI has numbers and booleans.  Here they are shared out among the
 node and its children and get their types.  Which format a file without one has
-is decided here too (`PROBED_FORMAT`).
+has to be found out is told from the others here (`BlockdevOptionsProbed`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from enum import StrEnum
+from dataclasses import fields
 from typing import Annotated, Any, Final
 
-from blockcore.keyval import crumple, opt_bool, opt_number, opt_size
+from blockcore.keyval import crumple
 from blockcore.nodes.blkdebug_config import (
     INJECT_ERROR,
     RULE_KEYS,
     SET_STATE,
-    enum_value,
     inject_error,
     set_state,
 )
 from blockcore.nodes.filename import FILENAME_PARSERS, Flat, parse_json_filename, protocol_of
+from blockcore.nodes.option_texts import COMMON, OWN, Convert
 from blockcore.nodes.options import (
     BLOCKDEV_OPTIONS,
     SOCKET_ADDRESS,
-    BlockdevAioOptions,
     BlockdevCacheOptions,
     BlockdevOptions,
+    BlockdevOptionsProbed,
     BlockdevRef,
-    OnOffAuto,
     SocketAddress,
-    check_node_name,
 )
-from blockcore.qapi import BlockdevDetectZeroesOptions, BlockdevDiscardOptions, QmpError
-from blockcore.qmp.schema import parse
+from blockcore.qapi import QmpError
+from blockcore.qmp.schema import Null, parse
 
-PROBED_FORMAT: Final = "raw"
-"""The format of an image whose format is not given."""
-
-FORMATS: Final = frozenset({"raw"})
+FORMATS: Final = frozenset({"qcow2", "raw"})
 """Drivers that need a `file` below them; the others are protocols."""
-
-Convert = Callable[[str, str], Any]
-"""From text and the parameter's name to a value, or QmpError."""
-
-
-def _text(text: str, _name: str) -> str:
-    return text
-
-
-def _one_of(enum: type[StrEnum]) -> Convert:
-    return lambda text, _name: enum_value(enum, text)
-
-
-def _discard(text: str, _name: str) -> BlockdevDiscardOptions:
-    if text in ("unmap", "on"):
-        return BlockdevDiscardOptions.UNMAP
-    if text in ("ignore", "off"):
-        return BlockdevDiscardOptions.IGNORE
-    raise QmpError("Invalid discard option")
-
-
-def _node_name(text: str, _name: str) -> str:
-    check_node_name(text)
-    return text
-
-
-_COMMON: Final[dict[str, Convert]] = {
-    "node-name": _node_name,
-    "discard": _discard,
-    "cache.direct": opt_bool,
-    "cache.no-flush": opt_bool,
-    "read-only": opt_bool,
-    "auto-read-only": opt_bool,
-    "force-share": opt_bool,
-    "detect-zeroes": _one_of(BlockdevDetectZeroesOptions),
-}
-
-_OWN: Final[dict[str, dict[str, Convert]]] = {
-    "blkdebug": {"config": _text}
-    | dict.fromkeys(
-        ("max-transfer", "opt-write-zero", "max-write-zero", "opt-discard", "max-discard"),
-        opt_size,
-    ),
-    "file": {
-        "filename": _text,
-        "locking": _one_of(OnOffAuto),
-        "aio": _one_of(BlockdevAioOptions),
-        "x-physical-size": opt_size,
-        "x-extent-size": opt_size,
-        "x-short-write": opt_bool,
-    },
-    "nbd": {"export": _text, "reconnect-delay": opt_number, "open-timeout": opt_number},
-    "null-co": {"size": opt_size, "latency-ns": opt_number, "read-zeroes": opt_bool},
-    "raw": {"offset": opt_size, "size": opt_size},
-}
 
 
 def open_options(
@@ -113,16 +53,19 @@ def open_options(
     driver = flat.pop("driver", None)
     if driver is None:
         driver = _missing_driver(flat, name, protocol)
+    if driver is None:
+        return _unknown_format(flat, name)
     if driver not in BLOCKDEV_OPTIONS.variants:
         raise QmpError(f"Unknown driver '{driver}'")
     members: dict[str, Any] = {"driver": driver}
     if driver in FORMATS:
         members["file"] = _child(flat, "file", name)
+        members |= _format_members(driver, flat)
     else:
         if name is not None:
             flat = _with_name(driver, flat, name)
         members |= _PROTOCOL_MEMBERS.get(driver, _no_more)(flat)
-    members |= _converted(_COMMON | _OWN[driver], flat)
+    members |= _converted(COMMON | OWN[driver], flat)
     _refuse_rest(driver, flat)
     return _finished(members)
 
@@ -133,15 +76,53 @@ def _as_text(value: str | int | bool) -> str:
     return str(value)
 
 
-def _missing_driver(flat: Flat | dict[str, str], name: str | None, protocol: bool) -> str:
-    """bdrv_fill_options: below a format, a name decides; otherwise the format is probed."""
+def _unknown_format(flat: dict[str, str], name: str | None) -> BlockdevOptions:
+    members: dict[str, Any] = {"driver": "", "file": _child(flat, "file", name)}
+    members |= _converted(COMMON, flat)
+    for key in flat:
+        if not key.startswith("backing.") and key != "backing":
+            if not any(key in OWN[driver] for driver in FORMATS):
+                raise QmpError(f"Block format 'raw' does not support the option '{key}'")
+    return BlockdevOptionsProbed(**_caches(members), format_options=tuple(flat.items()))
+
+
+def with_format(options: BlockdevOptionsProbed, driver: str) -> BlockdevOptions:
+    """The definition, once its file has been probed; QmpError for options of another format."""
+    if driver not in FORMATS:
+        raise QmpError(f"Unknown driver '{driver}'")
+    flat = dict(options.format_options)
+    members: dict[str, Any] = {
+        field.name: getattr(options, field.name) for field in fields(BlockdevOptions)
+    }
+    members |= {"driver": driver, "file": options.file}
+    members |= _format_members(driver, flat) | _converted(OWN[driver], flat)
+    _refuse_rest(driver, flat)
+    finished = BLOCKDEV_OPTIONS.variants[driver](**members)
+    assert isinstance(finished, BlockdevOptions)
+    return finished
+
+
+def _format_members(driver: str, flat: dict[str, str]) -> dict[str, Any]:
+    """The children that a format has besides its file."""
+    if driver != "qcow2":
+        return {}
+    if flat.get("backing") == "":
+        del flat["backing"]
+        return {"backing": Null.NULL}
+    if "backing" not in flat and not any(key.startswith("backing.") for key in flat):
+        return {}
+    return {"backing": _child(flat, "backing", protocol=False)}
+
+
+def _missing_driver(flat: Flat | dict[str, str], name: str | None, protocol: bool) -> str | None:
+    """bdrv_fill_options: below a format, a name decides; otherwise the format is probed (None)."""
     if protocol:
         if name is not None:
             return protocol_of(name)
         if "filename" in flat:
             return "file"
     elif name is not None or any(key == "file" or key.startswith("file.") for key in flat):
-        return PROBED_FORMAT
+        return None
     raise QmpError("Must specify either driver or file")
 
 
@@ -152,7 +133,9 @@ def _with_name(driver: str, flat: dict[str, str], name: str) -> dict[str, str]:
     return {key: _as_text(value) for key, value in parsed.items()} | flat
 
 
-def _child(flat: dict[str, str], key: str, name: str | None = None) -> BlockdevRef:
+def _child(
+    flat: dict[str, str], key: str, name: str | None = None, protocol: bool = True
+) -> BlockdevRef:
     """Take the options of child `key`: a node's name, or ``key.`` options and a file name."""
     reference = flat.pop(key, None)
     inner = _taken(flat, f"{key}.")
@@ -165,7 +148,7 @@ def _child(flat: dict[str, str], key: str, name: str | None = None) -> BlockdevR
         return reference
     if not inner and name is None:
         raise QmpError(f'A block device must be specified for "{key}"')
-    return open_options(inner, name, protocol=True)
+    return open_options(inner, name, protocol=protocol)
 
 
 def _taken(flat: dict[str, str], prefix: str) -> dict[str, str]:
@@ -189,7 +172,8 @@ def _refuse_rest(driver: str, flat: dict[str, str]) -> None:
         raise QmpError(f"Block protocol '{driver}' doesn't support the option '{key}'")
 
 
-def _finished(members: dict[str, Any]) -> BlockdevOptions:
+def _caches(members: dict[str, Any]) -> dict[str, Any]:
+    """With the cache options as the struct that they are."""
     cache = {
         key: members.pop(f"cache.{key}")
         for key in ("direct", "no_flush")
@@ -199,6 +183,11 @@ def _finished(members: dict[str, Any]) -> BlockdevOptions:
         members["cache"] = BlockdevCacheOptions(**cache)
     if members.get("force_share") and not members.get("read_only"):
         raise QmpError("force-share=on can only be used with read-only images")
+    return members
+
+
+def _finished(members: dict[str, Any]) -> BlockdevOptions:
+    members = _caches(members)
     options = BLOCKDEV_OPTIONS.variants[members["driver"]](**members)
     assert isinstance(options, BlockdevOptions)
     return options

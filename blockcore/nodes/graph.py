@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Set
+from dataclasses import replace
 
+from blockcore.nodes.backing import MAX_CHAIN, backing_definition, backing_name
 from blockcore.nodes.drivers import make_node
 from blockcore.nodes.filename import filename
+from blockcore.nodes.flat_options import with_format
 from blockcore.nodes.node import BlockNode, NodeOptions, Surroundings
 from blockcore.nodes.options import (
     BlockdevCacheOptions,
     BlockdevOptions,
+    BlockdevOptionsProbed,
+    BlockdevOptionsQcow2,
     BlockdevRef,
     check_node_name,
 )
+from blockcore.nodes.probe import probe
+from blockcore.nodes.qcow2.node import Qcow2Node
+from blockcore.nodes.raw import RawNode
 from blockcore.qapi import BlockdevDetectZeroesOptions, BlockdevDiscardOptions, QmpError
+from blockcore.qmp.schema import Null
 
 
 class BlockGraph:
@@ -33,31 +42,53 @@ class BlockGraph:
         self._around = around
         self._names = 0
 
-    async def open(self, options: BlockdevOptions, parent: NodeOptions | None = None) -> BlockNode:
+    async def open(
+        self,
+        options: BlockdevOptions,
+        parent: NodeOptions | None = None,
+        chain: tuple[str, ...] = (),
+    ) -> BlockNode:
         """Open a definition with all its children; QmpError, and nothing is left open.
 
-        The new node has no parent and no owner yet: the caller says whose it is.
+        The new node has no parent and no owner yet: the caller says whose it
+        is.  `chain` has the files of the images above, of which this is to be
+        the backing file.
         """
         if options.node_name is not None:
             self._check_name(options.node_name)
         effective = self._inherit(options, parent)
         earlier = set(self.nodes)
+        asked: list[BlockdevRef] = []
         children: list[BlockNode] = []
 
         async def child(ref: BlockdevRef) -> BlockNode:
-            children.append(await self._child(ref, effective))
-            return children[-1]
+            if ref not in asked:
+                asked.append(ref)
+                children.append(await self._child(ref, effective))
+            return children[asked.index(ref)]
 
         try:
+            probed = isinstance(options, BlockdevOptionsProbed)
+            if isinstance(options, BlockdevOptionsProbed):
+                options = with_format(options, await probe(await child(options.file)))
             node = await make_node(options, effective, self._around, self.path, child)
+            if isinstance(node, RawNode):
+                node.probed = probed
             await node.do_open()
-            await self._check_name_again(node)
+            try:
+                if isinstance(node, Qcow2Node):
+                    await self._open_backing(node, options, chain, children)
+                if node.node_name in self.nodes:
+                    raise QmpError(f"Duplicate nodes with node-name='{node.node_name}'")
+            except QmpError:
+                await node.do_close()
+                raise
         except QmpError:
             for opened in children:
                 await self.release(opened)
             raise
         node.definition = options
-        node.filename = filename(options, self._definition)
+        node.filename = filename(_shown(node, options), self._definition)
         self.nodes[node.node_name] = node
         for opened in children:
             opened.parents.append(node)
@@ -76,6 +107,23 @@ class BlockGraph:
         for child in node.children.values():
             child.parents.remove(node)
             await self.release(child)
+
+    async def close_all(self) -> None:
+        """Close every node, those above before those below them."""
+        closed: set[str] = set()
+
+        async def close(node: BlockNode) -> None:
+            if node.node_name in closed:
+                return
+            closed.add(node.node_name)
+            for parent in node.parents:
+                if isinstance(parent, BlockNode):
+                    await close(parent)
+            await flush_quietly(node)
+            await node.do_close()
+
+        for node in list(self.nodes.values()):
+            await close(node)
 
     async def flush_all(self) -> None:
         """Flush every node that no other is above of (bdrv_flush_all); errors are not reported."""
@@ -111,15 +159,38 @@ class BlockGraph:
         if name in self.nodes:
             raise QmpError(f"Duplicate nodes with node-name='{name}'")
 
-    async def _check_name_again(self, node: BlockNode) -> None:
-        """QmpError, and the node is closed, if its name was taken while it was being opened."""
-        if node.node_name in self.nodes:
-            await node.do_close()
-            raise QmpError(f"Duplicate nodes with node-name='{node.node_name}'")
+    async def _open_backing(
+        self,
+        node: Qcow2Node,
+        options: BlockdevOptions,
+        chain: tuple[str, ...],
+        children: list[BlockNode],
+    ) -> None:
+        """Open what is below an image, by its definition or, without one, by its header."""
+        assert isinstance(options, BlockdevOptionsQcow2)
+        ref, name = options.backing, ""
+        if ref is None and node.header.backing_file:
+            name = backing_name(node, node.header.backing_file)
+            chain = (*chain, filename(_shown(node, options), self._definition))
+            if name in chain or len(chain) > MAX_CHAIN:
+                raise QmpError(f"Backing file '{name}' creates an infinite loop.")
+        if isinstance(ref, Null) or (ref is None and not name):
+            return
+        above = replace(node.options, read_only=True, auto_read_only=False)
+        try:
+            if ref is None:
+                ref = backing_definition(name, node.header.backing_format)
+            backing = await self._child(ref, above, chain)
+        except QmpError as exc:
+            raise QmpError(f"Could not open backing file: {exc.desc}", exc.error_class) from None
+        children.append(backing)
+        node.children["backing"] = backing
 
-    async def _child(self, ref: BlockdevRef, parent: NodeOptions) -> BlockNode:
+    async def _child(
+        self, ref: BlockdevRef, parent: NodeOptions, chain: tuple[str, ...] = ()
+    ) -> BlockNode:
         if isinstance(ref, BlockdevOptions):
-            return await self.open(ref, parent)
+            return await self.open(ref, parent, chain)
         node = self.nodes.get(ref)
         if node is None:
             raise QmpError(f"Cannot find device='{ref}' nor node-name='{ref}'")
@@ -147,6 +218,18 @@ class BlockGraph:
     def _generated_name(self) -> str:
         self._names += 1
         return f"#block{self._names:03d}"
+
+
+def _shown(node: BlockNode, options: BlockdevOptions) -> BlockdevOptions:
+    """The definition without a backing file that is the image's own (backing_overridden)."""
+    if not isinstance(node, Qcow2Node) or not isinstance(options, BlockdevOptionsQcow2):
+        return options
+    own, backing = node.header.backing_file, node.backing
+    if backing is None:
+        same = own is None
+    else:
+        same = own is not None and backing_name(node, own) == backing.filename
+    return replace(options, backing=None) if same else options
 
 
 async def flush_quietly(node: BlockNode) -> None:

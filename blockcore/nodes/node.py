@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
-from blockcore.bitmap import DirtyBitmap, NodeBitmaps
+from blockcore.accounting import Slot
+from blockcore.bitmap import NodeBitmaps
 from blockcore.clock import Clock
 from blockcore.faults import FaultInjector
 from blockcore.gate import Gate
+from blockcore.nodes.direct import Direct
 from blockcore.nodes.options import BlockdevOptions
 from blockcore.qapi import (
     BlkdebugEvent,
@@ -46,6 +48,12 @@ class Surroundings(Protocol):
 
     clock: Clock
 
+    def short_slots(self) -> Iterable[Slot]:
+        """The slots of the workers that may be on the short path."""
+
+    def device_of(self, node: BlockNode) -> str:
+        """The name of the drive whose root the node is, or empty (bdrv_get_device_name)."""
+
     def emit(self, event: Event) -> None:
         """Send an event to every client."""
 
@@ -62,38 +70,6 @@ class Extent(NamedTuple):
     length: int
     data: bool
     zero: bool
-
-
-@dataclass(slots=True)
-class Direct:
-    """A node whose I/O may go straight to a file descriptor: see `short_path.py`.
-
-    `shift` is added to the node's offsets.  The gates hold the ranges that a
-    fault rule may concern, in the node's own offsets.  `read_passes` and
-    `write_passes` are to be called for each request outside them.  `nodes` are
-    those passed on the way, each with its shift, whose counters follow later.
-    `bitmaps`, with shifts likewise, record the writes.
-    """
-
-    fd: int
-    read_gate: Gate
-    write_gate: Gate
-    shift: int = 0
-    nodes: list[tuple[BlockNode, int]] = field(default_factory=list)
-    read_passes: list[Callable[[], None]] = field(default_factory=list)
-    write_passes: list[Callable[[], None]] = field(default_factory=list)
-    bitmaps: list[tuple[DirtyBitmap, int]] = field(default_factory=list)
-
-    def shifted(self, by: int) -> Direct:
-        """The same, for a parent whose offset 0 is this node's offset `by`."""
-        return replace(
-            self,
-            read_gate=Gate().union(self.read_gate, -by),
-            write_gate=Gate().union(self.write_gate, -by),
-            shift=self.shift + by,
-            nodes=[(node, shift + by) for node, shift in self.nodes],
-            bitmaps=[(bitmap, shift + by) for bitmap, shift in self.bitmaps],
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +158,7 @@ class BlockNode:
             self.debug_event(BlkdebugEvent.PWRITEV)
             self.inject(BlkdebugIOType.WRITE, offset, len(buf))
             await self.do_pwrite(offset, buf)
+            self._grew_to(offset + len(buf))
         finally:
             self._end_write(offset, len(buf))
         if fua:
@@ -211,6 +188,7 @@ class BlockNode:
                 if exc.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP) or no_fallback:
                     raise
                 await self._write_zeroes(offset, length)
+            self._grew_to(offset + length)
         finally:
             self._end_write(offset, length)
         if fua:
@@ -240,6 +218,7 @@ class BlockNode:
         """
         generation = self._write_gen
         self.child_event(BlkdebugEvent.FLUSH_TO_OS)
+        await self.do_flush_to_os()
         if not self.options.no_flush and self._flushed_gen != generation:
             self.child_event(BlkdebugEvent.FLUSH_TO_DISK)
             self.inject(BlkdebugIOType.FLUSH, 0, 0)
@@ -339,6 +318,9 @@ class BlockNode:
     async def do_discard(self, offset: int, length: int) -> None:
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
 
+    async def do_flush_to_os(self) -> None:
+        """Give what the driver keeps in memory to its children; also with cache.no-flush."""
+
     async def do_flush(self) -> None:
         """Nothing but the children to flush, unless a driver knows better."""
 
@@ -362,6 +344,11 @@ class BlockNode:
             self._around.concerns_changed()
         if hit.errno > 0:
             raise OSError(hit.errno, os.strerror(hit.errno))
+
+    def _grew_to(self, end: int) -> None:
+        """A write beyond the end makes a node longer; only format drivers do that."""
+        if end > self.size:
+            self.resized(end)
 
     def _end_write(self, offset: int, length: int) -> None:
         """bdrv_co_write_req_finish: a failed write counts as well, for it may have done a part."""

@@ -6,7 +6,8 @@ a member, and so "unexpected":
 - file: pr-manager, aio-max-batch, drop-cache, x-check-cache-dropped;
 - nbd: tls-creds, tls-hostname, x-dirty-bitmap; of an address all but type,
   host and port (inet) or path (unix), and the types vsock and fd;
-- blkdebug: align, take-child-perms, unshare-child-perms.
+- blkdebug: align, take-child-perms, unshare-child-perms;
+- qcow2: overlap-check, encrypt, data-file.
 
 A child is a definition in place, or the name of a node that exists.
 """
@@ -29,7 +30,7 @@ from blockcore.qapi import (
     UInt32,
     UInt64,
 )
-from blockcore.qmp.schema import Alternate, FlatUnion, parse
+from blockcore.qmp.schema import Alternate, FlatUnion, Null, parse
 from blockcore.qmp.visitor import INT, Name
 
 NODE_NAME_MAX = 31
@@ -83,6 +84,8 @@ class BlockdevOptions:
 BlockdevRef = str | BlockdevOptions
 """A child: the name of a node, or its definition."""
 
+BlockdevRefOrNull = BlockdevRef | Null
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevOptionsFile(BlockdevOptions):
@@ -103,6 +106,38 @@ class BlockdevOptionsRaw(BlockdevOptions):
     file: Annotated[BlockdevRef, BLOCKDEV_REF]
     offset: int | None = None
     size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockdevOptionsQcow2(BlockdevOptions):
+    """`backing` None is what the image says, a null is none; sizes in bytes.
+
+    Of the caches only `l2_cache_size` has an effect; lazy refcounts and the
+    cleaning of caches are accepted, since clients name them.
+    """
+
+    file: Annotated[BlockdevRef, BLOCKDEV_REF]
+    backing: Annotated[BlockdevRefOrNull, BLOCKDEV_REF_OR_NULL] | None = None
+    lazy_refcounts: bool | None = None
+    pass_discard_request: bool | None = None
+    pass_discard_snapshot: bool | None = None
+    pass_discard_other: bool | None = None
+    cache_size: int | None = None
+    l2_cache_size: int | None = None
+    l2_cache_entry_size: int | None = None
+    refcount_cache_size: int | None = None
+    cache_clean_interval: UInt64 | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockdevOptionsProbed(BlockdevOptions):
+    """A file whose format is not given, which only ``-drive`` and file names can do.
+
+    `format_options` are those that are the format's own, not typed yet.
+    """
+
+    file: BlockdevRef
+    format_options: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,11 +246,14 @@ BLOCKDEV_OPTIONS = FlatUnion(
         "file": BlockdevOptionsFile,
         "nbd": BlockdevOptionsNbd,
         "null-co": BlockdevOptionsNull,
+        "qcow2": BlockdevOptionsQcow2,
         "raw": BlockdevOptionsRaw,
     },
 )
 
 BLOCKDEV_REF = Alternate("BlockdevRef", BLOCKDEV_OPTIONS, str)
+
+BLOCKDEV_REF_OR_NULL = Alternate("BlockdevRefOrNull", BLOCKDEV_OPTIONS, str, Null)
 
 
 def check_node_name(name: str) -> None:

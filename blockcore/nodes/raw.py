@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from blockcore.nodes.node import BlockNode, Direct, Extent, NodeOptions, Surroundings
+import errno
+import os
+
+from blockcore.gate import Gate
+from blockcore.nodes.direct import Direct
+from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
+from blockcore.nodes.probe import PROBE_BYTES, format_of
 from blockcore.qapi import BlkdebugEvent, QmpError
 
 
@@ -10,7 +16,9 @@ class RawNode(BlockNode):
     """Passes requests on, `offset` bytes further down, and says so to its child.
 
     `offset` and `size` are QAPI's BlockdevOptionsRaw, bytes; `size` None is
-    all there is behind `offset`.
+    all there is behind `offset`.  Of a `probed` one nobody has said that it
+    is raw: a guest must not make it look like an image of another format,
+    which could refer to any file, for the next who opens it.
     """
 
     driver = "raw"
@@ -28,6 +36,7 @@ class RawNode(BlockNode):
         self.below = file
         self.offset = offset
         self.window = size
+        self.probed = False
 
     async def do_open(self) -> None:
         """Check the window against the child, in QEMU's words (raw_apply_options)."""
@@ -48,8 +57,20 @@ class RawNode(BlockNode):
         await self.below.pread(self.offset + offset, buf)
 
     async def do_pwrite(self, offset: int, buf: memoryview) -> None:
+        if self.probed and offset < PROBE_BYTES:
+            await self._check_format(offset, buf)
         self.child_event(BlkdebugEvent.WRITE_AIO)
         await self.below.pwrite(self.offset + offset, buf)
+
+    async def _check_format(self, offset: int, buf: memoryview) -> None:
+        """OSError(EPERM) if a write would make a known format of this."""
+        data = bytearray(min(PROBE_BYTES, max(self.size, offset + len(buf))))
+        if offset or len(buf) < len(data):
+            await self.below.pread(self.offset, memoryview(data))
+        part = buf[: len(data) - offset]
+        data[offset : offset + len(part)] = part
+        if format_of(data) != "raw":
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
         await self.below.zero(
@@ -69,6 +90,8 @@ class RawNode(BlockNode):
 
     def do_direct(self) -> Direct | None:
         direct = self.below.direct((BlkdebugEvent.READ_AIO,), (BlkdebugEvent.WRITE_AIO,))
+        if direct is not None and self.probed:
+            direct.write_gate = direct.write_gate.union(Gate([(0, PROBE_BYTES)]), self.offset)
         if direct is None or not self.offset:
             return direct
         return direct.shifted(self.offset)

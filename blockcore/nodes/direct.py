@@ -1,0 +1,183 @@
+"""How plain I/O of a node may go straight to a file descriptor, for `short_path.py`.
+
+Everything here that moves data is called by guests' worker threads, without
+the big lock.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from blockcore.accounting import Slot
+from blockcore.bitmap import DirtyBitmap
+from blockcore.gate import Gate
+
+_COPIED = 1 << 63
+_OFFSETS = 0x00FF_FFFF_FFFF_FE00
+_ENTRY = (1 << 64) - 1
+
+
+class Counted(Protocol):
+    """A node that direct I/O goes past."""
+
+    size: int
+
+    def wrote_directly(self, highest: int) -> None:
+        """Writes have reached the file past the node, up to `highest`."""
+
+
+@dataclass(slots=True)
+class Direct:
+    """A node whose I/O may go straight to a file descriptor.
+
+    `shift` is added to the node's offsets.  The gates hold the ranges that a
+    fault rule may concern, in the node's own offsets.  `read_passes` and
+    `write_passes` are to be called for each request outside them.  `nodes` are
+    those passed on the way, each with its shift, whose counters follow later.
+    `bitmaps`, with shifts likewise, record the writes.
+
+    With a `translation`, the shifted offsets are those of a node that maps
+    them to places in the file; what is below that node is the translation's.
+    """
+
+    fd: int
+    read_gate: Gate
+    write_gate: Gate
+    shift: int = 0
+    nodes: list[tuple[Counted, int]] = field(default_factory=list)
+    read_passes: list[Callable[[], None]] = field(default_factory=list)
+    write_passes: list[Callable[[], None]] = field(default_factory=list)
+    bitmaps: list[tuple[DirtyBitmap, int]] = field(default_factory=list)
+    translation: Translation | None = None
+
+    def shifted(self, by: int) -> Direct:
+        """The same, for a parent whose offset 0 is this node's offset `by`."""
+        return replace(
+            self,
+            read_gate=Gate().union(self.read_gate, -by),
+            write_gate=Gate().union(self.write_gate, -by),
+            shift=self.shift + by,
+            nodes=[(node, shift + by) for node, shift in self.nodes],
+            bitmaps=[(bitmap, shift + by) for bitmap, shift in self.bitmaps],
+        )
+
+
+def watch(gate: Gate, passes: list[Callable[[], None]]) -> Callable[[int, int], bool] | None:
+    """Whether rules may concern a range; whoever wants to know hears of those they do not."""
+    if not passes:
+        return gate.touches if gate else None
+
+    def touches(offset: int, nbytes: int) -> bool:
+        if gate.touches(offset, nbytes):
+            return True
+        for passing in passes:
+            passing()
+        return False
+
+    return touches
+
+
+class Translation:
+    """Guest clusters to places in a file, as qcow2's L2 tables have them.
+
+    `tables` has the entries of tables by ``offset >> table_shift``; it and
+    they change under the big lock while workers look.  That is safe because
+    an entry changes in one step, and a cluster that lost its entry is not
+    used for anything else as long as a slot may be busy with it
+    (`qcow2.grace`).  `metadata` are the clusters never to be written.
+    `below` is how to reach the file, `file` the node that grows.
+    """
+
+    def __init__(
+        self,
+        tables: Mapping[int, array[int]],
+        metadata: Mapping[int, str],
+        cluster_bits: int,
+        below: Direct,
+        file: Counted,
+    ) -> None:
+        self.nodes = tuple(below.nodes)
+        self._tables = tables
+        self._metadata = metadata
+        self._bits = cluster_bits
+        self._size = 1 << cluster_bits
+        self._within = self._size - 1
+        self._table_shift = 2 * cluster_bits - 3
+        self._index = (1 << (cluster_bits - 3)) - 1
+        self._unusual = _ENTRY & ~_COPIED & ~(_OFFSETS & ~self._within)
+        self._fd = below.fd
+        self._shift = below.shift
+        self._file = file
+        self._read_touches = watch(below.read_gate, below.read_passes)
+        self._write_touches = watch(below.write_gate, below.write_passes)
+
+    def pread(self, buf: memoryview, offset: int) -> bool:
+        """Read clusters that are plainly there; False if the long path has to do it."""
+        places = self._places(offset, len(buf), 0)
+        if places is None:
+            return False
+        touches = self._read_touches
+        if touches is not None and any(touches(host, length) for host, length in places):
+            return False
+        if len(places) == 1:
+            return os.preadv(self._fd, (buf,), places[0][0] + self._shift) == len(buf)
+        done = 0
+        for host, length in places:
+            if os.preadv(self._fd, (buf[done : done + length],), host + self._shift) != length:
+                return False
+            done += length
+        return True
+
+    def pwrite(self, slot: Slot, buf: memoryview, offset: int) -> bool:
+        """Write clusters that are plainly there and nobody else's; False as for `pread`."""
+        places = self._places(offset, len(buf), _COPIED)
+        if places is None:
+            return False
+        touches, end = self._write_touches, 0
+        for host, length in places:
+            end = max(end, host + length)
+            if touches is not None and touches(host, length):
+                return False
+        if end > self._file.size:
+            return False
+        done = 0
+        for host, length in places:
+            part = buf if len(places) == 1 else buf[done : done + length]
+            if os.pwrite(self._fd, part, host + self._shift) != length:
+                return False
+            done += length
+        if end > slot.wr_highest_below:
+            slot.wr_highest_below = end
+        return True
+
+    def _places(self, offset: int, length: int, needed: int) -> list[tuple[int, int]] | None:
+        """Where a range is in the file, offsets and lengths, neighbours put together.
+
+        None if some of it is not there as plain data, with the flags `needed`.
+        For writes (these need flags) it must not be metadata either.
+        """
+        places: list[tuple[int, int]] = []
+        while True:
+            table = self._tables.get(offset >> self._table_shift)
+            if table is None:
+                return None
+            entry = table[(offset >> self._bits) & self._index]
+            host = entry & _OFFSETS
+            if not host or entry & self._unusual or entry & needed != needed:
+                return None
+            if needed and host >> self._bits in self._metadata:
+                return None
+            within = offset & self._within
+            here = min(length, self._size - within)
+            if places and sum(places[-1]) == host:
+                places[-1] = places[-1][0], places[-1][1] + here
+            else:
+                places.append((host + within, here))
+            length -= here
+            if not length:
+                return places
+            offset += here

@@ -1,0 +1,46 @@
+"""Which format a file has, by its first bytes (bdrv_probe_all)."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Final
+
+from blockcore.nodes.node import BlockNode
+from blockcore.qapi import QmpError
+
+PROBE_BYTES: Final = 512
+
+_MAGICS: Final = (
+    (0, b"QFI\xfb\0\0\0\2", "qcow2"),
+    (0, b"QFI\xfb\0\0\0\3", "qcow2"),
+    (0, b"QFI\xfb\0\0\0\1", "qcow"),
+    (0, b"QED\0", "qed"),
+    (0, b"KDMV", "vmdk"),
+    (0, b"COWD", "vmdk"),
+    (0, b"conectix", "vpc"),
+    (0, b"vhdxfile", "vhdx"),
+    (0, b"LUKS\xba\xbe", "luks"),
+    (0, b"WithoutFreeSpace", "parallels"),
+    (0, b"WithouFreSpacExt", "parallels"),
+    (64, b"\x7f\x10\xda\xbe", "vdi"),
+)
+
+
+def format_of(data: bytes | bytearray) -> str:
+    """The format that the first `PROBE_BYTES` of an image stand for; raw if they do not."""
+    for offset, magic, name in _MAGICS:
+        if data[offset : offset + len(magic)] == magic:
+            return name
+    return "raw"
+
+
+async def probe(file: BlockNode) -> str:
+    """The format of what is in a node; QmpError if it cannot be read."""
+    data = bytearray(min(file.size, PROBE_BYTES))
+    try:
+        await file.pread(0, memoryview(data))
+    except OSError as exc:
+        reason = os.strerror(exc.errno or errno.EIO)
+        raise QmpError(f"Could not read image for determining its format: {reason}") from None
+    return format_of(data)

@@ -1,0 +1,275 @@
+"""The first cluster of an image: header, extensions, backing file name.
+
+Pure: bytes to a `Header` with all of QEMU's checks, and back (`qcow2_do_open`,
+`qcow2_read_extensions`, `qcow2_update_header`).  Errors are QmpErrors in
+QEMU's words; those about features that only this driver lacks are ours.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import Final
+
+from blockcore.qapi import QmpError
+
+MAGIC: Final = b"QFI\xfb"
+SECTOR: Final = 512
+
+MIN_CLUSTER_BITS: Final = 9
+MAX_CLUSTER_BITS: Final = 21
+MAX_L1_BYTES: Final = 32 << 20
+MAX_REFTABLE_BYTES: Final = 8 << 20
+MAX_EXTENSION_BYTES: Final = 1 << 20
+MAX_BACKING_NAME: Final = 1023
+
+DIRTY: Final = 1 << 0
+CORRUPT: Final = 1 << 1
+DATA_FILE: Final = 1 << 2
+COMPRESSION_TYPE: Final = 1 << 3
+LAZY_REFCOUNTS: Final = 1 << 0
+"""A compatible feature; the others above are incompatible ones."""
+
+_KNOWN_INCOMPATIBLE: Final = DIRTY | CORRUPT | DATA_FILE | COMPRESSION_TYPE
+
+ZLIB: Final = 0
+ZSTD: Final = 1
+
+INCOMPATIBLE_AT: Final = 72
+AUTOCLEAR_AT: Final = 88
+"""Offsets of single fields that are overwritten in place."""
+
+_V2 = struct.Struct(">4sIQIIQIIQQIIQ")
+_V3 = struct.Struct(">QQQII")
+_V2_BYTES: Final = 72
+_V3_BYTES: Final = 104
+_WRITTEN_BYTES: Final = 112
+
+_EXT_END: Final = 0
+_EXT_BACKING_FORMAT: Final = 0xE2792ACA
+_EXT_FEATURES: Final = 0x6803F857
+_EXT_BITMAPS: Final = 0x23852875
+
+_FEATURES: Final = (
+    (0, 0, "dirty bit"),
+    (0, 1, "corrupt bit"),
+    (0, 2, "external data file"),
+    (0, 3, "compression type"),
+    (0, 4, "extended L2 entries"),
+    (1, 0, "lazy refcounts"),
+    (2, 0, "bitmaps"),
+    (2, 1, "raw external data"),
+)
+"""The feature name table that QEMU 7.2 writes: type, bit, name."""
+
+_NAMED_FROM: Final = 8192
+"""QEMU leaves it out where clusters are smaller, to have room for the backing file's name."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Header:
+    """What the header says; offsets and sizes in bytes, tables in entries or clusters.
+
+    `extensions` are those that are none of ours to understand, to be kept.
+    """
+
+    version: int = 3
+    cluster_bits: int = 16
+    size: int = 0
+    l1_entries: int = 0
+    l1_offset: int = 0
+    reftable_offset: int = 0
+    reftable_clusters: int = 0
+    snapshots: int = 0
+    snapshots_offset: int = 0
+    incompatible: int = 0
+    compatible: int = 0
+    autoclear: int = 0
+    compression: int = ZLIB
+    backing_file: str | None = None
+    backing_format: str | None = None
+    extensions: list[tuple[int, bytes]] = field(default_factory=list)
+
+    @property
+    def cluster_size(self) -> int:
+        return 1 << self.cluster_bits
+
+    @property
+    def has_bitmaps(self) -> bool:
+        return any(kind == _EXT_BITMAPS for kind, _ in self.extensions)
+
+
+def parse_header(data: bytes, *, read_only: bool) -> Header:
+    """Check and take apart the beginning of an image.
+
+    `data` is the first cluster, or 2 MiB if its size is not known yet, filled
+    up with zeroes where the file is shorter.
+    """
+    magic, version, *v2 = _V2.unpack_from(data)
+    if magic != MAGIC:
+        raise QmpError("Image is not in qcow2 format")
+    if version not in (2, 3):
+        raise QmpError(f"Unsupported qcow2 version {version}")
+    backing_offset, backing_length, cluster_bits, size, crypt, *tables = v2
+    if not MIN_CLUSTER_BITS <= cluster_bits <= MAX_CLUSTER_BITS:
+        raise QmpError(f"Unsupported cluster size: 2^{cluster_bits}")
+    header = Header(version=version, cluster_bits=cluster_bits, size=size // SECTOR * SECTOR)
+    header.l1_entries, header.l1_offset = tables[0], tables[1]
+    header.reftable_offset, header.reftable_clusters = tables[2], tables[3]
+    header.snapshots, header.snapshots_offset = tables[4], tables[5]
+    length = _parse_v3(header, data) if version == 3 else _V2_BYTES
+    if backing_offset > header.cluster_size:
+        raise QmpError("Invalid backing file offset")
+    names = _parse_extensions(header, data, length, backing_offset or header.cluster_size)
+    _check_features(header, names, crypt, read_only)
+    _check_tables(header, size)
+    if backing_offset:
+        if backing_length > min(MAX_BACKING_NAME, header.cluster_size - backing_offset):
+            raise QmpError("Backing file name too long")
+        name = data[backing_offset : backing_offset + backing_length]
+        header.backing_file = name.split(b"\0")[0].decode(errors="surrogateescape") or None
+    return header
+
+
+def _parse_v3(header: Header, data: bytes) -> int:
+    """The fields that version 2 lacks; gives the header's length."""
+    incompatible, compatible, autoclear, order, length = _V3.unpack_from(data, _V2_BYTES)
+    header.incompatible, header.compatible = incompatible, compatible
+    header.autoclear = autoclear
+    if length < _V3_BYTES:
+        raise QmpError("qcow2 header too short")
+    if length > header.cluster_size:
+        raise QmpError("qcow2 header exceeds cluster size")
+    header.compression = data[_V3_BYTES] if length > _V3_BYTES else ZLIB
+    if order > 6:
+        raise QmpError("Reference count entry width too large; may not exceed 64 bits")
+    if order != 4:
+        raise QmpError(f"Reference counts of {1 << order} bits are not supported, only of 16")
+    return int(length)
+
+
+def _parse_extensions(header: Header, data: bytes, at: int, end: int) -> dict[int, str]:
+    """Fill in the extensions; gives the names of incompatible features by their bits."""
+    names: dict[int, str] = {}
+    while at + 8 <= end:
+        kind, length = struct.unpack_from(">II", data, at)
+        at += 8
+        if kind == _EXT_END:
+            break
+        if length > end - at:
+            raise QmpError("Header extension too large")
+        body = data[at : at + length]
+        at += (length + 7) & ~7
+        if kind == _EXT_BACKING_FORMAT:
+            if length >= 16:
+                raise QmpError(f"ERROR: ext_backing_format: len={length} too large (>=16)")
+            header.backing_format = body.split(b"\0")[0].decode(errors="replace")
+        elif kind == _EXT_FEATURES:
+            for entry in range(0, length - 47, 48):
+                if body[entry] == 0:
+                    text = body[entry + 2 : entry + 48].split(b"\0")[0]
+                    names[body[entry + 1]] = text.decode(errors="replace")
+        else:
+            header.extensions.append((kind, body))
+    return names
+
+
+def _check_features(header: Header, names: dict[int, str], crypt: int, read_only: bool) -> None:
+    unknown = header.incompatible & ~_KNOWN_INCOMPATIBLE
+    if unknown:
+        listed = [name for bit, name in names.items() if unknown >> bit & 1]
+        rest = sum(1 << bit for bit in range(64) if unknown >> bit & 1 and bit not in names)
+        if rest:
+            listed.append(f"Unknown incompatible feature: {rest:x}")
+        raise QmpError(f"Unsupported qcow2 feature(s): {', '.join(listed)}")
+    if header.incompatible & CORRUPT and not read_only:
+        raise QmpError("qcow2: Image is corrupt; cannot be opened read/write")
+    if crypt == 1:
+        raise QmpError(
+            "Use of AES-CBC encrypted qcow2 images is no longer supported in system emulators"
+        )
+    if crypt == 2:
+        raise QmpError("LUKS encrypted qcow2 images are not supported")
+    if crypt:
+        raise QmpError(f"Unsupported encryption method {crypt}")
+    if header.incompatible & DATA_FILE:
+        raise QmpError("External data files of qcow2 images are not supported")
+    if header.snapshots:
+        raise QmpError("qcow2 images with internal snapshots are not supported")
+    _check_compression(header)
+
+
+def _check_compression(header: Header) -> None:
+    if header.compression not in (ZLIB, ZSTD):
+        raise QmpError(f"qcow2: unknown compression type: {header.compression}")
+    announced = bool(header.incompatible & COMPRESSION_TYPE)
+    if announced and header.compression == ZLIB:
+        raise QmpError("qcow2: Compression type incompatible feature bit must not be set")
+    if not announced and header.compression != ZLIB:
+        raise QmpError("qcow2: Compression type incompatible feature bit must be set")
+
+
+def _check_tables(header: Header, size: int) -> None:
+    """Refcount table and L1 table: place and size (qcow2_validate_table)."""
+    cluster = header.cluster_size
+    if not header.reftable_clusters:
+        raise QmpError("Image does not contain a reference count table")
+    what = "Reference count table"
+    reftable_bytes = header.reftable_clusters * cluster
+    _check_table(what, header.reftable_offset, reftable_bytes, cluster, MAX_REFTABLE_BYTES)
+    l1_bytes = header.l1_entries * 8
+    _check_table("Active L1 table", header.l1_offset, l1_bytes, cluster, MAX_L1_BYTES)
+    needed = l1_entries_for(size, header.cluster_bits)
+    if needed >= 1 << 31:
+        raise QmpError("Image is too big")
+    if header.l1_entries < needed:
+        raise QmpError("L1 table is too small")
+
+
+def _check_table(what: str, offset: int, nbytes: int, cluster: int, limit: int) -> None:
+    if nbytes > limit:
+        raise QmpError(f"{what} too large")
+    if offset % cluster or offset + nbytes >= 1 << 63:
+        raise QmpError(f"{what} offset invalid")
+
+
+def l1_entries_for(size: int, cluster_bits: int) -> int:
+    """How many L1 entries an image of `size` bytes needs."""
+    covered_bits = 2 * cluster_bits - 3
+    return (size + (1 << covered_bits) - 1) >> covered_bits
+
+
+def serialize_header(header: Header) -> bytes:
+    """The first cluster as QEMU writes it; QmpError if it does not hold everything."""
+    fixed = _V2_BYTES if header.version == 2 else _WRITTEN_BYTES
+    tail = _extension(_EXT_BACKING_FORMAT, (header.backing_format or "").encode())
+    if header.version == 3 and header.cluster_size >= _NAMED_FROM:
+        table = b"".join(
+            struct.pack(">BB46s", kind, bit, name.encode()) for kind, bit, name in _FEATURES
+        )
+        tail += _extension(_EXT_FEATURES, table)
+    tail += b"".join(_extension(kind, body) for kind, body in header.extensions)
+    tail += bytes(8)
+    name = (header.backing_file or "").encode(errors="surrogateescape")
+    if len(name) > MAX_BACKING_NAME:
+        raise QmpError("Backing file name too long")
+    v2 = _V2.pack(
+        *(MAGIC, header.version, fixed + len(tail) if name else 0, len(name)),
+        *(header.cluster_bits, header.size, 0, header.l1_entries, header.l1_offset),
+        *(header.reftable_offset, header.reftable_clusters),
+        *(header.snapshots, header.snapshots_offset),
+    )
+    features = header.incompatible, header.compatible, header.autoclear
+    v3 = _V3.pack(*features, 4, _WRITTEN_BYTES) + bytes((header.compression,)) + bytes(7)
+    data = v2 + (v3 if header.version == 3 else b"") + tail + name
+    if len(data) > header.cluster_size:
+        raise QmpError("Could not update qcow2 header")
+    return data.ljust(header.cluster_size, b"\0")
+
+
+def _extension(kind: int, body: bytes) -> bytes:
+    """One extension; an empty one is left out."""
+    if not body:
+        return b""
+    padding = -len(body) % 8
+    return struct.pack(">II", kind, len(body)) + body + bytes(padding)

@@ -1,0 +1,35 @@
+"""A lock of coroutines: taken in the order in which they ask (QEMU's CoMutex)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from blockcore.effects import Until
+
+
+class Lock:
+    """``await lock.free()``, then ``with lock.held():`` without an await in between."""
+
+    __slots__ = ("taken",)
+
+    def __init__(self) -> None:
+        self.taken = False
+
+    def is_free(self) -> bool:
+        return not self.taken
+
+    async def free(self) -> None:
+        """Wait until nobody has it."""
+        if self.taken:
+            await Until(self.is_free)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Have it; nobody may."""
+        assert not self.taken
+        self.taken = True
+        try:
+            yield
+        finally:
+            self.taken = False

@@ -1,0 +1,273 @@
+"""The qcow2 driver: the parts of this package as a block node."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+
+from blockcore.gate import Gate
+from blockcore.nodes.direct import Direct, Translation
+from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
+from blockcore.nodes.qcow2.compressed import inflater
+from blockcore.nodes.qcow2.entries import READS_AS_ZERO, Kind
+from blockcore.nodes.qcow2.erase import Eraser
+from blockcore.nodes.qcow2.grace import Grace
+from blockcore.nodes.qcow2.header import (
+    AUTOCLEAR_AT,
+    DIRTY,
+    MAX_CLUSTER_BITS,
+    Header,
+    parse_header,
+    serialize_header,
+)
+from blockcore.nodes.qcow2.image import HEADER, Image
+from blockcore.nodes.qcow2.mapping import DEFAULT_L2_CACHE_SIZE, Mapping
+from blockcore.nodes.qcow2.read import Reader
+from blockcore.nodes.qcow2.refcount import Refcounts
+from blockcore.nodes.qcow2.repair import repair
+from blockcore.nodes.qcow2.resize import Resizer
+from blockcore.nodes.qcow2.write import Writer
+from blockcore.nodes.qcow2.write_back import WriteBack
+from blockcore.qapi import BlkdebugEvent, BlockImageCorrupted, QmpError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Qcow2Settings:
+    """What can be set of the driver; `discard_request` None is as the node's discard."""
+
+    l2_cache_size: int = DEFAULT_L2_CACHE_SIZE
+    lazy_refcounts: bool = False
+    discard_request: bool | None = None
+    discard_other: bool = False
+
+
+class Qcow2Node(BlockNode):
+    """An image on `file`, over `backing` if it has a backing file.
+
+    The graph opens the backing file once the node is open: `header` says
+    which, unless the user did.
+    """
+
+    driver = "qcow2"
+
+    image: Image
+    mapping: Mapping
+    reader: Reader
+    writer: Writer
+    eraser: Eraser
+    write_back: WriteBack
+    resizer: Resizer
+
+    def __init__(
+        self,
+        options: NodeOptions,
+        around: Surroundings,
+        file: BlockNode,
+        settings: Qcow2Settings | None = None,
+    ) -> None:
+        super().__init__(options, around)
+        self.children["file"] = file
+        self.settings = settings or Qcow2Settings()
+        self.grace = Grace(around.short_slots)
+        self._below = file
+
+    @property
+    def header(self) -> Header:
+        return self.image.header
+
+    @property
+    def backing(self) -> BlockNode | None:
+        return self.children.get("backing")
+
+    def _get_backing(self) -> BlockNode | None:
+        return self.backing
+
+    async def do_open(self) -> None:
+        """Raises QmpError in QEMU's words (qcow2_do_open)."""
+        header = await self._read_header()
+        if self.settings.lazy_refcounts and header.version < 3:
+            raise QmpError(
+                "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level"
+            )
+        self._assemble(header)
+        await self._loading("Could not read L1 table", self.mapping)
+        await self._loading("Could not initialize refcount handling", self.write_back.refcounts)
+        if not self.read_only:
+            self.image.claim(0, 1, HEADER)
+            self.mapping.claim_all()
+            self.write_back.refcounts.claim_all()
+            await self._make_writable()
+        self.size = header.size
+
+    async def _read_header(self) -> Header:
+        data = bytearray(min(self._below.size, 1 << MAX_CLUSTER_BITS))
+        try:
+            await self._below.pread(0, memoryview(data))
+        except OSError as exc:
+            reason = os.strerror(exc.errno or errno.EIO)
+            raise QmpError(f"Could not read qcow2 header: {reason}") from None
+        padded = bytes(data).ljust(1 << MAX_CLUSTER_BITS, b"\0")
+        return parse_header(padded, read_only=self.read_only)
+
+    def _assemble(self, header: Header) -> None:
+        image = self.image = Image(header, self._below, self.read_only)
+        image.report = self._report_corruption
+        refcounts = Refcounts(image)
+        self.mapping = Mapping(image, refcounts, self.settings.l2_cache_size)
+        self.write_back = WriteBack(
+            image, refcounts, self.mapping, self.grace, self._passes_discard
+        )
+        self.reader = Reader(image, self.mapping, inflater(header.compression), self._get_backing)
+        self.writer = Writer(image, self.mapping, self.write_back, self.reader)
+        self.eraser = Eraser(image, self.mapping, self.writer, self._reads_as_zero)
+        self.resizer = Resizer(image, self.mapping, self.write_back, self.eraser)
+
+    async def _loading(self, failure: str, part: Mapping | Refcounts) -> None:
+        try:
+            await part.load()
+        except OSError as exc:
+            raise QmpError(f"{failure}: {os.strerror(exc.errno or errno.EIO)}") from None
+
+    async def _make_writable(self) -> None:
+        """Features that a program without knowledge of them must forget; repair."""
+        try:
+            if self.header.autoclear:
+                await self.image.write_header(AUTOCLEAR_AT, bytes(8))
+                self.header.autoclear = 0
+        except OSError as exc:
+            reason = os.strerror(exc.errno or errno.EIO)
+            raise QmpError(f"Could not update qcow2 header: {reason}") from None
+        if self.header.incompatible & DIRTY:
+            try:
+                await repair(self.image, self.mapping, self.write_back)
+            except OSError as exc:
+                reason = os.strerror(exc.errno or errno.EIO)
+                raise QmpError(f"Could not repair dirty image: {reason}") from None
+
+    async def do_close(self) -> None:
+        """Write what has not been written; nobody could be told of an error."""
+        if self.read_only or self.image.unusable:
+            return
+        try:
+            await self.image.lock.free()
+            with self.image.lock.held():
+                await self.write_back.finish()
+            await self._below.flush()
+        except OSError:
+            return
+
+    async def do_pread(self, offset: int, buf: memoryview) -> None:
+        self.image.check_usable()
+        generation = self.grace.enter()
+        try:
+            await self.reader.pread(offset, buf)
+        finally:
+            self.grace.leave(generation)
+
+    async def do_pwrite(self, offset: int, buf: memoryview) -> None:
+        self.image.check_usable()
+        generation = self.grace.enter()
+        try:
+            await self.writer.pwrite(offset, buf)
+        finally:
+            self.grace.leave(generation)
+
+    async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
+        self.image.check_usable()
+        generation = self.grace.enter()
+        try:
+            has_backing = self.backing is not None
+            await self.eraser.zero(offset, length, self.size, has_backing, may_unmap)
+        finally:
+            self.grace.leave(generation)
+
+    async def do_discard(self, offset: int, length: int) -> None:
+        self.image.check_usable()
+        await self.eraser.discard(offset, length, self.size, self.backing is not None)
+
+    async def do_flush_to_os(self) -> None:
+        if self.read_only or self.image.unusable:
+            return
+        await self.image.lock.free()
+        with self.image.lock.held():
+            await self.write_back.run()
+
+    async def do_truncate(self, size: int) -> None:
+        self.image.check_usable()
+        backing_size = self.backing.size if self.backing else 0
+        await self.resizer.resize(self.size, size, backing_size)
+
+    async def do_block_status(self, offset: int, length: int) -> Extent:
+        self.image.check_usable()
+        run = await self.mapping.run(offset, length)
+        if run.kind is not Kind.UNALLOCATED:
+            zero = run.kind in READS_AS_ZERO
+            return Extent(run.length, data=not zero, zero=zero)
+        backing = self.backing
+        there = min(run.length, backing.size - offset) if backing else 0
+        if backing is None or there <= 0:
+            return Extent(run.length, data=False, zero=True)
+        return await backing.block_status(offset, there)
+
+    async def is_allocated(self, offset: int, length: int) -> tuple[bool, int]:
+        """Whether the beginning of a range is in this image itself, and how much of it."""
+        run = await self.mapping.run(offset, length)
+        return run.kind is not Kind.UNALLOCATED, run.length
+
+    async def set_backing(self, name: str | None, backing_format: str | None) -> None:
+        """Write another backing file's name and format to the header (qcow2_change_backing_file).
+
+        The backing node stays as it is.  Raises QmpError or OSError.
+        """
+        await self.do_flush_to_os()
+        header = self.header
+        old = header.backing_file, header.backing_format
+        header.backing_file, header.backing_format = name, backing_format
+        try:
+            await self.image.write_header(0, serialize_header(header))
+        except (OSError, QmpError):
+            header.backing_file, header.backing_format = old
+            raise
+
+    def do_direct(self) -> Direct | None:
+        """Clusters that are there may be read and written without asking this node."""
+        if self.image.unusable:
+            return None
+        below = self._below.direct((BlkdebugEvent.READ_AIO,), (BlkdebugEvent.WRITE_AIO,))
+        if below is None or below.translation is not None or below.bitmaps:
+            return None
+        translation = Translation(
+            self.mapping.cached, self.image.metadata, self.image.cluster_bits, below, self._below
+        )
+        return Direct(below.fd, Gate(), Gate(), translation=translation)
+
+    async def _reads_as_zero(self, offset: int, length: int) -> bool:
+        while length > 0:
+            extent = await self.do_block_status(offset, length)
+            if not extent.zero:
+                return False
+            offset, length = offset + extent.length, length - extent.length
+        return True
+
+    def _passes_discard(self, requested: bool) -> bool:
+        if not requested:
+            return self.settings.discard_other
+        wanted = self.settings.discard_request
+        return self.options.discard_unmap if wanted is None else wanted
+
+    def _report_corruption(
+        self, message: str, offset: int | None, size: int | None, fatal: bool
+    ) -> None:
+        self._around.emit(
+            BlockImageCorrupted(
+                device=self._around.device_of(self),
+                node_name=self.node_name,
+                msg=message,
+                offset=offset,
+                size=size,
+                fatal=fatal,
+            )
+        )
+        if fatal:
+            self._around.concerns_changed()

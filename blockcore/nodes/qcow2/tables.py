@@ -1,0 +1,148 @@
+"""Tables of big-endian numbers, cached: L2 tables and refcount blocks.
+
+A table is one cluster.  A cache holds at most `limit` of them (not counting
+those that cannot be dropped at the moment: dirty or pinned ones, whose number
+the write-back bounds), each as an array of exactly a cluster's size.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from blockcore.nodes.qcow2.image import Image
+from blockcore.qapi import BlkdebugEvent
+
+L1_TYPE = "Q"
+L2_TYPE = "Q"
+REFBLOCK_TYPE = "H"
+
+
+def from_disk(typecode: str, data: bytes | bytearray) -> array[int]:
+    """An array of the numbers in `data`, which are big-endian."""
+    values = array(typecode, bytes(data))
+    if sys.byteorder == "little":
+        values.byteswap()
+    return values
+
+
+def to_disk(values: array[int]) -> bytes:
+    """The reverse of `from_disk`."""
+    swapped = values[:]
+    if sys.byteorder == "little":
+        swapped.byteswap()
+    return swapped.tobytes()
+
+
+class Table:
+    """A table in memory; `pins` counts those that rely on its staying there."""
+
+    __slots__ = ("offset", "pins", "values")
+
+    def __init__(self, offset: int, values: array[int]) -> None:
+        self.offset = offset
+        self.values = values
+        self.pins = 0
+
+
+class TableCache:
+    """The tables of one kind, by their offsets in the file, least recently used first."""
+
+    def __init__(
+        self,
+        image: Image,
+        typecode: str,
+        limit: int,
+        on_load: BlkdebugEvent,
+        on_store: BlkdebugEvent,
+    ) -> None:
+        self.limit = limit
+        self.dropped: list[int] = []
+        self._image = image
+        self._typecode = typecode
+        self._on_load = on_load
+        self._on_store = on_store
+        self._tables: OrderedDict[int, Table] = OrderedDict()
+        self._changed: dict[int, Table] = {}
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+    def peek(self, offset: int) -> Table | None:
+        """The table at `offset` if it is in memory."""
+        table = self._tables.get(offset)
+        if table is not None:
+            self._tables.move_to_end(offset)
+        return table
+
+    async def get(self, offset: int) -> Table:
+        """The table at `offset`, read if need be; the image's lock is held."""
+        table = self.peek(offset)
+        if table is None:
+            self._image.event(self._on_load)
+            data = bytearray(self._image.cluster_size)
+            await self._image.read(offset, memoryview(data))
+            table = self._insert(offset, from_disk(self._typecode, data))
+        return table
+
+    async def create(self, offset: int, values: array[int]) -> Table:
+        """Write a new table, which also makes sure that there is room for it on the disk."""
+        await self._image.file.pwrite(offset, memoryview(to_disk(values)))
+        return self._insert(offset, values)
+
+    @property
+    def changed(self) -> int:
+        """How many tables have to be written."""
+        return len(self._changed)
+
+    def mark(self, table: Table) -> None:
+        """The table has changed in memory."""
+        self._changed[table.offset] = table
+
+    def snapshot(self) -> list[tuple[Table, bytes]]:
+        """The changed tables as they are now, in the order of the file, to be stored.
+
+        They count as unchanged from now on; see `store`.
+        """
+        changed, self._changed = self._changed, {}
+        return [(changed[offset], to_disk(changed[offset].values)) for offset in sorted(changed)]
+
+    async def store(self, tables: list[tuple[Table, bytes]]) -> None:
+        """Write a snapshot; after an OSError what is not written counts as changed again."""
+        written = 0
+        try:
+            for table, data in tables:
+                self._image.event(self._on_store)
+                await self._image.file.pwrite(table.offset, memoryview(data))
+                written += 1
+        finally:
+            for table, _ in tables[written:]:
+                if self._tables.get(table.offset) is table:
+                    self.mark(table)
+
+    def forget(self, offset: int) -> None:
+        """The cluster is not a table any more."""
+        self._tables.pop(offset, None)
+        self._changed.pop(offset, None)
+
+    def trim(self, spared: Table | None = None) -> None:
+        """Drop the least recently used tables beyond the limit, if they may go."""
+        for victim in list(self._victims(len(self._tables) - self.limit, spared)):
+            del self._tables[victim]
+            self.dropped.append(victim)
+
+    def _insert(self, offset: int, values: array[int]) -> Table:
+        table = self._tables[offset] = Table(offset, values)
+        if len(self._tables) > self.limit:
+            self.trim(table)
+        return table
+
+    def _victims(self, count: int, spared: Table | None) -> Iterator[int]:
+        for offset, table in self._tables.items():
+            if count <= 0:
+                return
+            if offset not in self._changed and not table.pins and table is not spared:
+                count -= 1
+                yield offset

@@ -1,0 +1,224 @@
+"""qcow2 images in the graph: how they are found, what lies below them, and a machine with one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from live import Live
+from qcow2_images import check_clean, content, create, qemu_img, qemu_io, read
+from sim import Sim, new_machine, perform
+
+from blockcore.keyval import parse_opts
+from blockcore.machine import Machine
+from blockcore.nodes.flat_options import open_options
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.options import parse_blockdev_options
+from blockcore.nodes.qcow2.node import Qcow2Node
+from blockcore.nodes.raw import RawNode
+from blockcore.qapi import QmpError
+
+K = 1024
+
+
+@pytest.fixture(name="machine")
+def _machine(tmp_path: Path) -> Machine:
+    machine = new_machine(Sim(0))
+    machine.graph.directory = str(tmp_path)
+    return machine
+
+
+def open_name(machine: Machine, name: str, options: str = "") -> BlockNode:
+    """As -drive would."""
+    node: BlockNode = perform(machine.graph.open(open_options(parse_opts(options), name)))
+    return node
+
+
+def image(path: Path, fill: int, *more: object, cluster_size: int = 65536) -> Path:
+    create(path, "1M", *more, cluster_size=cluster_size)
+    qemu_io(path, f"write -P {fill} {fill * 64}k 64k")
+    return path
+
+
+def release(machine: Machine, node: BlockNode) -> None:
+    perform(machine.graph.release(node))
+    assert not machine.graph.nodes
+
+
+NAMES = {
+    "relative": "{0}",
+    "absolute": "{1}/{0}",
+    "file:": "file:{1}/{0}",
+    "json:": 'json:{{"driver":"raw","file":{{"driver":"file","filename":"{1}/{0}"}}}}',
+    "blkdebug": "blkdebug::{1}/{0}",
+}
+
+
+@pytest.mark.parametrize("image_format", ["raw", None])
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_backing_names(
+    machine: Machine, tmp_path: Path, name: str, image_format: str | None
+) -> None:
+    """As they stand in the header, with and without a format."""
+    sub = tmp_path / "sub"
+    sub.mkdir()
+    (sub / "base.raw").write_bytes(b"\7" * (1 << 20))
+    top = image(sub / "top", 1)
+    qemu_img("rebase", "-u", "-b", name.format("base.raw", sub), "-F", "raw", top)
+    if image_format is None:
+        header = top.read_bytes()
+        top.write_bytes(header.replace(b"\xe2\x79\x2a\xca", b"\x12\x34\x56\x78", 1))
+    node = open_name(machine, "sub/top")
+    assert isinstance(node, Qcow2Node) and node.backing is not None
+    assert node.backing.read_only and isinstance(node.backing, RawNode)
+    assert node.filename == "sub/top"
+    assert read(node) == b"\7" * (64 * K) + b"\1" * (64 * K) + b"\7" * (896 * K)
+    assert read(node) == content(top)
+    release(machine, node)
+
+
+def test_a_chain_of_five(machine: Machine, tmp_path: Path) -> None:
+    image(tmp_path / "0", 0)
+    for level in range(1, 5):
+        below = ("-b", str(level - 1), "-F", "qcow2")
+        image(tmp_path / str(level), level, *below, cluster_size=512 << (2 * level))
+    node = open_name(machine, "4")
+    assert read(node) == content(tmp_path / "4")
+    assert len(list(machine.graph.subtree(node))) == 10
+    release(machine, node)
+
+
+BACKING = {
+    "null": ({"backing": None}, 0),
+    "definition": (
+        {"backing": {"driver": "raw", "file": {"driver": "file", "filename": "other.raw"}}},
+        9,
+    ),
+    "node": ({"backing": "other"}, 9),
+    "the header's": ({}, 7),
+}
+
+
+@pytest.mark.parametrize(("more", "byte"), BACKING.values(), ids=BACKING)
+def test_backing_as_defined(
+    machine: Machine, tmp_path: Path, more: dict[str, object], byte: int
+) -> None:
+    (tmp_path / "base.raw").write_bytes(b"\7" * K)
+    (tmp_path / "other.raw").write_bytes(b"\x09" * K)
+    create(tmp_path / "top", "1M", "-b", "base.raw", "-F", "raw")
+    other = {
+        "driver": "raw",
+        "node-name": "other",
+        "read-only": True,
+        "file": {"driver": "file", "filename": "other.raw"},
+    }
+    perform(machine.blockdev_add(parse_blockdev_options(other)))
+    top = {"driver": "qcow2", "file": {"driver": "file", "filename": "top"}, **more}
+    node = perform(machine.graph.open(parse_blockdev_options(top)))
+    assert read(node, 0, 2 * K) == bytes([byte]) * K + bytes(K)
+    assert node.filename.startswith("json:") == bool(more)
+    if more:
+        assert "backing" in json.loads(node.filename.removeprefix("json:"))
+    perform(machine.graph.release(node))
+    perform(machine.blockdev_del("other"))
+    assert not machine.graph.nodes
+
+
+def test_chains_that_cannot_be_opened(machine: Machine, tmp_path: Path) -> None:
+    def error(name: str) -> str:
+        with pytest.raises(QmpError) as caught:
+            open_name(machine, name)
+        assert not machine.graph.nodes
+        return caught.value.desc
+
+    image(tmp_path / "a", 1)
+    image(tmp_path / "b", 2, "-b", "a", "-F", "qcow2")
+    qemu_img("rebase", "-u", "-b", "b", "-F", "qcow2", tmp_path / "a")
+    assert "'a' creates an infinite loop." in error("a")
+    qemu_img("rebase", "-u", "-b", "gone", "-F", "qcow2", tmp_path / "a")
+    missing = "Could not open 'gone': No such file or directory"
+    assert error("a") == f"Could not open backing file: {missing}"
+    qemu_img("rebase", "-u", "-b", "b", "-F", "raw", tmp_path / "a")
+    header = bytearray((tmp_path / "a").read_bytes())
+    place = header.index(b"raw\0")
+    header[place : place + 3] = b"abc"
+    (tmp_path / "a").write_bytes(header)
+    assert error("a") == "Could not open backing file: Unknown driver 'abc'"
+
+
+def test_the_format_is_probed(machine: Machine, tmp_path: Path) -> None:
+    image(tmp_path / "q", 1)
+    (tmp_path / "r").write_bytes(bytes(K))
+    (tmp_path / "v").write_bytes(b"KDMV" + bytes(K))
+    node = open_name(machine, "q", "lazy-refcounts=on,node-name=n")
+    assert isinstance(node, Qcow2Node) and node.node_name == "n"
+    release(machine, node)
+    assert isinstance(node := open_name(machine, "r"), RawNode)
+    release(machine, node)
+    with pytest.raises(QmpError, match="Unknown driver 'vmdk'"):
+        open_name(machine, "v")
+    with pytest.raises(QmpError, match="'raw' does not support the option 'lazy-refcounts'"):
+        open_name(machine, "r", "lazy-refcounts=on")
+    assert not machine.graph.nodes
+
+
+def test_a_guest_cannot_make_a_probed_image_another_format(
+    machine: Machine, tmp_path: Path
+) -> None:
+    (tmp_path / "r").write_bytes(bytes(4 * K))
+    header = create(tmp_path / "q", "1M").read_bytes()[:512]
+    node = open_name(machine, "r")
+    perform(node.pwrite(0, memoryview(b"a harmless text")))
+    perform(node.pwrite(512, memoryview(header)))
+    before = (tmp_path / "r").read_bytes()
+    for offset, data in ((0, header), (0, header + bytes(512)), (0, b"QED\0")):
+        with pytest.raises(PermissionError):
+            perform(node.pwrite(offset, memoryview(data)))
+    perform(node.pwrite(0, memoryview(b"QF")))
+    perform(node.pwrite(4, memoryview(header[4:512])))
+    with pytest.raises(PermissionError):
+        perform(node.pwrite(2, memoryview(b"I\xfb")))
+    assert before[512:] == (tmp_path / "r").read_bytes()[512:]
+    release(machine, node)
+    node = open_name(machine, "r", "driver=raw")
+    perform(node.pwrite(0, memoryview(header)))
+    release(machine, node)
+
+
+def test_the_name_in_the_header_can_be_changed(machine: Machine, tmp_path: Path) -> None:
+    image(tmp_path / "base", 1)
+    image(tmp_path / "other", 2)
+    image(tmp_path / "top", 3, "-b", "base", "-F", "qcow2")
+    node = open_name(machine, "top", "discard=unmap")
+    assert isinstance(node, Qcow2Node)
+    perform(node.pwrite(0, memoryview(b"x" * K)))
+    perform(node.set_backing("other", "qcow2"))
+    release(machine, node)
+    info = json.loads(qemu_img("info", "--output=json", tmp_path / "top"))
+    assert (info["backing-filename"], info["backing-filename-format"]) == ("other", "qcow2")
+    check_clean(tmp_path / "top")
+
+
+@pytest.mark.slow
+def test_a_machine_with_an_overlay(tmp_path: Path) -> None:
+    """Over NBD: written, read, flushed; clean when the machine has ended, and as QEMU reads it."""
+    image(tmp_path / "base", 1)
+    top = create(tmp_path / "top", "1M", "-b", "base", "-F", "qcow2")
+    expected = bytearray(content(top))
+    with Live(tmp_path, "drive=id=vda,file=top,format=qcow2,discard=unmap") as live:
+        with live.guest("vda") as guest:
+            for offset, byte, length in ((0, 5, 4096), (70000, 6, 300000), (1000, 7, 64)):
+                for _ in range(3):
+                    guest.pwrite(bytes([byte]) * length, offset)
+                expected[offset : offset + length] = bytes([byte]) * length
+            guest.zero(65536, 65536)
+            expected[65536:131072] = bytes(65536)
+            guest.trim(65536, 131072)
+            expected[131072:196608] = bytes(65536)
+            assert guest.pread(1 << 20, 0) == expected
+            guest.flush()
+            guest.pwrite(b"\x08" * 4096, 900 * K)
+            expected[900 * K : 904 * K] = b"\x08" * 4096
+    check_clean(top)
+    assert content(top) == expected
