@@ -238,7 +238,10 @@ class Server:
 
 
 def _run_alone(coro: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine of the core where there is nobody else, so that it waits for nothing."""
+    """Run a coroutine of the core where there is nobody else who could end a wait of it.
+
+    What would have to wait fails with ESHUTDOWN.
+    """
     value: Any = None
     error: BaseException | None = None
     while True:
@@ -249,5 +252,5 @@ def _run_alone(coro: Coroutine[Any, Any, Any]) -> Any:
         value, error = True, None
         if isinstance(effect, Call):
             value, error = perform(effect)
-        else:
-            assert effect.condition(), "nobody is there who could make it true"
+        elif not effect.condition():
+            error = OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))

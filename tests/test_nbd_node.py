@@ -130,11 +130,6 @@ def test_a_lost_server_is_eio(tmp_path: Path) -> None:
             assert read.data == bytes(BLOCK), "it is used again"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="of several connections to the server, each that was idle when it went fails one"
-    " request more after it has come back",
-)
 def test_a_server_that_came_back_fails_nothing(tmp_path: Path) -> None:
     server = nbdkit(tmp_path, "memory", "1M")
     keys = near(str(tmp_path / "kit.sock"), rerror="report")
