@@ -20,7 +20,7 @@ LAYERS = (
         *("bitmap", "transaction", "volume"),
     ),
     ("nodes",),
-    ("short_path", "block_backend", "volume_responder"),
+    ("short_path", "guest_request", "block_backend", "volume_responder"),
     ("machine",),
     ("config", "device_config", "drive_config", "assemble"),
     ("commands",),
@@ -33,7 +33,7 @@ LAYERS = (
 CORE = frozenset(
     {
         *("qapi", "effects", "policy", "runstate", "accounting", "gate", "faults"),
-        *("throttle", "throttle_group", "block_backend", "machine"),
+        *("throttle", "throttle_group", "guest_request", "block_backend", "machine"),
         *("bitmap", "transaction", "volume", "volume_responder"),
     }
 )
@@ -63,7 +63,7 @@ ONLY = {
 
 FORBIDDEN_NAMES = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
 
-TOO_LONG = {"block_backend", "nodes.node"}
+TOO_LONG = {"nodes.node"}
 """Known to be larger than they should be; each fails here once it is no longer."""
 
 MODULE_LINES_MAX = 300
