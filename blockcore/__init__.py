@@ -11,7 +11,7 @@ region of the lock ends, every waiting coroutine whose condition has come true
 is advanced on the spot.  That is why nobody has to be notified, and why events
 and replies leave in the order of QEMU's, whose coroutines are entered directly.
 
-A guest request: `plugin/drive.py` -> `server.Connection` (tries the
+A guest request: `plugin/drive.py` -> `connection.Connection` (tries the
 `short_path`, for requests that nothing concerns) -> `block_backend` (holds it
 while the machine does not run, and lets the policy decide about an error) ->
 `nodes` (fault rules, thresholds, then the driver) -> a system call.

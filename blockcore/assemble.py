@@ -5,9 +5,10 @@ from __future__ import annotations
 from itertools import count
 
 from blockcore.accounting import BlockAcctStats
-from blockcore.block_backend import BlockBackend, Device
+from blockcore.block_backend import BlockBackend
 from blockcore.device_config import DeviceConfig
 from blockcore.drive_config import DriveConfig
+from blockcore.guest_request import Device
 from blockcore.machine import Machine
 from blockcore.nodes.options import BlockdevOptions
 from blockcore.qapi import BlockdevOnError, QmpError

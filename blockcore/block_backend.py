@@ -1,111 +1,29 @@
-"""A drive as its guest has it: QEMU's BlockBackend plus the device on it.
-
-Here a guest request meets the error policy (`block/block-backend.c`,
-`hw/block/virtio-blk.c`).  A request that fails is reported, ignored, or held:
-then it asks for the machine to stop, and stays where it is until `cont` lets
-it try again from the beginning.  Requests that arrive while the machine does
-not run wait the same way.
-"""
+"""A drive as its guest has it: QEMU's BlockBackend plus the device on it."""
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import Protocol
 
-from blockcore.accounting import AcctType, BlockAcctStats, Slot
-from blockcore.clock import Clock
+from blockcore.accounting import BlockAcctStats, Slot
 from blockcore.effects import Until
+from blockcore.guest_request import (
+    DISCARD,
+    FLUSH,
+    READ,
+    WRITE,
+    Device,
+    Guest,
+    GuestRequests,
+)
 from blockcore.nodes.direct import Counted
 from blockcore.nodes.node import BlockNode, Extent
 from blockcore.nodes.permissions import NONE, Perm
-from blockcore.policy import error_action, iostatus_after, iostatus_enabled
-from blockcore.qapi import (
-    BlockdevDetectZeroesOptions,
-    BlockDeviceIoStatus,
-    BlockdevOnError,
-    BlockErrorAction,
-    BlockIoError,
-    Event,
-    IoOperationType,
-    RunState,
-)
-from blockcore.runstate import Vm
+from blockcore.policy import iostatus_enabled
+from blockcore.qapi import BlockdevDetectZeroesOptions, BlockDeviceIoStatus, BlockdevOnError
 from blockcore.short_path import ShortPath
 from blockcore.throttle_group import ThrottleMember
-
-
-class Guest(Protocol):
-    """What a drive needs of its machine."""
-
-    vm: Vm
-    clock: Clock
-
-    def emit(self, event: Event) -> None:
-        """Send an event to every client."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
-    """The device model a guest would see on the drive.
-
-    `qdev` is the path that query-block shows, `id` the user's name for it.
-    `logical_block_size` (bytes) is what requests must be aligned to; None
-    leaves any alignment to the client, which has no sectors to think in.
-    """
-
-    qdev: str
-    id: str | None = None
-    logical_block_size: int | None = None
-    physical_block_size: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """How a kind of request fails and counts."""
-
-    operation: IoOperationType
-    acct: AcctType | None
-    throttled: bool
-
-
-_READ = _Kind(IoOperationType.READ, AcctType.READ, throttled=True)
-_WRITE = _Kind(IoOperationType.WRITE, AcctType.WRITE, throttled=True)
-_FLUSH = _Kind(IoOperationType.WRITE, AcctType.FLUSH, throttled=False)
-_DISCARD = _Kind(IoOperationType.WRITE, None, throttled=False)
-"""virtio-blk does not account discards (recorded: guest-discard-zeroes-eio-stop)."""
-
-
-class RequestDropped(OSError):
-    """The machine was reset under a held request, or its drive is gone."""
-
-    def __init__(self) -> None:
-        super().__init__(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))
-
-
-class _Hold:
-    """What the held requests of a drive wait for; a reset ends it and they are dropped."""
-
-    __slots__ = ("blk", "dropped")
-
-    def __init__(self, blk: BlockBackend) -> None:
-        self.blk = blk
-        self.dropped = False
-
-    def over(self) -> bool:
-        return self.dropped or self.blk.may_run()
-
-    def stop_decided(self) -> bool:
-        """Whether the stop that a failed request asked for has come, or `cont` before it."""
-        return self.dropped or self.blk.vm.stop_requested is None
-
-    def check(self) -> None:
-        if self.dropped:
-            raise RequestDropped
 
 
 class BlockBackend:
@@ -145,14 +63,11 @@ class BlockBackend:
         self.stay_at_node = False
         self.vm = guest.vm
         self._guest = guest
-        self._stats = stats or BlockAcctStats()
-        self._in_flight = 0
+        self._requests = GuestRequests(self, guest, stats or BlockAcctStats())
         self._quiesced = 0
-        self._arrivals = 0
         self._short_writes = 0
         self._short_nodes: tuple[tuple[Counted, int], ...] = ()
         self._short_nodes_below: tuple[tuple[Counted, int], ...] = ()
-        self._hold = _Hold(self)
 
     @property
     def iostatus_enabled(self) -> bool:
@@ -183,7 +98,7 @@ class BlockBackend:
 
     def quiet(self) -> bool:
         """Whether no request is at a node, on either path."""
-        return not self._in_flight and self.short_path_idle()
+        return not self._requests.in_flight and self.short_path_idle()
 
     def short_path_idle(self) -> bool:
         """Whether no request is on the short path."""
@@ -219,8 +134,7 @@ class BlockBackend:
 
     def drop_held(self) -> None:
         """End every held request: the device was reset (virtio_blk_reset)."""
-        self._hold.dropped = True
-        self._hold = _Hold(self)
+        self._requests.drop_held()
 
     def accepts(self) -> bool:
         """Whether no drained section keeps requests out."""
@@ -261,7 +175,7 @@ class BlockBackend:
         async def read() -> None:
             await self.root.pread(offset, buf)
 
-        if not await self._request(_READ, offset, len(buf), read, error):
+        if not await self._requests.carry_out(READ, offset, len(buf), read, error):
             buf[:] = bytes(len(buf))
 
     async def pwrite(
@@ -272,7 +186,7 @@ class BlockBackend:
         async def write() -> None:
             await self.root.pwrite(offset, buf, fua=fua or not self.writeback)
 
-        await self._request(_WRITE, offset, len(buf), write, error)
+        await self._requests.carry_out(WRITE, offset, len(buf), write, error)
 
     async def zero(
         self, offset: int, length: int, *, may_unmap: bool, fua: bool = False, fast: bool = False
@@ -288,7 +202,7 @@ class BlockBackend:
                 no_fallback=fast,
             )
 
-        await self._request(_WRITE, offset, length, zero, fast=fast)
+        await self._requests.carry_out(WRITE, offset, length, zero, fast=fast)
 
     async def discard(self, offset: int, length: int, fua: bool = False) -> None:
         """A guest's discard: dropped unless the node was opened with discard=unmap."""
@@ -298,7 +212,7 @@ class BlockBackend:
             if fua:
                 await self.root.flush()
 
-        await self._request(_DISCARD, offset, length, discard)
+        await self._requests.carry_out(DISCARD, offset, length, discard)
 
     async def flush(self) -> None:
         """A guest's flush."""
@@ -307,7 +221,7 @@ class BlockBackend:
             self.publish_short_writes()
             await self.root.flush()
 
-        await self._request(_FLUSH, 0, 0, flush)
+        await self._requests.carry_out(FLUSH, 0, 0, flush)
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """What `length` bytes at `offset` are.
@@ -317,19 +231,19 @@ class BlockBackend:
         """
         await Until(self.accepts)
         extents: list[Extent] = []
-        self._in_flight += 1
+        self._requests.in_flight += 1
         try:
             end = min(offset + length, self.size)
             while offset < end:
                 extents.append(await self.root.block_status(offset, end - offset))
                 offset += extents[-1].length
         finally:
-            self._in_flight -= 1
+            self._requests.in_flight -= 1
         return extents
 
     def stats(self) -> BlockAcctStats:
         """The counters of both paths together."""
-        total = deepcopy(self._stats)
+        total = deepcopy(self._requests.stats)
         for slot in self.slots:
             total.add(slot)
         self.publish_short_writes()
@@ -338,7 +252,7 @@ class BlockBackend:
     def retire(self, slot: Slot) -> None:
         """The slot's thread has ended: keep what it counted."""
         self.publish_short_writes()
-        self._stats.add(slot)
+        self._requests.stats.add(slot)
         self._short_writes -= slot.wr_ops
         self.slots.remove(slot)
 
@@ -354,99 +268,3 @@ class BlockBackend:
         highest = max(slot.wr_highest_below for slot in self.slots)
         for node, shift in self._short_nodes_below:
             node.wrote_directly(highest + shift)
-
-    async def _request(
-        self,
-        kind: _Kind,
-        offset: int,
-        nbytes: int,
-        attempt: Callable[[], Awaitable[None]],
-        error: OSError | None = None,
-        fast: bool = False,
-    ) -> bool:
-        """Carry a request to its end; False if its error was ignored.
-
-        Each round holds the request until the machine runs, tries it from
-        scratch, and lets the policy decide about a failure.  Held requests go
-        on in the order in which they arrived.
-        """
-        self._arrivals += 1
-        rank = self._arrivals
-        while True:
-            if error is None:
-                hold = self._hold
-                await Until(hold.over, rank=rank)
-                hold.check()
-                self._check(kind, offset, nbytes)
-                started_ns = self._guest.clock.monotonic_ns()
-                error = await self._attempt(kind, nbytes, attempt)
-            else:
-                started_ns = self._guest.clock.monotonic_ns()
-            if error is None:
-                self._count(kind, nbytes, started_ns)
-                return True
-            if fast and error.errno == errno.ENOTSUP:
-                raise error
-            action = self._error_action(kind.operation, error)
-            if action is BlockErrorAction.REPORT:
-                self._count_failed(kind, started_ns)
-                raise error
-            if action is BlockErrorAction.IGNORE:
-                self._count(kind, nbytes, started_ns)
-                return False
-            error, hold = None, self._hold
-            await Until(hold.stop_decided, rank=rank)
-            hold.check()
-
-    async def _attempt(
-        self, kind: _Kind, nbytes: int, attempt: Callable[[], Awaitable[None]]
-    ) -> OSError | None:
-        self._in_flight += 1
-        try:
-            if self.throttle is not None and kind.throttled:
-                is_write = kind.operation is IoOperationType.WRITE
-                await self.throttle.admit(is_write, nbytes, self._guest.clock.monotonic_ns)
-            await attempt()
-        except OSError as exc:
-            return exc
-        finally:
-            self._in_flight -= 1
-        return None
-
-    def _count_failed(self, kind: _Kind, started_ns: int) -> None:
-        if kind.acct is not None:
-            self._stats.failed(kind.acct, started_ns, self._guest.clock.monotonic_ns())
-
-    def _count(self, kind: _Kind, nbytes: int, started_ns: int) -> None:
-        if kind.acct is not None:
-            self._stats.done(kind.acct, nbytes, started_ns, self._guest.clock.monotonic_ns())
-
-    def _check(self, kind: _Kind, offset: int, nbytes: int) -> None:
-        """Refuse what no device model would pass on: no policy, no event, counted as invalid."""
-        block = self.device.logical_block_size or 1
-        if offset + nbytes <= self.size and not (offset | nbytes) % block:
-            return
-        if kind.acct is not None:
-            self._stats.invalid(kind.acct, self._guest.clock.monotonic_ns())
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-
-    def _error_action(self, operation: IoOperationType, error: OSError) -> BlockErrorAction:
-        """Decide, set the io-status, say so, ask for the stop: in this order (blk_error_action)."""
-        number = error.errno or errno.EIO
-        is_read = operation is IoOperationType.READ
-        action = error_action(self.rerror if is_read else self.werror, number)
-        if action is BlockErrorAction.STOP:
-            self.iostatus = iostatus_after(self.iostatus, number)
-        self._guest.emit(
-            BlockIoError(
-                device=self.name,
-                node_name=self.root.node_name,
-                operation=operation,
-                action=action,
-                nospace=number == errno.ENOSPC if self.iostatus_enabled else None,
-                reason=os.strerror(number),
-            )
-        )
-        if action is BlockErrorAction.STOP:
-            self.vm.request_stop(RunState.IO_ERROR)
-        return action

@@ -24,84 +24,30 @@ from urllib.parse import quote
 import structlog
 
 from blockcore import log
-from blockcore.accounting import Slot
 from blockcore.assemble import Assembly
-from blockcore.block_backend import BlockBackend
 from blockcore.bql import BigLock
 from blockcore.clock import SystemClock
 from blockcore.config import ConfigParser
+from blockcore.connection import Connection
 from blockcore.control import bind_control_socket
 from blockcore.effects import Call
-from blockcore.guests import hang_up
 from blockcore.loop import MainLoop
 from blockcore.machine import Machine
 from blockcore.qapi import QmpError, ShutdownCause
-from blockcore.short_path import ShortPath
+from blockcore.routine import perform
 
-REPLY_S = 0.5
-"""For the last replies to leave before connections are cut."""
+GRACE_S = 1.0
+"""For requests that are at a disk when the process is told to end."""
 
-GRACE_S = 1.5
-"""From the request to shut down until the process ends by force."""
+REPLY_S = 0.1
+"""For the replies to the last requests to leave before connections are cut."""
+
+FORCE_S = 0.5
+"""For everything else, before the process ends by force."""
+
+POLL_S = 0.005
 
 _log = structlog.get_logger()
-
-
-class Connection:
-    """One NBD connection: nbdkit's handle."""
-
-    def __init__(self, server: Server, blk: BlockBackend, readonly: bool) -> None:
-        self.blk = blk
-        self.writable = not readonly and not blk.read_only
-        self._lock = server.lock
-
-    def block_size(self) -> tuple[int, int, int]:
-        """Minimum, preferred and maximum size of a request, in bytes."""
-        device = self.blk.device
-        minimum = device.logical_block_size or 1
-        return minimum, max(minimum, device.physical_block_size or 4096), 32 << 20
-
-    def new_slot(self) -> Slot:
-        """A slot for a worker thread of this connection."""
-        slot = Slot()
-        with self._lock.region():
-            self.blk.slots.append(slot)
-        return slot
-
-    def retire(self, slot: Slot) -> None:
-        """The slot's thread has ended."""
-        with self._lock.region():
-            self.blk.retire(slot)
-
-    def short_pread(
-        self, slot: Slot, buf: memoryview, offset: int
-    ) -> tuple[bool, OSError | None]:
-        """Try the short path: whether the read is done, and if not, the error it met."""
-        return self._short(slot, ShortPath.pread, buf, offset)
-
-    def short_pwrite(
-        self, slot: Slot, buf: memoryview, offset: int
-    ) -> tuple[bool, OSError | None]:
-        """As `short_pread`."""
-        return self._short(slot, ShortPath.pwrite, buf, offset)
-
-    def _short(
-        self,
-        slot: Slot,
-        go: Callable[[ShortPath, Slot, memoryview, int], bool],
-        buf: memoryview,
-        offset: int,
-    ) -> tuple[bool, OSError | None]:
-        slot.busy = True
-        path = self.blk.short_path
-        try:
-            done, error = path is not None and go(path, slot, buf, offset), None
-        except OSError as exc:
-            done, error = False, exc
-        slot.busy = False
-        if path is not self.blk.short_path:
-            self._lock.poke()
-        return done, error
 
 
 class Server:
@@ -188,6 +134,12 @@ class Server:
         _run_alone(self.machine.close())
         self._remove_files()
 
+    def worker_lost(self) -> None:
+        """One of nbdkit's workers has failed and will be parked; see `plugin/survive.py`."""
+        if self.lock.closing:
+            self._exit()
+        _log.error("nbdkit has lost a connection's threads to a client that hung up on it")
+
     def exports(self) -> list[tuple[str, str]]:
         """Name and description of every export."""
         return [(blk.export, blk.root.filename) for blk in self.machine.backends]
@@ -201,7 +153,7 @@ class Server:
         wanted = export or self.default_export()
         for blk in self.machine.backends:
             if blk.export == wanted:
-                return Connection(self, blk, readonly)
+                return Connection(self.lock, blk, readonly)
         raise OSError(errno.ENOENT, f"there is no drive '{export}'")
 
     def _ready_line(self) -> dict[str, Any]:
@@ -244,16 +196,36 @@ class Server:
             self.machine.quit(ShutdownCause.HOST_SIGNAL)
         self.lock.close()
         self.machine.graph.abort()
-        hang_up(socket.SHUT_RD, self._control)
-        if not self._answered.wait(REPLY_S):
-            hang_up(socket.SHUT_RDWR, self._control)
+        deadline = time.monotonic() + GRACE_S
+        while not (quiet := self._quiet()) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        if self._answered.wait(REPLY_S):
+            return
+        self._loop.stop()
+        if quiet:
+            _run_alone(self.machine.close())
+        self._exit()
+
+    def _quiet(self) -> bool:
+        with self.lock.region():
+            return all(blk.quiet() for blk in self.machine.backends)
 
     def _end_by_force(self) -> None:
-        """If a thread is still stuck in a system call, go without it: all that was flushed is in the files."""
-        time.sleep(GRACE_S)
+        """If the main loop is stuck, go without it."""
+        time.sleep(GRACE_S + FORCE_S)
+        _log.warning("the main loop is stuck, ended by force")
+        self._exit()
+
+    def _exit(self) -> None:
+        """End now, whatever nbdkit's threads are at; what was flushed is safe.
+
+        nbdkit waits for its clients to hang up.  Hanging up on them instead
+        kills the process when it is sending: a reply that cannot be sent
+        makes nbdkit 1.32 forget the socket, and the next worker with one in
+        hand fails its assertion that there is a socket.
+        """
         self._loop.unlink()
         self._remove_files()
-        _log.warning("requests are stuck, ended by force")
         os._exit(0)
 
     def _remove_files(self) -> None:
@@ -266,7 +238,10 @@ class Server:
 
 
 def _run_alone(coro: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine of the core while there is nobody else: it waits for nothing."""
+    """Run a coroutine of the core where there is nobody else who could end a wait of it.
+
+    What would have to wait fails with ESHUTDOWN.
+    """
     value: Any = None
     error: BaseException | None = None
     while True:
@@ -274,9 +249,8 @@ def _run_alone(coro: Coroutine[Any, Any, Any]) -> Any:
             effect = coro.send(value) if error is None else coro.throw(error)
         except StopIteration as stop:
             return stop.value
-        assert isinstance(effect, Call), "nothing to wait for before the threads run"
-        value = error = None
-        try:
-            value = effect.fn(*effect.args)
-        except (OSError, QmpError) as exc:
-            error = exc
+        value, error = True, None
+        if isinstance(effect, Call):
+            value, error = perform(effect)
+        elif not effect.condition():
+            error = OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))

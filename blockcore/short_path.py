@@ -28,8 +28,8 @@ class ShortPath:
     """Where a drive's plain requests go; immutable, replaced as a whole."""
 
     __slots__ = (
-        *("bitmaps", "fd", "nodes", "now_ns", "read_touches"),
-        *("shift", "size", "translation", "write_touches"),
+        *("bitmaps", "fd", "nodes", "now_ns"),
+        *("read_touches", "shift", "size", "translation", "write_touches"),
     )
 
     def __init__(self, direct: Direct, size: int, clock: Clock) -> None:
@@ -74,9 +74,7 @@ class ShortPath:
         start_ns = self.now_ns()
         try:
             if self.translation is not None:
-                if not self.translation.pwrite(slot, buf, offset + self.shift):
-                    return False
-                done = length
+                done = length if self.translation.pwrite(slot, buf, offset + self.shift) else 0
             else:
                 done = os.pwrite(self.fd, buf, offset + self.shift)
         finally:

@@ -30,10 +30,12 @@ if os.path.isdir(os.path.join(TREE, "blockcore")):
 # Debian's, libnbd would not be found.
 sys.path.append("/usr/lib/python3/dist-packages")
 
+import survive  # noqa: E402
 import threadstate  # noqa: E402
 from blockcore.accounting import Slot  # noqa: E402
+from blockcore.connection import Connection  # noqa: E402
 from blockcore.qapi import QmpError  # noqa: E402
-from blockcore.server import Connection, Server  # noqa: E402
+from blockcore.server import Server  # noqa: E402
 
 API_VERSION = 2
 
@@ -92,7 +94,9 @@ def _run(h: Connection, coro: Coroutine[Any, Any, Any], fast: bool = False) -> A
     except OSError as error:
         known = error.errno in NBD_ERRNOS or (fast and error.errno == ENOTSUP)
         nbdkit.set_error(error.errno if known else EIO)
-        raise
+        # nbdkit 1.32 keeps every exception for ever: give it one without our frames behind it.
+        answer = OSError(error.errno, error.strerror)
+    raise answer
 
 
 def thread_model() -> int:
@@ -112,6 +116,7 @@ def get_ready() -> None:
 
 
 def after_fork() -> None:
+    survive.install(server.worker_lost)
     server.after_fork(nbdkit.shutdown, _wait_for_shutdown)
 
 

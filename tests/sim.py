@@ -15,10 +15,11 @@ from collections.abc import Callable, Coroutine, Iterator
 from random import Random
 from typing import Any
 
-from blockcore.block_backend import BlockBackend, Device
+from blockcore.block_backend import BlockBackend
 from blockcore.bql import BigLock
 from blockcore.commands.table import table
 from blockcore.effects import Call
+from blockcore.guest_request import Device
 from blockcore.machine import Machine
 from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
 from blockcore.nodes.options import BlockdevOptionsFile

@@ -13,9 +13,10 @@ import pytest
 from sim import MemoryNode, Sim, add_drive, new_machine, perform
 
 from blockcore.accounting import AcctType, Slot, Tally
-from blockcore.block_backend import BlockBackend, Device
+from blockcore.block_backend import BlockBackend
 from blockcore.effects import Until
 from blockcore.faults import FaultOptions
+from blockcore.guest_request import Device
 from blockcore.machine import Machine
 from blockcore.nodes.file import FileNode
 from blockcore.nodes.node import Extent, NodeOptions

@@ -20,13 +20,13 @@ LAYERS = (
         *("bitmap", "transaction", "volume"),
     ),
     ("nodes",),
-    ("short_path", "block_backend", "volume_responder"),
+    ("short_path", "guest_request", "block_backend", "volume_responder"),
     ("machine",),
     ("graph_changes", "snapshot"),
     ("config", "device_config", "drive_config", "assemble"),
     ("commands",),
     ("routine",),
-    ("bql", "guests", "log", "control", "loop", "server"),
+    ("bql", "connection", "log", "control", "loop", "server"),
     ("cli", "plugin"),
 )
 """From the bottom to the top; a module imports from its own layer and from those below."""
@@ -34,7 +34,7 @@ LAYERS = (
 CORE = frozenset(
     {
         *("qapi", "effects", "policy", "runstate", "accounting", "gate", "faults"),
-        *("throttle", "throttle_group", "block_backend", "machine"),
+        *("throttle", "throttle_group", "guest_request", "block_backend", "machine"),
         *("bitmap", "transaction", "volume", "volume_responder"),
     }
 )
@@ -54,7 +54,7 @@ ONLY = {
     "nbd": {"nodes.nbd"},
     "nbdkit": {"plugin"},
     "random": {"server"},
-    "socket": {"control", "loop", "guests", "server", "nodes.nbd", "cli"},
+    "socket": {"control", "loop", "server", "nodes.nbd", "cli"},
     "structlog": {"log", "loop", "control", "server", "cli"},
     "subprocess": {"cli"},
     "threading": {"bql", "loop", "routine", "server", "plugin"},
@@ -64,7 +64,7 @@ ONLY = {
 
 FORBIDDEN_NAMES = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
 
-TOO_LONG = {"block_backend", "nodes.node"}
+TOO_LONG = {"nodes.node"}
 """Known to be larger than they should be; each fails here once it is no longer."""
 
 MODULE_LINES_MAX = 300
@@ -104,11 +104,11 @@ def own_imports(module: str) -> set[str]:
     """The project's modules that a module imports."""
     found = set()
     for name, taken in imported(module):
-        if name.partition(".")[0] in ("blockcore", "threadstate"):
+        if name.partition(".")[0] in ("blockcore", "survive", "threadstate"):
             short = name.removeprefix("blockcore").lstrip(".")
             inner = f"{short}.{taken}".lstrip(".")
             found.add(inner if inner in modules() else short or "blockcore")
-    return {"plugin.threadstate" if name == "threadstate" else name for name in found}
+    return {f"plugin.{name}" if name in ("survive", "threadstate") else name for name in found}
 
 
 def within(module: str, names: set[str] | frozenset[str] | tuple[str, ...]) -> bool:

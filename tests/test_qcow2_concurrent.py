@@ -16,9 +16,10 @@ from qcow2_images import Around, check_clean, close, create, open_file, open_on,
 from sim import Sim, perform
 
 from blockcore.accounting import Slot
-from blockcore.bql import BigLock, Routine
+from blockcore.bql import BigLock
 from blockcore.clock import SystemClock
 from blockcore.nodes.qcow2.node import Qcow2Node
+from blockcore.routine import Routine
 from blockcore.short_path import ShortPath
 
 SECTOR = 512

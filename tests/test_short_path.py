@@ -21,12 +21,13 @@ from blockcore.bitmap import DirtyBitmap
 from blockcore.block_backend import BlockBackend
 from blockcore.bql import BigLock
 from blockcore.clock import SystemClock
+from blockcore.connection import Connection
 from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.flat_options import open_options
 from blockcore.qapi import Event, RunState
 from blockcore.routine import Routine
-from blockcore.server import Connection, Server
+from blockcore.server import Server
 from blockcore.short_path import ShortPath
 
 K = 1024

@@ -72,11 +72,9 @@ def test_volumes_that_cannot_be(arguments: Any, desc: str) -> None:
 
 
 def test_options_are_the_same_in_all_spellings() -> None:
+    sizes = {"file.x-physical-size": "1G", "file.x-extent-size": "128M"}
     flat = open_options(
-        {
-            **{"driver": "raw", "file.x-physical-size": "1G", "file.x-extent-size": "128M"},
-            **{"file.x-short-write": "on"},
-        },
+        {"driver": "raw", **sizes, "file.x-short-write": "on"},
         "d.img",
     )
     typed = parse_blockdev_options(

@@ -223,10 +223,10 @@ def _exact_nbd(options: BlockdevOptionsNbd) -> str:
 _WEAK: Final = frozenset(
     ("node-name", "discard", "cache", "read-only", "auto-read-only", "force-share")
     + ("detect-zeroes", "locking", "aio", "latency-ns", "reconnect-delay", "open-timeout")
-    + ("x-physical-size", "x-extent-size", "x-short-write")
     + ("lazy-refcounts", "pass-discard-request", "pass-discard-snapshot", "pass-discard-other")
     + ("cache-size", "l2-cache-size", "l2-cache-entry-size", "refcount-cache-size")
     + ("cache-clean-interval",)
+    + ("x-physical-size", "x-extent-size", "x-short-write")
 )
 """Members that do not decide about data."""
 

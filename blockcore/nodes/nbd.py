@@ -6,6 +6,7 @@ import errno
 import os
 import queue
 import re
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -114,7 +115,8 @@ class NbdNode(BlockNode):
             self._free.put(handle)
 
     def _connect_error(self, exc: nbd.Error) -> str:
-        if exc.errno is None or re.search("NBD_REP_ERR|server replied", exc.string):
+        refused = "NBD_REP_ERR|server replied|server has no export"
+        if exc.errno is None or re.search(refused, exc.string):
             return "Requested export not available"
         reason = os.strerror(getattr(errno, exc.errno, errno.EIO))
         return f"Failed to connect to '{self.server}': {reason}"
@@ -146,7 +148,7 @@ class NbdNode(BlockNode):
 
     def _connected(self, handle: nbd.NBD) -> nbd.NBD:
         """The handle, or a new connected one in its place; raises nbd.Error."""
-        if handle.aio_is_ready():
+        if handle.aio_is_ready() and not _hung_up(handle):
             return handle
         if not handle.aio_is_created():
             fresh = nbd.NBD()
@@ -197,6 +199,13 @@ class NbdNode(BlockNode):
         flags = entries[1]
         hole, zero = flags & nbd.STATE_HOLE, flags & nbd.STATE_ZERO
         return Extent(entries[0], data=not hole, zero=bool(zero))
+
+
+def _hung_up(handle: nbd.NBD) -> bool:
+    """Whether the server has closed an idle connection; it has nothing to say on one."""
+    poll = select.poll()
+    poll.register(handle.aio_get_fd(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _hang_up(handle: nbd.NBD) -> None:

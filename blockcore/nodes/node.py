@@ -44,8 +44,7 @@ ZERO_CHUNK = 1 << 20
 
 _ZEROES = bytes(ZERO_CHUNK)
 
-EVERYWHERE = Gate([(0, 1 << 63)])
-"""Keeps all requests from the short path."""
+_EVERYWHERE = Gate([(0, 1 << 63)])
 
 
 class Surroundings(Protocol):
@@ -420,7 +419,7 @@ class BlockNode:
             direct.read_passes += [read_pass] if read_pass else []
             direct.write_passes += [write_pass] if write_pass else []
         if self.bitmaps.awaited:
-            direct.write_gate = EVERYWHERE
+            direct.write_gate = _EVERYWHERE
         direct.bitmaps += [(bitmap, 0) for bitmap in self.bitmaps.recording]
         direct.nodes.append((self, 0))
         return direct

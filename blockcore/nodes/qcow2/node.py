@@ -7,7 +7,7 @@ import os
 
 from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct, Translation
-from blockcore.nodes.node import EVERYWHERE, BlockNode, Extent, NodeOptions, Surroundings
+from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
 from blockcore.nodes.options import BlockdevOptions
 from blockcore.nodes.permissions import Pair, Perm, backing_child, image_child
 from blockcore.nodes.qcow2.compressed import inflater
@@ -82,9 +82,6 @@ class Qcow2Node(BlockNode):
             return backing_child(perm, shared)
         return image_child(perm, shared, writable=not self.read_only)
 
-    def _get_backing(self) -> BlockNode | None:
-        return self.backing
-
     async def do_open(self) -> None:
         """Raises QmpError in QEMU's words (qcow2_do_open)."""
         header = await self._read_header()
@@ -122,7 +119,8 @@ class Qcow2Node(BlockNode):
         self.write_back = WriteBack(
             image, refcounts, self.mapping, self.grace, self._passes_discard
         )
-        self.reader = Reader(image, self.mapping, inflater(header.compression), self._get_backing)
+        inflate = inflater(header.compression)
+        self.reader = Reader(image, self.mapping, inflate, lambda: self.backing)
         self.writer = Writer(image, self.mapping, self.write_back, self.reader)
         self.eraser = Eraser(image, self.mapping, self.writer, self._reads_as_zero)
         self.resizer = Resizer(image, self.mapping, self.write_back, self.eraser)
@@ -261,13 +259,14 @@ class Qcow2Node(BlockNode):
     def do_direct(self) -> Direct | None:
         """Clusters that are there may be read and written without asking this node."""
         below = self._below.direct((BlkdebugEvent.READ_AIO,), (BlkdebugEvent.WRITE_AIO,))
-        if below is None or below.translation is not None or self.image.unusable:
+        if below is None or below.translation is not None or below.bitmaps:
+            return None
+        if self.image.unusable:
             return None
         translation = Translation(
             self.mapping.cached, self.image.metadata, self.image.cluster_bits, below, self._below
         )
-        writes = EVERYWHERE if below.bitmaps else Gate()
-        return Direct(below.fd, Gate(), writes, translation=translation)
+        return Direct(below.fd, Gate(), Gate(), translation=translation)
 
     async def _reads_as_zero(self, offset: int, length: int) -> bool:
         while length > 0:

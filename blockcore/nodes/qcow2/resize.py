@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from blockcore.nodes.qcow2.erase import Eraser
 from blockcore.nodes.qcow2.entries import OFFSET_MASK
+from blockcore.nodes.qcow2.erase import Eraser
 from blockcore.nodes.qcow2.header import MAX_L1_BYTES, SECTOR, l1_entries_for
 from blockcore.nodes.qcow2.image import Image
 from blockcore.nodes.qcow2.mapping import Mapping

@@ -26,6 +26,7 @@ from blockcore.qapi import BlkdebugEvent
 MERGE_BYTES = 256 << 10
 """New clusters up to this size are written in one go together with what is copied."""
 
+
 @dataclass(slots=True, eq=False)
 class Allocation:
     """A write under way to new clusters: guest clusters `first` to `last` get those at `host`.
@@ -183,7 +184,7 @@ class Writer:
         await image.file.pwrite(new.host + head, buf)
 
     async def _zeroed(self, new: Allocation, start: int, head: int, tail: int) -> bool:
-        """Zero the new clusters if there is nothing but zeroes around the data (handle_alloc_space).
+        """Zero the new clusters if all around the data is zeroes (handle_alloc_space).
 
         False if there is more, or if the file cannot be zeroed without writing it all.
         """

@@ -1,0 +1,245 @@
+"""The life of a guest request: held, tried, and what the policy makes of a failure.
+
+Here a request meets the error policy (`block/block-backend.c`,
+`hw/block/virtio-blk.c`).  One that fails is reported, ignored, or held: then it
+asks for the machine to stop, and stays where it is until `cont` lets it try
+again from the beginning.  Requests that arrive while the machine does not run
+wait the same way.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from blockcore.accounting import AcctType, BlockAcctStats
+from blockcore.clock import Clock
+from blockcore.effects import Until
+from blockcore.nodes.node import BlockNode
+from blockcore.policy import error_action, iostatus_after
+from blockcore.qapi import (
+    BlockDeviceIoStatus,
+    BlockdevOnError,
+    BlockErrorAction,
+    BlockIoError,
+    Event,
+    IoOperationType,
+    RunState,
+)
+from blockcore.runstate import Vm
+from blockcore.throttle_group import ThrottleMember
+
+
+class Guest(Protocol):
+    """What a drive needs of its machine."""
+
+    vm: Vm
+    clock: Clock
+
+    def emit(self, event: Event) -> None:
+        """Send an event to every client."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """The device model a guest would see on the drive.
+
+    `qdev` is the path that query-block shows, `id` the user's name for it.
+    `logical_block_size` (bytes) is what requests must be aligned to; None
+    leaves any alignment to the client, which has no sectors to think in.
+    """
+
+    qdev: str
+    id: str | None = None
+    logical_block_size: int | None = None
+    physical_block_size: int | None = None
+
+
+class Drive(Protocol):
+    """What a request needs of its drive."""
+
+    name: str
+    root: BlockNode
+    device: Device
+    rerror: BlockdevOnError
+    werror: BlockdevOnError
+    iostatus: BlockDeviceIoStatus
+    throttle: ThrottleMember | None
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+
+    @property
+    def iostatus_enabled(self) -> bool:
+        """Whether a policy can stop the machine."""
+
+    def may_run(self) -> bool:
+        """Whether requests may go to the node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How a kind of request fails and counts."""
+
+    operation: IoOperationType
+    acct: AcctType | None
+    throttled: bool
+
+
+READ = Kind(IoOperationType.READ, AcctType.READ, throttled=True)
+WRITE = Kind(IoOperationType.WRITE, AcctType.WRITE, throttled=True)
+FLUSH = Kind(IoOperationType.WRITE, AcctType.FLUSH, throttled=False)
+DISCARD = Kind(IoOperationType.WRITE, None, throttled=False)
+"""virtio-blk does not account discards (recorded: guest-discard-zeroes-eio-stop)."""
+
+
+class RequestDropped(OSError):
+    """The machine was reset under a held request, or its drive is gone."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))
+
+
+class _Hold:
+    """What the held requests of a drive wait for; a reset ends it and they are dropped."""
+
+    __slots__ = ("drive", "dropped", "vm")
+
+    def __init__(self, drive: Drive, vm: Vm) -> None:
+        self.drive = drive
+        self.vm = vm
+        self.dropped = False
+
+    def over(self) -> bool:
+        return self.dropped or self.drive.may_run()
+
+    def stop_decided(self) -> bool:
+        """Whether the stop that a failed request asked for has come, or `cont` before it."""
+        return self.dropped or self.vm.stop_requested is None
+
+    def check(self) -> None:
+        if self.dropped:
+            raise RequestDropped
+
+
+class GuestRequests:
+    """The requests of one drive's guest, but for those on the short path.
+
+    `in_flight` of them are at a node; `stats` counts those that are over.
+    """
+
+    def __init__(self, drive: Drive, guest: Guest, stats: BlockAcctStats) -> None:
+        self.in_flight = 0
+        self.stats = stats
+        self._drive = drive
+        self._guest = guest
+        self._arrivals = 0
+        self._hold = _Hold(drive, guest.vm)
+
+    def drop_held(self) -> None:
+        """End every held request: the device was reset (virtio_blk_reset)."""
+        self._hold.dropped = True
+        self._hold = _Hold(self._drive, self._guest.vm)
+
+    async def carry_out(
+        self,
+        kind: Kind,
+        offset: int,
+        nbytes: int,
+        attempt: Callable[[], Awaitable[None]],
+        error: OSError | None = None,
+        fast: bool = False,
+    ) -> bool:
+        """Carry a request to its end; False if its error was ignored.
+
+        Each round holds the request until the machine runs, tries it from
+        scratch, and lets the policy decide about a failure.  Held requests go
+        on in the order in which they arrived.
+        """
+        self._arrivals += 1
+        rank = self._arrivals
+        while True:
+            if error is None:
+                hold = self._hold
+                await Until(hold.over, rank=rank)
+                hold.check()
+                self._check(kind, offset, nbytes)
+                started_ns = self._guest.clock.monotonic_ns()
+                error = await self._attempt(kind, nbytes, attempt)
+            else:
+                started_ns = self._guest.clock.monotonic_ns()
+            if error is None:
+                self._count(kind, nbytes, started_ns)
+                return True
+            if fast and error.errno == errno.ENOTSUP:
+                raise error
+            action = self._error_action(kind.operation, error)
+            if action is BlockErrorAction.REPORT:
+                self._count_failed(kind, started_ns)
+                raise error
+            if action is BlockErrorAction.IGNORE:
+                self._count(kind, nbytes, started_ns)
+                return False
+            error, hold = None, self._hold
+            await Until(hold.stop_decided, rank=rank)
+            hold.check()
+
+    async def _attempt(
+        self, kind: Kind, nbytes: int, attempt: Callable[[], Awaitable[None]]
+    ) -> OSError | None:
+        drive = self._drive
+        self.in_flight += 1
+        try:
+            if drive.throttle is not None and kind.throttled:
+                is_write = kind.operation is IoOperationType.WRITE
+                await drive.throttle.admit(is_write, nbytes, self._guest.clock.monotonic_ns)
+            await attempt()
+        except OSError as exc:
+            return exc
+        finally:
+            self.in_flight -= 1
+        return None
+
+    def _count_failed(self, kind: Kind, started_ns: int) -> None:
+        if kind.acct is not None:
+            self.stats.failed(kind.acct, started_ns, self._guest.clock.monotonic_ns())
+
+    def _count(self, kind: Kind, nbytes: int, started_ns: int) -> None:
+        if kind.acct is not None:
+            self.stats.done(kind.acct, nbytes, started_ns, self._guest.clock.monotonic_ns())
+
+    def _check(self, kind: Kind, offset: int, nbytes: int) -> None:
+        """Refuse what no device model would pass on: no policy, no event, counted as invalid."""
+        drive = self._drive
+        block = drive.device.logical_block_size or 1
+        if offset + nbytes <= drive.size and not (offset | nbytes) % block:
+            return
+        if kind.acct is not None:
+            self.stats.invalid(kind.acct, self._guest.clock.monotonic_ns())
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    def _error_action(self, operation: IoOperationType, error: OSError) -> BlockErrorAction:
+        """Decide, set the io-status, say so, ask for the stop: in this order (blk_error_action)."""
+        drive = self._drive
+        number = error.errno or errno.EIO
+        is_read = operation is IoOperationType.READ
+        action = error_action(drive.rerror if is_read else drive.werror, number)
+        if action is BlockErrorAction.STOP:
+            drive.iostatus = iostatus_after(drive.iostatus, number)
+        self._guest.emit(
+            BlockIoError(
+                device=drive.name,
+                node_name=drive.root.node_name,
+                operation=operation,
+                action=action,
+                nospace=number == errno.ENOSPC if drive.iostatus_enabled else None,
+                reason=os.strerror(number),
+            )
+        )
+        if action is BlockErrorAction.STOP:
+            self._guest.vm.request_stop(RunState.IO_ERROR)
+        return action

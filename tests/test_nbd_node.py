@@ -1,0 +1,196 @@
+"""The nbd driver: a drive whose data is on another server, which can fail or go."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbd
+import pytest
+from live import TIMEOUT_S, Flight, Live, QmpFailed, make_image
+
+MIB = 1 << 20
+BLOCK = 4096
+
+
+def near(far: str, **options: str) -> str:
+    """A drive on the server at the socket `far`."""
+    more = "".join(f",{name.replace('_', '-')}={value}" for name, value in options.items())
+    return f"drive=id=near,driver=nbd,server.type=unix,server.path={far}{more}"
+
+
+@pytest.fixture
+def far(tmp_path: Path) -> Iterator[Live]:
+    """A second machine, whose faults are to arrive at the first."""
+    directory = tmp_path / "far"
+    directory.mkdir()
+    make_image(directory / "d.img", MIB, pattern=6)
+    drive = "drive=id=far,file=d.img,format=raw,discard=unmap,rerror=report,werror=report"
+    with Live(directory, drive) as live:
+        yield live
+
+
+def nbdkit(directory: Path, *plugin: str) -> subprocess.Popen[bytes]:
+    """A plain server at directory/kit.sock, when it accepts."""
+    pid = directory / "kit.pid"
+    pid.unlink(missing_ok=True)
+    (directory / "kit.sock").unlink(missing_ok=True)
+    server = subprocess.Popen(
+        ["nbdkit", "-f", "-U", str(directory / "kit.sock"), "-P", str(pid), *plugin],
+        stderr=subprocess.DEVNULL,
+    )
+    while not (pid.exists() and pid.read_text()):
+        assert server.poll() is None
+    return server
+
+
+@contextlib.contextmanager
+def killed(server: subprocess.Popen[bytes]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        server.kill()
+        server.wait(TIMEOUT_S)
+
+
+def test_requests_go_through(far: Live, tmp_path: Path) -> None:
+    with Live(tmp_path, near(far.nbd_socket, discard="unmap")) as live, live.guest() as guest:
+        assert guest.get_size() == MIB
+        assert guest.pread(BLOCK, 0) == b"\6" * BLOCK
+        guest.pwrite(b"w" * BLOCK, BLOCK)
+        guest.zero(BLOCK, 2 * BLOCK)
+        guest.trim(BLOCK, 4 * BLOCK)
+        guest.flush()
+        want = b"\6" * BLOCK + b"w" * BLOCK + bytes(BLOCK) + b"\6" * BLOCK + bytes(BLOCK)
+        assert guest.pread(5 * BLOCK, 0) == want
+    assert (far.directory / "d.img").read_bytes()[: 5 * BLOCK] == want
+
+
+@pytest.mark.parametrize("fault", ["ENOSPC", "EIO", "EPERM", "ENOMEM"])
+def test_a_fault_on_the_far_side_keeps_its_errno(fault: str, far: Live, tmp_path: Path) -> None:
+    with (
+        far.qmp() as there,
+        Live(tmp_path, near(far.nbd_socket, werror="report")) as live,
+        live.qmp() as here,
+        live.guest() as guest,
+    ):
+        there("x-fault-add", node_name="far", iotype="write", errno=fault, count=1)
+        with pytest.raises(nbd.Error) as caught:
+            guest.pwrite(b"x" * BLOCK, 0)
+        assert caught.value.errno == fault
+        reasons = [
+            client.wait_event("BLOCK_IO_ERROR")["data"]["reason"] for client in (there, here)
+        ]
+        assert reasons[0] == reasons[1]
+
+
+def test_the_policy_here_holds_what_fails_there(far: Live, tmp_path: Path) -> None:
+    with (
+        far.qmp() as there,
+        Live(tmp_path, near(far.nbd_socket)) as live,
+        live.qmp() as here,
+        live.guest() as guest,
+    ):
+        fault = there("x-fault-add", node_name="far", iotype="write", errno="ENOSPC")["id"]
+        flight = Flight()
+        write = flight.write(guest, 0, b"h" * BLOCK)
+        flight.poll(0)
+        here.wait_event("STOP")
+        assert here("query-block")[0]["io-status"] == "nospace"
+        assert there("query-status")["running"], "there it was only reported"
+        there("x-fault-remove", id=fault)
+        here("cont")
+        assert flight.land(write) == ["OK"]
+        assert guest.pread(BLOCK, 0) == b"h" * BLOCK
+
+
+def test_a_lost_server_is_eio(tmp_path: Path) -> None:
+    server = nbdkit(tmp_path, "memory", "1M")
+    keys = near(str(tmp_path / "kit.sock"), rerror="report", werror="report")
+    with killed(server), Live(tmp_path, keys) as live, live.qmp() as qmp, live.guest() as guest:
+        guest.pwrite(b"x" * BLOCK, 0)
+        server.kill()
+        server.wait(TIMEOUT_S)
+        for _ in range(3):
+            with pytest.raises(nbd.Error) as caught:
+                guest.pread(BLOCK, 0)
+            assert caught.value.errno == "EIO"
+        assert qmp.wait_event("BLOCK_IO_ERROR")["data"]["reason"] == "Input/output error"
+        with killed(nbdkit(tmp_path, "memory", "1M")):
+            qmp("x-drive-set-policy", device="near", rerror="stop")
+            qmp.events.clear()
+            flight = Flight()
+            read = flight.read(guest, 0, BLOCK)
+            while read.outcome is None:
+                flight.poll(0)
+                qmp("cont")
+            assert read.data == bytes(BLOCK), "it is used again"
+
+
+def test_a_server_that_came_back_fails_nothing(tmp_path: Path) -> None:
+    server = nbdkit(tmp_path, "memory", "1M")
+    keys = near(str(tmp_path / "kit.sock"), rerror="report")
+    with killed(server), Live(tmp_path, keys) as live, live.guest() as guest:
+        for _ in range(4):
+            guest.pread(BLOCK, 0)
+        server.kill()
+        server.wait(TIMEOUT_S)
+        with pytest.raises(nbd.Error):
+            guest.pread(BLOCK, 0)
+        with killed(nbdkit(tmp_path, "memory", "1M")):
+            guest.pread(BLOCK, 0)
+
+
+def test_reconnect_delay(tmp_path: Path) -> None:
+    """Requests wait for the server to come back, and are sent again."""
+    server = nbdkit(tmp_path, "memory", "1M")
+    keys = near(str(tmp_path / "kit.sock"), reconnect_delay="60", rerror="report")
+    with killed(server), Live(tmp_path, keys) as live, live.qmp() as qmp, live.guest() as guest:
+        guest.pread(BLOCK, 0)
+        server.kill()
+        server.wait(TIMEOUT_S)
+        flight = Flight()
+        reads = [flight.read(guest, n * BLOCK, BLOCK) for n in range(8)]
+        flight.poll(0)
+        qmp("query-status")
+        with killed(nbdkit(tmp_path, "memory", "1M")):
+            assert flight.land(*reads) == ["OK"] * 8
+        assert qmp.events == []
+
+
+def test_a_server_that_hangs_holds_nobody_else(tmp_path: Path) -> None:
+    make_image(tmp_path / "d.img", MIB, pattern=8)
+    server = nbdkit(tmp_path, "memory", "1M")
+    local = "drive=id=local,file=d.img,format=raw"
+    keys = near(str(tmp_path / "kit.sock"))
+    with killed(server), Live(tmp_path, keys, local) as live, live.qmp() as qmp:
+        with live.guest("near") as stuck, live.guest("local") as guest:
+            server.send_signal(signal.SIGSTOP)
+            flight = Flight()
+            reads = [flight.read(stuck, n * BLOCK, BLOCK) for n in range(10)]
+            flight.poll(0)
+            for n in range(50):
+                assert guest.pread(BLOCK, n * BLOCK) == b"\10" * BLOCK
+            assert qmp("query-status")["running"]
+            server.send_signal(signal.SIGCONT)
+            assert flight.land(*reads) == ["OK"] * 10
+
+
+def test_no_server(tmp_path: Path) -> None:
+    with Live(tmp_path, "drive=id=d,driver=null-co") as live, live.qmp() as qmp:
+        server = {"type": "unix", "path": str(tmp_path / "nobody")}
+        arguments = {"driver": "nbd", "node-name": "n", "server": server}
+        with pytest.raises(QmpFailed, match="Failed to connect to .*: No such file or directory"):
+            qmp.execute("blockdev-add", arguments)
+        assert [n["node-name"] for n in qmp("query-named-block-nodes")] != ["n"]
+
+
+def test_no_such_export(far: Live, tmp_path: Path) -> None:
+    with Live(tmp_path, "drive=id=d,driver=null-co") as live, live.qmp() as qmp:
+        server = {"type": "unix", "path": far.nbd_socket}
+        arguments = {"driver": "nbd", "node-name": "n", "server": server, "export": "nope"}
+        with pytest.raises(QmpFailed, match="Requested export not available"):
+            qmp.execute("blockdev-add", arguments)
