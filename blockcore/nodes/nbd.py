@@ -16,7 +16,8 @@ from typing import Any
 import nbd
 
 from blockcore.effects import Call
-from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
+from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
+from blockcore.nodes.node import BlockNode
 from blockcore.qapi import QmpError
 
 CONNECTIONS = 4
