@@ -42,16 +42,19 @@ def _awaited_mutexes_of(tid: int) -> Iterator[int]:
     """The addresses of the mutexes that this thread holds and others wait for.
 
     The kernel tells what system call a thread is in; for one that waits for a
-    mutex the first argument is the mutex.
+    mutex the first argument is the mutex.  Others wait for a thread to end, at
+    an address that may be gone by now, so that it is read through the kernel too.
     """
-    for task in os.listdir("/proc/self/task"):
-        with contextlib.suppress(OSError):
-            with open(f"/proc/self/task/{task}/syscall") as file:
-                words = file.read().split()
-            if len(words) == 9 and words[0] == SYS_FUTEX:
-                address = int(words[1], 16)
-                if ctypes.c_int.from_address(address + OWNER_OFFSET).value == tid:
-                    yield address
+    with open("/proc/self/mem", "rb") as memory:
+        for task in os.listdir("/proc/self/task"):
+            with contextlib.suppress(OSError):
+                with open(f"/proc/self/task/{task}/syscall") as file:
+                    words = file.read().split()
+                if len(words) == 9 and words[0] == SYS_FUTEX:
+                    address = int(words[1], 16)
+                    owner = os.pread(memory.fileno(), 4, address + OWNER_OFFSET)
+                    if int.from_bytes(owner, sys.byteorder) == tid:
+                        yield address
 
 
 def install(on_abort: Callable[[], None]) -> None:
