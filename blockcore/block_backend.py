@@ -18,7 +18,8 @@ from blockcore.guest_request import (
     GuestRequests,
 )
 from blockcore.nodes.direct import Counted
-from blockcore.nodes.node import BlockNode, Extent
+from blockcore.nodes.driver import Extent
+from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import NONE, Perm
 from blockcore.policy import iostatus_enabled
 from blockcore.qapi import BlockdevDetectZeroesOptions, BlockDeviceIoStatus, BlockdevOnError

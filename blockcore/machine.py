@@ -89,7 +89,7 @@ class Machine:
         """The slots of all drives: whoever may be on the short path."""
         return (slot for blk in self.backends for slot in blk.slots)
 
-    def device_of(self, node: BlockNode) -> str:
+    def device_of(self, node: object) -> str:
         """The name of the drive that has the node as its root, or empty."""
         return next((blk.name for blk in self.backends if blk.root is node), "")
 

@@ -13,8 +13,9 @@ from sim import perform
 
 from blockcore.accounting import Slot
 from blockcore.clock import Clock, SystemClock
+from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.file import FileNode
-from blockcore.nodes.node import BlockNode, NodeOptions
+from blockcore.nodes.node import BlockNode
 from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.nodes.qcow2.settings import Qcow2Settings
 from blockcore.nodes.raw import RawNode
@@ -41,7 +42,7 @@ class Around:
     def short_slots(self) -> list[Slot]:
         return self.slots
 
-    def device_of(self, node: BlockNode) -> str:
+    def device_of(self, node: object) -> str:
         return "vda"
 
 

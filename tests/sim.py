@@ -21,7 +21,8 @@ from blockcore.commands.table import table
 from blockcore.effects import Call
 from blockcore.guest_request import Device
 from blockcore.machine import Machine
-from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
+from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
+from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptionsFile
 from blockcore.qapi import BlockdevOnError
 from blockcore.qmp.schema import to_wire

@@ -19,7 +19,7 @@ from blockcore.commands.actions import ActionTable, TransactionAction
 from blockcore.commands.bitmaps import default_granularity
 from blockcore.commands.table import table
 from blockcore.machine import Machine
-from blockcore.nodes.node import NodeOptions
+from blockcore.nodes.driver import NodeOptions
 from blockcore.qapi import QmpError
 from blockcore.qmp.introspect import schema_info
 from blockcore.transaction import ActionCompletionMode, Transaction

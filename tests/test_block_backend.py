@@ -18,8 +18,8 @@ from blockcore.effects import Until
 from blockcore.faults import FaultOptions
 from blockcore.guest_request import Device
 from blockcore.machine import Machine
+from blockcore.nodes.driver import Extent, NodeOptions
 from blockcore.nodes.file import FileNode
-from blockcore.nodes.node import Extent, NodeOptions
 from blockcore.qapi import (
     BlkdebugEvent,
     BlkdebugIOType,

@@ -12,7 +12,7 @@ from schema_compare import arguments_differ, results_differ
 from sim import MemoryNode, Sim, add_drive, execute, new_machine
 
 from blockcore.commands.table import table
-from blockcore.nodes.node import NodeOptions
+from blockcore.nodes.driver import NodeOptions
 from blockcore.qapi import BlockDeviceIoStatus, Event, QmpError, RunState
 from blockcore.qmp.introspect import schema_info
 

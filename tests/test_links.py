@@ -14,8 +14,8 @@ from sim import MemoryNode, Sim, add_drive, add_node, execute, new_machine, perf
 from blockcore.assemble import Assembly
 from blockcore.config import parse_config
 from blockcore.machine import Machine
+from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.links import attach, check, detach
-from blockcore.nodes.node import NodeOptions
 from blockcore.nodes.op_blockers import BlockOpType, OpBlockers
 from blockcore.nodes.options import BlockdevOptions, BlockdevOptionsFile
 from blockcore.nodes.permissions import (

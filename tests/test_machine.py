@@ -9,7 +9,7 @@ import pytest
 from sim import MemoryNode, Sim, add_drive, add_node, execute, new_machine, pause, perform
 
 from blockcore.machine import STOP_LATENCY_NS, Machine
-from blockcore.nodes.node import NodeOptions
+from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.options import parse_blockdev_options
 from blockcore.qapi import (
     BlockDeviceIoStatus,

@@ -17,9 +17,10 @@ from blockcore.faults import FaultOptions, StateChange
 from blockcore.keyval import parse_opts
 from blockcore.machine import Machine
 from blockcore.nodes.blkdebug import BlkdebugLimits, BlkdebugNode
+from blockcore.nodes.driver import Extent, NodeOptions
 from blockcore.nodes.file import FileNode
 from blockcore.nodes.flat_options import open_options
-from blockcore.nodes.node import ZERO_CHUNK, BlockNode, Extent, NodeOptions
+from blockcore.nodes.node import ZERO_CHUNK, BlockNode
 from blockcore.nodes.null import NullNode
 from blockcore.nodes.options import parse_blockdev_options
 from blockcore.nodes.raw import RawNode

@@ -19,7 +19,7 @@ from sim import Every, MemoryNode, Sim, add_drive, execute, new_machine, pause
 from blockcore.accounting import AcctType
 from blockcore.block_backend import BlockBackend
 from blockcore.machine import Machine
-from blockcore.nodes.node import NodeOptions
+from blockcore.nodes.driver import NodeOptions
 from blockcore.qapi import (
     BlockDeviceIoStatus,
     BlockErrorAction,

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from blockcore.faults import FaultOptions, StateChange
 from blockcore.nodes.direct import Direct
-from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
+from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
+from blockcore.nodes.node import BlockNode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

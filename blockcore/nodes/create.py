@@ -6,10 +6,11 @@ import errno
 import os
 
 from blockcore.effects import Call
+from blockcore.nodes.driver import NodeOptions, Surroundings
 from blockcore.nodes.file import FileNode
 from blockcore.nodes.filename import FILENAME_PARSERS, protocol_of
 from blockcore.nodes.graph import BlockGraph
-from blockcore.nodes.node import BlockNode, NodeOptions, Surroundings
+from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BLOCKDEV_OPTIONS
 from blockcore.nodes.qcow2.create import create_image
 from blockcore.qapi import QmpError

@@ -13,9 +13,10 @@ from blockcore.effects import Call
 from blockcore.faults import FaultOptions, StateChange
 from blockcore.nodes.blkdebug import BlkdebugLimits, BlkdebugNode
 from blockcore.nodes.blkdebug_config import parse_blkdebug_config
+from blockcore.nodes.driver import NodeOptions, Surroundings
 from blockcore.nodes.file import FileNode
 from blockcore.nodes.nbd import NbdNode, NbdServer
-from blockcore.nodes.node import BlockNode, NodeOptions, Surroundings
+from blockcore.nodes.node import BlockNode
 from blockcore.nodes.null import DEFAULT_SIZE, NullNode
 from blockcore.nodes.options import (
     BlockdevOptions,

@@ -11,8 +11,9 @@ from dataclasses import replace
 from blockcore.effects import Call
 from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct
+from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
 from blockcore.nodes.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
-from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
+from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptions
 from blockcore.qapi import QmpError, Size, XVolumeExtended
 from blockcore.volume import Volume

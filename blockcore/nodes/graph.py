@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from blockcore.nodes.backing import MAX_CHAIN, backing_definition, backing_name
+from blockcore.nodes.driver import NodeOptions, Surroundings
 from blockcore.nodes.drivers import make_node
 from blockcore.nodes.filename import filename
 from blockcore.nodes.flat_options import with_format
 from blockcore.nodes.links import adopt, attach, check, disown
-from blockcore.nodes.node import BlockNode, NodeOptions, Surroundings
+from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import (
     BlockdevCacheOptions,
     BlockdevOptions,

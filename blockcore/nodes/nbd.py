@@ -16,7 +16,8 @@ from typing import Any
 import nbd
 
 from blockcore.effects import Call
-from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
+from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
+from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptions
 from blockcore.qapi import QmpError
 
@@ -140,8 +141,10 @@ class NbdNode(BlockNode):
         handle = self._free.get()
         try:
             while True:
+                handle = self._usable(handle)
                 try:
-                    handle = self._connected(handle)
+                    if handle.aio_is_created():
+                        self.server.connect(handle)
                     return send(handle)
                 except nbd.Error as exc:
                     if handle.aio_is_ready():
@@ -153,16 +156,13 @@ class NbdNode(BlockNode):
         finally:
             self._free.put(handle)
 
-    def _connected(self, handle: nbd.NBD) -> nbd.NBD:
-        """The handle, or a new connected one in its place; raises nbd.Error."""
-        if handle.aio_is_ready() and not _hung_up(handle):
+    def _usable(self, handle: nbd.NBD) -> nbd.NBD:
+        """The handle, or a new one in its place if its connection is over."""
+        if handle.aio_is_created() or (handle.aio_is_ready() and not _hung_up(handle)):
             return handle
-        if not handle.aio_is_created():
-            fresh = nbd.NBD()
-            self._handles[self._handles.index(handle)] = fresh
-            handle = fresh
-        self.server.connect(handle)
-        return handle
+        fresh = nbd.NBD()
+        self._handles[self._handles.index(handle)] = fresh
+        return fresh
 
     async def do_pread(self, offset: int, buf: memoryview) -> None:
         def send(handle: nbd.NBD) -> None:

@@ -4,7 +4,7 @@ The public methods (`pread`, `pwrite`, `zero`, `discard`, `flush`,
 `block_status`, `truncate`) do what every node owes its users: fault rules,
 events, write thresholds, dirty bitmaps, the highest written offset, FUA, flush
 generations.
-They call the driver's own part, the methods that begin with `do_`.  All are
+They call the driver's own part, the methods of `driver.BlockDriver`.  All are
 coroutines of the core (`effects.py`); an OSError is the outcome of the I/O.
 Offsets and lengths are bytes; buffers are memoryviews, filled or read in
 place.
@@ -14,28 +14,21 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
 
-from blockcore.accounting import Slot
 from blockcore.bitmap import NodeBitmaps
-from blockcore.clock import Clock
 from blockcore.faults import FaultInjector
 from blockcore.gate import Gate
 from blockcore.nodes.copy_on_read import copy_on_read
 from blockcore.nodes.direct import Direct
-from blockcore.nodes.op_blockers import BlockOpType, OpBlockers
+from blockcore.nodes.driver import BlockDriver, Extent, NodeOptions, Surroundings
 from blockcore.nodes.options import BlockdevOptions
-from blockcore.nodes.permissions import Pair, Perm, backing_child, filtered_child
 from blockcore.nodes.tracking import RequestTracker
+from blockcore.nodes.vertex import Vertex
 from blockcore.qapi import (
     BlkdebugEvent,
     BlkdebugIOType,
     BlockdevDetectZeroesOptions,
     BlockWriteThreshold,
-    Event,
-    QmpError,
     UInt64,
 )
 
@@ -47,74 +40,18 @@ _ZEROES = bytes(ZERO_CHUNK)
 _EVERYWHERE = Gate([(0, 1 << 63)])
 
 
-class Surroundings(Protocol):
-    """What a node needs of its machine."""
-
-    clock: Clock
-
-    def short_slots(self) -> Iterable[Slot]:
-        """The slots of the workers that may be on the short path."""
-
-    def device_of(self, node: BlockNode) -> str:
-        """The name of the drive whose root the node is, or empty (bdrv_get_device_name)."""
-
-    def emit(self, event: Event) -> None:
-        """Send an event to every client."""
-
-    def random(self) -> float:
-        """In [0, 1), from the machine's seed."""
-
-    def concerns_changed(self) -> None:
-        """Something that may forbid the short path has come or gone."""
-
-
-class Extent(NamedTuple):
-    """What block status says of the first `length` bytes: allocated data, reads as zeroes."""
-
-    length: int
-    data: bool
-    zero: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeOptions:
-    """The options all drivers share, after inheritance (bdrv_inherited_options)."""
-
-    node_name: str
-    read_only: bool = False
-    auto_read_only: bool = False
-    discard_unmap: bool = True
-    detect_zeroes: BlockdevDetectZeroesOptions = BlockdevDetectZeroesOptions.OFF
-    direct: bool = False
-    no_flush: bool = False
-
-
-class BlockNode:
+class BlockNode(Vertex["BlockNode"], BlockDriver):
     """One node of the graph; drivers subclass it."""
-
-    driver: ClassVar[str]
-
-    supports_backing: ClassVar[bool] = False
-    """Whether it can have a backing file."""
 
     definition: BlockdevOptions
     """What the node was opened from."""
 
     def __init__(self, options: NodeOptions, around: Surroundings) -> None:
+        super().__init__(options.node_name)
         self.options = options
-        self.node_name = options.node_name
         self.filename = ""
         self.size = 0
         self.cluster_size: int | None = None
-        self.children: dict[str, BlockNode] = {}
-        self.parents: list[object] = []
-        """Nodes and holders (`permissions.Holder`), each as often as it uses this one."""
-        self.inherits_from: BlockNode | None = None
-        self.frozen: set[str] = set()
-        """Names of children that may not be replaced."""
-        self.op_blockers = OpBlockers()
-        self.monitor_owned = False
-        self.closed = False
         self.write_threshold = 0
         self.wr_highest_offset = 0
         self.faults: FaultInjector | None = None
@@ -130,44 +67,9 @@ class BlockNode:
         return self.options.read_only
 
     @property
-    def backing(self) -> BlockNode | None:
-        """The image that a read falls through to where this one has nothing."""
-        return self.children.get("backing")
-
-    @property
-    def file(self) -> BlockNode | None:
-        """The child that carries the node's data: `file`, or `image` of a blkdebug node."""
-        return self.children.get("file") or self.children.get("image")
-
-    @property
     def device_or_node_name(self) -> str:
         """The drive on the node, if it has a name, else the node's own."""
         return self._around.device_of(self) or self.node_name
-
-    def check_op(self, op: BlockOpType) -> None:
-        """QmpError if something forbids an operation on the node (bdrv_op_is_blocked)."""
-        reason = self.op_blockers.reason(op)
-        if reason is not None:
-            raise QmpError(f"Node '{self.device_or_node_name}' is busy: {reason}")
-
-    def check_link(self, name: str) -> None:
-        """QmpError if a job needs the link to a child to stay as it is."""
-        child = self.children.get(name)
-        if name in self.frozen and child is not None:
-            raise QmpError(
-                f"Cannot change '{name}' link from '{self.node_name}' to '{child.node_name}'"
-            )
-
-    def set_child(self, name: str, child: BlockNode | None) -> None:
-        """Use another child, or none; `links` does this, and tells the children."""
-        if child is None:
-            del self.children[name]
-        else:
-            self.children[name] = child
-
-    def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
-        """What the node needs and shares of a child, given what its users need and share."""
-        return (backing_child if name == "backing" else filtered_child)(perm, shared)
 
     def injector(self) -> FaultInjector:
         """The node's fault rules, made on first use."""
@@ -423,54 +325,6 @@ class BlockNode:
         direct.bitmaps += [(bitmap, 0) for bitmap in self.bitmaps.recording]
         direct.nodes.append((self, 0))
         return direct
-
-    async def do_open(self) -> None:
-        """Acquire what the driver needs and set `size`; raises OSError or QmpError."""
-
-    async def do_reopen(self, options: NodeOptions, definition: BlockdevOptions) -> None:
-        """Get ready to go on with other options, and perhaps another definition.
-
-        They become the node's after it, and then `reconfigured` is called.
-
-        OSError or QmpError if that cannot be; then everything is as before.
-        No request is under way.
-        """
-
-    def reconfigured(self) -> None:
-        """`definition` is another one now; children and `options` are dealt with elsewhere."""
-
-    async def do_close(self) -> None:
-        """Give back what `do_open` acquired."""
-
-    def abort(self) -> None:
-        """Make blocked calls of the driver return soon: the process is ending."""
-
-    async def do_pread(self, offset: int, buf: memoryview) -> None:
-        raise NotImplementedError
-
-    async def do_pwrite(self, offset: int, buf: memoryview) -> None:
-        raise NotImplementedError
-
-    async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
-        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
-
-    async def do_discard(self, offset: int, length: int) -> None:
-        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
-
-    async def do_flush_to_os(self) -> None:
-        """Give what the driver keeps in memory to its children; also with cache.no-flush."""
-
-    async def do_flush(self) -> None:
-        """Nothing but the children to flush, unless a driver knows better."""
-
-    async def do_block_status(self, offset: int, length: int) -> Extent:
-        return Extent(length, data=True, zero=False)
-
-    async def do_truncate(self, size: int) -> None:
-        raise QmpError("Image format driver does not support resize")
-
-    def do_direct(self) -> Direct | None:
-        return None
 
     def inject(self, iotype: BlkdebugIOType, offset: int, nbytes: int) -> None:
         """Carry out what the fault rules decide: the one place that acts on a hit."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from blockcore.effects import Until
-from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
+from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
+from blockcore.nodes.node import BlockNode
 
 DEFAULT_SIZE = 1 << 30
 

@@ -7,7 +7,8 @@ import os
 
 from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct
-from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
+from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
+from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptions, BlockdevOptionsRaw
 from blockcore.nodes.permissions import Pair, Perm, data_child, filtered_child
 from blockcore.nodes.probe import PROBE_BYTES, format_of

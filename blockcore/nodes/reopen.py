@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 
+from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.graph import BlockGraph, options_for_backing
 from blockcore.nodes.links import attach, check, detach
-from blockcore.nodes.node import BlockNode, NodeOptions
+from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptions, BlockdevRef
 from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.qapi import BlockdevDetectZeroesOptions, QmpError

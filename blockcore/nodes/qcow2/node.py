@@ -7,7 +7,8 @@ import os
 
 from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct, Translation
-from blockcore.nodes.node import BlockNode, Extent, NodeOptions, Surroundings
+from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
+from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptions
 from blockcore.nodes.permissions import Pair, Perm, backing_child, image_child
 from blockcore.nodes.qcow2.compressed import inflater

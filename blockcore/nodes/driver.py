@@ -1,0 +1,119 @@
+"""What a node driver is asked to do: the callbacks of QEMU's BlockDriver.
+
+A driver subclasses `node.BlockNode` and has those of these methods that it can
+do.  They are coroutines of the core; offsets and lengths are bytes, an OSError
+is the outcome of the I/O.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol
+
+from blockcore.accounting import Slot
+from blockcore.clock import Clock
+from blockcore.nodes.direct import Direct
+from blockcore.nodes.options import BlockdevOptions
+from blockcore.qapi import BlockdevDetectZeroesOptions, Event, QmpError
+
+
+class Surroundings(Protocol):
+    """What a node needs of its machine."""
+
+    clock: Clock
+
+    def short_slots(self) -> Iterable[Slot]:
+        """The slots of the workers that may be on the short path."""
+
+    def device_of(self, node: object) -> str:
+        """The name of the drive whose root the node is, or empty (bdrv_get_device_name)."""
+
+    def emit(self, event: Event) -> None:
+        """Send an event to every client."""
+
+    def random(self) -> float:
+        """In [0, 1), from the machine's seed."""
+
+    def concerns_changed(self) -> None:
+        """Something that may forbid the short path has come or gone."""
+
+
+class Extent(NamedTuple):
+    """What block status says of the first `length` bytes: allocated data, reads as zeroes."""
+
+    length: int
+    data: bool
+    zero: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeOptions:
+    """The options all drivers share, after inheritance (bdrv_inherited_options)."""
+
+    node_name: str
+    read_only: bool = False
+    auto_read_only: bool = False
+    discard_unmap: bool = True
+    detect_zeroes: BlockdevDetectZeroesOptions = BlockdevDetectZeroesOptions.OFF
+    direct: bool = False
+    no_flush: bool = False
+
+
+class BlockDriver:
+    """The callbacks, and what happens where a driver does not have one."""
+
+    driver: ClassVar[str]
+
+    supports_backing: ClassVar[bool] = False
+    """Whether it can have a backing file."""
+
+    async def do_open(self) -> None:
+        """Acquire what the driver needs and set `size`; raises OSError or QmpError."""
+
+    async def do_reopen(self, options: NodeOptions, definition: BlockdevOptions) -> None:
+        """Get ready to go on with other options, and perhaps another definition.
+
+        They become the node's after it, and then `reconfigured` is called.
+
+        OSError or QmpError if that cannot be; then everything is as before.
+        No request is under way.
+        """
+
+    def reconfigured(self) -> None:
+        """`definition` is another one now; children and `options` are dealt with elsewhere."""
+
+    async def do_close(self) -> None:
+        """Give back what `do_open` acquired."""
+
+    def abort(self) -> None:
+        """Make blocked calls of the driver return soon: the process is ending."""
+
+    async def do_pread(self, offset: int, buf: memoryview) -> None:
+        raise NotImplementedError
+
+    async def do_pwrite(self, offset: int, buf: memoryview) -> None:
+        raise NotImplementedError
+
+    async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    async def do_discard(self, offset: int, length: int) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    async def do_flush_to_os(self) -> None:
+        """Give what the driver keeps in memory to its children; also with cache.no-flush."""
+
+    async def do_flush(self) -> None:
+        """Nothing but the children to flush, unless a driver knows better."""
+
+    async def do_block_status(self, offset: int, length: int) -> Extent:
+        return Extent(length, data=True, zero=False)
+
+    async def do_truncate(self, size: int) -> None:
+        raise QmpError("Image format driver does not support resize")
+
+    def do_direct(self) -> Direct | None:
+        return None

@@ -1,0 +1,67 @@
+"""A node's place in the graph: its name, its children, who uses it, and what that forbids."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from blockcore.nodes.op_blockers import BlockOpType, OpBlockers
+from blockcore.nodes.permissions import Pair, Perm, backing_child, filtered_child
+from blockcore.qapi import QmpError
+
+N = TypeVar("N", bound="Vertex")  # type: ignore[type-arg]  # a node is a vertex of nodes
+
+
+class Vertex(Generic[N]):
+    """A vertex of a graph of `N`; `links` and `graph` change it."""
+
+    def __init__(self, node_name: str) -> None:
+        self.node_name = node_name
+        self.children: dict[str, N] = {}
+        self.parents: list[object] = []
+        """Nodes and holders (`permissions.Holder`), each as often as it uses this one."""
+        self.inherits_from: N | None = None
+        self.frozen: set[str] = set()
+        """Names of children that may not be replaced."""
+        self.op_blockers = OpBlockers()
+        self.monitor_owned = False
+        self.closed = False
+
+    @property
+    def device_or_node_name(self) -> str:
+        """What messages call it."""
+        return self.node_name
+
+    @property
+    def backing(self) -> N | None:
+        """The image that a read falls through to where this one has nothing."""
+        return self.children.get("backing")
+
+    @property
+    def file(self) -> N | None:
+        """The child that carries the node's data: `file`, or `image` of a blkdebug node."""
+        return self.children.get("file") or self.children.get("image")
+
+    def check_op(self, op: BlockOpType) -> None:
+        """QmpError if something forbids an operation on the node (bdrv_op_is_blocked)."""
+        reason = self.op_blockers.reason(op)
+        if reason is not None:
+            raise QmpError(f"Node '{self.device_or_node_name}' is busy: {reason}")
+
+    def check_link(self, name: str) -> None:
+        """QmpError if a job needs the link to a child to stay as it is."""
+        child = self.children.get(name)
+        if name in self.frozen and child is not None:
+            raise QmpError(
+                f"Cannot change '{name}' link from '{self.node_name}' to '{child.node_name}'"
+            )
+
+    def set_child(self, name: str, child: N | None) -> None:
+        """Use another child, or none; `links` does this, and tells the children."""
+        if child is None:
+            del self.children[name]
+        else:
+            self.children[name] = child
+
+    def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
+        """What the node needs and shares of a child, given what its users need and share."""
+        return (backing_child if name == "backing" else filtered_child)(perm, shared)
