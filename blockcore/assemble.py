@@ -62,13 +62,14 @@ class Assembly:
 
     async def add_device(self, device: DeviceConfig) -> None:
         """A `device` on a node: its drive is anonymous.  One on a drive came with the drive."""
-        if self._devices.pop(device.drive, None) is None:
+        root = self._machine.graph.nodes.get(device.drive)
+        if root is None:
             return
         blk = BlockBackend(
             self._machine,
             name="",
             export=device.id or device.drive,
-            root=self._machine.graph.nodes[device.drive],
+            root=root,
             device=self._device(device),
             rerror=_policy(device.rerror, BlockdevOnError.REPORT),
             werror=_policy(device.werror, BlockdevOnError.ENOSPC),

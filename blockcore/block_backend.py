@@ -84,7 +84,7 @@ class BlockBackend:
 
     def describe(self) -> str:
         """As messages about conflicts call it."""
-        return f"block device '{self.name or self.device.id or self.device.qdev}'"
+        return f"block device '{self.name or self.device.qdev}'"
 
     def node_replaced(self, node: object) -> None:
         """The drive has another root, an overlay of the old one or what is to follow it."""

@@ -18,6 +18,7 @@ import nbd
 from blockcore.effects import Call
 from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
 from blockcore.nodes.node import BlockNode
+from blockcore.nodes.options import BlockdevOptions
 from blockcore.qapi import QmpError
 
 CONNECTIONS = 4
@@ -75,10 +76,15 @@ class NbdNode(BlockNode):
         self._free: queue.SimpleQueue[nbd.NBD] = queue.SimpleQueue()
         self._aborted = False
         self._can: dict[str, bool] = {}
+        self._server_read_only = False
 
     async def do_open(self) -> None:
         """Raises QmpError in QEMU's words (nbd_client_connect)."""
         await Call(self._open)
+
+    async def do_reopen(self, options: NodeOptions, definition: BlockdevOptions) -> None:
+        if self._server_read_only and not options.read_only:
+            raise QmpError("request on write denied without write permission")
 
     async def do_close(self) -> None:
         await Call(self._close)
@@ -106,7 +112,8 @@ class NbdNode(BlockNode):
             "flush": first.can_flush(),
             "extents": first.can_meta_context(nbd.CONTEXT_BASE_ALLOCATION),
         }
-        if first.is_read_only() and not self.read_only:
+        self._server_read_only = first.is_read_only()
+        if self._server_read_only and not self.read_only:
             first.shutdown()
             raise QmpError("request on write denied without write permission")
         self._handles = [first]
