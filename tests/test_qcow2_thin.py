@@ -1,4 +1,4 @@
-"""A qcow2 overlay on a volume that runs full, is extended, and goes on; and killed at any moment."""
+"""A qcow2 overlay on a volume that runs full, is extended, and goes on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ DRIVE = "drive=id=vda,file=top.qcow2,format=qcow2,rerror=stop,werror=enospc"
 def qemu_img(directory: Path, *arguments: str) -> str:
     """Run qemu-img in `directory`; what it prints."""
     command = ["qemu-img", *arguments]
-    return subprocess.run(command, cwd=directory, check=True, stdout=subprocess.PIPE).stdout.decode()
+    done = subprocess.run(command, cwd=directory, check=True, stdout=subprocess.PIPE)
+    return done.stdout.decode()
 
 
 def make_overlay(directory: Path, size: int, cluster_size: int) -> bytearray:
