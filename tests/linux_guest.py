@@ -110,6 +110,7 @@ class LinuxGuest:
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         self._guard = threading.Timer(HANG_S, self.process.kill)
+        self._guard.daemon = True
         self._guard.start()
         self._console = self._read_console(directory / "console.log")
         self.wait_line("ready")

@@ -85,3 +85,41 @@ def test_reported_write_is_an_error_in_the_guest(tmp_path: Path, disk: Path) -> 
         assert "nospace" not in error
         assert qmp("query-status")["running"]
         assert guest.run("dmesg | grep -c 'I/O error, dev vda'").startswith("0 ")
+
+
+def test_a_thin_volume_runs_full_again_and_again(tmp_path: Path, disk: Path) -> None:
+    """ext4 is on a qcow2 overlay of `disk`, and never hears that there was no room."""
+    overlay = tmp_path / "top.qcow2"
+    on_host("qemu-img", "create", "-q", "-f", "qcow2", "-b", disk, "-F", "raw", overlay)
+    drive = f"drive=id=vda,file={overlay},format=qcow2,rerror=stop,werror=enospc"
+    chunk = 512 << 10
+    with (
+        Live(tmp_path, f"{drive},file.x-physical-size={chunk}") as machine,
+        machine.qmp() as qmp,
+        LinuxGuest(tmp_path, machine.nbd_socket, "vda") as guest,
+    ):
+        # As many extensions as CONTENT alone needs; mounting may already take one.
+        cycles = len(CONTENT) // chunk
+        guest.send(f"mount -t ext4 /dev/vda /mnt; {{ {WRITE}; echo written $?; }} &")
+        for _ in range(cycles):
+            error = qmp.wait_event("BLOCK_IO_ERROR")["data"]
+            assert (error["device"], error["action"], error["nospace"]) == ("vda", "stop", True)
+            qmp.wait_event("STOP")
+            assert qmp("query-block")[0]["io-status"] == "nospace"
+            qmp("x-volume-extend", node_name="vda", add=chunk)
+            qmp("cont")
+        qmp("x-volume-responder", node_name="vda", chunk=4 * chunk)
+        assert guest.wait_line("written ") == "0"
+        guest.run("echo 3 >/proc/sys/vm/drop_caches")
+        checksum = guest.run("sha256sum </mnt/file").split()
+        assert checksum[:2] == ["0", hashlib.sha256(CONTENT).hexdigest()]
+        assert guest.run("dmesg | grep -c 'I/O error, dev vda'") == "1 0"
+        guest.power_off()
+        assert qmp("query-block")[0]["io-status"] == "ok"
+        (volume,) = qmp("x-query-volumes")
+        assert volume["extensions"] >= cycles
+    assert b"No errors were found" in on_host("qemu-img", "check", overlay)
+    content = tmp_path / "content.img"
+    on_host("qemu-img", "convert", "-O", "raw", overlay, content)
+    on_host("e2fsck", "-fn", content)
+    assert on_host("debugfs", "-R", "cat /file", content) == CONTENT
