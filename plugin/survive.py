@@ -21,8 +21,6 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import threadstate
-
 SIGABRT = 6
 SYS_FUTEX = {"x86_64": "202", "aarch64": "98"}.get(os.uname().machine)
 OWNER_OFFSET = 8
@@ -64,8 +62,8 @@ def install(on_abort: Callable[[], None]) -> None:
     """
 
     def aborted(_signal: int) -> None:
-        between_requests = sys._getframe().f_back is None
-        if not between_requests or not hasattr(threadstate.local, "slot"):
+        in_python = sys._getframe().f_back is not None
+        if in_python or threading.get_native_id() == os.getpid():
             _libc.signal(SIGABRT, None)
             return
         on_abort()
