@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from live import TIMEOUT_S, Flight, Live, Qmp, make_image
 
+from blockcore.loop import POOL_THREADS
+
 MIB = 1 << 20
 BLOCK = 4096
 
@@ -79,15 +81,14 @@ def settled(machine: Live, qmp: Qmp, before: Usage) -> None:
     """Return when there are no more threads and descriptors than before.
 
     The server notices a client's end when it gets round to it; what it never
-    gives back fails here.
+    gives back fails here.  Its pool starts its few threads when it needs them.
     """
-
     for _ in range(ROUND_TRIPS):
         now = Usage.of(machine)
-        if now.threads <= before.threads and now.fds <= before.fds:
+        if now.threads <= before.threads + POOL_THREADS and now.fds <= before.fds:
             break
         qmp("query-status")
-    assert now.threads <= before.threads and now.fds <= before.fds, (before, now)
+    assert now.threads <= before.threads + POOL_THREADS and now.fds <= before.fds, (before, now)
     qmp.events.clear()
 
 
