@@ -15,6 +15,7 @@ from blockcore.accounting import Slot
 from blockcore.block_backend import BlockBackend
 from blockcore.clock import Clock
 from blockcore.effects import Until
+from blockcore.events import Event, Reset, Shutdown
 from blockcore.faults import FaultRule
 from blockcore.keyval import well_formed_id
 from blockcore.nodes.graph import BlockGraph
@@ -22,7 +23,7 @@ from blockcore.nodes.links import check
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.options import BlockdevOptions
-from blockcore.qapi import Event, QmpError, Reset, RunState, Shutdown, ShutdownCause
+from blockcore.qapi import QmpError, RunState, ShutdownCause
 from blockcore.runstate import Vm
 from blockcore.throttle import ThrottleConfig
 from blockcore.throttle_group import ThrottleGroup, ThrottleMember

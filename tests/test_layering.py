@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS = (
-    ("qapi", "effects", "clock"),
+    ("qapi", "events", "effects", "clock"),
     ("keyval", "qmp"),
     ("gate",),
     (
@@ -33,7 +33,7 @@ LAYERS = (
 
 CORE = frozenset(
     {
-        *("qapi", "effects", "policy", "runstate", "accounting", "gate", "faults"),
+        *("qapi", "events", "effects", "policy", "runstate", "accounting", "gate", "faults"),
         *("throttle", "throttle_group", "guest_request", "block_backend", "machine"),
         *("bitmap", "transaction", "volume", "volume_responder"),
     }

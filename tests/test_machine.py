@@ -8,16 +8,11 @@ from typing import Any
 import pytest
 from sim import MemoryNode, Sim, add_drive, add_node, execute, new_machine, pause, perform
 
+from blockcore.events import Event
 from blockcore.machine import STOP_LATENCY_NS, Machine
 from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.options import parse_blockdev_options
-from blockcore.qapi import (
-    BlockDeviceIoStatus,
-    Event,
-    QmpError,
-    RunState,
-    ShutdownCause,
-)
+from blockcore.qapi import BlockDeviceIoStatus, QmpError, RunState, ShutdownCause
 from blockcore.throttle import Limit, ThrottleConfig
 
 SIZE = 64 << 10

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from blockcore.block_backend import BlockBackend
 from blockcore.commands.block_info import BUCKET_MEMBERS
+from blockcore.events import BlockWriteThreshold
 from blockcore.graph_changes import changing_graph, drained, reopen_nodes, using
 from blockcore.machine import Machine
 from blockcore.nodes.op_blockers import BlockOpType
@@ -15,7 +16,7 @@ from blockcore.nodes.options import BLOCKDEV_OPTIONS, BlockdevOptions
 from blockcore.nodes.permissions import Perm
 from blockcore.nodes.reopen import asked_changes
 from blockcore.policy import parse_rerror, parse_werror
-from blockcore.qapi import BlockWriteThreshold, QapiErrorClass, QmpError, UInt64
+from blockcore.qapi import QapiErrorClass, QmpError, UInt64
 from blockcore.qmp.schema import CommandTable
 from blockcore.throttle import Limit, ThrottleConfig
 

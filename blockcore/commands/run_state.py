@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
+from blockcore.events import Reset, Resume, Shutdown, Stop
 from blockcore.machine import Machine
-from blockcore.qapi import Reset, Resume, RunState, Shutdown, ShutdownCause, Stop
+from blockcore.qapi import RunState, ShutdownCause
 from blockcore.qmp.schema import CommandTable
 
 table = CommandTable()

@@ -18,8 +18,8 @@ from blockcore.commands import (
     transaction,
     volumes,
 )
+from blockcore.events import BlockIoError
 from blockcore.machine import Machine
-from blockcore.qapi import BlockIoError
 from blockcore.qmp.introspect import schema_info
 from blockcore.qmp.schema import CommandTable
 from blockcore.qmp.session import NEGOTIATION

@@ -9,13 +9,14 @@ import stat
 from dataclasses import replace
 
 from blockcore.effects import Call
+from blockcore.events import XVolumeExtended
 from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
 from blockcore.nodes.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptions
-from blockcore.qapi import QmpError, Size, XVolumeExtended
+from blockcore.qapi import QmpError, Size
 from blockcore.volume import Volume
 
 DIRECT_ALIGNMENT = 4096

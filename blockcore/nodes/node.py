@@ -16,6 +16,7 @@ import errno
 import os
 
 from blockcore.bitmap import NodeBitmaps
+from blockcore.events import BlockWriteThreshold
 from blockcore.faults import FaultInjector
 from blockcore.gate import Gate
 from blockcore.nodes.copy_on_read import copy_on_read
@@ -24,13 +25,7 @@ from blockcore.nodes.driver import BlockDriver, Extent, NodeOptions, Surrounding
 from blockcore.nodes.options import BlockdevOptions
 from blockcore.nodes.tracking import RequestTracker
 from blockcore.nodes.vertex import Vertex
-from blockcore.qapi import (
-    BlkdebugEvent,
-    BlkdebugIOType,
-    BlockdevDetectZeroesOptions,
-    BlockWriteThreshold,
-    UInt64,
-)
+from blockcore.qapi import BlkdebugEvent, BlkdebugIOType, BlockdevDetectZeroesOptions, UInt64
 
 ZERO_CHUNK = 1 << 20
 """Zeroes that a driver cannot make cheaply are written in pieces of this many bytes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
+from blockcore.events import BlockImageCorrupted
 from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct, Translation
 from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
@@ -32,7 +33,7 @@ from blockcore.nodes.qcow2.resize import Resizer
 from blockcore.nodes.qcow2.settings import Qcow2Settings
 from blockcore.nodes.qcow2.write import Writer
 from blockcore.nodes.qcow2.write_back import WriteBack
-from blockcore.qapi import BlkdebugEvent, BlockImageCorrupted, QmpError
+from blockcore.qapi import BlkdebugEvent, QmpError
 
 
 class Qcow2Node(BlockNode):
@@ -260,9 +261,7 @@ class Qcow2Node(BlockNode):
     def do_direct(self) -> Direct | None:
         """Clusters that are there may be read and written without asking this node."""
         below = self._below.direct((BlkdebugEvent.READ_AIO,), (BlkdebugEvent.WRITE_AIO,))
-        if below is None or below.translation is not None or below.bitmaps:
-            return None
-        if self.image.unusable:
+        if below is None or below.translation is not None or below.bitmaps or self.image.unusable:
             return None
         translation = Translation(
             self.mapping.cached, self.image.metadata, self.image.cluster_bits, below, self._below
