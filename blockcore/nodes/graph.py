@@ -7,6 +7,7 @@ from collections.abc import Iterator, Set
 from dataclasses import replace
 from typing import Any
 
+from blockcore.lock import Lock
 from blockcore.nodes.backing import MAX_CHAIN, backing_definition, backing_name
 from blockcore.nodes.driver import NodeOptions, Surroundings
 from blockcore.nodes.drivers import make_node
@@ -23,7 +24,6 @@ from blockcore.nodes.options import (
     check_node_name,
 )
 from blockcore.nodes.probe import probe
-from blockcore.nodes.qcow2.lock import Lock
 from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.nodes.raw import RawNode
 from blockcore.qapi import BlockdevDetectZeroesOptions, BlockdevDiscardOptions, QmpError
