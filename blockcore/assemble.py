@@ -36,9 +36,9 @@ class Assembly:
         """A `drive`, on its `device` if it has one, else on one as with if=virtio."""
         device = self._devices.pop(drive.id, None)
         machine = self._machine
-        if drive.id in machine.graph.nodes:
-            raise QmpError(f"Device with id '{drive.id}' already exists")
         root = await machine.graph.open(drive.options)
+        if drive.id in machine.graph.nodes:
+            raise QmpError(f"Device name '{drive.id}' conflicts with an existing node name")
         if drive.copy_on_read:
             if root.read_only:
                 raise QmpError("Can't use copy-on-read on read-only device")

@@ -191,8 +191,6 @@ class Machine:
         """Open a node of the monitor's; QmpError in QEMU's words."""
         if options.node_name is None:
             raise QmpError("'node-name' must be specified for the root node")
-        if self.backend(options.node_name):
-            raise QmpError(f"node-name={options.node_name} is conflicting with a device id")
         node = await self.graph.open(options)
         node.monitor_owned = True
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     ("qapi", "events", "effects", "clock"),
     ("keyval", "qmp"),
-    ("gate",),
+    ("gate", "lock"),
     (
         *("policy", "runstate", "accounting", "faults", "throttle", "throttle_group"),
         *("bitmap", "transaction", "volume"),
@@ -33,8 +33,8 @@ LAYERS = (
 
 CORE = frozenset(
     {
-        *("qapi", "events", "effects", "policy", "runstate", "accounting", "gate", "faults"),
-        *("throttle", "throttle_group", "guest_request", "block_backend", "machine"),
+        *("qapi", "events", "effects", "policy", "runstate", "accounting", "gate", "lock"),
+        *("faults", "throttle", "throttle_group", "guest_request", "block_backend", "machine"),
         *("bitmap", "transaction", "volume", "volume_responder"),
     }
 )

@@ -547,8 +547,12 @@ def test_closing_gives_the_descriptor_back(machine: Machine, image: Path) -> Non
 
 
 def test_refused_name_leaves_no_descriptor_open(machine: Machine, image: Path) -> None:
-    """Another node takes the name while the file is being opened."""
-    definition = {"driver": "file", "node-name": "n", "filename": str(image)}
+    """Another node takes the name while the file below is being opened."""
+    definition = {
+        "driver": "raw",
+        "node-name": "n",
+        "file": {"driver": "file", "filename": str(image)},
+    }
     before = len(os.listdir("/proc/self/fd"))
     opening = machine.graph.open(parse_blockdev_options(definition))
     call = opening.send(None)

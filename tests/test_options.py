@@ -12,6 +12,7 @@ from blockcore.nodes.flat_options import open_options
 from blockcore.nodes.options import (
     BlockdevAioOptions,
     BlockdevCacheOptions,
+    BlockdevOptionsBacking,
     BlockdevOptionsBlkdebug,
     BlockdevOptionsFile,
     BlockdevOptionsNbd,
@@ -241,11 +242,13 @@ FLAT: dict[str, Any] = {
         driver="qcow2", file="n", backing="b", lazy_refcounts=True, l2_cache_size=1 << 20
     ),
     "driver=qcow2,file=n,backing.driver=null-co,pass-discard-other=on": BlockdevOptionsQcow2(
-        driver="qcow2", file="n", backing=NULL, pass_discard_other=True
+        driver="qcow2",
+        file="n",
+        backing=BlockdevOptionsBacking(driver="", flat=(("driver", "null-co"),)),
+        pass_discard_other=True,
     ),
-    "driver=qcow2,file=n,backing.file.filename=disk.raw": BlockdevOptionsQcow2(
-        driver="qcow2", file="n", backing=BlockdevOptionsProbed(driver="", file=DISK)
-    ),
+    "driver=raw,file=n,backing=": BlockdevOptionsRaw(driver="raw", file="n"),
+    "driver=null-co,backing=": NULL,
     "driver=raw,file=n": BlockdevOptionsRaw(driver="raw", file="n"),
     "driver=raw,file.driver=blkdebug,file.image=n": BlockdevOptionsRaw(
         driver="raw", file=BlockdevOptionsBlkdebug(driver="blkdebug", image="n")

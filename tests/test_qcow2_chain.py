@@ -89,6 +89,96 @@ def test_a_chain_of_five(machine: Machine, tmp_path: Path) -> None:
     release(machine, node)
 
 
+MERGED = {
+    "backing.node-name=b": ("raw", "base.raw", "top"),
+    "backing.driver=qcow2": "Could not open backing file: Image is not in qcow2 format",
+    "backing.driver=file": ("file", "base.raw", "top"),
+    "backing.file.locking=off,backing.cache.direct=on": ("raw", "base.raw", "top"),
+    "backing.file.x-physical-size=1M": ("raw", "base.raw", "top"),
+    "backing.offset=512": ("raw", "json:{", "json:{"),
+    "backing.size=65": "Could not open backing file: Specified size is not multiple of 512",
+    "backing.file.driver=blkdebug": ("raw", "blkdebug::base.raw", "json:{"),
+    "backing.file.filename=other.raw": ("raw", "other.raw", "json:{"),
+    "backing.file.filename=q,backing.driver=qcow2": ("qcow2", "q", "json:{"),
+    "backing.file.filename=q": ("raw", "q", "json:{"),
+    "backing.driver=null-co": (
+        "Could not open backing file: The only allowed filename for this driver is 'null-co://'"
+    ),
+    "backing.driver=file,backing.filename=other.raw": (
+        "Could not open backing file:"
+        " Can't specify 'file' and 'filename' options at the same time"
+    ),
+    "backing.nonsense=1": (
+        "Could not open backing file: Block format 'raw' does not support the option 'nonsense'"
+    ),
+    "backing.backing.driver=raw": (
+        "Could not open backing file: Driver doesn't support backing files"
+    ),
+    "backing=n,backing.driver=raw": (
+        "Could not open backing file: Cannot reference an existing block device"
+        " with additional options or a new filename"
+    ),
+    "backing.file=n": (
+        "Could not open backing file: Cannot reference an existing block device"
+        " with additional options or a new filename"
+    ),
+    "node-name=t,backing=t": "Making 't' a backing child of 't' would create a cycle",
+    "node-name=t,backing.node-name=t": (
+        "Could not open backing file: Duplicate nodes with node-name='t'"
+    ),
+    "node-name=t,file.node-name=t": "Duplicate nodes with node-name='t'",
+    "backing.node-name=9": "Could not open backing file: Invalid node-name: '9'",
+}
+"""Options of a qcow2 drive on base.raw: the backing node's driver and name, and the image's."""
+
+
+@pytest.mark.parametrize(("text", "expected"), MERGED.items(), ids=MERGED)
+def test_options_over_what_the_header_says(
+    machine: Machine, tmp_path: Path, text: str, expected: str | tuple[str, str, str]
+) -> None:
+    """All compared with qemu-system's -drive."""
+    (tmp_path / "base.raw").write_bytes(bytes(1 << 20))
+    (tmp_path / "other.raw").write_bytes(bytes(1 << 20))
+    image(tmp_path / "q", 1)
+    create(tmp_path / "top", "1M", "-b", "base.raw", "-F", "raw")
+    if isinstance(expected, str):
+        with pytest.raises(QmpError) as caught:
+            open_name(machine, "top", f"driver=qcow2,{text}")
+        assert caught.value.desc == expected
+        assert not machine.graph.nodes
+        return
+    node = open_name(machine, "top", f"driver=qcow2,{text}")
+    assert node.backing is not None and node.backing.read_only
+    assert node.backing.driver == expected[0]
+    assert node.backing.filename.startswith(expected[1])
+    assert node.filename.startswith(expected[2])
+    release(machine, node)
+
+
+def test_options_along_a_chain(machine: Machine, tmp_path: Path) -> None:
+    image(tmp_path / "0", 1)
+    image(tmp_path / "1", 2, "-b", "0", "-F", "qcow2")
+    image(tmp_path / "2", 3, "-b", "1", "-F", "qcow2")
+    name = 'json:{"driver":"qcow2","backing":{"backing":{"node-name":"b"}},"file.filename":"2"}'
+    node = open_name(machine, name, "backing.node-name=m")
+    assert node.backing is machine.graph.nodes["m"]
+    assert node.backing.backing is machine.graph.nodes["b"]
+    release(machine, node)
+    node = open_name(machine, "2", "backing.backing=")
+    assert node.backing is not None and node.backing.backing is None
+    release(machine, node)
+
+
+@pytest.mark.parametrize("driver", ["raw", "file", "null-co", None])
+def test_what_has_no_backing_file(machine: Machine, tmp_path: Path, driver: str | None) -> None:
+    (tmp_path / "r").write_bytes(bytes(K))
+    name = {"null-co": "null-co://"}.get(driver or "", "r")
+    for text in ("backing=n", "backing.driver=raw"):
+        with pytest.raises(QmpError, match="^Driver doesn't support backing files$"):
+            open_name(machine, name, f"driver={driver},{text}" if driver else text)
+    assert not machine.graph.nodes
+
+
 BACKING = {
     "null": ({"backing": None}, 0),
     "definition": (
@@ -96,6 +186,7 @@ BACKING = {
         9,
     ),
     "node": ({"backing": "other"}, 9),
+    "no node": ({"backing": ""}, 0),
     "the header's": ({}, 7),
 }
 

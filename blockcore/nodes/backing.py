@@ -6,10 +6,17 @@ import os
 import re
 
 from blockcore.nodes.file import FileNode
-from blockcore.nodes.flat_options import open_options
+from blockcore.nodes.flat_options import backing_options
 from blockcore.nodes.node import BlockNode
-from blockcore.nodes.options import BlockdevOptions
+from blockcore.nodes.options import (
+    BlockdevOptionsBacking,
+    BlockdevOptionsQcow2,
+    BlockdevRef,
+    BlockdevRefOrNull,
+)
+from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.qapi import QmpError
+from blockcore.qmp.schema import Null
 
 MAX_CHAIN = 200
 """Images on top of each other; QEMU runs out of stack or of file descriptors at some depth."""
@@ -33,6 +40,24 @@ def backing_name(node: BlockNode, name: str) -> str:
     return os.path.join(os.path.dirname(below.filename), name)
 
 
-def backing_definition(name: str, image_format: str | None) -> BlockdevOptions:
-    """The definition of a backing file; its format is probed if the image does not say."""
-    return open_options({"driver": image_format} if image_format else {}, name)
+def asked_backing(node: Qcow2Node) -> BlockdevRefOrNull | None:
+    """What the definition of an image says of its backing file; None if nothing.
+
+    The name of a node that is empty is an older way to ask for none.
+    """
+    assert isinstance(node.definition, BlockdevOptionsQcow2)
+    asked = node.definition.backing
+    return Null.NULL if asked == "" else asked
+
+
+def backing_ref(
+    asked: BlockdevRef | None, name: str | None, image_format: str | None
+) -> BlockdevRef:
+    """The backing file that is asked for, in which the header counts where nothing is.
+
+    `name` is the full name that the header gives it; without any format it
+    is probed.  QmpError in QEMU's words.
+    """
+    if asked is not None and not isinstance(asked, BlockdevOptionsBacking):
+        return asked
+    return backing_options(() if asked is None else asked.flat, name, image_format)

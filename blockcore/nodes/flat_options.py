@@ -8,7 +8,7 @@ has to be found out is told from the others here (`BlockdevOptionsProbed`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from typing import Annotated, Any, Final
 
@@ -27,6 +27,7 @@ from blockcore.nodes.options import (
     SOCKET_ADDRESS,
     BlockdevCacheOptions,
     BlockdevOptions,
+    BlockdevOptionsBacking,
     BlockdevOptionsProbed,
     BlockdevRef,
     SocketAddress,
@@ -36,6 +37,10 @@ from blockcore.qmp.schema import Null, parse
 
 FORMATS: Final = frozenset({"qcow2", "raw"})
 """Drivers that need a `file` below them; the others are protocols."""
+
+_CANNOT_REFERENCE: Final = (
+    "Cannot reference an existing block device with additional options or a new filename"
+)
 
 
 def open_options(
@@ -65,6 +70,7 @@ def open_options(
         if name is not None:
             flat = _with_name(driver, flat, name)
         members |= _PROTOCOL_MEMBERS.get(driver, _no_more)(flat)
+        _refuse_backing(flat)
     members |= _converted(COMMON | OWN[driver], flat)
     _refuse_rest(driver, flat)
     return _finished(members)
@@ -105,13 +111,38 @@ def with_format(options: BlockdevOptionsProbed, driver: str) -> BlockdevOptions:
 def _format_members(driver: str, flat: dict[str, str]) -> dict[str, Any]:
     """The children that a format has besides its file."""
     if driver != "qcow2":
+        _refuse_backing(flat)
         return {}
+    reference, inner = flat.pop("backing", None), _taken(flat, "backing.")
+    if reference == "":
+        return {"backing": Null.NULL}
+    if inner and reference is not None:
+        raise QmpError(f"Could not open backing file: {_CANNOT_REFERENCE}")
+    if inner:
+        return {"backing": BlockdevOptionsBacking(driver="", flat=tuple(inner.items()))}
+    return {} if reference is None else {"backing": reference}
+
+
+def _refuse_backing(flat: dict[str, str]) -> None:
+    """QmpError if there is to be a backing file; that there is none anybody may say."""
     if flat.get("backing") == "":
         del flat["backing"]
-        return {"backing": Null.NULL}
-    if "backing" not in flat and not any(key.startswith("backing.") for key in flat):
-        return {}
-    return {"backing": _child(flat, "backing", protocol=False)}
+    if any(key == "backing" or key.startswith("backing.") for key in flat):
+        raise QmpError("Driver doesn't support backing files")
+
+
+def backing_options(
+    options: Iterable[tuple[str, str]], name: str | None, image_format: str | None
+) -> BlockdevOptions:
+    """A backing file as flat `options` say, and as the header does where they do not; QmpError.
+
+    The header's name counts unless they give one of the backing file's file,
+    its format unless they give a driver (bdrv_open_backing_file).
+    """
+    flat = dict(options)
+    if image_format is not None:
+        flat.setdefault("driver", image_format)
+    return open_options(flat, None if "file.filename" in flat else name)
 
 
 def _missing_driver(flat: Flat | dict[str, str], name: str | None, protocol: bool) -> str | None:
@@ -141,10 +172,7 @@ def _child(
     inner = _taken(flat, f"{key}.")
     if reference is not None:
         if inner or name is not None:
-            raise QmpError(
-                "Cannot reference an existing block device"
-                " with additional options or a new filename"
-            )
+            raise QmpError(_CANNOT_REFERENCE)
         return reference
     if not inner and name is None:
         raise QmpError(f'A block device must be specified for "{key}"')

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Set
 from dataclasses import replace
 from typing import Any
 
-from blockcore.nodes.backing import MAX_CHAIN, backing_definition, backing_name
+from blockcore.lock import Lock
+from blockcore.nodes.backing import MAX_CHAIN, asked_backing, backing_name, backing_ref
 from blockcore.nodes.driver import NodeOptions, Surroundings
 from blockcore.nodes.drivers import make_node
 from blockcore.nodes.filename import filename
@@ -17,13 +18,12 @@ from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import (
     BlockdevCacheOptions,
     BlockdevOptions,
+    BlockdevOptionsBacking,
     BlockdevOptionsProbed,
-    BlockdevOptionsQcow2,
     BlockdevRef,
     check_node_name,
 )
 from blockcore.nodes.probe import probe
-from blockcore.nodes.qcow2.lock import Lock
 from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.nodes.raw import RawNode
 from blockcore.qapi import BlockdevDetectZeroesOptions, BlockdevDiscardOptions, QmpError
@@ -47,6 +47,7 @@ class BlockGraph:
         """Taken by commands that change the graph: one at a time, as in QEMU."""
         self._around = around
         self._names = 0
+        self._opening: set[str] = set()
 
     async def open(
         self,
@@ -61,7 +62,8 @@ class BlockGraph:
         the backing file.
         """
         if options.node_name is not None:
-            self._check_name(options.node_name)
+            check_node_name(options.node_name)
+            self._check_free(options.node_name)
         effective = self.inherit(options, parent, options.node_name or self._generated_name())
         earlier = set(self.nodes)
         asked: list[BlockdevRef] = []
@@ -103,14 +105,14 @@ class BlockGraph:
             if isinstance(getattr(node.definition, name), BlockdevOptions):
                 opened.inherits_from = node
         try:
+            self._check_free(node.node_name)
+            self._opening.add(node.node_name)
             check(children)
             await node.do_open()
             try:
                 if isinstance(node, Qcow2Node):
                     await self._open_backing(node, chain)
                 check(node.children.values())
-                if node.node_name in self.nodes:
-                    raise QmpError(f"Duplicate nodes with node-name='{node.node_name}'")
             except QmpError:
                 await node.do_close()
                 raise
@@ -119,6 +121,8 @@ class BlockGraph:
                 disown(node, name, opened)
                 await self.release(opened)
             raise
+        finally:
+            self._opening.discard(node.node_name)
 
     async def release(self, node: BlockNode) -> None:
         """Close a node that nobody uses, then the children that only it used."""
@@ -177,35 +181,35 @@ class BlockGraph:
     def _definition(self, node_name: str) -> BlockdevOptions:
         return self.shown(self.nodes[node_name])
 
-    def _check_name(self, name: str) -> None:
-        """QmpError unless a new node may have the name (bdrv_assign_node_name)."""
-        check_node_name(name)
-        if name in self.nodes:
+    def _check_free(self, name: str) -> None:
+        """QmpError if a node, also one that is being opened, or a drive has the name."""
+        if name in map(self._around.device_of, self.nodes.values()):
+            raise QmpError(f"node-name={name} is conflicting with a device id")
+        if name in self.nodes or name in self._opening:
             raise QmpError(f"Duplicate nodes with node-name='{name}'")
 
     async def _open_backing(self, node: Qcow2Node, chain: tuple[str, ...]) -> None:
         """Open what is below an image, by its definition or, without one, by its header."""
-        options = node.definition
-        assert isinstance(options, BlockdevOptionsQcow2)
-        ref, name = options.backing, ""
-        if ref is None and node.header.backing_file:
-            name = backing_name(node, node.header.backing_file)
+        asked, name = asked_backing(node), node.header.backing_file
+        if isinstance(asked, Null) or not (asked or name):
+            return
+        if asked == node.node_name:
+            raise QmpError(f"Making '{asked}' a backing child of '{asked}' would create a cycle")
+        if name and (asked is None or isinstance(asked, BlockdevOptionsBacking)):
+            name = backing_name(node, name)
             own = replace(self.shown(node), backing=None)  # type: ignore[call-arg]
             chain = (*chain, filename(own, self._definition))
             if name in chain or len(chain) > MAX_CHAIN:
                 raise QmpError(f"Backing file '{name}' creates an infinite loop.")
-        if isinstance(ref, Null) or (ref is None and not name):
-            return
         try:
-            if ref is None:
-                ref = backing_definition(name, node.header.backing_format)
+            ref = backing_ref(asked, name, node.header.backing_format)
             backing = await self._child(ref, options_for_backing(node.options), chain)
         except QmpError as exc:
             raise QmpError(f"Could not open backing file: {exc.desc}", exc.error_class) from None
         attach(node, "backing", backing)
         if isinstance(ref, BlockdevOptions):
             backing.inherits_from = node
-        if name:
+        if asked is None:
             node.auto_backing_file = backing.filename
 
     async def _child(

@@ -141,6 +141,13 @@ class BlockdevOptionsProbed(BlockdevOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BlockdevOptionsBacking(BlockdevOptions):
+    """What ``-drive`` says of a backing file, not typed yet: the image's header says the rest."""
+
+    flat: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevOptionsNull(BlockdevOptions):
     """`size` in bytes (1 GiB if not given)."""
 

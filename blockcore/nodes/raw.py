@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
+from blockcore.faults import SECTOR_SIZE
 from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
@@ -71,6 +72,8 @@ class RawNode(BlockNode):
                 f"The sum of offset ({offset}) and size ({window}) has to be smaller or equal"
                 f" to the  actual size of the containing file ({there})"
             )
+        if window is not None and window % SECTOR_SIZE:
+            raise QmpError(f"Specified size is not multiple of {SECTOR_SIZE}")
 
     async def do_reopen(self, options: NodeOptions, definition: BlockdevOptions) -> None:
         if isinstance(definition, BlockdevOptionsRaw):

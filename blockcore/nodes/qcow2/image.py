@@ -7,9 +7,9 @@ import os
 import struct
 from collections.abc import Callable
 
+from blockcore.lock import Lock
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.qcow2.header import CORRUPT, INCOMPATIBLE_AT, Header
-from blockcore.nodes.qcow2.lock import Lock
 from blockcore.qapi import BlkdebugEvent
 
 CorruptionReport = Callable[[str, int | None, int | None, bool], None]
