@@ -8,7 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from blockcore.qapi import BlockErrorAction, IoOperationType, ShutdownCause, Size, UInt64
+from blockcore.qapi import (
+    BlockErrorAction,
+    IoOperationType,
+    JobStatus,
+    JobType,
+    ShutdownCause,
+    Size,
+    UInt64,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +99,72 @@ class XVolumeExtended:
     new_size: Size
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatusChange:
+    NAME: ClassVar[str] = "JOB_STATUS_CHANGE"
+    id: str
+    status: JobStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockJobError:
+    """One failed I/O of a job, whatever its policy makes of it; `device` is the job's id."""
+
+    NAME: ClassVar[str] = "BLOCK_JOB_ERROR"
+    device: str
+    operation: IoOperationType
+    action: BlockErrorAction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockJobCompleted:
+    """A job has come to its end, with `error` if it failed.
+
+    `len` and `offset` are its progress in bytes, `speed` is in bytes per second.
+    """
+
+    NAME: ClassVar[str] = "BLOCK_JOB_COMPLETED"
+    type: JobType
+    device: str
+    len: int
+    offset: int
+    speed: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockJobCancelled:
+    """Members as of BlockJobCompleted."""
+
+    NAME: ClassVar[str] = "BLOCK_JOB_CANCELLED"
+    type: JobType
+    device: str
+    len: int
+    offset: int
+    speed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockJobReady:
+    """Source and target are in sync; members as of BlockJobCompleted."""
+
+    NAME: ClassVar[str] = "BLOCK_JOB_READY"
+    type: JobType
+    device: str
+    len: int
+    offset: int
+    speed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockJobPending:
+    """The job waits for `job-finalize`."""
+
+    NAME: ClassVar[str] = "BLOCK_JOB_PENDING"
+    type: JobType
+    id: str
+
+
 Event = (
     Stop
     | Resume
@@ -100,4 +174,10 @@ Event = (
     | BlockWriteThreshold
     | BlockImageCorrupted
     | XVolumeExtended
+    | JobStatusChange
+    | BlockJobError
+    | BlockJobCompleted
+    | BlockJobCancelled
+    | BlockJobReady
+    | BlockJobPending
 )

@@ -69,6 +69,53 @@ class IoOperationType(StrEnum):
     WRITE = "write"
 
 
+class JobType(StrEnum):
+    """Kinds of job; of QEMU's others there is none here."""
+
+    COMMIT = "commit"
+    STREAM = "stream"
+    MIRROR = "mirror"
+    BACKUP = "backup"
+
+
+class JobStatus(StrEnum):
+    """Where a job is in its life; `job_status` has the table of what follows what."""
+
+    UNDEFINED = "undefined"
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    READY = "ready"
+    STANDBY = "standby"
+    WAITING = "waiting"
+    PENDING = "pending"
+    ABORTING = "aborting"
+    CONCLUDED = "concluded"
+    NULL = "null"
+
+
+class JobVerb(StrEnum):
+    """What a user can want of a job."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
+    RESUME = "resume"
+    SET_SPEED = "set-speed"
+    COMPLETE = "complete"
+    DISMISS = "dismiss"
+    FINALIZE = "finalize"
+
+
+class MirrorSyncMode(StrEnum):
+    """What a job copies: everything, what the top image has, or only what is written from now."""
+
+    TOP = "top"
+    FULL = "full"
+    NONE = "none"
+    INCREMENTAL = "incremental"
+    BITMAP = "bitmap"
+
+
 class RunState(StrEnum):
     """The states of QEMU's machine that exist without a guest CPU."""
 

@@ -21,6 +21,10 @@ LAYERS = (
     ),
     ("nodes",),
     ("short_path", "guest_request", "block_backend", "volume_responder"),
+    (
+        *("job_status", "ratelimit", "job_driver", "job_coroutine", "job", "job_txn"),
+        *("block_job", "drain"),
+    ),
     ("machine",),
     ("graph_changes", "snapshot"),
     ("config", "device_config", "drive_config", "assemble"),
@@ -35,6 +39,8 @@ CORE = frozenset(
     {
         *("qapi", "events", "effects", "policy", "runstate", "accounting", "gate", "lock"),
         *("faults", "throttle", "throttle_group", "guest_request", "block_backend", "machine"),
+        *("job_status", "ratelimit", "job_driver", "job_coroutine", "job", "job_txn"),
+        *("block_job", "drain"),
         *("bitmap", "transaction", "volume", "volume_responder"),
     }
 )

@@ -6,10 +6,12 @@ import errno
 import os
 from typing import Annotated
 
+from blockcore import graph_changes
 from blockcore.block_backend import BlockBackend
 from blockcore.commands.block_info import BUCKET_MEMBERS
+from blockcore.drain import drained
 from blockcore.events import BlockWriteThreshold
-from blockcore.graph_changes import changing_graph, drained, reopen_nodes, using
+from blockcore.graph_changes import changing_graph, reopen_nodes, using
 from blockcore.machine import Machine
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.options import BLOCKDEV_OPTIONS, BlockdevOptions
@@ -150,14 +152,14 @@ async def blockdev_add(
 ) -> None:
     """Open a node, as `-blockdev` does; it is there until `blockdev-del`."""
     async with changing_graph(machine):
-        await machine.blockdev_add(options)
+        await graph_changes.blockdev_add(machine, options)
 
 
 @table.command("blockdev-del")
 async def blockdev_del(machine: Machine, *, node_name: str) -> None:
     """Close a node that `blockdev-add` has opened and nobody uses."""
     async with changing_graph(machine):
-        await machine.blockdev_del(node_name)
+        await graph_changes.blockdev_del(machine, node_name)
 
 
 @table.command("blockdev-reopen")

@@ -107,9 +107,10 @@ async def system_reset(machine: Machine) -> None:
 
 
 @table.command("quit")
-def quit_machine(machine: Machine) -> None:
-    """Say SHUTDOWN and end the process, with exit status 0."""
+async def quit_machine(machine: Machine) -> None:
+    """Say SHUTDOWN, cancel all jobs, and end the process, with exit status 0."""
     machine.quit(ShutdownCause.HOST_QMP_QUIT)
+    await machine.jobs_ended()
 
 
 @table.command("set-action")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from blockcore.commands.actions import ActionTable, TransactionAction
-from blockcore.graph_changes import changing_graph, drained
+from blockcore.graph_changes import changing_graph
 from blockcore.machine import Machine
 from blockcore.qapi import QmpError
 from blockcore.qmp.schema import CommandTable
@@ -35,7 +35,7 @@ async def transaction(
     All drives are drained first and stay so until the end.
     """
     under_way = Transaction(properties.completion_mode)
-    async with changing_graph(machine), drained(machine, machine.graph.nodes.values()):
+    async with changing_graph(machine), machine.all_drained():
         try:
             for action in wanted:
                 await actions.prepare(machine, action, under_way)
