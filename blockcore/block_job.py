@@ -110,12 +110,17 @@ class BlockJob(Job):
         node.op_blockers.block(self, f"block device is in use by block job: {self.type}")
         self._users.append((node, user))
 
+    def remove_node(self, node: BlockNode) -> None:
+        """Give up a node; one that the job does not use stays as it is."""
+        for use in [use for use in self._users if use[0] is node]:
+            node.parents.remove(use[1])
+            node.op_blockers.unblock(self)
+            self._users.remove(use)
+
     def remove_nodes(self) -> None:
         """Give up all nodes (block_job_remove_all_bdrv)."""
-        for node, user in self._users:
-            node.parents.remove(user)
-            node.op_blockers.unblock(self)
-        self._users.clear()
+        for node in self.nodes:
+            self.remove_node(node)
 
     def fail_early(self) -> None:
         self.remove_nodes()

@@ -54,10 +54,7 @@ class Job(JobCoroutine):
         auto_finalize: bool = True,
         auto_dismiss: bool = True,
     ) -> None:
-        if not well_formed_id(job_id):
-            raise QmpError(f"Invalid job ID '{job_id}'")
-        if any(other.id == job_id for other in host.jobs):
-            raise QmpError(f"Job ID '{job_id}' already in use")
+        check_job_id(host, job_id)
         super().__init__(host, job_id)
         self.txn = txn
         self.auto_finalize = auto_finalize
@@ -198,3 +195,11 @@ class Job(JobCoroutine):
         self._go_to(JobStatus.CONCLUDED)
         if self.auto_dismiss or not self.started:
             self.dismiss()
+
+
+def check_job_id(host: JobHost, job_id: str) -> None:
+    """QmpError unless a new job may have the id."""
+    if not well_formed_id(job_id):
+        raise QmpError(f"Invalid job ID '{job_id}'")
+    if any(other.id == job_id for other in host.jobs):
+        raise QmpError(f"Job ID '{job_id}' already in use")

@@ -98,7 +98,7 @@ def put_over(
     """
     if needed(overlay)[0] & Perm.CONSISTENT_READ:
         raise QmpError("The overlay is already in use")
-    if overlay.driver == "blkdebug":
+    if overlay.filters is not None:
         raise QmpError("Filters cannot be used as overlays")
     if overlay.backing is not None:
         raise QmpError("The overlay already has a backing image")
@@ -122,7 +122,7 @@ def put_over(
 
     async def commit() -> None:
         """Where reads are kept, the old root has to stay writable, and an error is nobody's."""
-        if old.copy_on_read or old.read_only:
+        if old.copies_on_read or old.read_only:
             return
         try:
             await set_read_only(machine, old, True)

@@ -26,7 +26,7 @@ LAYERS = (
         *("block_job", "drain"),
     ),
     ("machine",),
-    ("graph_changes", "snapshot"),
+    ("graph_changes", "snapshot", "jobs"),
     ("config", "device_config", "drive_config", "assemble"),
     ("commands",),
     ("routine",),

@@ -11,6 +11,7 @@ from blockcore.commands import (
     block_config,
     block_info,
     block_stats,
+    chain_jobs,
     faults,
     jobs,
     run_state,
@@ -27,7 +28,8 @@ from blockcore.qmp.session import NEGOTIATION
 table = CommandTable()
 table.include(NEGOTIATION)
 for _part in (
-    *(run_state, block_info, block_stats, block_config, jobs, faults),
+    *(run_state, block_info, block_stats, block_config, faults),
+    *(jobs, chain_jobs),
     *(bitmaps, snapshots, transaction, volumes),
 ):
     table.include(_part.table)

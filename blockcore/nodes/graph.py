@@ -61,10 +61,7 @@ class BlockGraph:
         is.  `chain` has the files of the images above, of which this is to be
         the backing file.
         """
-        if options.node_name is not None:
-            check_node_name(options.node_name)
-            self._check_free(options.node_name)
-        effective = self.inherit(options, parent, options.node_name or self._generated_name())
+        effective = self.inherit(options, parent, self.new_name(options.node_name))
         earlier = set(self.nodes)
         asked: list[BlockdevRef] = []
         children: list[BlockNode] = []
@@ -87,7 +84,7 @@ class BlockGraph:
             for opened in children:
                 await self.release(opened)
             raise
-        if node.driver != "blkdebug":
+        if node.filters is None:
             earlier = set(self.nodes)
         await self._open_on(node, children, chain)
         later = self.nodes.keys() - earlier
@@ -181,6 +178,15 @@ class BlockGraph:
     def _definition(self, node_name: str) -> BlockdevOptions:
         return self.shown(self.nodes[node_name])
 
+    def new_name(self, wanted: str | None) -> str:
+        """The name for a new node, made up if none is wanted; QmpError (bdrv_assign_node_name)."""
+        if wanted is None:
+            self._names += 1
+            return f"#block{self._names:03d}"
+        check_node_name(wanted)
+        self._check_free(wanted)
+        return wanted
+
     def _check_free(self, name: str) -> None:
         """QmpError if a node, also one that is being opened, or a drive has the name."""
         if name in map(self._around.device_of, self.nodes.values()):
@@ -269,10 +275,6 @@ class BlockGraph:
         if isinstance(node, Qcow2Node):
             children["backing"] = _shown_backing(node)
         return replace(node.definition, **children)
-
-    def _generated_name(self) -> str:
-        self._names += 1
-        return f"#block{self._names:03d}"
 
 
 def options_for_backing(options: NodeOptions) -> NodeOptions:

@@ -19,7 +19,7 @@ from blockcore.bitmap import NodeBitmaps
 from blockcore.events import BlockWriteThreshold
 from blockcore.faults import FaultInjector
 from blockcore.gate import Gate
-from blockcore.nodes.copy_on_read import copy_on_read
+from blockcore.nodes.copy_on_read import keep_what_is_read
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import BlockDriver, Extent, NodeOptions, Surroundings
 from blockcore.nodes.options import BlockdevOptions
@@ -51,7 +51,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         self.wr_highest_offset = 0
         self.faults: FaultInjector | None = None
         self.bitmaps = NodeBitmaps(around.concerns_changed)
-        self.copy_on_read = 0
+        self.copies_on_read = 0
         self.requests: RequestTracker | None = None
         self._around = around
         self._write_gen = 0
@@ -83,17 +83,19 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         if child is not None:
             child.debug_event(event)
 
-    async def pread(self, offset: int, buf: memoryview) -> None:
-        """Fill `buf` from `offset`; raises OSError."""
+    async def pread(
+        self, offset: int, buf: memoryview, *, copy_on_read: bool = False
+    ) -> None:
+        """Fill `buf` from `offset`; raises OSError.  `copy_on_read` for this one request."""
         if self.requests is None:
             self.inject(BlkdebugIOType.READ, offset, len(buf))
             await self.do_pread(offset, buf)
             return
         with self.requests.tracked(offset, len(buf)) as request:
-            if self.copy_on_read:
+            if copy_on_read or self.copies_on_read:
                 await self.requests.serialise(request, self.cluster_size or 1)
                 self.inject(BlkdebugIOType.READ, offset, len(buf))
-                await copy_on_read(self, offset, len(buf), buf)
+                await keep_what_is_read(self, offset, len(buf), buf)
             else:
                 await self.requests.settled(request)
                 self.inject(BlkdebugIOType.READ, offset, len(buf))
@@ -108,12 +110,12 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         with self.requests.tracked(offset, length) as request:
             await self.requests.serialise(request, self.cluster_size or 1)
             self.inject(BlkdebugIOType.READ, offset, length)
-            await copy_on_read(self, offset, length, None)
+            await keep_what_is_read(self, offset, length, None)
 
     def enable_copy_on_read(self, on: bool = True) -> None:
         """Read so from now on, until switched off as often; no request may be under way."""
-        self.copy_on_read += 1 if on else -1
-        assert self.copy_on_read >= 0
+        self.copies_on_read += 1 if on else -1
+        assert self.copies_on_read >= 0
         self.track_requests()
 
     def track_requests(self) -> None:
