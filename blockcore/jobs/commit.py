@@ -150,7 +150,9 @@ class CommitJob(BlockJob):
                 await quietly_read_only(self._machine, image)
 
     async def abort(self) -> None:
+        """The images are as before, but for what has been written to `base`."""
         self._unfreeze()
+        self.remove_nodes()
         if self._filter is not None:
             await drop_filter(self._machine, self._filter)
             self._filter = None
