@@ -194,6 +194,11 @@ class BlockGraph:
         if name in self.nodes or name in self._opening:
             raise QmpError(f"Duplicate nodes with node-name='{name}'")
 
+    async def open_backing(self, node: Qcow2Node) -> None:
+        """Open the backing file that an image says, which was opened without; QmpError."""
+        node.definition = replace(node.definition, backing=None)  # type: ignore[call-arg]
+        await self._open_backing(node, ())
+
     async def _open_backing(self, node: Qcow2Node, chain: tuple[str, ...]) -> None:
         """Open what is below an image, by its definition or, without one, by its header."""
         asked, name = asked_backing(node), node.header.backing_file

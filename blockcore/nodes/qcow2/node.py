@@ -184,6 +184,9 @@ class Qcow2Node(BlockNode):
         """The sizes of caches stay as they are."""
         self.settings = self.settings.changed(self.definition)
 
+    def zeroes_with_unmap(self) -> bool:
+        return self.header.version >= 3
+
     async def do_pread(self, offset: int, buf: memoryview) -> None:
         self.image.check_usable()
         generation = self.grace.enter()
@@ -277,10 +280,7 @@ class Qcow2Node(BlockNode):
         return True
 
     def _passes_discard(self, requested: bool) -> bool:
-        if not requested:
-            return self.settings.discard_other
-        wanted = self.settings.discard_request
-        return self.options.discard_unmap if wanted is None else wanted
+        return self.settings.passes_discard(requested, self.options.discard_unmap)
 
     def _report_corruption(
         self, message: str, offset: int | None, size: int | None, fatal: bool

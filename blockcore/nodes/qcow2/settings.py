@@ -26,3 +26,12 @@ class Qcow2Settings:
             discard_request=definition.pass_discard_request,
             discard_other=bool(definition.pass_discard_other),
         )
+
+    def passes_discard(self, requested: bool, unmap: bool) -> bool:
+        """Whether a freed cluster is discarded below: one that a guest has discarded, or another.
+
+        `unmap`: the node passes guests' discards on.
+        """
+        if not requested:
+            return self.discard_other
+        return unmap if self.discard_request is None else self.discard_request
