@@ -231,12 +231,13 @@ class BlockGraph:
         (bdrv_inherited_options).
         """
         cache = options.cache or BlockdevCacheOptions()
+        auto = options.auto_read_only
         up = parent or NodeOptions(node_name="")
         unmap = options.discard is BlockdevDiscardOptions.UNMAP
         return NodeOptions(
             node_name=node_name,
             read_only=up.read_only if options.read_only is None else options.read_only,
-            auto_read_only=bool(options.auto_read_only),
+            auto_read_only=up.auto_read_only if auto is None else auto,
             discard_unmap=parent is not None if options.discard is None else unmap,
             detect_zeroes=options.detect_zeroes or BlockdevDetectZeroesOptions.OFF,
             direct=up.direct if cache.direct is None else cache.direct,
