@@ -31,7 +31,7 @@ from blockcore.nodes.qcow2.repair import repair
 from blockcore.nodes.qcow2.resize import Resizer
 from blockcore.nodes.qcow2.settings import Qcow2Settings
 from blockcore.nodes.qcow2.write import Writer
-from blockcore.nodes.qcow2.write_back import WriteBack
+from blockcore.nodes.qcow2.write_back import Discard, WriteBack
 from blockcore.qapi import BlkdebugEvent, BlockImageCorrupted, QmpError
 
 
@@ -277,9 +277,9 @@ class Qcow2Node(BlockNode):
             offset, length = offset + extent.length, length - extent.length
         return True
 
-    def _passes_discard(self, requested: bool) -> bool:
-        if not requested:
-            return self.settings.discard_other
+    def _passes_discard(self, why: Discard) -> bool:
+        if why is not Discard.REQUEST:
+            return why is Discard.ALWAYS or self.settings.discard_other
         wanted = self.settings.discard_request
         return self.options.discard_unmap if wanted is None else wanted
 
