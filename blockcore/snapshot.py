@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from blockcore.graph_changes import set_read_only
 from blockcore.machine import Machine
-from blockcore.nodes.create import create_overlay
+from blockcore.nodes.create import Backing, create_image_file
 from blockcore.nodes.flat_options import open_options
 from blockcore.nodes.links import attach, check, detach, needed
 from blockcore.nodes.links import replace as replace_node
@@ -39,7 +39,9 @@ async def prepare_snapshot_sync(
     """Make or open the image `filename` and put it over `old`; QmpError."""
     await _prepare_old(old)
     if mode is not NewImageMode.EXISTING:
-        await create_overlay(machine.graph, machine, filename, image_format, old)
+        backing = Backing(old.filename, old.driver)
+        graph = machine.graph
+        await create_image_file(graph, machine, filename, image_format, old.size, backing)
     overlay = await machine.graph.open(_definition(old, filename, image_format, node_name))
 
     async def let_go() -> None:
@@ -84,9 +86,11 @@ def _definition(
             else BlockdevDiscardOptions.IGNORE
         ),
     )
-    if isinstance(definition, BlockdevOptionsQcow2):
-        return replace(definition, backing=Null.NULL)
-    return definition
+    if not isinstance(definition, BlockdevOptionsQcow2):
+        return definition
+    if definition.backing is not None and not isinstance(definition.backing, Null):
+        raise QmpError("Block format 'qcow2' does not support the option 'backing'")
+    return replace(definition, backing=Null.NULL)
 
 
 def put_over(

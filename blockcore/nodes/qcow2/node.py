@@ -32,7 +32,7 @@ from blockcore.nodes.qcow2.repair import repair
 from blockcore.nodes.qcow2.resize import Resizer
 from blockcore.nodes.qcow2.settings import Qcow2Settings
 from blockcore.nodes.qcow2.write import Writer
-from blockcore.nodes.qcow2.write_back import WriteBack
+from blockcore.nodes.qcow2.write_back import Discard, WriteBack
 from blockcore.qapi import BlkdebugEvent, QmpError
 
 
@@ -279,8 +279,8 @@ class Qcow2Node(BlockNode):
             offset, length = offset + extent.length, length - extent.length
         return True
 
-    def _passes_discard(self, requested: bool) -> bool:
-        return self.settings.passes_discard(requested, self.options.discard_unmap)
+    def _passes_discard(self, why: Discard) -> bool:
+        return self.settings.passes_discard(why, self.options.discard_unmap)
 
     def _report_corruption(
         self, message: str, offset: int | None, size: int | None, fatal: bool
