@@ -8,6 +8,9 @@ from enum import StrEnum
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi import BlockdevOnError
 
+DEFAULT_BUF_SIZE = 16 << 20
+"""How much is in memory at most, in bytes."""
+
 
 class MirrorCopyMode(StrEnum):
     """When guests' writes reach the target: some time later, or before they are answered."""
