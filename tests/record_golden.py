@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 
 from chain_scenarios import SCENARIOS as CHAINS
+from job_scenarios import SCENARIOS as JOBS
 from recorder import Recorder, Scenario, record
 from replay import GOLDEN
 
@@ -26,7 +27,7 @@ EIO, ENOSPC = 5, 28
 
 FREE = {name: 0 for name in ("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr")}
 
-SCENARIOS: dict[str, Scenario] = dict(CHAINS)
+SCENARIOS: dict[str, Scenario] = CHAINS | JOBS
 
 
 def rule(event: str, number: int, *, once: bool = True, **more: int | str) -> str:
