@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import replace
 from typing import Any
 
@@ -107,12 +107,12 @@ class BlockGraph:
         try:
             self._check_free(node.node_name)
             self._opening.add(node.node_name)
-            check(children)
+            check(self._below(children))
             await node.do_open()
             try:
                 if isinstance(node, Qcow2Node):
                     await self._open_backing(node, chain)
-                check(node.children.values())
+                check(self._below(node.children.values()))
             except QmpError:
                 await node.do_close()
                 raise
@@ -164,6 +164,9 @@ class BlockGraph:
         yield node
         for child in node.children.values():
             yield from self.subtree(child)
+
+    def _below(self, nodes: Iterable[BlockNode]) -> set[BlockNode]:
+        return {below for node in nodes for below in self.subtree(node)}
 
     def abort(self) -> None:
         """Make blocked I/O of all nodes return soon: the process is ending."""

@@ -29,8 +29,12 @@ from blockcore.qapi import (
     BlkdebugIOType,
     BlockdevDetectZeroesOptions,
     BlockWriteThreshold,
+    QmpError,
     UInt64,
 )
+
+MAX_LENGTH = (1 << 63) - (1 << 30)
+"""No node can be longer (BDRV_MAX_LENGTH)."""
 
 ZERO_CHUNK = 1 << 20
 """Zeroes that a driver cannot make cheaply are written in pieces of this many bytes."""
@@ -265,6 +269,8 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
 
     async def truncate(self, size: int) -> None:
         """Change the length to `size` bytes; raises OSError or QmpError."""
+        if size > MAX_LENGTH:
+            raise QmpError(f"offset({size}) exceeds maximum({MAX_LENGTH})")
         await self.do_truncate(size)
         self._write_gen += 1
         self.resized(size)
