@@ -8,6 +8,7 @@ from blockcore.accounting import BlockAcctStats
 from blockcore.block_backend import BlockBackend
 from blockcore.device_config import DeviceConfig
 from blockcore.drive_config import DriveConfig
+from blockcore.graph_changes import blockdev_add
 from blockcore.guest_request import Device
 from blockcore.machine import Machine
 from blockcore.nodes.options import BlockdevOptions
@@ -30,7 +31,7 @@ class Assembly:
 
     async def add_node(self, options: BlockdevOptions) -> None:
         """A `blockdev`."""
-        await self._machine.blockdev_add(options)
+        await blockdev_add(self._machine, options)
 
     async def add_drive(self, drive: DriveConfig) -> None:
         """A `drive`, on its `device` if it has one, else on one as with if=virtio."""

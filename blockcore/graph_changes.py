@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from blockcore.effects import Until
+from blockcore.block_backend import BlockBackend
+from blockcore.drain import drained
 from blockcore.machine import Machine
 from blockcore.nodes import reopen
 from blockcore.nodes.links import check
 from blockcore.nodes.node import BlockNode
+from blockcore.nodes.op_blockers import BlockOpType
+from blockcore.nodes.options import BlockdevOptions
 from blockcore.nodes.permissions import NodeUser, Perm
 from blockcore.qapi import QmpError
 
@@ -29,21 +32,6 @@ async def changing_graph(machine: Machine) -> AsyncIterator[None]:
     """Nobody else changes the graph meanwhile: commands take turns, as in QEMU."""
     await machine.graph.changing.free()
     with machine.graph.changing.held():
-        yield
-
-
-@asynccontextmanager
-async def drained(machine: Machine, nodes: Iterable[BlockNode]) -> AsyncIterator[None]:
-    """No drive has a request at any of the nodes meanwhile (bdrv_drained_begin)."""
-    concerned = set(nodes)
-    above = [
-        blk
-        for blk in machine.backends
-        if not concerned.isdisjoint(machine.graph.subtree(blk.root))
-    ]
-    with machine.quiesced(above):
-        for blk in above:
-            await Until(blk.quiet)
         yield
 
 
@@ -72,3 +60,32 @@ async def reopen_nodes(machine: Machine, changes: list[reopen.Change]) -> None:
 async def set_read_only(machine: Machine, node: BlockNode, read_only: bool) -> None:
     """Reopen a node and what was opened with it (bdrv_reopen_set_read_only); QmpError."""
     await reopen_nodes(machine, reopen.read_only_changes(machine.graph, node, read_only))
+
+
+async def blockdev_add(machine: Machine, options: BlockdevOptions) -> None:
+    """Open a node of the monitor's; QmpError in QEMU's words."""
+    if options.node_name is None:
+        raise QmpError("'node-name' must be specified for the root node")
+    node = await machine.graph.open(options)
+    node.monitor_owned = True
+
+
+async def blockdev_del(machine: Machine, node_name: str) -> None:
+    """Close a node of the monitor's; QmpError if there is none or it is in use."""
+    node = machine.graph.nodes.get(node_name)
+    if node is None:
+        raise QmpError(f"Failed to find node with node-name='{node_name}'")
+    if any(isinstance(parent, BlockBackend) for parent in node.parents):
+        raise QmpError(f"Node {node_name} is in use")
+    node.check_op(BlockOpType.DRIVE_DEL)
+    if not node.monitor_owned:
+        raise QmpError(f"Node {node_name} is not owned by the monitor")
+    if node.parents:
+        raise QmpError(f"Block device {node_name} is in use")
+    node.monitor_owned = False
+    await machine.graph.release(node)
+    machine.volume_responders = {
+        name: responder
+        for name, responder in machine.volume_responders.items()
+        if name in machine.graph.nodes
+    }

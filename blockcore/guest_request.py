@@ -18,14 +18,13 @@ from typing import Protocol
 from blockcore.accounting import AcctType, BlockAcctStats
 from blockcore.clock import Clock
 from blockcore.effects import Until
+from blockcore.events import BlockIoError, Event
 from blockcore.nodes.node import BlockNode
 from blockcore.policy import error_action, iostatus_after
 from blockcore.qapi import (
     BlockDeviceIoStatus,
     BlockdevOnError,
     BlockErrorAction,
-    BlockIoError,
-    Event,
     IoOperationType,
     RunState,
 )

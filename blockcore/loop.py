@@ -20,8 +20,8 @@ import structlog
 
 from blockcore.bql import BigLock
 from blockcore.control import Client
+from blockcore.events import Event
 from blockcore.machine import Machine
-from blockcore.qapi import Event
 from blockcore.qmp.schema import to_wire
 from blockcore.routine import Routine
 

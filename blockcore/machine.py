@@ -7,22 +7,24 @@ of the core.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from itertools import count
 from typing import Any
 
 from blockcore.accounting import Slot
 from blockcore.block_backend import BlockBackend
+from blockcore.block_job import BlockJob
 from blockcore.clock import Clock
+from blockcore.drain import Drain, drained
 from blockcore.effects import Until
+from blockcore.events import Event, Reset, Shutdown
 from blockcore.faults import FaultRule
 from blockcore.keyval import well_formed_id
 from blockcore.nodes.graph import BlockGraph
 from blockcore.nodes.links import check
 from blockcore.nodes.node import BlockNode
-from blockcore.nodes.op_blockers import BlockOpType
-from blockcore.nodes.options import BlockdevOptions
-from blockcore.qapi import Event, QmpError, Reset, RunState, Shutdown, ShutdownCause
+from blockcore.qapi import JobStatus, QmpError, RunState, ShutdownCause
 from blockcore.runstate import Vm
 from blockcore.throttle import ThrottleConfig
 from blockcore.throttle_group import ThrottleGroup, ThrottleMember
@@ -37,6 +39,9 @@ one batch give three BLOCK_IO_ERRORs and then one STOP (recorded:
 guest-write-3inflight-stop).  Over NBD the requests of a batch reach us one by
 one, on threads of their own, some milliseconds apart on a busy host.
 """
+
+CANCEL_NS = 500_000_000
+"""For jobs to come to an end before the process does; one may hang at its target."""
 
 Listener = Callable[[Event, int], None]
 """Gets an event and its time, in nanoseconds since the epoch."""
@@ -67,7 +72,10 @@ class Machine:
         self.job_error_check_modern = job_error_check_modern
         self.vm = Vm(RunState.PRELAUNCH if prelaunch else RunState.RUNNING, self.emit)
         self.graph = BlockGraph(self, directory)
+        self.changing = self.graph.changing
         self.backends: list[BlockBackend] = []
+        self.jobs: list[BlockJob] = []
+        self.drains: list[Drain] = []
         self.throttle_groups: dict[str, ThrottleGroup] = {}
         self.volume_responders: dict[str, VolumeResponder] = {}
         self.listeners: list[Listener] = []
@@ -146,13 +154,9 @@ class Machine:
             raise QmpError(f"Duplicate ID '{wanted}' for fault")
         return wanted
 
-    @contextmanager
-    def quiesced(self, backends: list[BlockBackend]) -> Iterator[None]:
-        """A drained section of several drives."""
-        with ExitStack() as stack:
-            for blk in backends:
-                stack.enter_context(blk.quiesced())
-            yield
+    def all_drained(self) -> AbstractAsyncContextManager[None]:
+        """A drained section of everything (bdrv_drain_all_begin)."""
+        return drained(self, self.graph.nodes.values())
 
     async def leave_short_paths(self, node: BlockNode) -> None:
         """Wait until the requests have ended that went past the node on a short path.
@@ -186,33 +190,6 @@ class Machine:
             blk.throttle.group.configure(config, now_ns)
         self.concerns_changed()
 
-    async def blockdev_add(self, options: BlockdevOptions) -> None:
-        """Open a node of the monitor's; QmpError in QEMU's words."""
-        if options.node_name is None:
-            raise QmpError("'node-name' must be specified for the root node")
-        node = await self.graph.open(options)
-        node.monitor_owned = True
-
-    async def blockdev_del(self, node_name: str) -> None:
-        """Close a node of the monitor's; QmpError if there is none or it is in use."""
-        node = self.graph.nodes.get(node_name)
-        if node is None:
-            raise QmpError(f"Failed to find node with node-name='{node_name}'")
-        if any(isinstance(parent, BlockBackend) for parent in node.parents):
-            raise QmpError(f"Node {node_name} is in use")
-        node.check_op(BlockOpType.DRIVE_DEL)
-        if not node.monitor_owned:
-            raise QmpError(f"Node {node_name} is not owned by the monitor")
-        if node.parents:
-            raise QmpError(f"Block device {node_name} is in use")
-        node.monitor_owned = False
-        await self.graph.release(node)
-        self.volume_responders = {
-            name: responder
-            for name, responder in self.volume_responders.items()
-            if name in self.graph.nodes
-        }
-
     async def close(self) -> None:
         """Close all nodes: nobody sends requests any more, and the process is ending."""
         for blk in self.backends:
@@ -232,8 +209,8 @@ class Machine:
     async def settle_storage(self) -> None:
         """Let the requests in flight end and flush all nodes; flush errors are not reported."""
         self._flush_due = False
-        for blk in self.backends:
-            await blk.drain()
+        async with self.all_drained():
+            pass
         for blk in self.backends:
             blk.publish_short_writes()
         await self.graph.flush_all()
@@ -248,6 +225,8 @@ class Machine:
             raise QmpError("Resetting the Virtual Machine is required")
         for blk in self.backends:
             blk.reset_iostatus()
+        for job in self.jobs:
+            job.reset_iostatus()
         self.vm.start()
         self.concerns_changed()
 
@@ -257,19 +236,42 @@ class Machine:
         for blk in self.backends:
             blk.drop_held()
         if self.vm.running:
-            for blk in self.backends:
-                await blk.drain()
+            async with self.all_drained():
+                pass
         elif not self.quit_requested:
             self.vm.set(RunState.PRELAUNCH)
 
     def quit(self, cause: ShutdownCause) -> None:
-        """Say SHUTDOWN, once, and never run again."""
+        """Say SHUTDOWN, once, never run again, and begin to cancel the jobs."""
         if self.quit_requested:
             return
         self.quit_requested = True
         self.emit(Shutdown(guest=False, reason=cause))
         self.vm.set(RunState.SHUTDOWN)
         self.concerns_changed()
+        if self.jobs:
+            self.spawn(self._cancel_jobs())
+
+    async def jobs_ended(self) -> None:
+        """After `quit`: wait until all jobs are over, but not for ever."""
+        await Until(self._has_no_jobs, self.clock.monotonic_ns() + CANCEL_NS)
+
+    async def _cancel_jobs(self) -> None:
+        """End all jobs before the process ends (job_cancel_sync_all), after a last drain."""
+        async with self.all_drained():
+            pass
+        for job in list(self.jobs):
+            if job.status is JobStatus.CONCLUDED:
+                job.dismiss()
+            elif not job.is_cancelled and not job.txn.finalizing:
+                await job.cancel()
+                await Until(partial(self._is_over, job))
+
+    def _is_over(self, job: BlockJob) -> bool:
+        return job not in self.jobs
+
+    def _has_no_jobs(self) -> bool:
+        return not self.jobs
 
     async def stop_on_error(self) -> None:
         """The part of the main loop that carries out the stops that errors ask for."""

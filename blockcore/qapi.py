@@ -1,15 +1,13 @@
-"""The QAPI vocabulary of the block layer: enums, errors and events.
+"""The QAPI vocabulary of the block layer: enums and errors; `events` has the events.
 
-Values of the enums are the wire strings, members of the events carry QAPI's
-names with ``_`` for ``-``.  See `qapi/block-core.json`, `qapi/run-state.json`
+Values of the enums are the wire strings.  See `qapi/block-core.json`, `qapi/run-state.json`
 and `qapi/job.json` in QEMU for the originals.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, NewType
+from typing import NewType
 
 Size = NewType("Size", int)
 """QAPI `size`: a byte count, unsigned, 64 bits."""
@@ -69,6 +67,53 @@ class IoOperationType(StrEnum):
 
     READ = "read"
     WRITE = "write"
+
+
+class JobType(StrEnum):
+    """Kinds of job; of QEMU's others there is none here."""
+
+    COMMIT = "commit"
+    STREAM = "stream"
+    MIRROR = "mirror"
+    BACKUP = "backup"
+
+
+class JobStatus(StrEnum):
+    """Where a job is in its life; `job_status` has the table of what follows what."""
+
+    UNDEFINED = "undefined"
+    CREATED = "created"
+    RUNNING = "running"
+    PAUSED = "paused"
+    READY = "ready"
+    STANDBY = "standby"
+    WAITING = "waiting"
+    PENDING = "pending"
+    ABORTING = "aborting"
+    CONCLUDED = "concluded"
+    NULL = "null"
+
+
+class JobVerb(StrEnum):
+    """What a user can want of a job."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
+    RESUME = "resume"
+    SET_SPEED = "set-speed"
+    COMPLETE = "complete"
+    DISMISS = "dismiss"
+    FINALIZE = "finalize"
+
+
+class MirrorSyncMode(StrEnum):
+    """What a job copies: everything, what the top image has, or only what is written from now."""
+
+    TOP = "top"
+    FULL = "full"
+    NONE = "none"
+    INCREMENTAL = "incremental"
+    BITMAP = "bitmap"
 
 
 class RunState(StrEnum):
@@ -162,95 +207,3 @@ class BlkdebugEvent(StrEnum):
     COR_WRITE = "cor_write"
     CLUSTER_ALLOC_SPACE = "cluster_alloc_space"
     NONE = "none"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stop:
-    """The machine stopped; `query-status` already says why."""
-
-    NAME: ClassVar[str] = "STOP"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resume:
-    NAME: ClassVar[str] = "RESUME"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shutdown:
-    NAME: ClassVar[str] = "SHUTDOWN"
-    guest: bool
-    reason: ShutdownCause
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reset:
-    NAME: ClassVar[str] = "RESET"
-    guest: bool
-    reason: ShutdownCause
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockIoError:
-    """One failed guest request.
-
-    `device` is empty for an anonymous drive; `nospace` is absent unless the
-    io-status of the drive is enabled (`blk_iostatus_is_enabled`); `reason` is
-    strerror's text.
-    """
-
-    NAME: ClassVar[str] = "BLOCK_IO_ERROR"
-    device: str
-    node_name: str | None = None
-    operation: IoOperationType
-    action: BlockErrorAction
-    nospace: bool | None = None
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockWriteThreshold:
-    """A write went past the node's threshold, which is thereby disarmed."""
-
-    NAME: ClassVar[str] = "BLOCK_WRITE_THRESHOLD"
-    node_name: str
-    amount_exceeded: UInt64
-    write_threshold: UInt64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockImageCorrupted:
-    """An image is damaged: `offset` and `size` (bytes) say where, if that is known.
-
-    `fatal`: the node is not used any more.
-    """
-
-    NAME: ClassVar[str] = "BLOCK_IMAGE_CORRUPTED"
-    device: str
-    node_name: str | None = None
-    msg: str
-    offset: int | None = None
-    size: int | None = None
-    fatal: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class XVolumeExtended:
-    """The volume under a `file` node has grown; physical sizes in bytes."""
-
-    NAME: ClassVar[str] = "X_VOLUME_EXTENDED"
-    node_name: str
-    old_size: Size
-    new_size: Size
-
-
-Event = (
-    Stop
-    | Resume
-    | Shutdown
-    | Reset
-    | BlockIoError
-    | BlockWriteThreshold
-    | BlockImageCorrupted
-    | XVolumeExtended
-)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from blockcore.qapi import Event, QmpError, Resume, RunState, Stop
+from blockcore.events import Event, Resume, Stop
+from blockcore.qapi import QmpError, RunState
 
 RUN_STATE_TRANSITIONS: dict[RunState, frozenset[RunState]] = {
     RunState.PRELAUNCH: frozenset({RunState.RUNNING, RunState.SHUTDOWN}),

@@ -32,7 +32,7 @@ from blockcore.connection import Connection
 from blockcore.control import bind_control_socket
 from blockcore.effects import Call
 from blockcore.loop import MainLoop
-from blockcore.machine import Machine
+from blockcore.machine import CANCEL_NS, Machine
 from blockcore.qapi import QmpError, ShutdownCause
 from blockcore.routine import perform
 
@@ -194,6 +194,9 @@ class Server:
         threading.Thread(target=self._end_by_force, name="last resort", daemon=True).start()
         with self.lock.region():
             self.machine.quit(ShutdownCause.HOST_SIGNAL)
+        deadline = time.monotonic() + CANCEL_NS / 1e9
+        while self.machine.jobs and time.monotonic() < deadline:
+            time.sleep(POLL_S)
         self.lock.close()
         self.machine.graph.abort()
         deadline = time.monotonic() + GRACE_S

@@ -13,13 +13,13 @@ from sim import perform
 
 from blockcore.accounting import Slot
 from blockcore.clock import Clock, SystemClock
+from blockcore.events import Event
 from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.file import FileNode
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.nodes.qcow2.settings import Qcow2Settings
 from blockcore.nodes.raw import RawNode
-from blockcore.qapi import Event
 
 
 class Around:

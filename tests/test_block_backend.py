@@ -15,6 +15,7 @@ from sim import MemoryNode, Sim, add_drive, new_machine, perform
 from blockcore.accounting import AcctType, Slot, Tally
 from blockcore.block_backend import BlockBackend
 from blockcore.effects import Until
+from blockcore.events import BlockIoError, Event
 from blockcore.faults import FaultOptions
 from blockcore.guest_request import Device
 from blockcore.machine import Machine
@@ -27,8 +28,6 @@ from blockcore.qapi import (
     BlockDeviceIoStatus,
     BlockdevOnError,
     BlockErrorAction,
-    BlockIoError,
-    Event,
     IoOperationType,
     RunState,
 )

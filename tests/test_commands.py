@@ -12,8 +12,9 @@ from schema_compare import arguments_differ, results_differ
 from sim import MemoryNode, Sim, add_drive, execute, new_machine
 
 from blockcore.commands.table import table
+from blockcore.events import Event
 from blockcore.nodes.driver import NodeOptions
-from blockcore.qapi import BlockDeviceIoStatus, Event, QmpError, RunState
+from blockcore.qapi import BlockDeviceIoStatus, QmpError, RunState
 from blockcore.qmp.introspect import schema_info
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -13,6 +13,7 @@ from live import TIMEOUT_S
 from qcow2_images import check_clean, content, create, qemu_img
 from sim import Sim, new_machine, perform
 
+from blockcore.graph_changes import blockdev_add
 from blockcore.machine import Machine
 from blockcore.nodes.create import Backing, create_image_file
 from blockcore.nodes.options import parse_blockdev_options
@@ -113,7 +114,7 @@ def test_not_over_what_is_in_use(machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "other").hardlink_to(tmp_path / "image")
     before = (tmp_path / "image").read_bytes()
     file = {"driver": "file", "filename": "image", "node-name": "n", "read-only": True}
-    perform(machine.blockdev_add(parse_blockdev_options(file)))
+    perform(blockdev_add(machine, parse_blockdev_options(file)))
     for name in ("image", "./image", "link", "other", "file:image"):
         with pytest.raises(QmpError, match='^Failed to get "write" lock$'):
             make(machine, name, "raw", MIB)

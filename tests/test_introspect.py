@@ -9,15 +9,8 @@ from typing import Annotated, Any, ClassVar
 import pytest
 from schema_compare import arguments_differ, results_differ
 
-from blockcore.qapi import (
-    BlockIoError,
-    BlockWriteThreshold,
-    Reset,
-    RunState,
-    Shutdown,
-    Stop,
-    UInt64,
-)
+from blockcore.events import BlockIoError, BlockWriteThreshold, Reset, Shutdown, Stop
+from blockcore.qapi import RunState, UInt64
 from blockcore.qmp.introspect import schema_info
 from blockcore.qmp.schema import Alternate, CommandTable, FlatUnion
 from blockcore.qmp.session import NEGOTIATION

@@ -12,17 +12,21 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS = (
-    ("qapi", "effects", "clock"),
+    ("qapi", "events", "effects", "clock"),
     ("keyval", "qmp"),
     ("gate", "lock"),
     (
         *("policy", "runstate", "accounting", "faults", "throttle", "throttle_group"),
-        *("bitmap", "transaction", "volume"),
+        *("bitmap", "ratelimit", "volume"),
     ),
     ("nodes",),
     ("short_path", "guest_request", "block_backend", "volume_responder"),
+    (
+        *("job_status", "job_driver", "job_coroutine", "job", "job_txn", "block_job"),
+        *("drain", "transaction"),
+    ),
     ("machine",),
-    ("graph_changes", "snapshot"),
+    ("graph_changes", "new_image", "snapshot", "jobs"),
     ("config", "device_config", "drive_config", "assemble"),
     ("commands",),
     ("routine",),
@@ -33,8 +37,10 @@ LAYERS = (
 
 CORE = frozenset(
     {
-        *("qapi", "effects", "policy", "runstate", "accounting", "gate", "lock"),
+        *("qapi", "events", "effects", "policy", "runstate", "accounting", "gate", "lock"),
         *("faults", "throttle", "throttle_group", "guest_request", "block_backend", "machine"),
+        *("job_status", "ratelimit", "job_driver", "job_coroutine", "job", "job_txn"),
+        *("block_job", "drain"),
         *("bitmap", "transaction", "volume", "volume_responder"),
     }
 )

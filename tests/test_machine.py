@@ -8,16 +8,12 @@ from typing import Any
 import pytest
 from sim import MemoryNode, Sim, add_drive, add_node, execute, new_machine, pause, perform
 
+from blockcore.events import Event
+from blockcore.graph_changes import blockdev_add, blockdev_del
 from blockcore.machine import STOP_LATENCY_NS, Machine
 from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.options import parse_blockdev_options
-from blockcore.qapi import (
-    BlockDeviceIoStatus,
-    Event,
-    QmpError,
-    RunState,
-    ShutdownCause,
-)
+from blockcore.qapi import BlockDeviceIoStatus, QmpError, RunState, ShutdownCause
 from blockcore.throttle import Limit, ThrottleConfig
 
 SIZE = 64 << 10
@@ -393,7 +389,7 @@ def null(name: str | None, **more: Any) -> dict[str, Any]:
 
 
 async def add(machine: Machine, definition: dict[str, Any]) -> None:
-    await machine.blockdev_add(parse_blockdev_options(definition))
+    await blockdev_add(machine, parse_blockdev_options(definition))
 
 
 ADD_REFUSED = {
@@ -436,10 +432,10 @@ def test_blockdev_del() -> None:
     perform(add(world.machine, {"driver": "raw", "node-name": "b", "file": null("gone")}))
     assert set(graph.nodes) == {"disk", "kept", "a", "gone", "b"}
     for name in ("a", "b"):
-        perform(world.machine.blockdev_del(name))
+        perform(blockdev_del(world.machine, name))
     assert set(graph.nodes) == {"disk", "kept"}
     assert graph.nodes["kept"].parents == []
-    perform(world.machine.blockdev_del("kept"))
+    perform(blockdev_del(world.machine, "kept"))
 
 
 DEL_REFUSED = {
@@ -459,7 +455,7 @@ def test_refused_blockdev_del(name: str, message: str) -> None:
     perform(add(world.machine, {"driver": "raw", "node-name": "r", "file": null("child")}))
     nodes = list(world.machine.graph.nodes)
     with pytest.raises(QmpError) as caught:
-        perform(world.machine.blockdev_del(name))
+        perform(blockdev_del(world.machine, name))
     assert caught.value.desc == message
     assert list(world.machine.graph.nodes) == nodes
 

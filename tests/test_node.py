@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from sim import MemoryNode, Sim, add_node, perform
 
+from blockcore.events import BlockWriteThreshold, Event
 from blockcore.faults import FaultOptions, StateChange
 from blockcore.keyval import parse_opts
 from blockcore.machine import Machine
@@ -28,8 +29,6 @@ from blockcore.qapi import (
     BlkdebugEvent,
     BlkdebugIOType,
     BlockdevDetectZeroesOptions,
-    BlockWriteThreshold,
-    Event,
     QmpError,
     UInt64,
 )

@@ -10,6 +10,7 @@ from live import Live
 from qcow2_images import check_clean, content, create, qemu_img, qemu_io, read
 from sim import Sim, new_machine, perform
 
+from blockcore.graph_changes import blockdev_add, blockdev_del
 from blockcore.keyval import parse_opts
 from blockcore.machine import Machine
 from blockcore.nodes.flat_options import open_options
@@ -204,7 +205,7 @@ def test_backing_as_defined(
         "read-only": True,
         "file": {"driver": "file", "filename": "other.raw"},
     }
-    perform(machine.blockdev_add(parse_blockdev_options(other)))
+    perform(blockdev_add(machine, parse_blockdev_options(other)))
     top = {"driver": "qcow2", "file": {"driver": "file", "filename": "top"}, **more}
     node = perform(machine.graph.open(parse_blockdev_options(top)))
     assert read(node, 0, 2 * K) == bytes([byte]) * K + bytes(K)
@@ -212,7 +213,7 @@ def test_backing_as_defined(
     if more:
         assert "backing" in json.loads(node.filename.removeprefix("json:"))
     perform(machine.graph.release(node))
-    perform(machine.blockdev_del("other"))
+    perform(blockdev_del(machine, "other"))
     assert not machine.graph.nodes
 
 

@@ -16,8 +16,9 @@ from qcow2_disk import Disk, judge, put
 from qcow2_images import Around, create, open_on, qemu_img, qemu_io, read
 from sim import perform
 
+from blockcore.events import BlockImageCorrupted
 from blockcore.nodes.qcow2.node import Qcow2Node
-from blockcore.qapi import BlockImageCorrupted, QmpError
+from blockcore.qapi import QmpError
 
 OPEN_ERRORS: dict[str, tuple[int, bytes]] = {
     "magic": (0, b"QFJ"),

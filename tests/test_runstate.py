@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from blockcore.qapi import Event, QmpError, RunState
+from blockcore.events import Event
+from blockcore.qapi import QmpError, RunState
 from blockcore.runstate import RUN_STATE_TRANSITIONS, Vm
 
 # QEMU's runstate_transitions_def, restricted to the states there are, but for

@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar
 
 import pytest
 
-from blockcore.qapi import BlockdevOnError, BlockWriteThreshold, QmpError, Size, UInt32, UInt64
+from blockcore.events import BlockWriteThreshold
+from blockcore.qapi import BlockdevOnError, QmpError, Size, UInt32, UInt64
 from blockcore.qmp.schema import Alternate, CommandTable, FlatUnion, Null, parse, to_wire
 
 

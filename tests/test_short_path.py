@@ -22,10 +22,11 @@ from blockcore.block_backend import BlockBackend
 from blockcore.bql import BigLock
 from blockcore.clock import SystemClock
 from blockcore.connection import Connection
+from blockcore.events import Event
 from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.flat_options import open_options
-from blockcore.qapi import Event, RunState
+from blockcore.qapi import RunState
 from blockcore.routine import Routine
 from blockcore.server import Server
 from blockcore.short_path import ShortPath

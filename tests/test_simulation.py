@@ -18,18 +18,10 @@ from sim import Every, MemoryNode, Sim, add_drive, execute, new_machine, pause
 
 from blockcore.accounting import AcctType
 from blockcore.block_backend import BlockBackend
+from blockcore.events import BlockIoError, Event, Resume, Stop
 from blockcore.machine import Machine
 from blockcore.nodes.driver import NodeOptions
-from blockcore.qapi import (
-    BlockDeviceIoStatus,
-    BlockErrorAction,
-    BlockIoError,
-    Event,
-    IoOperationType,
-    Resume,
-    RunState,
-    Stop,
-)
+from blockcore.qapi import BlockDeviceIoStatus, BlockErrorAction, IoOperationType, RunState
 
 BLOCK = 512
 GUEST_BLOCKS = 4

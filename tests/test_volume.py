@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from sim import Sim, add_drive, execute, new_machine, pause
 
 from blockcore.block_backend import BlockBackend
+from blockcore.events import BlockIoError, Event, Resume, Stop, XVolumeExtended
+from blockcore.graph_changes import blockdev_add
 from blockcore.nodes.file import FileNode
 from blockcore.nodes.flat_options import open_options
 from blockcore.nodes.options import parse_blockdev_options
-from blockcore.qapi import BlockIoError, Event, QmpError, Resume, Size, Stop, XVolumeExtended
+from blockcore.qapi import QmpError, Size
 from blockcore.volume import Volume, make_volume
 from blockcore.volume_responder import ResponderOptions, make_options
 
@@ -111,8 +113,7 @@ class Bench:
         options = {"driver": "file", "node-name": "f", "filename": str(self.image)}
         options |= {f"x-{name.replace('_', '-')}": value for name, value in x.items()}
         self.do(
-            self.machine.blockdev_add(
-                parse_blockdev_options(
+            blockdev_add(self.machine, parse_blockdev_options(
                     {"driver": "raw", "node-name": "r", "discard": "unmap", "file": options}
                 )
             )

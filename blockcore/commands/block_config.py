@@ -6,20 +6,26 @@ import errno
 import os
 from typing import Annotated
 
+from blockcore import graph_changes
 from blockcore.block_backend import BlockBackend
 from blockcore.commands.block_info import BUCKET_MEMBERS
-from blockcore.graph_changes import changing_graph, drained, reopen_nodes, using
+from blockcore.drain import drained
+from blockcore.events import BlockWriteThreshold
+from blockcore.graph_changes import changing_graph, reopen_nodes, using
 from blockcore.machine import Machine
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.options import BLOCKDEV_OPTIONS, BlockdevOptions
 from blockcore.nodes.permissions import Perm
 from blockcore.nodes.reopen import asked_changes
 from blockcore.policy import parse_rerror, parse_werror
-from blockcore.qapi import BlockWriteThreshold, QapiErrorClass, QmpError, UInt64
+from blockcore.qapi import QapiErrorClass, QmpError, UInt64
 from blockcore.qmp.schema import CommandTable
 from blockcore.throttle import Limit, ThrottleConfig
 
 table = CommandTable()
+
+MAX_LENGTH = (1 << 63) - (1 << 30)
+"""No node can be longer (BDRV_MAX_LENGTH)."""
 table.event(BlockWriteThreshold)
 
 PERIPHERAL = "/machine/peripheral"
@@ -44,6 +50,8 @@ async def block_resize(
         with using(node, Perm.RESIZE):
             if node.read_only:
                 raise QmpError("Image is read-only")
+            if size > MAX_LENGTH:
+                raise QmpError(f"offset({size}) exceeds maximum({MAX_LENGTH})")
             try:
                 await node.truncate(size)
             except OSError as exc:
@@ -149,14 +157,14 @@ async def blockdev_add(
 ) -> None:
     """Open a node, as `-blockdev` does; it is there until `blockdev-del`."""
     async with changing_graph(machine):
-        await machine.blockdev_add(options)
+        await graph_changes.blockdev_add(machine, options)
 
 
 @table.command("blockdev-del")
 async def blockdev_del(machine: Machine, *, node_name: str) -> None:
     """Close a node that `blockdev-add` has opened and nobody uses."""
     async with changing_graph(machine):
-        await machine.blockdev_del(node_name)
+        await graph_changes.blockdev_del(machine, node_name)
 
 
 @table.command("blockdev-reopen")

@@ -9,6 +9,7 @@ from blockcore.block_backend import BlockBackend
 from blockcore.commands.bitmaps import BlockDirtyInfo, dirty_bitmaps
 from blockcore.commands.image_info import ImageInfo, image_info
 from blockcore.machine import Machine
+from blockcore.nodes.chain import skip_implicit_filters
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi import BlockdevDetectZeroesOptions, BlockDeviceIoStatus
 from blockcore.qmp.schema import CommandTable
@@ -104,7 +105,7 @@ async def query_block(machine: Machine) -> list[BlockInfo]:
         BlockInfo(
             device=blk.name,
             qdev=blk.device.qdev,
-            inserted=await device_info(blk.root, blk),
+            inserted=await device_info(skip_implicit_filters(blk.root), blk),
             io_status=blk.iostatus if blk.iostatus_enabled else None,
         )
         for blk in list(machine.backends)
@@ -124,8 +125,8 @@ async def device_info(
     node: BlockNode, blk: BlockBackend | None, *, flat: bool = False
 ) -> BlockDeviceInfo:
     """A node as seen from a drive; limits are shown only there (bdrv_block_device_info)."""
-    backing = node.backing
-    image, depth = await image_info(node, flat)
+    backing = node.cow
+    image, depth = await image_info(node, flat=flat, of_drive=blk is not None)
     return BlockDeviceInfo(
         file=node.filename,
         node_name=node.node_name,

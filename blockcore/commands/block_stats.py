@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from blockcore.accounting import AcctType, BlockAcctStats
+from blockcore.block_backend import BlockBackend
 from blockcore.machine import Machine
+from blockcore.nodes.chain import skip_implicit_filters
 from blockcore.nodes.file import FileNode
 from blockcore.nodes.node import BlockNode
 from blockcore.qmp.schema import CommandTable
@@ -108,10 +110,14 @@ def query_blockstats(machine: Machine, *, query_nodes: bool = False) -> list[Blo
             below_device=True,
             device=blk.name,
             qdev=blk.device.qdev,
-            stats=_device_stats(blk.stats(), blk.root.wr_highest_offset, now_ns),
+            stats=_device_stats(blk.stats(), _highest(blk), now_ns),
         )
         for blk in machine.backends
     ]
+
+
+def _highest(blk: BlockBackend) -> int:
+    return skip_implicit_filters(blk.root).wr_highest_offset
 
 
 def _node_stats(
@@ -124,16 +130,18 @@ def _node_stats(
 ) -> BlockStats:
     """A node and what is below it (bdrv_query_bds_stats).
 
-    Backing files are shown below a device only.  There a filter's child is
-    reported twice, as `parent` and as `backing`, as QEMU does (recorded:
-    misc-block-commands).
+    Below a device backing files are shown, implicit filters are not, and the
+    child of another filter is reported twice, as `parent` and as `backing`, as
+    QEMU does (recorded: misc-block-commands).
     """
-    child = None if node.file is None else _node_stats(node.file, below_device=below_device)
+    node = skip_implicit_filters(node) if below_device else node
+    data = node.file or node.filtered
+    child = None if data is None else _node_stats(data, below_device=below_device)
     backing = None
-    if below_device and node.backing is not None:
-        backing = _node_stats(node.backing, below_device=True)
-    elif below_device and node.driver == "blkdebug":
+    if below_device and node.filtered is not None:
         backing = child
+    elif below_device and node.cow is not None:
+        backing = _node_stats(node.cow, below_device=True)
     return BlockStats(
         device=device,
         qdev=qdev,

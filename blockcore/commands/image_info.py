@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from blockcore.nodes.backing import backing_name
+from blockcore.nodes.chain import skip_implicit_filters
 from blockcore.nodes.file import FileNode
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.null import NullNode
@@ -77,12 +78,19 @@ class ImageInfo:
     format_specific: Annotated[ImageInfoSpecific, IMAGE_INFO_SPECIFIC] | None = None
 
 
-async def image_info(node: BlockNode, flat: bool) -> tuple[ImageInfo, int]:
-    """The image, and how many there are below it, which `flat` leaves out."""
-    below = node.file if node.driver == "blkdebug" else node.backing
+async def image_info(
+    node: BlockNode, *, flat: bool, of_drive: bool
+) -> tuple[ImageInfo, int]:
+    """The image, and how many there are below it, which `flat` leaves out.
+
+    Seen from a drive, implicit filters are not there (bdrv_block_device_info).
+    """
+    below = node.filtered or node.cow
     backing, depth = None, 0
     if below is not None and not flat:
-        backing, depth = await image_info(below, flat)
+        if of_drive:
+            below = skip_implicit_filters(below)
+        backing, depth = await image_info(below, flat=flat, of_drive=of_drive)
         depth += 1
     info = ImageInfo(
         filename=node.filename,
@@ -106,7 +114,8 @@ def _is_dirty(node: BlockNode) -> bool | None:
         return bool(node.header.incompatible & DIRTY)
     if isinstance(node, FileNode):
         return False
-    return None if node.file is None else _is_dirty(node.file)
+    below = node.file or node.filtered
+    return None if below is None else _is_dirty(below)
 
 
 async def _actual_size(node: BlockNode) -> int | None:

@@ -1,22 +1,257 @@
-"""Block jobs as seen from outside.  A machine of this version has none to run."""
+"""Jobs as seen from outside, and what may be asked of any of them."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
+from blockcore.block_job import BlockJob
+from blockcore.effects import Until
+from blockcore.events import (
+    BlockJobCancelled,
+    BlockJobCompleted,
+    BlockJobError,
+    BlockJobPending,
+    BlockJobReady,
+    JobStatusChange,
+)
+from blockcore.job_txn import JobTxn
 from blockcore.machine import Machine
+from blockcore.qapi import (
+    BlockDeviceIoStatus,
+    JobStatus,
+    JobType,
+    JobVerb,
+    QapiErrorClass,
+    QmpError,
+)
 from blockcore.qmp.schema import CommandTable
 
 table = CommandTable()
+for _event in (
+    *(JobStatusChange, BlockJobError, BlockJobReady, BlockJobPending),
+    *(BlockJobCompleted, BlockJobCancelled),
+):
+    table.event(_event)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockJobInfo:
+    """QAPI's BlockJobInfo: `len` and `offset` in bytes, `speed` in bytes per second.
+
+    `device` is the job's id.  `paused`: somebody wants it to pause, whatever
+    `status` says.  `busy`: it is at work right now.
+    """
+
+    answer: ClassVar[bool] = True
+    type: JobType
+    device: str
+    len: int
+    offset: int
+    busy: bool
+    paused: bool
+    speed: int
+    io_status: BlockDeviceIoStatus
+    ready: bool
+    status: JobStatus
+    auto_finalize: bool
+    auto_dismiss: bool
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobInfo:
+    """QAPI's JobInfo; progress in bytes, as far as it is known."""
+
+    answer: ClassVar[bool] = True
+    id: str
+    type: JobType
+    status: JobStatus
+    current_progress: int
+    total_progress: int
+    error: str | None = None
 
 
 @table.command("query-block-jobs")
-def query_block_jobs(machine: Machine) -> list[Any]:
-    """All block jobs; there are none."""
-    return []
+async def query_block_jobs(machine: Machine) -> list[BlockJobInfo]:
+    """All block jobs, the newest first."""
+    await _undisturbed(machine)
+    return [
+        BlockJobInfo(
+            type=job.type,
+            device=job.id,
+            len=job.progress.total,
+            offset=job.progress.current,
+            busy=job.busy,
+            paused=job.should_pause,
+            speed=job.limit.speed,
+            io_status=job.iostatus,
+            ready=job.is_ready,
+            status=job.status,
+            auto_finalize=job.auto_finalize,
+            auto_dismiss=job.auto_dismiss,
+            error=job.error_text,
+        )
+        for job in machine.jobs
+    ]
 
 
 @table.command("query-jobs")
-def query_jobs(machine: Machine) -> list[Any]:
-    """All jobs; there are none."""
-    return []
+async def query_jobs(machine: Machine) -> list[JobInfo]:
+    """All jobs, the newest first."""
+    await _undisturbed(machine)
+    return [
+        JobInfo(
+            id=job.id,
+            type=job.type,
+            status=job.status,
+            current_progress=job.progress.current,
+            total_progress=job.progress.total,
+            error=job.error_text,
+        )
+        for job in machine.jobs
+    ]
+
+
+async def _undisturbed(machine: Machine) -> None:
+    """Wait until no job takes its last steps, which nobody sees from outside in QEMU."""
+    await Until(lambda: not any(job.txn.finalizing for job in machine.jobs))
+
+
+async def find_job(machine: Machine, job_id: str) -> BlockJob:
+    """The job of that id; QmpError as job-* commands have it."""
+    await _undisturbed(machine)
+    for job in machine.jobs:
+        if job.id == job_id:
+            return job
+    raise QmpError("Job not found")
+
+
+async def find_block_job(machine: Machine, job_id: str) -> BlockJob:
+    """The same for block-job-* commands, which have another error."""
+    try:
+        return await find_job(machine, job_id)
+    except QmpError:
+        raise QmpError(
+            f"Block job '{job_id}' not found", QapiErrorClass.DEVICE_NOT_ACTIVE
+        ) from None
+
+
+async def _answer_after(job: BlockJob) -> None:
+    """QEMU enters the job's coroutine before it answers, so what it says at once comes first."""
+    await Until(job.entry_taken)
+
+
+@table.command("job-pause")
+async def job_pause(machine: Machine, *, id: str) -> None:
+    """Let a job pause as soon as it can; JOB_STATUS_CHANGE tells when it has."""
+    await _pause(await find_job(machine, id))
+
+
+@table.command("block-job-pause")
+async def block_job_pause(machine: Machine, *, device: str) -> None:
+    """As `job-pause`."""
+    await _pause(await find_block_job(machine, device))
+
+
+async def _pause(job: BlockJob) -> None:
+    job.user_pause()
+    await _answer_after(job)
+
+
+@table.command("job-resume")
+async def job_resume(machine: Machine, *, id: str) -> None:
+    """Let a job go on that a user or an error has paused; its io-status becomes ok."""
+    await _resume(await find_job(machine, id))
+
+
+@table.command("block-job-resume")
+async def block_job_resume(machine: Machine, *, device: str) -> None:
+    """As `job-resume`."""
+    await _resume(await find_block_job(machine, device))
+
+
+async def _resume(job: BlockJob) -> None:
+    job.user_resume()
+    await _answer_after(job)
+
+
+@table.command("job-cancel")
+async def job_cancel(machine: Machine, *, id: str) -> None:
+    """Cancel a job at once, in whatever state it is."""
+    await _cancel(await find_job(machine, id), force=True)
+
+
+@table.command("block-job-cancel")
+async def block_job_cancel(machine: Machine, *, device: str, force: bool = False) -> None:
+    """Cancel a job; without `force` a ready one finishes its copy, and the drive stays as it is."""
+    job = await find_block_job(machine, device)
+    if job.user_paused and not force:
+        raise QmpError(f"The block job for device '{device}' is currently paused")
+    await _cancel(job, force=force)
+
+
+async def _cancel(job: BlockJob, *, force: bool) -> None:
+    job.check_verb(JobVerb.CANCEL)
+    await job.cancel(force)
+    await _answer_after(job)
+
+
+@table.command("job-complete")
+async def job_complete(machine: Machine, *, id: str) -> None:
+    """Let a ready job come to its end; the drive then uses what it has made."""
+    await _complete(await find_job(machine, id))
+
+
+@table.command("block-job-complete")
+async def block_job_complete(machine: Machine, *, device: str) -> None:
+    """As `job-complete`."""
+    await _complete(await find_block_job(machine, device))
+
+
+async def _complete(job: BlockJob) -> None:
+    job.user_complete()
+    await _answer_after(job)
+
+
+@table.command("job-finalize")
+async def job_finalize(machine: Machine, *, id: str) -> None:
+    """Take the last steps of a pending job, and of all others of its transaction."""
+    await _finalize(await find_job(machine, id))
+
+
+@table.command("block-job-finalize")
+async def block_job_finalize(machine: Machine, *, id: str) -> None:
+    """As `job-finalize`."""
+    await _finalize(await find_block_job(machine, id))
+
+
+async def _finalize(job: BlockJob) -> None:
+    job.check_verb(JobVerb.FINALIZE)
+    assert isinstance(job.txn, JobTxn)
+    await job.txn.finalize()
+
+
+@table.command("job-dismiss")
+async def job_dismiss(machine: Machine, *, id: str) -> None:
+    """Forget a concluded job."""
+    _dismiss(await find_job(machine, id))
+
+
+@table.command("block-job-dismiss")
+async def block_job_dismiss(machine: Machine, *, id: str) -> None:
+    """As `job-dismiss`."""
+    _dismiss(await find_block_job(machine, id))
+
+
+def _dismiss(job: BlockJob) -> None:
+    job.check_verb(JobVerb.DISMISS)
+    job.dismiss()
+
+
+@table.command("block-job-set-speed")
+async def block_job_set_speed(machine: Machine, *, device: str, speed: int) -> None:
+    """Limit a job to `speed` bytes per second; 0 is no limit."""
+    job = await find_block_job(machine, device)
+    job.set_speed(speed)
+    await _answer_after(job)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
+from blockcore.events import Reset, Resume, Shutdown, Stop
 from blockcore.machine import Machine
-from blockcore.qapi import Reset, Resume, RunState, Shutdown, ShutdownCause, Stop
+from blockcore.qapi import RunState, ShutdownCause
 from blockcore.qmp.schema import CommandTable
 
 table = CommandTable()
@@ -106,9 +107,10 @@ async def system_reset(machine: Machine) -> None:
 
 
 @table.command("quit")
-def quit_machine(machine: Machine) -> None:
-    """Say SHUTDOWN and end the process, with exit status 0."""
+async def quit_machine(machine: Machine) -> None:
+    """Say SHUTDOWN, cancel all jobs, and end the process, with exit status 0."""
     machine.quit(ShutdownCause.HOST_QMP_QUIT)
+    await machine.jobs_ended()
 
 
 @table.command("set-action")

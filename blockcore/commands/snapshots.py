@@ -10,12 +10,14 @@ from blockcore.commands import transaction
 from blockcore.commands.actions import ActionTable, TransactionAction
 from blockcore.graph_changes import changing_graph, root_node, set_read_only
 from blockcore.machine import Machine
+from blockcore.new_image import NewImageMode
+from blockcore.nodes.chain import chain
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.qapi import QmpError
 from blockcore.qmp.schema import CommandTable
-from blockcore.snapshot import NewImageMode, prepare_snapshot, prepare_snapshot_sync
+from blockcore.snapshot import prepare_snapshot, prepare_snapshot_sync
 from blockcore.transaction import Transaction
 
 table = CommandTable()
@@ -142,7 +144,7 @@ async def change_backing_file(
                 "not allowing backing file change on an image without a backing file"
             )
         root.check_op(BlockOpType.CHANGE)
-        if image not in _chain(root):
+        if image not in chain(root):
             raise QmpError(f"'{device}' and image file are not in the same chain")
         was_read_only = image.read_only
         if was_read_only:
@@ -164,12 +166,3 @@ async def _rename_backing(image: Qcow2Node, backing: BlockNode, name: str) -> No
     except QmpError:
         reason = os.strerror(errno.EINVAL)
         raise QmpError(f"Could not change backing file to '{name}': {reason}") from None
-
-
-def _chain(node: BlockNode | None) -> list[BlockNode]:
-    """A node and its backing files, filters between them included."""
-    chain = []
-    while node is not None:
-        chain.append(node)
-        node = node.backing or (node.file if node.driver == "blkdebug" else None)
-    return chain

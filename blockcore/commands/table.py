@@ -6,20 +6,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from blockcore.commands import (
+    backups,
     bitmap_actions,
     bitmaps,
     block_config,
     block_info,
     block_stats,
+    commits,
     faults,
     jobs,
+    mirrors,
     run_state,
     snapshots,
+    streams,
     transaction,
     volumes,
 )
+from blockcore.events import BlockIoError
 from blockcore.machine import Machine
-from blockcore.qapi import BlockIoError
 from blockcore.qmp.introspect import schema_info
 from blockcore.qmp.schema import CommandTable
 from blockcore.qmp.session import NEGOTIATION
@@ -27,12 +31,14 @@ from blockcore.qmp.session import NEGOTIATION
 table = CommandTable()
 table.include(NEGOTIATION)
 for _part in (
-    *(run_state, block_info, block_stats, block_config, jobs, faults),
+    *(run_state, block_info, block_stats, block_config, faults),
+    *(jobs, streams, commits, mirrors, backups),
     *(bitmaps, snapshots, transaction, volumes),
 ):
     table.include(_part.table)
 transaction.actions.include(bitmap_actions.actions)
 transaction.actions.include(snapshots.actions)
+transaction.actions.include(backups.actions)
 table.event(BlockIoError)
 
 

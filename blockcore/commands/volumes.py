@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from blockcore.effects import Until
+from blockcore.events import XVolumeExtended
 from blockcore.machine import Machine
 from blockcore.nodes.file import FileNode
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import ERRNO
-from blockcore.qapi import QmpError, Size, UInt32, UInt64, XVolumeExtended
+from blockcore.qapi import QmpError, Size, UInt32, UInt64
 from blockcore.qmp.schema import CommandTable
 from blockcore.volume import Volume
 from blockcore.volume_responder import VolumeResponder, make_options

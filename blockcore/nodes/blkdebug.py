@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from blockcore.faults import FaultOptions, StateChange
 from blockcore.nodes.direct import Direct
-from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
+from blockcore.nodes.driver import NodeOptions, Surroundings
+from blockcore.nodes.filter import FilterNode
 from blockcore.nodes.node import BlockNode
 
 
@@ -33,10 +34,11 @@ class BlkdebugLimits:
     max_discard: int = 0
 
 
-class BlkdebugNode(BlockNode):
+class BlkdebugNode(FilterNode):
     """Passes requests on to `image` after its rules have been asked."""
 
     driver = "blkdebug"
+    filters = "image"
 
     def __init__(
         self,
@@ -49,24 +51,10 @@ class BlkdebugNode(BlockNode):
         changes: Iterable[StateChange] = (),
         limits: BlkdebugLimits | None = None,
     ) -> None:
-        super().__init__(options, around)
-        self.children["image"] = image
-        self.below = image
+        super().__init__(options, around, image)
         self.config = config
         self.limits = limits or BlkdebugLimits()
         self.injector().load(rules, changes)
-
-    def set_child(self, name: str, child: BlockNode | None) -> None:
-        super().set_child(name, child)
-        if child is not None:
-            self.below = child
-
-    async def do_open(self) -> None:
-        self.size = self.below.size
-        self.cluster_size = self.below.cluster_size
-
-    def child_resized(self) -> None:
-        self.resized(self.below.size)
 
     async def do_pread(self, offset: int, buf: memoryview) -> None:
         for start, end in _pieces(len(buf), self.limits.max_transfer):
@@ -89,15 +77,6 @@ class BlkdebugNode(BlockNode):
             raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
         for start, end in _pieces(length, self.limits.max_discard):
             await self.below.discard(offset + start, end - start)
-
-    async def do_block_status(self, offset: int, length: int) -> Extent:
-        return await self.below.block_status(offset, length)
-
-    async def is_allocated(self, offset: int, length: int) -> tuple[bool, int]:
-        return await self.below.is_allocated(offset, length)
-
-    async def do_truncate(self, size: int) -> None:
-        await self.below.truncate(size)
 
     def do_direct(self) -> Direct | None:
         return None if self.limits.max_transfer else self.below.direct()

@@ -29,7 +29,7 @@ class Keeper(Protocol):
         """Write what a read gives anyway."""
 
 
-async def copy_on_read(node: Keeper, offset: int, length: int, buf: memoryview | None) -> None:
+async def keep_what_is_read(node: Keeper, offset: int, length: int, buf: memoryview | None) -> None:
     """Allocate all clusters that a range touches; with `buf`, read the range into it too.
 
     A write that fails is the error of the whole (bdrv_co_do_copy_on_readv):

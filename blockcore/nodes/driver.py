@@ -15,9 +15,10 @@ from typing import ClassVar, NamedTuple, Protocol
 
 from blockcore.accounting import Slot
 from blockcore.clock import Clock
+from blockcore.events import Event
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.options import BlockdevOptions
-from blockcore.qapi import BlockdevDetectZeroesOptions, Event, QmpError
+from blockcore.qapi import BlockdevDetectZeroesOptions, QmpError
 
 
 class Surroundings(Protocol):

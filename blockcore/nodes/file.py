@@ -9,13 +9,14 @@ import stat
 from dataclasses import replace
 
 from blockcore.effects import Call
+from blockcore.events import XVolumeExtended
 from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
 from blockcore.nodes.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptions
-from blockcore.qapi import QmpError, Size, XVolumeExtended
+from blockcore.qapi import QmpError, Size
 from blockcore.volume import Volume
 
 DIRECT_ALIGNMENT = 4096
@@ -113,6 +114,12 @@ class FileNode(BlockNode):
             raise QmpError(
                 f"Could not open '{self.filename}': filesystem does not support O_DIRECT"
             ) from None
+
+    def zeroes_with_unmap(self) -> bool:
+        return True
+
+    def has_zero_init(self) -> bool:
+        return True
 
     async def do_pread(self, offset: int, buf: memoryview) -> None:
         if self._direct_fd >= 0 and _aligned(offset, len(buf)):

@@ -15,6 +15,11 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from blockcore.keyval import flatten
+from blockcore.nodes.filter_options import (
+    BlockdevOptionsCbw,
+    BlockdevOptionsCor,
+    BlockdevOptionsTop,
+)
 from blockcore.nodes.options import (
     BlockdevOptions,
     BlockdevOptionsBlkdebug,
@@ -197,6 +202,14 @@ def _exact(options: BlockdevOptions, resolve: Resolve) -> str | None:
             if image is None or _own(options).keys() - {"config", "image"}:
                 return None
             return f"blkdebug:{options.config or ''}:{image}"
+        case BlockdevOptionsTop():
+            return _exact(_child(options.backing, resolve), resolve)
+        case BlockdevOptionsCbw():
+            return _exact(_child(options.file, resolve), resolve)
+        case BlockdevOptionsCor():
+            # Only an implicit one has no name of the user's, and copies everything of its child.
+            named = options.node_name is not None
+            return None if named else _exact(_child(options.file, resolve), resolve)
     raise AssertionError(options.driver)
 
 
@@ -256,7 +269,7 @@ def _own(options: BlockdevOptions) -> Flat:
 def _tree(options: BlockdevOptions, resolve: Resolve) -> dict[str, object]:
     tree: dict[str, object] = {"driver": options.driver}
     for key, value in _own(options).items():
-        if key not in ("file", "image", "backing"):
+        if key not in ("file", "image", "backing", "target"):
             tree[key] = value
     match options:
         case BlockdevOptionsRaw():
@@ -269,6 +282,15 @@ def _tree(options: BlockdevOptions, resolve: Resolve) -> dict[str, object]:
                 tree["backing"] = _tree(_child(options.backing, resolve), resolve)
         case BlockdevOptionsProbed():
             tree = _tree(_child(options.file, resolve), resolve)
+        case BlockdevOptionsTop():
+            tree = _tree(_child(options.backing, resolve), resolve)
+        case BlockdevOptionsCor(node_name=None):
+            tree = _tree(_child(options.file, resolve), resolve)
+        case BlockdevOptionsCor():
+            tree["file"] = _tree(_child(options.file, resolve), resolve)
+        case BlockdevOptionsCbw():
+            tree["file"] = _tree(_child(options.file, resolve), resolve)
+            tree["target"] = _tree(_child(options.target, resolve), resolve)
         case BlockdevOptionsBlkdebug():
             tree["image"] = _tree(_child(options.image, resolve), resolve)
         case BlockdevOptionsNbd():

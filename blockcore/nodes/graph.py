@@ -13,10 +13,10 @@ from blockcore.nodes.driver import NodeOptions, Surroundings
 from blockcore.nodes.drivers import make_node
 from blockcore.nodes.filename import filename
 from blockcore.nodes.flat_options import with_format
+from blockcore.nodes.inherit import inherit, options_for_backing
 from blockcore.nodes.links import adopt, attach, check, disown
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import (
-    BlockdevCacheOptions,
     BlockdevOptions,
     BlockdevOptionsBacking,
     BlockdevOptionsProbed,
@@ -26,7 +26,7 @@ from blockcore.nodes.options import (
 from blockcore.nodes.probe import probe
 from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.nodes.raw import RawNode
-from blockcore.qapi import BlockdevDetectZeroesOptions, BlockdevDiscardOptions, QmpError
+from blockcore.qapi import QmpError
 from blockcore.qmp.schema import Null
 
 
@@ -61,10 +61,7 @@ class BlockGraph:
         is.  `chain` has the files of the images above, of which this is to be
         the backing file.
         """
-        if options.node_name is not None:
-            check_node_name(options.node_name)
-            self._check_free(options.node_name)
-        effective = self.inherit(options, parent, options.node_name or self._generated_name())
+        effective = inherit(options, parent, self.new_name(options.node_name))
         earlier = set(self.nodes)
         asked: list[BlockdevRef] = []
         children: list[BlockNode] = []
@@ -87,7 +84,7 @@ class BlockGraph:
             for opened in children:
                 await self.release(opened)
             raise
-        if node.driver != "blkdebug":
+        if node.filters is None:
             earlier = set(self.nodes)
         await self._open_on(node, children, chain)
         later = self.nodes.keys() - earlier
@@ -184,12 +181,26 @@ class BlockGraph:
     def _definition(self, node_name: str) -> BlockdevOptions:
         return self.shown(self.nodes[node_name])
 
+    def new_name(self, wanted: str | None) -> str:
+        """The name for a new node, made up if none is wanted; QmpError (bdrv_assign_node_name)."""
+        if wanted is None:
+            self._names += 1
+            return f"#block{self._names:03d}"
+        check_node_name(wanted)
+        self._check_free(wanted)
+        return wanted
+
     def _check_free(self, name: str) -> None:
         """QmpError if a node, also one that is being opened, or a drive has the name."""
         if name in map(self._around.device_of, self.nodes.values()):
             raise QmpError(f"node-name={name} is conflicting with a device id")
         if name in self.nodes or name in self._opening:
             raise QmpError(f"Duplicate nodes with node-name='{name}'")
+
+    async def open_backing(self, node: Qcow2Node) -> None:
+        """Open the backing file that an image says, which was opened without; QmpError."""
+        node.definition = replace(node.definition, backing=None)  # type: ignore[call-arg]
+        await self._open_backing(node, ())
 
     async def _open_backing(self, node: Qcow2Node, chain: tuple[str, ...]) -> None:
         """Open what is below an image, by its definition or, without one, by its header."""
@@ -225,28 +236,6 @@ class BlockGraph:
             raise QmpError(f"Cannot find device='{ref}' nor node-name='{ref}'")
         return node
 
-    def inherit(
-        self, options: BlockdevOptions, parent: NodeOptions | None, node_name: str
-    ) -> NodeOptions:
-        """A child takes read-only and the cache mode from its parent, and always unmaps.
-
-        What the node above decides about discards has to get through below
-        (bdrv_inherited_options).
-        """
-        cache = options.cache or BlockdevCacheOptions()
-        auto = options.auto_read_only
-        up = parent or NodeOptions(node_name="")
-        unmap = options.discard is BlockdevDiscardOptions.UNMAP
-        return NodeOptions(
-            node_name=node_name,
-            read_only=up.read_only if options.read_only is None else options.read_only,
-            auto_read_only=up.auto_read_only if auto is None else auto,
-            discard_unmap=parent is not None if options.discard is None else unmap,
-            detect_zeroes=options.detect_zeroes or BlockdevDetectZeroesOptions.OFF,
-            direct=up.direct if cache.direct is None else cache.direct,
-            no_flush=up.no_flush if cache.no_flush is None else cache.no_flush,
-        )
-
     def refresh_filenames(self) -> None:
         """Find the names of all nodes anew: links, or what is in a header, have changed."""
         done: set[str] = set()
@@ -273,15 +262,6 @@ class BlockGraph:
         if isinstance(node, Qcow2Node):
             children["backing"] = _shown_backing(node)
         return replace(node.definition, **children)
-
-    def _generated_name(self) -> str:
-        self._names += 1
-        return f"#block{self._names:03d}"
-
-
-def options_for_backing(options: NodeOptions) -> NodeOptions:
-    """What a backing file inherits from: a node of these options, but read-only."""
-    return replace(options, read_only=True, auto_read_only=False)
 
 
 def _shown_backing(node: Qcow2Node) -> BlockdevRef | Null | None:

@@ -80,6 +80,7 @@ class NbdNode(BlockNode):
         self._handles: list[nbd.NBD] = []
         self._free: queue.SimpleQueue[nbd.NBD] = queue.SimpleQueue()
         self._aborted = False
+        self._cancels = 0
         self._can: dict[str, bool] = {}
         self._server_read_only = False
 
@@ -144,7 +145,7 @@ class NbdNode(BlockNode):
 
     def _request(self, send: Callable[[nbd.NBD], Any]) -> Any:
         """Send one request on a free handle; raises OSError with the server's errno."""
-        deadline = time.monotonic() + self.reconnect_delay
+        deadline, cancels = time.monotonic() + self.reconnect_delay, self._cancels
         handle = self._free.get()
         try:
             while True:
@@ -157,7 +158,8 @@ class NbdNode(BlockNode):
                     if handle.aio_is_ready():
                         error = getattr(errno, exc.errno or "EIO", errno.EIO)
                         raise OSError(error, os.strerror(error)) from None
-                    if self._aborted or time.monotonic() >= deadline:
+                    waits = cancels == self._cancels and time.monotonic() < deadline
+                    if self._aborted or not waits:
                         raise OSError(errno.EIO, os.strerror(errno.EIO)) from None
                 time.sleep(RETRY_S)
         finally:
@@ -170,6 +172,12 @@ class NbdNode(BlockNode):
         fresh = nbd.NBD()
         self._handles[self._handles.index(handle)] = fresh
         return fresh
+
+    def cancel_in_flight(self) -> None:
+        self._cancels += 1
+
+    def zeroes_with_unmap(self) -> bool:
+        return self._can["zero"]
 
     async def do_pread(self, offset: int, buf: memoryview) -> None:
         def send(handle: nbd.NBD) -> None:

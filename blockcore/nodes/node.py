@@ -16,32 +16,20 @@ import errno
 import os
 
 from blockcore.bitmap import NodeBitmaps
+from blockcore.events import BlockWriteThreshold
 from blockcore.faults import FaultInjector
-from blockcore.gate import Gate
-from blockcore.nodes.copy_on_read import copy_on_read
+from blockcore.nodes.copy_on_read import keep_what_is_read
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import BlockDriver, Extent, NodeOptions, Surroundings
 from blockcore.nodes.options import BlockdevOptions
 from blockcore.nodes.tracking import RequestTracker
 from blockcore.nodes.vertex import Vertex
-from blockcore.qapi import (
-    BlkdebugEvent,
-    BlkdebugIOType,
-    BlockdevDetectZeroesOptions,
-    BlockWriteThreshold,
-    QmpError,
-    UInt64,
-)
-
-MAX_LENGTH = (1 << 63) - (1 << 30)
-"""No node can be longer (BDRV_MAX_LENGTH)."""
+from blockcore.qapi import BlkdebugEvent, BlkdebugIOType, BlockdevDetectZeroesOptions, UInt64
 
 ZERO_CHUNK = 1 << 20
 """Zeroes that a driver cannot make cheaply are written in pieces of this many bytes."""
 
 _ZEROES = bytes(ZERO_CHUNK)
-
-_EVERYWHERE = Gate([(0, 1 << 63)])
 
 
 class BlockNode(Vertex["BlockNode"], BlockDriver):
@@ -60,7 +48,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         self.wr_highest_offset = 0
         self.faults: FaultInjector | None = None
         self.bitmaps = NodeBitmaps(around.concerns_changed)
-        self.copy_on_read = 0
+        self.copies_on_read = 0
         self.requests: RequestTracker | None = None
         self._around = around
         self._write_gen = 0
@@ -92,17 +80,19 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         if child is not None:
             child.debug_event(event)
 
-    async def pread(self, offset: int, buf: memoryview) -> None:
-        """Fill `buf` from `offset`; raises OSError."""
+    async def pread(
+        self, offset: int, buf: memoryview, *, copy_on_read: bool = False
+    ) -> None:
+        """Fill `buf` from `offset`; raises OSError.  `copy_on_read` for this one request."""
         if self.requests is None:
             self.inject(BlkdebugIOType.READ, offset, len(buf))
             await self.do_pread(offset, buf)
             return
         with self.requests.tracked(offset, len(buf)) as request:
-            if self.copy_on_read:
+            if copy_on_read or self.copies_on_read:
                 await self.requests.serialise(request, self.cluster_size or 1)
                 self.inject(BlkdebugIOType.READ, offset, len(buf))
-                await copy_on_read(self, offset, len(buf), buf)
+                await keep_what_is_read(self, offset, len(buf), buf)
             else:
                 await self.requests.settled(request)
                 self.inject(BlkdebugIOType.READ, offset, len(buf))
@@ -117,12 +107,12 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         with self.requests.tracked(offset, length) as request:
             await self.requests.serialise(request, self.cluster_size or 1)
             self.inject(BlkdebugIOType.READ, offset, length)
-            await copy_on_read(self, offset, length, None)
+            await keep_what_is_read(self, offset, length, None)
 
     def enable_copy_on_read(self, on: bool = True) -> None:
         """Read so from now on, until switched off as often; no request may be under way."""
-        self.copy_on_read += 1 if on else -1
-        assert self.copy_on_read >= 0
+        self.copies_on_read += 1 if on else -1
+        assert self.copies_on_read >= 0
         self.track_requests()
 
     def track_requests(self) -> None:
@@ -267,10 +257,23 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         """
         return True, length
 
+    def cancel_in_flight(self) -> None:
+        """Make requests that wait for a server to come back fail now (bdrv_cancel_in_flight)."""
+        if (below := self.file or self.filtered) is not None:
+            below.cancel_in_flight()
+
+    def zeroes_with_unmap(self) -> bool:
+        """Whether write-zeroes can deallocate (supported_zero_flags, BDRV_REQ_MAY_UNMAP)."""
+        below = self.file or self.filtered
+        return below is not None and below.zeroes_with_unmap()
+
+    def has_zero_init(self) -> bool:
+        """Whether a new image of this kind reads as zeroes (bdrv_has_zero_init)."""
+        below = self.file or self.filtered
+        return below is not None and self.cow is None and below.has_zero_init()
+
     async def truncate(self, size: int) -> None:
         """Change the length to `size` bytes; raises OSError or QmpError."""
-        if size > MAX_LENGTH:
-            raise QmpError(f"offset({size}) exceeds maximum({MAX_LENGTH})")
         await self.do_truncate(size)
         self._write_gen += 1
         self.resized(size)
@@ -326,8 +329,6 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
             )
             direct.read_passes += [read_pass] if read_pass else []
             direct.write_passes += [write_pass] if write_pass else []
-        if self.bitmaps.awaited:
-            direct.write_gate = _EVERYWHERE
         direct.bitmaps += [(bitmap, 0) for bitmap in self.bitmaps.recording]
         direct.nodes.append((self, 0))
         return direct

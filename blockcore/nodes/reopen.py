@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 
 from blockcore.nodes.driver import NodeOptions
-from blockcore.nodes.graph import BlockGraph, options_for_backing
+from blockcore.nodes.graph import BlockGraph
+from blockcore.nodes.inherit import inherit, options_for_backing
 from blockcore.nodes.links import attach, check, detach
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptions, BlockdevRef
@@ -102,7 +103,7 @@ def _inherited(
     for name, child in node.children.items():
         if child.inherits_from is node:
             up = options_for_backing(options) if name == "backing" else options
-            own = graph.inherit(child.definition, up, child.node_name)
+            own = inherit(child.definition, up, child.node_name)
             if own != child.options:
                 changes += _inherited(graph, child, own, child.definition)
     return changes
@@ -111,7 +112,7 @@ def _inherited(
 def _asked(
     graph: BlockGraph, node: BlockNode, wanted: BlockdevOptions, parent: NodeOptions | None
 ) -> list[Change]:
-    options = graph.inherit(wanted, parent, node.node_name)
+    options = inherit(wanted, parent, node.node_name)
     if parent is None and wanted.discard is None:
         options = replace(options, discard_unmap=node.options.discard_unmap)
     unmaps = options.discard_unmap

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from blockcore.nodes.op_blockers import BlockOpType, OpBlockers
 from blockcore.nodes.permissions import Pair, Perm, backing_child, filtered_child
@@ -14,6 +14,9 @@ N = TypeVar("N", bound="Vertex")  # type: ignore[type-arg]  # a node is a vertex
 class Vertex(Generic[N]):
     """A vertex of a graph of `N`; `links` and `graph` change it."""
 
+    filters: ClassVar[str | None] = None
+    """The child whose data is shown as it is, if that is all there is to see (is_filter)."""
+
     def __init__(self, node_name: str) -> None:
         self.node_name = node_name
         self.children: dict[str, N] = {}
@@ -24,6 +27,8 @@ class Vertex(Generic[N]):
         """Names of children that may not be replaced."""
         self.op_blockers = OpBlockers()
         self.monitor_owned = False
+        self.implicit = False
+        """Put there by a job without the user's asking: commands about drives look past it."""
         self.closed = False
 
     @property
@@ -35,6 +40,16 @@ class Vertex(Generic[N]):
     def backing(self) -> N | None:
         """The image that a read falls through to where this one has nothing."""
         return self.children.get("backing")
+
+    @property
+    def filtered(self) -> N | None:
+        """What a filter shows; None if this is none."""
+        return None if self.filters is None else self.children.get(self.filters)
+
+    @property
+    def cow(self) -> N | None:
+        """The backing file, of an image (bdrv_cow_bs)."""
+        return self.backing if self.filters is None else None
 
     @property
     def file(self) -> N | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
+from blockcore.events import BlockImageCorrupted
 from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct, Translation
 from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
@@ -32,7 +33,7 @@ from blockcore.nodes.qcow2.resize import Resizer
 from blockcore.nodes.qcow2.settings import Qcow2Settings
 from blockcore.nodes.qcow2.write import Writer
 from blockcore.nodes.qcow2.write_back import Discard, WriteBack
-from blockcore.qapi import BlkdebugEvent, BlockImageCorrupted, QmpError
+from blockcore.qapi import BlkdebugEvent, QmpError
 
 
 class Qcow2Node(BlockNode):
@@ -183,6 +184,9 @@ class Qcow2Node(BlockNode):
         if isinstance(self.definition, BlockdevOptionsQcow2):
             self.settings = self.settings.changed(Qcow2Settings.of(self.definition))
 
+    def zeroes_with_unmap(self) -> bool:
+        return self.header.version >= 3
+
     async def do_pread(self, offset: int, buf: memoryview) -> None:
         self.image.check_usable()
         generation = self.grace.enter()
@@ -260,9 +264,7 @@ class Qcow2Node(BlockNode):
     def do_direct(self) -> Direct | None:
         """Clusters that are there may be read and written without asking this node."""
         below = self._below.direct((BlkdebugEvent.READ_AIO,), (BlkdebugEvent.WRITE_AIO,))
-        if below is None or below.translation is not None or below.bitmaps:
-            return None
-        if self.image.unusable:
+        if below is None or below.translation is not None or below.bitmaps or self.image.unusable:
             return None
         translation = Translation(
             self.mapping.cached, self.image.metadata, self.image.cluster_bits, below, self._below
@@ -278,10 +280,7 @@ class Qcow2Node(BlockNode):
         return True
 
     def _passes_discard(self, why: Discard) -> bool:
-        if why is not Discard.REQUEST:
-            return why is Discard.ALWAYS or self.settings.discard_other
-        wanted = self.settings.discard_request
-        return self.options.discard_unmap if wanted is None else wanted
+        return self.settings.passes_discard(why, self.options.discard_unmap)
 
     def _report_corruption(
         self, message: str, offset: int | None, size: int | None, fatal: bool

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from blockcore.nodes.options import BlockdevOptionsQcow2
 from blockcore.nodes.qcow2.header import Header
 from blockcore.nodes.qcow2.mapping import DEFAULT_L2_CACHE_SIZE, MAX_CACHE_SIZE
+from blockcore.nodes.qcow2.write_back import Discard
 from blockcore.qapi import QmpError
 
 
@@ -53,3 +54,12 @@ class Qcow2Settings:
     def changed(self, other: Qcow2Settings) -> Qcow2Settings:
         """What an open image can follow of other settings: not the sizes of caches."""
         return replace(other, l2_cache_size=self.l2_cache_size)
+
+    def passes_discard(self, why: Discard, unmap: bool) -> bool:
+        """Whether a freed cluster is discarded below.
+
+        `unmap`: the node passes guests' discards on.
+        """
+        if why is not Discard.REQUEST:
+            return why is Discard.ALWAYS or self.discard_other
+        return unmap if self.discard_request is None else self.discard_request

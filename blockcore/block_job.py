@@ -1,0 +1,207 @@
+"""A job on block nodes (QEMU's `blockjob.c`): what it blocks, its error policy, its speed limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from blockcore.events import (
+    BlockJobCancelled,
+    BlockJobCompleted,
+    BlockJobError,
+    BlockJobPending,
+    BlockJobReady,
+    Event,
+)
+from blockcore.job import Completion, Job
+from blockcore.job_driver import JobHost
+from blockcore.nodes.links import check
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.permissions import ALL, NONE, NodeUser, Perm
+from blockcore.policy import error_action, iostatus_after
+from blockcore.qapi import (
+    BlockDeviceIoStatus,
+    BlockdevOnError,
+    BlockErrorAction,
+    IoOperationType,
+    JobVerb,
+    QmpError,
+)
+from blockcore.ratelimit import RateLimit
+
+RETRY_NS = 10_000_000
+"""From an ignored error to the next try of the same place.
+
+QEMU does not wait, and tells its clients of thousands of errors a second
+(recorded: mirror-persistent-ignore-flood).
+"""
+
+
+class Section(Protocol):
+    """A drained section (`drain.Drain`)."""
+
+    def meets(self, job: BlockJob) -> None:
+        """A job is about to start that the section may concern."""
+
+
+class BlockJobHost(JobHost, Protocol):
+    """What a block job needs of its machine besides; `drains` are the sections under way."""
+
+    @property
+    def drains(self) -> Iterable[Section]: ...
+
+    def device_of(self, node: object) -> str:
+        """The name of the drive whose root the node is, or empty."""
+
+
+class BlockJob(Job):
+    """Works on `nodes`, each with the permissions that the job needs and leaves to others.
+
+    As long as the job lives, commands may not change them.  `iostatus` is the
+    job's own; the guest's drives have theirs.
+    """
+
+    def __init__(
+        self,
+        host: BlockJobHost,
+        txn: Completion,
+        job_id: str | None,
+        main: BlockNode,
+        perm: Perm = NONE,
+        shared: Perm = ALL,
+        *,
+        speed: int = 0,
+        auto_finalize: bool = True,
+        auto_dismiss: bool = True,
+    ) -> None:
+        super().__init__(
+            host,
+            txn,
+            host.device_of(main) if job_id is None else job_id,
+            auto_finalize=auto_finalize,
+            auto_dismiss=auto_dismiss,
+        )
+        self.iostatus = BlockDeviceIoStatus.OK
+        self.limit = RateLimit()
+        self._block_host = host
+        self._users: list[tuple[BlockNode, NodeUser]] = []
+        try:
+            self.add_node(main, perm, shared)
+            if speed:
+                self.set_speed(speed)
+        except QmpError:
+            self.fail_early()
+            raise
+
+    @property
+    def nodes(self) -> list[BlockNode]:
+        """What the job works on, the first of them first."""
+        return [node for node, _ in self._users]
+
+    def add_node(self, node: BlockNode, perm: Perm = NONE, shared: Perm = ALL) -> None:
+        """Use a node as well; QmpError if its users do not allow that (block_job_add_bdrv)."""
+        user = NodeUser(perm, shared, f"{self.type} job '{self.id}'")
+        node.parents.append(user)
+        try:
+            check([node])
+        except QmpError:
+            node.parents.remove(user)
+            raise
+        node.op_blockers.block(self, f"block device is in use by block job: {self.type}")
+        self._users.append((node, user))
+
+    def remove_node(self, node: BlockNode) -> None:
+        """Give up a node; one that the job does not use stays as it is."""
+        for use in [use for use in self._users if use[0] is node]:
+            node.parents.remove(use[1])
+            node.op_blockers.unblock(self)
+            self._users.remove(use)
+
+    def remove_nodes(self) -> None:
+        """Give up all nodes (block_job_remove_all_bdrv)."""
+        for node in self.nodes:
+            self.remove_node(node)
+
+    def fail_early(self) -> None:
+        self.remove_nodes()
+        super().fail_early()
+
+    def start(self) -> None:
+        for section in list(self._block_host.drains):
+            section.meets(self)
+        super().start()
+
+    def dismiss(self) -> None:
+        """Until then even a concluded job blocks its nodes."""
+        self.remove_nodes()
+        super().dismiss()
+
+    def set_speed(self, speed: int) -> None:
+        """Bytes per second, 0 without a limit; QmpError if the job does not take it now."""
+        self.check_verb(JobVerb.SET_SPEED)
+        if speed < 0:
+            raise QmpError("Parameter 'speed' expects a non-negative value")
+        slower = speed and speed <= self.limit.speed
+        self.limit.set_speed(speed)
+        if self._sleeping and not slower:
+            self.enter()
+
+    def delay_ns(self, nbytes: int) -> int:
+        """Count copied bytes; how long to wait for the speed limit's sake."""
+        return self.limit.delay_ns(self._host.clock.monotonic_ns(), nbytes)
+
+    def error_action(
+        self, policy: BlockdevOnError, operation: IoOperationType, error: int
+    ) -> BlockErrorAction:
+        """Decide about errno `error` of an I/O, say so, and pause if that is the decision.
+
+        (block_job_error_action.)  `auto` is as `enospc`.  The event comes
+        first; whoever waits for the pause waits for the change of status.
+        """
+        if policy is BlockdevOnError.AUTO:
+            policy = BlockdevOnError.ENOSPC
+        action = error_action(policy, error)
+        self._host.emit(BlockJobError(device=self.id, operation=operation, action=action))
+        if action is BlockErrorAction.STOP:
+            if not self.user_paused:
+                self.user_paused = True
+                self.pause()
+            self.iostatus = iostatus_after(self.iostatus, error)
+        return action
+
+    def reset_iostatus(self) -> None:
+        self.iostatus = BlockDeviceIoStatus.OK
+
+    def on_user_resume(self) -> None:
+        self.reset_iostatus()
+
+    def emit_ready(self) -> None:
+        self._emit_progress(BlockJobReady)
+
+    def emit_pending(self) -> None:
+        self._host.emit(BlockJobPending(type=self.type, id=self.id))
+
+    def emit_cancelled(self) -> None:
+        self._emit_progress(BlockJobCancelled)
+
+    def emit_completed(self) -> None:
+        self._host.emit(
+            BlockJobCompleted(
+                type=self.type,
+                device=self.id,
+                len=self.progress.total,
+                offset=self.progress.current,
+                speed=self.limit.speed,
+                error=self.error_text,
+            )
+        )
+
+    def _emit_progress(self, event: type[BlockJobReady] | type[BlockJobCancelled]) -> None:
+        told: Event = event(
+            type=self.type,
+            device=self.id,
+            len=self.progress.total,
+            offset=self.progress.current,
+            speed=self.limit.speed,
+        )
+        self._host.emit(told)

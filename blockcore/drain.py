@@ -1,0 +1,83 @@
+"""Drained sections: no guest has a request at some nodes, and no job works on them.
+
+(bdrv_drained_begin.)  Guests' new requests wait, those under way end; jobs
+pause, and those that are started meanwhile begin with that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import ExitStack, asynccontextmanager
+from typing import Protocol
+
+from blockcore.block_backend import BlockBackend
+from blockcore.block_job import BlockJob
+from blockcore.effects import Until
+from blockcore.nodes.graph import BlockGraph
+from blockcore.nodes.node import BlockNode
+
+
+class Drainable(Protocol):
+    """What is needed of the machine."""
+
+    backends: list[BlockBackend]
+    graph: BlockGraph
+    jobs: list[BlockJob]
+    drains: list[Drain]
+
+
+class Drain:
+    """One section, around everything that can reach one of `nodes`: `begin`, `settled`, `end`."""
+
+    def __init__(self, host: Drainable, nodes: Iterable[BlockNode]) -> None:
+        self._host = host
+        self._nodes = frozenset(nodes)
+        self._above = [blk for blk in host.backends if self._concerns([blk.root])]
+        self._jobs: list[BlockJob] = []
+        self._held = ExitStack()
+
+    def begin(self) -> None:
+        """Nobody begins anything from now on."""
+        self._host.drains.append(self)
+        for blk in self._above:
+            self._held.enter_context(blk.quiesced())
+        for job in reversed(self._host.jobs):
+            self.meets(job)
+
+    def meets(self, job: BlockJob) -> None:
+        """Let a job pause if the section concerns it."""
+        if self._concerns(job.nodes):
+            self._jobs.append(job)
+            job.pause()
+
+    async def settled(self, but: BlockJob | None = None) -> None:
+        """Wait until all that had begun has ended; the job `but` is who wants it so."""
+        for blk in self._above:
+            await Until(blk.quiet)
+        for job in list(self._jobs):
+            if job is not but:
+                await Until(job.quiescent)
+
+    def end(self) -> None:
+        """All go on."""
+        self._host.drains.remove(self)
+        self._held.close()
+        for job in self._jobs:
+            job.resume()
+
+    def _concerns(self, users: Collection[BlockNode]) -> bool:
+        return any(
+            not self._nodes.isdisjoint(self._host.graph.subtree(node)) for node in users
+        )
+
+
+@asynccontextmanager
+async def drained(host: Drainable, nodes: Iterable[BlockNode]) -> AsyncIterator[None]:
+    """A section from its beginning, settled, to its end."""
+    drain = Drain(host, nodes)
+    drain.begin()
+    try:
+        await drain.settled()
+        yield
+    finally:
+        drain.end()

@@ -1,0 +1,219 @@
+"""block-commit of an image that nobody writes: its data goes down into one below it.
+
+(`block/commit.c`.)  Committing the image under a running guest is a mirror.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from blockcore.block_job import RETRY_NS, BlockJob
+from blockcore.drain import drained
+from blockcore.graph_changes import set_read_only
+from blockcore.job import check_job_id
+from blockcore.job_txn import JobTxn
+from blockcore.jobs.filters import drop_filter, insert_filter
+from blockcore.jobs.rules import JobOptions, quietly_read_only
+from blockcore.machine import Machine
+from blockcore.nodes.chain import chain, find_overlay, is_allocated_above, skip_filters
+from blockcore.nodes.commit_top import CommitTopNode
+from blockcore.nodes.driver import NodeOptions
+from blockcore.nodes.filter_options import BlockdevOptionsTop
+from blockcore.nodes.links import attach, detach
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.permissions import NONE, Perm
+from blockcore.nodes.qcow2.node import Qcow2Node
+from blockcore.qapi import BlockdevOnError, BlockErrorAction, IoOperationType, JobType, QmpError
+
+CHUNK = 512 << 10
+"""COMMIT_BUFFER_SIZE."""
+
+
+class CommitJob(BlockJob):
+    """Reads from `top`, as those above see it, and writes to `base`."""
+
+    type = JobType.COMMIT
+
+    def __init__(
+        self,
+        machine: Machine,
+        root: BlockNode,
+        commit_top: CommitTopNode,
+        base: BlockNode,
+        options: JobOptions,
+        *,
+        on_error: BlockdevOnError,
+        backing_file: str | None,
+        base_read_only: bool,
+    ) -> None:
+        super().__init__(
+            machine,
+            JobTxn(machine),
+            options.job_id,
+            root,
+            speed=options.speed,
+            auto_finalize=options.auto_finalize,
+            auto_dismiss=options.auto_dismiss,
+        )
+        self._machine = machine
+        self._root = root
+        self._filter: CommitTopNode | None = commit_top
+        self._top = commit_top.below
+        self._base = base
+        self._on_error = on_error
+        self._backing_file = backing_file
+        self._base_read_only = base_read_only
+        self._buffer = memoryview(bytearray(CHUNK))
+        self._frozen: list[BlockNode] = []
+        nodes = list(chain(self._top))
+        self._between = nodes[: nodes.index(base)]
+        try:
+            # What is written to `base` makes those between inconsistent.  Not to
+            # allow writes to them would forbid writes to what they are on.
+            for node in self._between:
+                self.add_node(node, NONE, Perm.WRITE_UNCHANGED | Perm.WRITE)
+            reads = Perm.CONSISTENT_READ
+            writes = reads | Perm.WRITE | Perm.RESIZE
+            self.add_node(base, writes, reads | Perm.WRITE_UNCHANGED)
+        except QmpError:
+            self.fail_early()
+            raise
+        for node in (commit_top, *self._between):
+            node.frozen.add("backing")
+            self._frozen.append(node)
+
+    async def run(self) -> None:
+        length = self._top.size
+        self.progress.set_remaining(length)
+        if self._base.size < length:
+            await self._base.truncate(length)
+        offset = delay_ns = 0
+        while offset < length:
+            await self.sleep(delay_ns)
+            if self.is_cancelled:
+                return
+            operation, copied, done = IoOperationType.READ, False, 0
+            try:
+                copied, done = await is_allocated_above(
+                    self._top, self._base, offset, min(CHUNK, length - offset)
+                )
+                if copied:
+                    part = self._buffer[:done]
+                    await self._top.pread(offset, part)
+                    operation = IoOperationType.WRITE
+                    await self._base.pwrite(offset, part)
+            except OSError as exc:
+                action = self.error_action(self._on_error, operation, exc.errno or errno.EIO)
+                if action is BlockErrorAction.REPORT:
+                    raise
+                delay_ns = RETRY_NS if action is BlockErrorAction.IGNORE else 0
+                continue
+            self.progress.update(done)
+            offset += done
+            delay_ns = self.delay_ns(done) if copied else 0
+
+    async def prepare(self) -> None:
+        """Let whoever is on the committed images be on `base` (bdrv_drop_intermediate).
+
+        What has been copied is in the file before an overlay's header says
+        that it is to be found there.
+        """
+        self._unfreeze()
+        top_filter = self._filter
+        assert top_filter is not None
+        await self._base.flush()
+        base = self._base
+        async with drained(self._machine, [base]):
+            for overlay in [one for one in top_filter.parents if isinstance(one, BlockNode)]:
+                await self._rename(overlay)
+                detach(overlay, "backing")
+                attach(overlay, "backing", base)
+            self._filter = None
+            for node in self._between:
+                self.remove_node(node)
+            await self._machine.graph.release(top_filter)
+            self._machine.graph.refresh_filenames()
+        self._machine.concerns_changed()
+
+    async def _rename(self, overlay: BlockNode) -> None:
+        """Write the new name into the header of an image, which may be read-only."""
+        image = skip_filters(overlay)
+        if not isinstance(image, Qcow2Node):
+            return
+        if read_only := image.read_only:
+            await set_read_only(self._machine, image, False)
+        try:
+            name = self._backing_file or self._base.filename
+            await image.set_backing(name, self._base.driver)
+        finally:
+            if read_only:
+                await quietly_read_only(self._machine, image)
+
+    async def abort(self) -> None:
+        """The images are as before, but for what has been written to `base`."""
+        self._unfreeze()
+        self.remove_nodes()
+        if self._filter is not None:
+            await drop_filter(self._machine, self._filter)
+            self._filter = None
+
+    async def clean(self) -> None:
+        self.remove_node(self._base)
+        if self._base_read_only:
+            await quietly_read_only(self._machine, self._base)
+
+    def _unfreeze(self) -> None:
+        for node in self._frozen:
+            node.frozen.discard("backing")
+        self._frozen.clear()
+
+
+async def start_commit(
+    machine: Machine,
+    root: BlockNode,
+    top: BlockNode,
+    base: BlockNode,
+    options: JobOptions,
+    *,
+    on_error: BlockdevOnError,
+    backing_file: str | None,
+) -> None:
+    """Start committing `top`, which is under `root`, into `base` (commit_start); QmpError."""
+    check_job_id(machine, machine.device_of(root) if options.job_id is None else options.job_id)
+    base_read_only = base.read_only
+    if base_read_only:
+        await set_read_only(machine, base, False)
+
+    def make(node: NodeOptions) -> CommitTopNode:
+        return CommitTopNode(node, machine, top)
+
+    definition = BlockdevOptionsTop(
+        driver="commit_top", node_name=options.filter_node_name, backing=top.node_name
+    )
+    commit_top = None
+    try:
+        commit_top = await insert_filter(machine, top, make, definition, read_only=True)
+        job = CommitJob(
+            machine,
+            root,
+            commit_top,
+            base,
+            options,
+            on_error=on_error,
+            backing_file=backing_file,
+            base_read_only=base_read_only,
+        )
+    except QmpError:
+        if commit_top is not None:
+            await drop_filter(machine, commit_top)
+        if base_read_only:
+            await quietly_read_only(machine, base)
+        raise
+    job.start()
+
+
+def overlay_of(root: BlockNode, top: BlockNode) -> BlockNode:
+    """The image whose backing file is committed; there is one, since `top` is not the root."""
+    overlay = find_overlay(root, top)
+    assert overlay is not None
+    return overlay

@@ -1,0 +1,81 @@
+"""Putting the filter of a job over a node, and taking it away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from blockcore.drain import drained
+from blockcore.machine import Machine
+from blockcore.nodes.driver import NodeOptions
+from blockcore.nodes.filter import FilterNode
+from blockcore.nodes.links import adopt, check, disown
+from blockcore.nodes.links import replace as replace_node
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.options import BlockdevOptions
+from blockcore.qapi import QmpError
+
+F = TypeVar("F", bound=FilterNode)
+
+
+async def insert_filter(
+    machine: Machine,
+    over: BlockNode,
+    make: Callable[[NodeOptions], F],
+    definition: BlockdevOptions,
+    *,
+    read_only: bool = False,
+    implicit: bool = True,
+) -> F:
+    """Whoever uses `over` uses a filter on it from now on (bdrv_append); QmpError.
+
+    `definition` says its name, or that it is to have none of the user's; then
+    it is implicit, if that is allowed.
+    """
+    graph = machine.graph
+    options = NodeOptions(
+        node_name=graph.new_name(definition.node_name),
+        read_only=read_only,
+        direct=over.options.direct,
+        no_flush=over.options.no_flush,
+    )
+    node = make(options)
+    node.definition = definition
+    node.implicit = implicit and definition.node_name is None
+    async with drained(machine, [over]):
+        await node.do_open()
+        for name, child in node.children.items():
+            adopt(node, name, child)
+        replace_node(over, node, graph.subtree(node))
+        graph.nodes[node.node_name] = node
+        try:
+            check(graph.nodes.values())
+        except QmpError:
+            _unlink(machine, node)
+            raise
+        graph.refresh_filenames()
+    machine.concerns_changed()
+    return node
+
+
+async def drop_filter(machine: Machine, node: FilterNode) -> None:
+    """Whoever uses the filter uses what it shows from now on."""
+    async with drained(machine, [node]):
+        await remove_filter(machine, node)
+        machine.graph.refresh_filenames()
+    machine.concerns_changed()
+
+
+async def remove_filter(machine: Machine, node: FilterNode) -> None:
+    """The same for a caller whose drained section it is, and who does the rest."""
+    _unlink(machine, node)
+    await node.do_close()
+
+
+def _unlink(machine: Machine, node: FilterNode) -> None:
+    graph = machine.graph
+    replace_node(node, node.below, graph.subtree(node.below))
+    del graph.nodes[node.node_name]
+    node.closed = True
+    for name, child in list(node.children.items()):
+        disown(node, name, child)

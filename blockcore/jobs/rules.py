@@ -1,0 +1,53 @@
+"""What all commands that start a job have to check."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from blockcore.graph_changes import set_read_only
+from blockcore.machine import Machine
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.op_blockers import BlockOpType
+from blockcore.qapi import BlockdevOnError, QmpError
+
+_STOPPING = (BlockdevOnError.STOP, BlockdevOnError.ENOSPC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """What all these commands take: `speed` in bytes per second, 0 without a limit."""
+
+    job_id: str | None = None
+    speed: int = 0
+    auto_finalize: bool = True
+    auto_dismiss: bool = True
+    filter_node_name: str | None = None
+
+
+def check_on_error(machine: Machine, node: BlockNode, policy: BlockdevOnError, name: str) -> None:
+    """QmpError if a job on the node may not stop for errors.
+
+    The rule of the design that this machine follows ("block: introduce block
+    job error"): only if the device has rerror=stop and werror=stop or enospc.
+    QEMU has given it up; job-error-check=modern does as well.
+    """
+    if machine.job_error_check_modern or policy not in _STOPPING:
+        return
+    for blk in machine.backends_above(node):
+        if blk.rerror is BlockdevOnError.STOP and blk.werror in _STOPPING:
+            return
+    raise QmpError(f"Invalid parameter '{name}'")
+
+
+def check_ops(nodes: list[BlockNode], op: BlockOpType) -> None:
+    """QmpError if a job or an overlay forbids the operation on one of the nodes."""
+    for node in nodes:
+        node.check_op(op)
+
+
+async def quietly_read_only(machine: Machine, node: BlockNode) -> None:
+    """Make a node read-only again; nobody is there to hear that it cannot be."""
+    try:
+        await set_read_only(machine, node, True)
+    except QmpError:
+        return

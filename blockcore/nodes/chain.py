@@ -1,0 +1,115 @@
+"""Walking down a chain of images: overlays, what they are on, and filters between them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+from blockcore.nodes.backing import backing_name
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.qcow2.node import Qcow2Node
+from blockcore.qapi import QmpError
+
+
+def chain(node: BlockNode | None) -> Iterator[BlockNode]:
+    """A node and everything that its data comes from in turn (bdrv_filter_or_cow_bs)."""
+    while node is not None:
+        yield node
+        node = node.filtered or node.cow
+
+
+def skip_filters(node: BlockNode) -> BlockNode:
+    """The node itself, or the first one under it that is no filter."""
+    while node.filtered is not None:
+        node = node.filtered
+    return node
+
+
+def skip_implicit_filters(node: BlockNode) -> BlockNode:
+    """The same for filters that the user has not asked for."""
+    while node.implicit and node.filtered is not None:
+        node = node.filtered
+    return node
+
+
+def backing_chain_next(node: BlockNode) -> BlockNode | None:
+    """The image under this image, filters left out."""
+    below = skip_filters(node).cow
+    return None if below is None else skip_filters(below)
+
+
+def find_base(node: BlockNode) -> BlockNode | None:
+    """The lowest image of a chain, if it is another than `node` (bdrv_find_base)."""
+    below = backing_chain_next(node)
+    while below is not None and (lower := backing_chain_next(below)) is not None:
+        below = lower
+    return below
+
+
+def find_overlay(active: BlockNode, node: BlockNode) -> BlockNode | None:
+    """The image of the chain from `active` on that is on `node` (bdrv_find_overlay)."""
+    node = skip_filters(node)
+    above: BlockNode | None = skip_filters(active)
+    while above is not None and backing_chain_next(above) is not node:
+        above = backing_chain_next(above)
+    return above
+
+
+def find_backing_image(
+    node: BlockNode, name: str, path: Callable[[str], str]
+) -> BlockNode | None:
+    """The image under `node` that goes by a name, in its overlay or by itself.
+
+    Names of files are compared as paths, relative to the overlay's; `path`
+    makes them absolute.  (bdrv_find_backing_image.)
+    """
+    above: BlockNode | None = skip_filters(node)
+    while above is not None:
+        below = backing_chain_next(above)
+        if below is not None and (name == below.filename or _says(above, name, path)):
+            return below
+        above = below
+    return None
+
+
+def _says(overlay: BlockNode, name: str, path: Callable[[str], str]) -> bool:
+    """Whether the backing file that an image says is the one of that name."""
+    said = overlay.header.backing_file if isinstance(overlay, Qcow2Node) else None
+    if said is None:
+        return False
+    try:
+        full = [backing_name(overlay, one) for one in (name, said)]
+    except QmpError:
+        return name == said
+    return name == said or len({os.path.normpath(path(one)) for one in full}) == 1
+
+
+async def is_allocated_above(
+    top: BlockNode | None,
+    base: BlockNode | None,
+    offset: int,
+    length: int,
+    *,
+    include_base: bool = False,
+) -> tuple[bool, int]:
+    """Whether the beginning of a range is in an image above `base`, and how much of it.
+
+    (bdrv_is_allocated_above.)  What is beyond the end of an image in the
+    chain reads as zeroes, and counts as allocated there.  (False, 0) beyond
+    the end of `top` itself.  Raises OSError.
+    """
+    reaches = length
+    for node in chain(top):
+        if node is base and not include_base:
+            break
+        if node.filtered is None:
+            there = node.size - offset
+            if there <= 0:
+                return node is not top, 0 if node is top else reaches
+            allocated, known = await node.is_allocated(offset, min(reaches, there))
+            if allocated:
+                return True, known
+            reaches = min(reaches, known)
+        if node is base:
+            break
+    return False, reaches

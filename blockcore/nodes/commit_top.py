@@ -1,0 +1,20 @@
+"""The filter over the image that is committed (`block/commit.c`: bdrv_commit_top)."""
+
+from __future__ import annotations
+
+from blockcore.nodes.filter import FilterNode
+from blockcore.nodes.permissions import ALL, NONE, Pair, Perm
+
+
+class CommitTopNode(FilterNode):
+    """Needs nothing of what is below and allows the job everything.
+
+    Whoever reads from above sees the same data all the time, wherever it is
+    by then.
+    """
+
+    driver = "commit_top"
+    filters = "backing"
+
+    def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
+        return NONE, ALL

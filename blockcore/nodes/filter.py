@@ -1,0 +1,70 @@
+"""Filters: nodes that show one child's data as it is, and do something on the way."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from blockcore.nodes.direct import Direct
+from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
+from blockcore.nodes.node import BlockNode
+from blockcore.qapi import BlkdebugIOType
+
+
+class FilterNode(BlockNode):
+    """Passes everything on to `below`, the child that `filters` names."""
+
+    filters: ClassVar[str]
+
+    def __init__(self, options: NodeOptions, around: Surroundings, below: BlockNode) -> None:
+        super().__init__(options, around)
+        self.children[self.filters] = below
+        self.below = below
+
+    def set_child(self, name: str, child: BlockNode | None) -> None:
+        super().set_child(name, child)
+        if name == self.filters and child is not None:
+            self.below = child
+
+    async def do_open(self) -> None:
+        self.size = self.below.size
+        self.cluster_size = self.below.cluster_size
+
+    def child_resized(self) -> None:
+        self.resized(self.below.size)
+
+    async def pread(
+        self, offset: int, buf: memoryview, *, copy_on_read: bool = False
+    ) -> None:
+        if not copy_on_read:
+            await super().pread(offset, buf)
+            return
+        self.inject(BlkdebugIOType.READ, offset, len(buf))
+        await self.below.pread(offset, buf, copy_on_read=True)
+
+    async def populate(self, offset: int, length: int) -> None:
+        self.inject(BlkdebugIOType.READ, offset, length)
+        await self.below.populate(offset, length)
+
+    async def do_pread(self, offset: int, buf: memoryview) -> None:
+        await self.below.pread(offset, buf)
+
+    async def do_pwrite(self, offset: int, buf: memoryview) -> None:
+        await self.below.pwrite(offset, buf)
+
+    async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
+        await self.below.zero(offset, length, may_unmap=may_unmap, no_fallback=True)
+
+    async def do_discard(self, offset: int, length: int) -> None:
+        await self.below.discard(offset, length)
+
+    async def do_block_status(self, offset: int, length: int) -> Extent:
+        return await self.below.block_status(offset, length)
+
+    async def is_allocated(self, offset: int, length: int) -> tuple[bool, int]:
+        return await self.below.is_allocated(offset, length)
+
+    async def do_truncate(self, size: int) -> None:
+        await self.below.truncate(size)
+
+    def do_direct(self) -> Direct | None:
+        return self.below.direct()
