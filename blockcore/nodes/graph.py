@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from blockcore.lock import Lock
-from blockcore.nodes.backing import MAX_CHAIN, asked_backing, backing_name, backing_ref
+from blockcore.nodes.backing import MAX_CHAIN, asked_backing, backing_name, backing_ref, name_counts
 from blockcore.nodes.driver import NodeOptions, Surroundings
 from blockcore.nodes.drivers import make_node
 from blockcore.nodes.filename import filename
@@ -18,7 +18,6 @@ from blockcore.nodes.links import adopt, attach, check, disown
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import (
     BlockdevOptions,
-    BlockdevOptionsBacking,
     BlockdevOptionsProbed,
     BlockdevRef,
     check_node_name,
@@ -209,7 +208,7 @@ class BlockGraph:
             return
         if asked == node.node_name:
             raise QmpError(f"Making '{asked}' a backing child of '{asked}' would create a cycle")
-        if name and (asked is None or isinstance(asked, BlockdevOptionsBacking)):
+        if name and name_counts(asked):
             name = backing_name(node, name)
             own = replace(self.shown(node), backing=None)  # type: ignore[call-arg]
             chain = (*chain, filename(own, self._definition))
