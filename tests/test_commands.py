@@ -284,6 +284,8 @@ def test_write_threshold(world: Setup) -> None:
     world.write(512, 1024)
     assert world.events == ["BLOCK_WRITE_THRESHOLD"]
     assert drive(world.command("query-block"))["inserted"]["write_threshold"] == 0
+    world.command("block-set-write-threshold", node_name="disk", write_threshold=(1 << 64) - 1)
+    assert drive(world.command("query-block"))["inserted"]["write_threshold"] == -1
 
 
 def test_throttle(world: Setup) -> None:

@@ -240,3 +240,77 @@ def test_commands_take_turns(machine: Machine) -> None:
     sim.run()
     assert not {"guest", "first", "second"} & set(sim.running)
     assert blk.size == 512 and "n" in machine.graph.nodes
+
+
+def test_a_node_above_a_chain_that_is_written(machine: Machine) -> None:
+    """What it needs of its file, its file needs of the backing file: QEMU's words and place."""
+    start(machine, "drive=id=a,driver=null-co,node-name=n", "blockdev=driver=null-co,node-name=m")
+    create(Path(machine.graph.directory) / "free.qcow2", "1M")
+    over = {"driver": "qcow2", "node-name": "q", "backing": "n"}
+    file = {"driver": "file", "filename": "free.qcow2"}
+    perform(execute(machine, "blockdev-add", **over, file=file))
+    with pytest.raises(QmpError) as caught:
+        add = {"driver": "qcow2", "node-name": "q2", "file": "q"}
+        perform(execute(machine, "blockdev-add", **add))
+    assert caught.value.desc == (
+        "Permission conflict on node 'n': permissions 'write' are both required by"
+        " block device 'a' (uses node 'n' as 'root' child) and unshared by node 'q'"
+        " (uses node 'n' as 'backing' child)."
+    )
+    assert "q2" not in machine.graph.nodes
+
+
+def test_a_child_that_is_replaced_is_closed_if_nobody_else_has_it(machine: Machine) -> None:
+    start(
+        machine,
+        "blockdev=driver=qcow2,file.driver=file,file.filename=top.qcow2,node-name=t,"
+        "backing.driver=raw,backing.node-name=inner,"
+        "backing.file.driver=file,backing.file.filename=base.raw",
+        "blockdev=driver=null-co,node-name=n,read-only=on",
+    )
+    nodes = machine.graph.nodes
+    wanted = {"driver": "qcow2", "node-name": "t", "file": nodes["t"].children["file"].node_name}
+    for backing in ("n", None):
+        options: list[dict[str, Any]] = [{**wanted, "backing": backing}]
+        perform(execute(machine, "blockdev-reopen", options=options))
+        assert len(nodes) == 3 and nodes.keys() >= {"t", "n"}
+
+
+REOPENED: list[tuple[dict[str, Any], str | None]] = [
+    ({"force-share": True}, "Cannot change the option 'force-share'"),
+    (
+        {"cache-size": 4096, "l2-cache-size": 8192},
+        "l2-cache-size may not exceed cache-size",
+    ),
+    ({"discard": "unmap", "detect-zeroes": "unmap"}, None),
+    ({"detect-zeroes": "unmap"}, None),
+]
+
+
+def test_reopened_with_other_options(machine: Machine) -> None:
+    """As QEMU answered, in this order; `discard` stays."""
+    start(machine, *BOTH)
+    node = machine.graph.nodes["t"]
+    file = node.children["file"].node_name
+    wanted = {"driver": "qcow2", "node-name": "t", "file": file, "backing": "n"}
+    for more, refusal in REOPENED:
+        options: list[dict[str, Any]] = [{**wanted, **more}]
+        if refusal is None:
+            perform(execute(machine, "blockdev-reopen", options=options))
+            assert node.options.discard_unmap
+            continue
+        with pytest.raises(QmpError) as caught:
+            perform(execute(machine, "blockdev-reopen", options=options))
+        assert caught.value.desc == refusal
+    raw: list[dict[str, Any]] = [{"driver": "raw", "node-name": "t", "file": file}]
+    with pytest.raises(QmpError, match="^backing is missing for 't'$"):
+        perform(execute(machine, "blockdev-reopen", options=raw))
+
+
+def test_longer_than_any_node(machine: Machine) -> None:
+    start(machine, *BOTH)
+    with pytest.raises(QmpError) as caught:
+        perform(execute(machine, "block_resize", node_name="t", size=(1 << 63) - 1))
+    assert caught.value.desc == (
+        "offset(9223372036854775807) exceeds maximum(9223372035781033984)"
+    )

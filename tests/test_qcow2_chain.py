@@ -170,6 +170,15 @@ def test_options_along_a_chain(machine: Machine, tmp_path: Path) -> None:
     release(machine, node)
 
 
+def test_options_lead_out_of_a_cycle(machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "base.raw").write_bytes(bytes(K))
+    create(tmp_path / "top", "1M", "-u", "-b", "top", "-F", "qcow2")
+    with pytest.raises(QmpError, match="creates an infinite loop"):
+        open_name(machine, "top", "backing.node-name=m")
+    options = "backing.file.filename=base.raw,backing.driver=raw"
+    release(machine, open_name(machine, "top", options))
+
+
 @pytest.mark.parametrize("driver", ["raw", "file", "null-co", None])
 def test_what_has_no_backing_file(machine: Machine, tmp_path: Path, driver: str | None) -> None:
     (tmp_path / "r").write_bytes(bytes(K))

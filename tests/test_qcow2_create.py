@@ -15,6 +15,7 @@ from qcow2_images import (
     create,
     open_file,
     open_on,
+    opened,
     qemu_img,
     qemu_io,
     read,
@@ -111,6 +112,36 @@ def test_refcount_table_and_l1_table_grow(tmp_path: Path) -> None:
     expected = b"".join(bytes([1 + number]) * step for number in range(120))
     assert read(node) == expected
     close(node)
+    check_clean(path)
+    assert content(path) == expected
+
+
+@pytest.mark.parametrize("bits", range(9, 22))
+def test_every_cluster_size_both_ways(tmp_path: Path, bits: int) -> None:
+    """QEMU's image, with all kinds of clusters over a backing file, read here; ours there."""
+    size = 1 << bits
+    (tmp_path / "base").write_bytes(b"\x0b" * 9 * size)
+    theirs = create(tmp_path / "theirs", 10 * size, "-b", "base", "-F", "raw", cluster_size=size)
+    qemu_io(
+        theirs,
+        f"write -P 1 0 {size + 512}",
+        f"write -z {2 * size} {size}",
+        f"discard {3 * size} {size}",
+        f"write -c -P 4 {4 * size} {size}",
+        f"write -P 5 {6 * size - 512} 512",
+    )
+    qemu_img("convert", "-O", "raw", theirs, tmp_path / "content")
+    with opened(theirs) as node:
+        assert read(node) == (tmp_path / "content").read_bytes()
+    path = ours(tmp_path / "ours", 10 * size, cluster_size=size)
+    expected = bytearray(10 * size)
+    with opened(path) as node:
+        for offset in (512, 3 * size, 6 * size, 9 * size - 512):
+            data = bytes([1 + offset // size]) * (size + 512)
+            perform(node.pwrite(offset, memoryview(data)))
+            expected[offset : offset + len(data)] = data
+        perform(node.zero(3 * size, size, may_unmap=True))
+        expected[3 * size : 4 * size] = bytes(size)
     check_clean(path)
     assert content(path) == expected
 

@@ -23,6 +23,9 @@ from blockcore.qmp.schema import CommandTable
 from blockcore.throttle import Limit, ThrottleConfig
 
 table = CommandTable()
+
+MAX_LENGTH = (1 << 63) - (1 << 30)
+"""No node can be longer (BDRV_MAX_LENGTH)."""
 table.event(BlockWriteThreshold)
 
 PERIPHERAL = "/machine/peripheral"
@@ -47,6 +50,8 @@ async def block_resize(
         with using(node, Perm.RESIZE):
             if node.read_only:
                 raise QmpError("Image is read-only")
+            if size > MAX_LENGTH:
+                raise QmpError(f"offset({size}) exceeds maximum({MAX_LENGTH})")
             try:
                 await node.truncate(size)
             except OSError as exc:

@@ -141,7 +141,7 @@ async def device_info(
             direct=node.options.direct,
             no_flush=node.options.no_flush,
         ),
-        write_threshold=node.write_threshold,
+        write_threshold=_signed(node.write_threshold),
         dirty_bitmaps=dirty_bitmaps(node),
         **_limits(blk),
     )
@@ -162,3 +162,8 @@ def _limits(blk: BlockBackend | None) -> dict[str, Any]:
     if config.iops_size:
         shown["iops_size"] = config.iops_size
     return shown
+
+
+def _signed(threshold: int) -> int:
+    """QAPI has it unsigned in the command, and signed in the query."""
+    return threshold - (1 << 64) if threshold >= 1 << 63 else threshold

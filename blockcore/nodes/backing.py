@@ -50,6 +50,13 @@ def asked_backing(node: Qcow2Node) -> BlockdevRefOrNull | None:
     return Null.NULL if asked == "" else asked
 
 
+def name_counts(asked: BlockdevRef | None) -> bool:
+    """Whether the backing file is the one that the header names."""
+    if isinstance(asked, BlockdevOptionsBacking):
+        return "file.filename" not in dict(asked.flat)
+    return asked is None
+
+
 def backing_ref(
     asked: BlockdevRef | None, name: str | None, image_format: str | None
 ) -> BlockdevRef:

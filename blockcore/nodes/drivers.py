@@ -32,7 +32,6 @@ from blockcore.nodes.options import (
     SetState,
     UnixSocketAddress,
 )
-from blockcore.nodes.qcow2.mapping import DEFAULT_L2_CACHE_SIZE, MAX_CACHE_SIZE
 from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.nodes.qcow2.settings import Qcow2Settings
 from blockcore.nodes.raw import RawNode
@@ -60,6 +59,8 @@ async def make_node(
             )
             return FileNode(effective, around, options.filename, path(options.filename), volume)
         case BlockdevOptionsNull():
+            if options.size is not None and options.size < 0:
+                raise QmpError("Parameter 'size' expects a >0 size")
             return NullNode(
                 effective,
                 around,
@@ -79,31 +80,11 @@ async def make_node(
             file = await child(options.file)
             return RawNode(effective, around, file, options.offset or 0, options.size)
         case BlockdevOptionsQcow2():
-            return Qcow2Node(effective, around, await child(options.file), _qcow2(options))
+            settings = Qcow2Settings.of(options)
+            return Qcow2Node(effective, around, await child(options.file), settings)
         case BlockdevOptionsBlkdebug():
             return await _make_blkdebug(options, effective, around, path, child)
     raise AssertionError(f"no driver for {options}")
-
-
-def _qcow2(options: BlockdevOptionsQcow2) -> Qcow2Settings:
-    """QAPI's caches: of a common size, what the refcounts do not take is the L2 tables'."""
-    total, l2_size, rest = options.cache_size, options.l2_cache_size, options.refcount_cache_size
-    if total is not None:
-        if l2_size is not None and rest is not None:
-            raise QmpError(
-                "cache-size, l2-cache-size and refcount-cache-size may not be set at the same time"
-            )
-        if l2_size is not None and l2_size > total:
-            raise QmpError("l2-cache-size may not exceed cache-size")
-        if rest is not None and rest > total:
-            raise QmpError("refcount-cache-size may not exceed cache-size")
-        l2_size = total - (rest or 0) if l2_size is None else l2_size
-    return Qcow2Settings(
-        l2_cache_size=min(DEFAULT_L2_CACHE_SIZE if l2_size is None else l2_size, MAX_CACHE_SIZE),
-        lazy_refcounts=bool(options.lazy_refcounts),
-        discard_request=options.pass_discard_request,
-        discard_other=bool(options.pass_discard_other),
-    )
 
 
 def _nbd_server(options: BlockdevOptionsNbd, path: Callable[[str], str]) -> NbdServer:

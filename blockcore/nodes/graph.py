@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import replace
 from typing import Any
 
 from blockcore.lock import Lock
-from blockcore.nodes.backing import MAX_CHAIN, asked_backing, backing_name, backing_ref
+from blockcore.nodes.backing import MAX_CHAIN, asked_backing, backing_name, backing_ref, name_counts
 from blockcore.nodes.driver import NodeOptions, Surroundings
 from blockcore.nodes.drivers import make_node
 from blockcore.nodes.filename import filename
@@ -18,7 +18,6 @@ from blockcore.nodes.links import adopt, attach, check, disown
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import (
     BlockdevOptions,
-    BlockdevOptionsBacking,
     BlockdevOptionsProbed,
     BlockdevRef,
     check_node_name,
@@ -104,12 +103,12 @@ class BlockGraph:
         try:
             self._check_free(node.node_name)
             self._opening.add(node.node_name)
-            check(children)
+            check(self._below(children))
             await node.do_open()
             try:
                 if isinstance(node, Qcow2Node):
                     await self._open_backing(node, chain)
-                check(node.children.values())
+                check(self._below(node.children.values()))
             except QmpError:
                 await node.do_close()
                 raise
@@ -162,6 +161,9 @@ class BlockGraph:
         for child in node.children.values():
             yield from self.subtree(child)
 
+    def _below(self, nodes: Iterable[BlockNode]) -> set[BlockNode]:
+        return {below for node in nodes for below in self.subtree(node)}
+
     def abort(self) -> None:
         """Make blocked I/O of all nodes return soon: the process is ending."""
         for node in self.nodes.values():
@@ -206,7 +208,7 @@ class BlockGraph:
             return
         if asked == node.node_name:
             raise QmpError(f"Making '{asked}' a backing child of '{asked}' would create a cycle")
-        if name and (asked is None or isinstance(asked, BlockdevOptionsBacking)):
+        if name and name_counts(asked):
             name = backing_name(node, name)
             own = replace(self.shown(node), backing=None)  # type: ignore[call-arg]
             chain = (*chain, filename(own, self._definition))

@@ -20,7 +20,7 @@ from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.qapi import BlockdevDetectZeroesOptions, QmpError
 from blockcore.qmp.schema import Null
 
-_COMMON = frozenset(member.name for member in fields(BlockdevOptions)) - {"driver"}
+_COMMON = frozenset(member.name for member in fields(BlockdevOptions)) - {"driver", "force_share"}
 
 _CHANGEABLE = {
     "qcow2": frozenset(
@@ -50,6 +50,8 @@ def read_only_changes(graph: BlockGraph, node: BlockNode, read_only: bool) -> li
 
 def asked_changes(graph: BlockGraph, wanted: Iterable[BlockdevOptions]) -> list[Change]:
     """What `blockdev-reopen` asks for: every option that is not given is the default again.
+
+    But `discard` stays as it is, as in QEMU.
 
     QmpError if a node does not exist, or an option of it cannot change.
     """
@@ -82,11 +84,15 @@ async def reopen(graph: BlockGraph, changes: list[Change]) -> None:
             await before.node.do_reopen(before.options, before.definition)
             before.node.options = before.options
         raise
+    replaced: list[BlockNode | None] = []
     for change in changes:
-        _swap_children(change)
+        replaced += _swap_children(change).children.values()
         change.node.definition = change.definition
         change.node.reconfigured()
     graph.refresh_filenames()
+    for child in replaced:
+        if child is not None:
+            await graph.release(child)
 
 
 def _inherited(
@@ -106,8 +112,9 @@ def _inherited(
 def _asked(
     graph: BlockGraph, node: BlockNode, wanted: BlockdevOptions, parent: NodeOptions | None
 ) -> list[Change]:
-    _check_members(node, wanted)
     options = inherit(wanted, parent, node.node_name)
+    if parent is None and wanted.discard is None:
+        options = replace(options, discard_unmap=node.options.discard_unmap)
     unmaps = options.discard_unmap
     if options.detect_zeroes is BlockdevDetectZeroesOptions.UNMAP and not unmaps:
         raise QmpError(
@@ -129,6 +136,7 @@ def _asked(
             changes += _asked(graph, child, ref, up)
         elif ref is not None:
             _new_child(graph, changes[0], name, ref)
+    _check_members(node, wanted)
     return changes
 
 

@@ -10,7 +10,7 @@ from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct, Translation
 from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
 from blockcore.nodes.node import BlockNode
-from blockcore.nodes.options import BlockdevOptions
+from blockcore.nodes.options import BlockdevOptions, BlockdevOptionsQcow2
 from blockcore.nodes.permissions import Pair, Perm, backing_child, image_child
 from blockcore.nodes.qcow2.compressed import inflater
 from blockcore.nodes.qcow2.entries import READS_AS_ZERO, Kind
@@ -87,10 +87,7 @@ class Qcow2Node(BlockNode):
     async def do_open(self) -> None:
         """Raises QmpError in QEMU's words (qcow2_do_open)."""
         header = await self._read_header()
-        if self.settings.lazy_refcounts and header.version < 3:
-            raise QmpError(
-                "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level"
-            )
+        self.settings.check(header)
         self._assemble(header)
         await self._loading("Could not read L1 table", self.mapping)
         await self._loading("Could not initialize refcount handling", self.write_back.refcounts)
@@ -166,6 +163,8 @@ class Qcow2Node(BlockNode):
 
     async def do_reopen(self, options: NodeOptions, definition: BlockdevOptions) -> None:
         """To become writable is to be opened anew: until now somebody else may have written."""
+        if isinstance(definition, BlockdevOptionsQcow2):
+            Qcow2Settings.of(definition).check(self.header)
         await self._finish()
         if options.read_only or not self.read_only:
             self.image.read_only = options.read_only
@@ -182,7 +181,8 @@ class Qcow2Node(BlockNode):
 
     def reconfigured(self) -> None:
         """The sizes of caches stay as they are."""
-        self.settings = self.settings.changed(self.definition)
+        if isinstance(self.definition, BlockdevOptionsQcow2):
+            self.settings = self.settings.changed(Qcow2Settings.of(self.definition))
 
     def zeroes_with_unmap(self) -> bool:
         return self.header.version >= 3

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from blockcore.nodes.options import BlockdevOptions, BlockdevOptionsQcow2
-from blockcore.nodes.qcow2.mapping import DEFAULT_L2_CACHE_SIZE
+from blockcore.nodes.options import BlockdevOptionsQcow2
+from blockcore.nodes.qcow2.header import Header
+from blockcore.nodes.qcow2.mapping import DEFAULT_L2_CACHE_SIZE, MAX_CACHE_SIZE
 from blockcore.nodes.qcow2.write_back import Discard
+from blockcore.qapi import QmpError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,15 +20,40 @@ class Qcow2Settings:
     discard_request: bool | None = None
     discard_other: bool = False
 
-    def changed(self, definition: BlockdevOptions) -> Qcow2Settings:
-        """What an open image can follow of another definition: not the sizes of caches."""
-        if not isinstance(definition, BlockdevOptionsQcow2):
-            return self
-        return replace(
-            self,
-            discard_request=definition.pass_discard_request,
-            discard_other=bool(definition.pass_discard_other),
+    @classmethod
+    def of(cls, options: BlockdevOptionsQcow2) -> Qcow2Settings:
+        """Of a common size, what the refcounts do not take is the L2 tables'; QmpError."""
+        total, l2_size = options.cache_size, options.l2_cache_size
+        rest = options.refcount_cache_size
+        if total is not None:
+            if l2_size is not None and rest is not None:
+                raise QmpError(
+                    "cache-size, l2-cache-size and refcount-cache-size may not be set at the"
+                    " same time"
+                )
+            if l2_size is not None and l2_size > total:
+                raise QmpError("l2-cache-size may not exceed cache-size")
+            if rest is not None and rest > total:
+                raise QmpError("refcount-cache-size may not exceed cache-size")
+            l2_size = total - (rest or 0) if l2_size is None else l2_size
+        l2_size = DEFAULT_L2_CACHE_SIZE if l2_size is None else l2_size
+        return cls(
+            l2_cache_size=min(l2_size, MAX_CACHE_SIZE),
+            lazy_refcounts=bool(options.lazy_refcounts),
+            discard_request=options.pass_discard_request,
+            discard_other=bool(options.pass_discard_other),
         )
+
+    def check(self, header: Header) -> None:
+        """QmpError if an image cannot be opened so."""
+        if self.lazy_refcounts and header.version < 3:
+            raise QmpError(
+                "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level"
+            )
+
+    def changed(self, other: Qcow2Settings) -> Qcow2Settings:
+        """What an open image can follow of other settings: not the sizes of caches."""
+        return replace(other, l2_cache_size=self.l2_cache_size)
 
     def passes_discard(self, why: Discard, unmap: bool) -> bool:
         """Whether a freed cluster is discarded below.
