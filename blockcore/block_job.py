@@ -98,9 +98,16 @@ class BlockJob(Job):
         """What the job works on, the first of them first."""
         return [node for node, _ in self._users]
 
-    def add_node(self, node: BlockNode, perm: Perm = NONE, shared: Perm = ALL) -> None:
+    def add_node(
+        self,
+        node: BlockNode,
+        perm: Perm = NONE,
+        shared: Perm = ALL,
+        *,
+        is_backend: bool = False,
+    ) -> None:
         """Use a node as well; QmpError if its users do not allow that (block_job_add_bdrv)."""
-        user = NodeUser(perm, shared, f"{self.type} job '{self.id}'")
+        user = NodeUser(perm, shared, f"{self.type} job '{self.id}'", is_backend=is_backend)
         node.parents.append(user)
         try:
             check([node])

@@ -6,8 +6,8 @@ pause, and those that are started meanwhile begin with that.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Protocol
 
 from blockcore.block_backend import BlockBackend
@@ -81,3 +81,12 @@ async def drained(host: Drainable, nodes: Iterable[BlockNode]) -> AsyncIterator[
         yield
     finally:
         drain.end()
+
+
+@contextmanager
+def guests_held(host: Drainable) -> Iterator[None]:
+    """New requests of all drives wait meanwhile; jobs go on."""
+    with ExitStack() as stack:
+        for blk in host.backends:
+            stack.enter_context(blk.quiesced())
+        yield

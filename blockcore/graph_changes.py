@@ -11,7 +11,7 @@ from blockcore.block_backend import BlockBackend
 from blockcore.drain import drained
 from blockcore.machine import Machine
 from blockcore.nodes import reopen
-from blockcore.nodes.links import check
+from blockcore.nodes.links import check, holders
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.options import BlockdevOptions
@@ -20,9 +20,9 @@ from blockcore.qapi import QmpError
 
 
 def root_node(machine: Machine, name: str) -> BlockNode:
-    """A drive's root by its name, or a node that no other is above of; or QmpError."""
+    """A drive's root by its name, or a node that only drives use, if any; or QmpError."""
     node = machine.node_or_device(name, name)
-    if any(isinstance(parent, BlockNode) for parent in node.parents):
+    if not all(isinstance(parent, BlockBackend) for parent in node.parents):
         raise QmpError("Need a root block node")
     return node
 
@@ -75,7 +75,7 @@ async def blockdev_del(machine: Machine, node_name: str) -> None:
     node = machine.graph.nodes.get(node_name)
     if node is None:
         raise QmpError(f"Failed to find node with node-name='{node_name}'")
-    if any(isinstance(parent, BlockBackend) for parent in node.parents):
+    if any(holder.is_backend for holder in holders(node)):
         raise QmpError(f"Node {node_name} is in use")
     node.check_op(BlockOpType.DRIVE_DEL)
     if not node.monitor_owned:

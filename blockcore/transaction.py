@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 
+from blockcore.drain import Drain, Drainable
 from blockcore.job_txn import JobTxn
+from blockcore.nodes.node import BlockNode
 
 Step = Callable[[], Awaitable[None] | None]
 """Something that does not fail; a coroutine function or a plain one."""
@@ -26,7 +28,8 @@ class ActionCompletionMode(StrEnum):
 class Transaction:
     """One transaction under way; `completion_mode` is for actions that start jobs.
 
-    Jobs that are to succeed or fail together share `job_txn`.
+    Jobs that are to succeed or fail together share `job_txn`.  `drains` are
+    the sections that actions have begun, and that end with the transaction.
     """
 
     def __init__(
@@ -34,8 +37,21 @@ class Transaction:
     ) -> None:
         self.completion_mode = completion_mode
         self.job_txn = job_txn
+        self.drains: list[Drain] = []
         self._commit: list[Step] = []
         self._abort: list[Step] = []
+
+    async def drain(self, host: Drainable, node: BlockNode) -> None:
+        """Let nobody be at a node until the end."""
+        section = Drain(host, [node])
+        section.begin()
+        self.drains.append(section)
+        await section.settled()
+
+    def end(self) -> None:
+        """It is over, one way or the other."""
+        for section in self.drains:
+            section.end()
 
     def on_commit(self, step: Step) -> None:
         """Do this once all actions have been prepared."""

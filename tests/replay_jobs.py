@@ -60,8 +60,6 @@ class JobPlayer(Player):
 
     def _command(self, entry: Mapping[str, Any]) -> None:
         message = entry["msg"]
-        if message["execute"] == "query-block-jobs":
-            self._catch_up(message["id"])
         if message["execute"] != "human-monitor-command":
             super()._command(entry)
             return
@@ -73,13 +71,17 @@ class JobPlayer(Player):
         request.cookie = self._guest.aio_pwrite(request.buffer, request.offset)
         self._writes[message["id"]] = request
 
-    def _catch_up(self, command: int) -> None:
-        """Wait until a ready job has found what guests wrote, as the recorder waited."""
-        reply = next(e["msg"] for e in self._recording.entries if is_reply(e, command))
-        jobs = reply.get("return", [])
-        if self._writes and jobs and jobs[0]["status"] == "ready":
-            wanted = jobs[0]["offset"]
-            self._side.wait_for(lambda: self._side("query-block-jobs")[0]["offset"] >= wanted)
+    def _poll(self, entry: Mapping[str, Any]) -> None:
+        super()._poll(entry)
+        self._side.wait_for(self._has_caught_up)
+
+    def _has_caught_up(self) -> bool:
+        """Whether ready jobs have found what guests wrote: the recorder gave them the time."""
+        if all(job["status"] != "ready" for job in self._side("query-block-jobs")):
+            return True
+        nodes = self._side("query-named-block-nodes", flat=True)
+        bitmaps = [bitmap for node in nodes for bitmap in node.get("dirty-bitmaps", [])]
+        return not any(b["recording"] and b["count"] for b in bitmaps if "name" not in b)
 
     def _response(self, entry: Mapping[str, Any]) -> None:
         request = self._writes.get(entry["msg"].get("id"))
@@ -88,10 +90,7 @@ class JobPlayer(Player):
         else:
             self._wait(lambda: request.answered(self._guest), "the end of a guest's write")
             self._comparison.compare("guest.write", "OK", request.status)
-
-
-def is_reply(entry: Mapping[str, Any], command: int) -> bool:
-    return bool(entry["kind"] == "response" and entry["msg"].get("id") == command)
+            self._side.wait_for(self._has_caught_up)
 
 
 def play_with_jobs(recording: Recording, directory: Path) -> dict[str, tuple[Any, Any]]:

@@ -127,9 +127,10 @@ async def _actual_size(node: BlockNode) -> int | None:
         return await node.actual_size()
     if isinstance(node, NullNode):
         return 0
-    if node.driver in ("raw", "qcow2") and node.file is not None:
-        return await _actual_size(node.file)
-    return None
+    below = node.file if node.filters is None else node.filtered
+    if below is None or node.driver == "blkdebug":
+        return None
+    return await _actual_size(below)
 
 
 def _backing_filename(node: BlockNode) -> str | None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from blockcore.commands.actions import ActionTable, TransactionAction
+from blockcore.drain import guests_held
+from blockcore.effects import Until
 from blockcore.graph_changes import changing_graph
 from blockcore.job_txn import JobTxn
 from blockcore.machine import Machine
@@ -33,18 +35,33 @@ async def transaction(
 ) -> None:
     """Do all of the actions, at one moment as guests see it, or none of them.
 
-    All drives are drained first and stay so until the end.
+    Everything is drained first.  From then on guests wait until the end, and
+    those jobs that use a node of an action.
     """
     grouped = properties.completion_mode is ActionCompletionMode.GROUPED
     under_way = Transaction(properties.completion_mode, JobTxn(machine) if grouped else None)
-    async with changing_graph(machine), machine.all_drained():
-        try:
-            for action in wanted:
-                await actions.prepare(machine, action, under_way)
-        except QmpError:
-            await under_way.abort()
-            raise
-        await under_way.commit()
+    async with changing_graph(machine):
+        with guests_held(machine):
+            async with machine.all_drained():
+                pass
+            for job in machine.jobs:
+                await Until(job.entry_taken)
+            try:
+                await _carry_out(machine, wanted, under_way)
+            finally:
+                under_way.end()
+
+
+async def _carry_out(
+    machine: Machine, wanted: list[TransactionAction], under_way: Transaction
+) -> None:
+    try:
+        for action in wanted:
+            await actions.prepare(machine, action, under_way)
+    except QmpError:
+        await under_way.abort()
+        raise
+    await under_way.commit()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

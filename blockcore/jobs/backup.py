@@ -229,16 +229,20 @@ async def create_backup(
         file=source.node_name,
         target=target.node_name,
     )
-    cbw = await insert_filter(machine, source, make, definition, implicit=False)
-    source.bitmaps.add(copy.bitmap)
-    try:
-        job = BackupJob(machine, txn, cbw, options, backup)
-    except QmpError:
-        await drop_backup_filter(machine, cbw)
-        raise
     if backup.bitmap is not None:
         source.bitmaps.create_successor(backup.bitmap)
-    return job
+    try:
+        cbw = await insert_filter(machine, source, make, definition, implicit=False)
+        source.bitmaps.add(copy.bitmap)
+        try:
+            return BackupJob(machine, txn, cbw, options, backup)
+        except QmpError:
+            await drop_backup_filter(machine, cbw)
+            raise
+    except QmpError:
+        if backup.bitmap is not None:
+            source.bitmaps.reclaim(backup.bitmap)
+        raise
 
 
 async def drop_backup_filter(machine: Machine, cbw: CopyBeforeWriteNode) -> None:

@@ -74,7 +74,7 @@ class CommitJob(BlockJob):
                 self.add_node(node, NONE, Perm.WRITE_UNCHANGED | Perm.WRITE)
             reads = Perm.CONSISTENT_READ
             writes = reads | Perm.WRITE | Perm.RESIZE
-            self.add_node(base, writes, reads | Perm.WRITE_UNCHANGED)
+            self.add_node(base, writes, reads | Perm.WRITE_UNCHANGED, is_backend=True)
         except QmpError:
             self.fail_early()
             raise

@@ -56,13 +56,13 @@ class MirrorJob(MirrorWork):
         self.add_node(self.source, NONE, _READ | _WRITE | _UNCHANGED)
         nodes = list(chain(self.top))
         if self.target not in nodes:
-            self.add_node(self.target, _WRITE, _UNCHANGED)
+            self.add_node(self.target, _WRITE, _UNCHANGED, is_backend=True)
             return
         # Not to allow writes to those between would forbid them to the target.
         for node in nodes[2 : nodes.index(self.target)]:
             self.add_node(node, NONE, _UNCHANGED | _WRITE)
         grows = Perm.RESIZE if self.target.size < self.source.size else NONE
-        self.add_node(self.target, _WRITE | grows, _UNCHANGED | _READ)
+        self.add_node(self.target, _WRITE | grows, _UNCHANGED | _READ, is_backend=True)
         for node in nodes[: nodes.index(self.target)]:
             node.frozen.add("backing")
             self._frozen.append(node)
@@ -158,7 +158,7 @@ def check_to_replace(machine: Machine, source: BlockNode, name: str) -> BlockNod
     """The node that a mirror is to replace; QmpError if it cannot (check_to_replace_node)."""
     node = machine.graph.nodes.get(name)
     if node is None:
-        raise QmpError(f"Node name '{name}' not found")
+        raise QmpError(f"Failed to find node with node-name='{name}'")
     if node not in _shown(source):
         raise QmpError(
             f"Cannot replace '{name}' by a node mirrored from '{source.node_name}', because it"

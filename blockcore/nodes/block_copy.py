@@ -73,6 +73,10 @@ class CopyCall:
         """Do not sleep any longer: the speed limit is another."""
         self._woken = True
 
+    def over(self) -> bool:
+        """Whether nothing more is to be begun."""
+        return self.cancelled or self.error is not None
+
     def is_finished(self) -> bool:
         return self.finished
 
@@ -143,7 +147,7 @@ class BlockCopy:
         chunk = max(MAX_CHUNK, self.cluster_size)
         if call.max_chunk:
             chunk = min(chunk, call.max_chunk)
-        while offset < call.end and call.error is None and not call.cancelled:
+        while offset < call.end and not call.over():
             area = self.bitmap.next_dirty_area(offset, call.end, chunk)
             if area is None:
                 break
@@ -155,6 +159,9 @@ class BlockCopy:
                     await self._carry_out(call, task)
                 else:
                     await Until(lambda: call.running < call.max_workers)
+                    if call.over():
+                        self._end(task, again=True)
+                        break
                     call.running += 1
                     self._host.spawn(self._beside(call, task))
         if call.running:

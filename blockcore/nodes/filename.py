@@ -239,6 +239,7 @@ _WEAK: Final = frozenset(
     + ("lazy-refcounts", "pass-discard-request", "pass-discard-snapshot", "pass-discard-other")
     + ("cache-size", "l2-cache-size", "l2-cache-entry-size", "refcount-cache-size")
     + ("cache-clean-interval",)
+    + ("bottom",)
     + ("x-physical-size", "x-extent-size", "x-short-write")
 )
 """Members that do not decide about data."""
@@ -282,8 +283,10 @@ def _tree(options: BlockdevOptions, resolve: Resolve) -> dict[str, object]:
                 tree["backing"] = _tree(_child(options.backing, resolve), resolve)
         case BlockdevOptionsProbed():
             tree = _tree(_child(options.file, resolve), resolve)
-        case BlockdevOptionsTop():
+        case BlockdevOptionsTop(node_name=None):
             tree = _tree(_child(options.backing, resolve), resolve)
+        case BlockdevOptionsTop():
+            tree["backing"] = _tree(_child(options.backing, resolve), resolve)
         case BlockdevOptionsCor(node_name=None):
             tree = _tree(_child(options.file, resolve), resolve)
         case BlockdevOptionsCor():

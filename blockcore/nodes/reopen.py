@@ -44,8 +44,13 @@ class Change:
 
 
 def read_only_changes(graph: BlockGraph, node: BlockNode, read_only: bool) -> list[Change]:
-    """Make a node read-only or writable, and with it the children that go by it."""
-    return _inherited(graph, node, replace(node.options, read_only=read_only), node.definition)
+    """Make a node read-only or writable, and with it the children that go by it.
+
+    It stays so when a parent is made otherwise later on: it has been said of
+    this very node (bdrv_reopen_set_read_only).
+    """
+    definition = replace(node.definition, read_only=read_only)
+    return _inherited(graph, node, replace(node.options, read_only=read_only), definition)
 
 
 def asked_changes(graph: BlockGraph, wanted: Iterable[BlockdevOptions]) -> list[Change]:
