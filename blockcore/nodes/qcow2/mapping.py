@@ -97,6 +97,13 @@ class Mapping:
             await self._check(run, offset)
         return run
 
+    def known_hole(self, offset: int) -> bool:
+        """Whether a table in memory says that a guest offset has no cluster, as `run` would."""
+        values = self.cached.get(offset >> self.image.table_shift)
+        if values is None:
+            return False
+        return not values[(offset >> self.image.cluster_bits) & (self.image.l2_entries - 1)]
+
     def run_in(self, values: array[int], offset: int, length: int) -> Run:
         """The run in an L2 table's entries: of one kind, contiguous in the file."""
         image = self.image
@@ -158,8 +165,10 @@ class Mapping:
         needs it is the one to fail.
         """
         await self.image.check_metadata_write()
-        old = await self.table(number)
         old_entry = self.l1[number]
+        old = self.tables.peek(old_entry & OFFSET_MASK) if number in self.cached else None
+        if old is None:
+            old = await self.table(number)
         if old is not None and old_entry & COPIED:
             return old
         offset = await self.refcounts.allocate(1)
