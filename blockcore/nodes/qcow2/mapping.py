@@ -57,6 +57,7 @@ class Mapping:
             max(2, l2_cache_size >> image.cluster_bits),
             BlkdebugEvent.L2_LOAD,
             BlkdebugEvent.L2_UPDATE,
+            self._dropped,
         )
         self._users: dict[int, list[int]] = {}
 
@@ -211,12 +212,10 @@ class Mapping:
         users = self._users.setdefault(table.offset, [])
         if number not in users:
             users.append(number)
-        self._forget_dropped()
 
-    def _forget_dropped(self) -> None:
-        while self.tables.dropped:
-            for number in self._users.pop(self.tables.dropped.pop(), ()):
-                self.cached.pop(number, None)
+    def _dropped(self, offset: int) -> None:
+        for number in self._users.pop(offset, ()):
+            self.cached.pop(number, None)
 
     def forget(self, number: int) -> None:
         """An L1 entry is gone, and its table with it."""

@@ -168,7 +168,10 @@ class Refcounts:
             await self.drop(cluster)
 
     async def block(self, number: int) -> Table | None:
-        """The block that has the counts of a range of clusters; None if they are all 0."""
+        """The block that has the counts of a range of clusters; None if they are all 0.
+
+        When too many have changed to stay within the limit, they are written first.
+        """
         offset = self.table[number] if number < len(self.table) else 0
         if not offset:
             return None
@@ -176,6 +179,9 @@ class Refcounts:
             await self.image.corrupt(
                 f"Refblock offset {offset:#x} unaligned (reftable index: {number:#x})"
             )
+        if len(self.blocks) > self.blocks.limit:
+            await self.blocks.store(self.blocks.snapshot())
+            self.blocks.trim()
         return await self.blocks.get(offset)
 
     async def _find(self, count: int) -> int:
