@@ -145,7 +145,9 @@ class BigLock:
             if self._waiting:
                 self._settle()
         finally:
-            deferred, self._deferred = self._deferred, []
+            deferred = self._deferred
+            if deferred:
+                self._deferred = []
             self._lock.release()
         for work in deferred:
             work()

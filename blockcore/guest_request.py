@@ -164,7 +164,8 @@ class GuestRequests:
         while True:
             if error is None:
                 hold = self._hold
-                await Until(hold.over, rank=rank)
+                if not hold.over():
+                    await Until(hold.over, rank=rank)
                 hold.check()
                 self._check(kind, offset, nbytes)
                 started_ns = self._guest.clock.monotonic_ns()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from blockcore.effects import Until
 
 
@@ -24,12 +21,13 @@ class Lock:
         if self.taken:
             await Until(self.is_free)
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Have it; nobody may."""
+    def held(self) -> Lock:
+        """Have it, as a context; nobody may."""
+        return self
+
+    def __enter__(self) -> None:
         assert not self.taken
         self.taken = True
-        try:
-            yield
-        finally:
-            self.taken = False
+
+    def __exit__(self, *_: object) -> None:
+        self.taken = False

@@ -19,6 +19,7 @@ from blockcore.gate import Gate
 _COPIED = 1 << 63
 _OFFSETS = 0x00FF_FFFF_FFFF_FE00
 _ENTRY = (1 << 64) - 1
+_FLAGS = 1 << 56
 
 
 class Counted(Protocol):
@@ -106,7 +107,7 @@ class Translation:
         self._bits = cluster_bits
         self._size = 1 << cluster_bits
         self._within = self._size - 1
-        self._table_shift = 2 * cluster_bits - 3
+        self._table_bits = cluster_bits - 3
         self._index = (1 << (cluster_bits - 3)) - 1
         self._unusual = _ENTRY & ~_COPIED & ~(_OFFSETS & ~self._within)
         self._fd = below.fd
@@ -117,14 +118,17 @@ class Translation:
 
     def pread(self, buf: memoryview, offset: int) -> bool:
         """Read clusters that are plainly there; False if the long path has to do it."""
-        places = self._places(offset, len(buf), 0)
-        if places is None:
-            return False
+        length = len(buf)
+        host = self._host(offset, length)
+        if host and self._read_touches is None:
+            return os.preadv(self._fd, (buf,), host + self._shift) == length
+        places = self._places(offset, length, 0)
+        return places is not None and self._pread_all(places, buf)
+
+    def _pread_all(self, places: list[tuple[int, int]], buf: memoryview) -> bool:
         touches = self._read_touches
         if touches is not None and any(touches(host, length) for host, length in places):
             return False
-        if len(places) == 1:
-            return os.preadv(self._fd, (buf,), places[0][0] + self._shift) == len(buf)
         done = 0
         for host, length in places:
             if os.preadv(self._fd, (buf[done : done + length],), host + self._shift) != length:
@@ -134,25 +138,48 @@ class Translation:
 
     def pwrite(self, slot: Slot, buf: memoryview, offset: int) -> bool:
         """Write clusters that are plainly there and nobody else's; False as for `pread`."""
-        places = self._places(offset, len(buf), _COPIED)
-        if places is None:
-            return False
-        touches, end = self._write_touches, 0
-        for host, length in places:
-            end = max(end, host + length)
-            if touches is not None and touches(host, length):
+        length = len(buf)
+        host = self._host(offset, length)
+        if host and self._write_touches is None and host >> self._bits not in self._metadata:
+            end = host + length
+            if end > self._file.size or os.pwrite(self._fd, buf, host + self._shift) != length:
                 return False
-        if end > self._file.size:
-            return False
-        done = 0
-        for host, length in places:
-            part = buf if len(places) == 1 else buf[done : done + length]
-            if os.pwrite(self._fd, part, host + self._shift) != length:
+        else:
+            places = self._places(offset, length, _COPIED)
+            if places is None or not self._pwrite_all(places, buf):
                 return False
-            done += length
+            end = max(sum(place) for place in places)
         if end > slot.wr_highest_below:
             slot.wr_highest_below = end
         return True
+
+    def _pwrite_all(self, places: list[tuple[int, int]], buf: memoryview) -> bool:
+        touches, size = self._write_touches, self._file.size
+        for host, length in places:
+            if host + length > size or (touches is not None and touches(host, length)):
+                return False
+        done = 0
+        for host, length in places:
+            if os.pwrite(self._fd, buf[done : done + length], host + self._shift) != length:
+                return False
+            done += length
+        return True
+
+    def _host(self, offset: int, length: int) -> int:
+        """Where a range is in the file if it is plain data in one cluster that is nobody else's.
+
+        0 if that is not so: `_places` has to look.  Most requests are like
+        this, and all that is done for them shows.
+        """
+        cluster = offset >> self._bits
+        table = self._tables.get(cluster >> self._table_bits)
+        if table is None:
+            return 0
+        within = offset & self._within
+        host = table[cluster & self._index] ^ _COPIED
+        if host & self._within or not 0 < host < _FLAGS or within + length > self._size:
+            return 0
+        return host + within
 
     def _places(self, offset: int, length: int, needed: int) -> list[tuple[int, int]] | None:
         """Where a range is in the file, offsets and lengths, neighbours put together.
@@ -162,7 +189,7 @@ class Translation:
         """
         places: list[tuple[int, int]] = []
         while True:
-            table = self._tables.get(offset >> self._table_shift)
+            table = self._tables.get(offset >> self._bits >> self._table_bits)
             if table is None:
                 return None
             entry = table[(offset >> self._bits) & self._index]

@@ -128,6 +128,9 @@ class FileNode(BlockNode):
             await Call(read_all, self.fd, buf, offset)
 
     async def do_pwrite(self, offset: int, buf: memoryview) -> None:
+        if self.volume is None and self._direct_fd < 0:
+            await Call(write_all, self.fd, buf, offset)
+            return
         room = len(buf) if self.volume is None else self.volume.room(offset, len(buf))
         if room:
             await self._write(offset, buf[:room])

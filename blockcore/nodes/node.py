@@ -135,20 +135,25 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
             await self._pwrite(offset, buf)
         else:
             with self.requests.tracked(offset, len(buf)) as request:
-                await self.requests.settled(request)
+                if self.requests.serialising:
+                    await self.requests.settled(request)
                 await self._pwrite(offset, buf)
         if fua:
             await self.flush()
 
     async def _pwrite(self, offset: int, buf: memoryview) -> None:
-        self._check_threshold(offset + len(buf))
+        length = len(buf)
+        end = offset + length
+        if self.write_threshold:
+            self._check_threshold(end)
         try:
             self.debug_event(BlkdebugEvent.PWRITEV)
-            self.inject(BlkdebugIOType.WRITE, offset, len(buf))
+            self.inject(BlkdebugIOType.WRITE, offset, length)
             await self.do_pwrite(offset, buf)
-            self._grew_to(offset + len(buf))
+            if end > self.size:  # only the requests of format drivers are
+                self.resized(end)
         finally:
-            self._end_write(offset, len(buf))
+            self._end_write(offset, length)
 
     async def keep(self, offset: int, buf: memoryview) -> None:
         """Write what reads give already (BDRV_REQ_WRITE_UNCHANGED): nothing becomes dirty."""
@@ -187,7 +192,8 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         try:
             self.debug_event(BlkdebugEvent.PWRITEV_ZERO)
             await self._zero_somehow(offset, length, may_unmap, no_fallback)
-            self._grew_to(offset + length)
+            if offset + length > self.size:
+                self.resized(offset + length)
         finally:
             self._end_write(offset, length)
 
@@ -345,14 +351,10 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         if hit.errno > 0:
             raise OSError(hit.errno, os.strerror(hit.errno))
 
-    def _grew_to(self, end: int) -> None:
-        """A write beyond the end makes a node longer; only format drivers do that."""
-        if end > self.size:
-            self.resized(end)
-
     def _end_write(self, offset: int, length: int) -> None:
         """bdrv_co_write_req_finish: a failed write counts as well, for it may have done a part."""
-        self.wr_highest_offset = max(self.wr_highest_offset, offset + length)
+        if offset + length > self.wr_highest_offset:
+            self.wr_highest_offset = offset + length
         self._write_gen += 1
         self.bitmaps.mark(offset, length)
         self.debug_event(BlkdebugEvent.PWRITEV_DONE)

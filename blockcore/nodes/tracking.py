@@ -8,22 +8,27 @@ an alignment (`bdrv_make_request_serialising`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from blockcore.effects import Until
 
 
 class TrackedRequest:
-    """One request under way: the bytes from `start` to before `end`."""
+    """One request under way, as a context: the bytes from `start` to before `end`."""
 
-    __slots__ = ("end", "serialising", "start", "waiting")
+    __slots__ = ("_tracker", "end", "serialising", "start", "waiting")
 
-    def __init__(self, offset: int, length: int) -> None:
+    def __init__(self, tracker: RequestTracker, offset: int, length: int) -> None:
         self.start = offset
         self.end = offset + length
         self.serialising = False
         self.waiting = False
+        self._tracker = tracker
+
+    def __enter__(self) -> TrackedRequest:
+        self._tracker.begin(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tracker.end(self)
 
 
 class RequestTracker:
@@ -31,24 +36,25 @@ class RequestTracker:
 
     def __init__(self) -> None:
         self._requests: list[TrackedRequest] = []
-        self._serialising = 0
+        self.serialising = 0
+        """How many of them are."""
 
-    @contextmanager
-    def tracked(self, offset: int, length: int) -> Iterator[TrackedRequest]:
-        """A request from its beginning to its end."""
-        request = TrackedRequest(offset, length)
+    def tracked(self, offset: int, length: int) -> TrackedRequest:
+        """A request, to be entered at its beginning and left at its end."""
+        return TrackedRequest(self, offset, length)
+
+    def begin(self, request: TrackedRequest) -> None:
         self._requests.append(request)
-        try:
-            yield request
-        finally:
-            self._requests.remove(request)
-            self._serialising -= request.serialising
+
+    def end(self, request: TrackedRequest) -> None:
+        self._requests.remove(request)
+        self.serialising -= request.serialising
 
     async def serialise(self, request: TrackedRequest, align: int) -> None:
         """Let the request be alone with what it touches, rounded out to `align` bytes."""
         request.start -= request.start % align
         request.end += -request.end % align
-        self._serialising += not request.serialising
+        self.serialising += not request.serialising
         request.serialising = True
         await self.settled(request)
 
@@ -58,7 +64,7 @@ class RequestTracker:
         One that is waiting itself is not waited for: it looks again, and then
         finds this one.
         """
-        if not self._serialising:
+        if not self.serialising:
             return
 
         def free() -> bool:

@@ -26,6 +26,7 @@ from benchmarks.data_path import (
 )
 from benchmarks.memory import memory_row
 from benchmarks.plan import Plan, on_tmpfs, workplace
+from benchmarks.qcow2 import allocating_row, overlay_row
 from benchmarks.report import as_json, table
 from benchmarks.rounds import Row
 from benchmarks.servers import versions
@@ -37,6 +38,11 @@ ROWS: dict[str, Callable[[Plan, str], Row]] = {
     "1m-write": partial(large_row, pattern=LARGE_WRITE),
     "rules-read": partial(rules_row, pattern=RANDOM_READ),
     "rules-write": partial(rules_row, pattern=RANDOM_WRITE),
+    "qcow2-4k-read": partial(overlay_row, pattern=RANDOM_READ, least=1.5),
+    "qcow2-4k-write": partial(overlay_row, pattern=RANDOM_WRITE, least=1.5),
+    "qcow2-1m-read": partial(overlay_row, pattern=LARGE_READ, least=1),
+    "qcow2-1m-write": partial(overlay_row, pattern=LARGE_WRITE, least=1),
+    "qcow2-allocate": allocating_row,
     "qmp": round_trip_row,
     "cont": cont_row,
     "memory": memory_row,

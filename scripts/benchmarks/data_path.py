@@ -19,12 +19,16 @@ SECTOR_SIZE = 512
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """What fio does; `unit` is the figure that is told of it."""
+    """What fio does; `unit` is the figure that is told of it.
+
+    For the plan's time, or `once` over the drive, however long that takes.
+    """
 
     rw: str
     block: str
     depth: int
     unit: str
+    once: bool = False
 
     def on(self, server: Server, plan: Plan, size: int) -> Callable[[], float]:
         """A measurement of the first `size` bytes of a server's drive."""
@@ -34,7 +38,7 @@ class Pattern:
             block=self.block,
             depth=self.depth,
             size=size,
-            seconds=plan.seconds,
+            seconds=None if self.once else plan.seconds,
         )[self.unit]
 
 

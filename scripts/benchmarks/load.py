@@ -12,12 +12,16 @@ from typing import Any
 
 
 def fio(
-    uri: str, *, rw: str, block: str, depth: int, size: int, seconds: float
+    uri: str, *, rw: str, block: str, depth: int, size: int, seconds: float | None
 ) -> dict[str, float]:
-    """One run of fio over one connection: `iops` and `mib_s` of what `rw` does."""
+    """One run of fio over one connection: `iops` and `mib_s` of what `rw` does.
+
+    Without `seconds` it ends when it has been everywhere once.
+    """
     command = ["fio", "--name=bench", "--ioengine=nbd", f"--uri={uri}", f"--rw={rw}"]
-    command += [f"--bs={block}", f"--iodepth={depth}", f"--size={size}", "--time_based"]
-    command += [f"--runtime={round(seconds * 1000)}ms", "--ramp_time=200ms"]
+    command += [f"--bs={block}", f"--iodepth={depth}", f"--size={size}"]
+    if seconds is not None:
+        command += ["--time_based", f"--runtime={round(seconds * 1000)}ms", "--ramp_time=200ms"]
     command += ["--output-format=json"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:

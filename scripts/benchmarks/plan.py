@@ -11,6 +11,9 @@ from pathlib import Path
 
 TMPFS = Path("/dev/shm")
 
+COPIES = 3
+"""The drive's file, and what rows put beside it: an overlay as large for each of two servers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -42,8 +45,8 @@ def on_tmpfs(directory: Path) -> bool:
 
 
 def _roomy(size: int) -> Path | None:
-    """tmpfs if it takes the file, else wherever temporary files go."""
+    """tmpfs if it takes all files, else wherever temporary files go."""
     try:
-        return TMPFS if shutil.disk_usage(TMPFS).free > size + (64 << 20) else None
+        return TMPFS if shutil.disk_usage(TMPFS).free > COPIES * size + (64 << 20) else None
     except OSError:
         return None

@@ -99,11 +99,16 @@ class Header:
         return any(kind == _EXT_BITMAPS for kind, _ in self.extensions)
 
 
+def cluster_bits_of(data: bytes) -> int:
+    """What the beginning of an image says of its clusters' size, unchecked."""
+    return int(_V2.unpack_from(data)[4])
+
+
 def parse_header(data: bytes, *, read_only: bool) -> Header:
     """Check and take apart the beginning of an image.
 
-    `data` is the first cluster, or 2 MiB if its size is not known yet, filled
-    up with zeroes where the file is shorter.
+    `data` is the first cluster, filled up with zeroes where the file is
+    shorter; 512 bytes do if the size of a cluster makes no sense.
     """
     magic, version, *v2 = _V2.unpack_from(data)
     if magic != MAGIC:

@@ -9,8 +9,16 @@ from collections.abc import Callable
 
 from blockcore.lock import Lock
 from blockcore.nodes.node import BlockNode
-from blockcore.nodes.qcow2.header import CORRUPT, INCOMPATIBLE_AT, Header
-from blockcore.qapi import BlkdebugEvent
+from blockcore.nodes.qcow2.header import (
+    CORRUPT,
+    INCOMPATIBLE_AT,
+    MAX_CLUSTER_BITS,
+    MIN_CLUSTER_BITS,
+    Header,
+    cluster_bits_of,
+    parse_header,
+)
+from blockcore.qapi import BlkdebugEvent, QmpError
 
 CorruptionReport = Callable[[str, int | None, int | None, bool], None]
 """Gets QEMU's message, the offset and size concerned in bytes, and whether it is fatal."""
@@ -138,6 +146,28 @@ class Image:
         """Overwrite a part of the header, and have it on disk."""
         await self.file.pwrite(offset, memoryview(data))
         await self.file.flush()
+
+
+async def read_header(file: BlockNode, *, read_only: bool) -> Header:
+    """The header of the image in `file`; raises QmpError in QEMU's words.
+
+    Nothing but the first cluster is read, whose size is in its first bytes.
+    """
+    try:
+        data = await _beginning(file, 1 << MIN_CLUSTER_BITS)
+        bits = cluster_bits_of(data)
+        if MIN_CLUSTER_BITS < bits <= MAX_CLUSTER_BITS:
+            data = await _beginning(file, 1 << bits)
+    except OSError as exc:
+        reason = os.strerror(exc.errno or errno.EIO)
+        raise QmpError(f"Could not read qcow2 header: {reason}") from None
+    return parse_header(data, read_only=read_only)
+
+
+async def _beginning(file: BlockNode, length: int) -> bytes:
+    data = bytearray(min(file.size, length))
+    await file.pread(0, memoryview(data))
+    return bytes(data).ljust(length, b"\0")
 
 
 def _unreported(_message: str, _offset: int | None, _size: int | None, _fatal: bool) -> None:

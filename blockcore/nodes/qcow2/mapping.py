@@ -57,6 +57,7 @@ class Mapping:
             max(2, l2_cache_size >> image.cluster_bits),
             BlkdebugEvent.L2_LOAD,
             BlkdebugEvent.L2_UPDATE,
+            self._dropped,
         )
         self._users: dict[int, list[int]] = {}
 
@@ -96,6 +97,13 @@ class Mapping:
         if run.kind is not Kind.UNALLOCATED:
             await self._check(run, offset)
         return run
+
+    def known_hole(self, offset: int) -> bool:
+        """Whether a table in memory says that a guest offset has no cluster, as `run` would."""
+        values = self.cached.get(offset >> self.image.table_shift)
+        if values is None:
+            return False
+        return not values[(offset >> self.image.cluster_bits) & (self.image.l2_entries - 1)]
 
     def run_in(self, values: array[int], offset: int, length: int) -> Run:
         """The run in an L2 table's entries: of one kind, contiguous in the file."""
@@ -158,8 +166,10 @@ class Mapping:
         needs it is the one to fail.
         """
         await self.image.check_metadata_write()
-        old = await self.table(number)
         old_entry = self.l1[number]
+        old = self.tables.peek(old_entry & OFFSET_MASK) if number in self.cached else None
+        if old is None:
+            old = await self.table(number)
         if old is not None and old_entry & COPIED:
             return old
         offset = await self.refcounts.allocate(1)
@@ -202,12 +212,10 @@ class Mapping:
         users = self._users.setdefault(table.offset, [])
         if number not in users:
             users.append(number)
-        self._forget_dropped()
 
-    def _forget_dropped(self) -> None:
-        while self.tables.dropped:
-            for number in self._users.pop(self.tables.dropped.pop(), ()):
-                self.cached.pop(number, None)
+    def _dropped(self, offset: int) -> None:
+        for number in self._users.pop(offset, ()):
+            self.cached.pop(number, None)
 
     def forget(self, number: int) -> None:
         """An L1 entry is gone, and its table with it."""

@@ -1,8 +1,9 @@
 """Tables of big-endian numbers, cached: L2 tables and refcount blocks.
 
-A table is one cluster.  A cache holds at most `limit` of them (not counting
-those that cannot be dropped at the moment: dirty or pinned ones, whose number
-the write-back bounds), each as an array of exactly a cluster's size.
+A table is one cluster.  A cache holds at most `limit` of them, each as an array
+of exactly a cluster's size.  Only those that cannot be dropped at the moment,
+changed or pinned ones, can be more: for a moment, since whoever changes tables
+has them written before there are too many (`WriteBack.limit`, `Refcounts.block`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from blockcore.nodes.qcow2.image import Image
 from blockcore.qapi import BlkdebugEvent
@@ -48,7 +49,10 @@ class Table:
 
 
 class TableCache:
-    """The tables of one kind, by their offsets in the file, least recently used first."""
+    """The tables of one kind, by their offsets in the file, least recently used first.
+
+    `on_drop` is told of each that leaves the memory to make room.
+    """
 
     def __init__(
         self,
@@ -57,9 +61,10 @@ class TableCache:
         limit: int,
         on_load: BlkdebugEvent,
         on_store: BlkdebugEvent,
+        on_drop: Callable[[int], object] = lambda offset: None,
     ) -> None:
         self.limit = limit
-        self.dropped: list[int] = []
+        self._on_drop = on_drop
         self._image = image
         self._typecode = typecode
         self._on_load = on_load
@@ -131,7 +136,7 @@ class TableCache:
         """Drop the least recently used tables beyond the limit, if they may go."""
         for victim in list(self._victims(len(self._tables) - self.limit, spared)):
             del self._tables[victim]
-            self.dropped.append(victim)
+            self._on_drop(victim)
 
     def _insert(self, offset: int, values: array[int]) -> Table:
         table = self._tables[offset] = Table(offset, values)

@@ -52,9 +52,12 @@ class InFlight:
 
     def __init__(self) -> None:
         self._all: list[Allocation] = []
+        self._clusters: set[int] = set()
 
     def meets(self, first: int, last: int) -> bool:
         """Whether one of them concerns guest clusters `first` to `last`."""
+        if first == last:
+            return first in self._clusters
         return any(one.first <= last and first <= one.last for one in self._all)
 
     async def settled(self, first: int, last: int) -> None:
@@ -64,9 +67,11 @@ class InFlight:
 
     def begin(self, allocation: Allocation) -> None:
         self._all.append(allocation)
+        self._clusters.update(range(allocation.first, allocation.last + 1))
 
     def end(self, allocation: Allocation) -> None:
         self._all.remove(allocation)
+        self._clusters.difference_update(range(allocation.first, allocation.last + 1))
 
 
 class Writer:
@@ -85,22 +90,33 @@ class Writer:
         """Write `buf` at guest `offset`, as many clusters at a time as belong together."""
         bits = self.image.cluster_bits
         while buf:
-            await self.in_flight.settled(offset >> bits, (offset + len(buf) - 1) >> bits)
-            run = await self.mapping.run(offset, len(buf))
-            if run.kind is Kind.NORMAL and run.entry & COPIED:
-                await self.image.check_data_write(run.host, run.length)
-                self.image.event(BlkdebugEvent.WRITE_AIO)
-                await self.image.file.pwrite(run.host, buf[: run.length])
-                done = run.length
-            else:
+            first, last = offset >> bits, (offset + len(buf) - 1) >> bits
+            if self.in_flight.meets(first, last):
+                await self.in_flight.settled(first, last)
+            done = 0
+            if not self.mapping.known_hole(offset):
+                done = await self._write_in_place(offset, buf)
+            if not done:
                 done = await self._write_new(offset, buf)
             offset += done
             buf = buf[done:]
 
+    async def _write_in_place(self, offset: int, buf: memoryview) -> int:
+        """Write the beginning of `buf` to clusters that are there; gives how much."""
+        run = await self.mapping.run(offset, len(buf))
+        if run.kind is not Kind.NORMAL or not run.entry & COPIED:
+            return 0
+        await self.image.check_data_write(run.host, run.length)
+        self.image.event(BlkdebugEvent.WRITE_AIO)
+        await self.image.file.pwrite(run.host, buf[: run.length])
+        return run.length
+
     async def _write_new(self, offset: int, buf: memoryview) -> int:
         """Write the beginning of `buf` to new clusters; gives how much, 0 to look again."""
-        await self.image.lock.free()
-        with self.image.lock.held():
+        lock = self.image.lock
+        if lock.taken:
+            await lock.free()
+        with lock.held():
             self.image.check_usable()
             allocation = await self._allocate(offset, len(buf))
         if allocation is None:
