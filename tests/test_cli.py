@@ -16,7 +16,7 @@ from typing import Any
 import nbd
 import pytest
 
-from blockcore.cli import client, main
+from blockcore.cli import main, session
 from blockcore.cli.arguments import parse_arguments
 from blockcore.cli.listen import TcpPort, UnixSocket
 from blockcore.cli.serve import TOP, embedded_drive, serve_command
@@ -342,7 +342,7 @@ def test_a_server_of_something_else(
 def test_a_server_that_says_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "GREETING_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(session, "GREETING_TIMEOUT_S", 0.05)
     path = tmp_path / "silent"
     with listener(path):
         assert main(["events", "-s", str(path)]) == 1
