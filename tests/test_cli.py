@@ -112,7 +112,14 @@ def test_refusal_is_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["stale"]
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["qmp"], ["events"]], ids=str)
+HELPS: list[list[str]] = [
+    *([], ["serve"], ["qmp"], ["events"], ["jobs"], ["job"], ["job", "wait"], ["job", "pause"]),
+    *(["job", "resume"], ["job", "cancel"], ["job", "complete"], ["job", "finalize"]),
+    *(["job", "dismiss"], ["job", "set-speed"]),
+]
+
+
+@pytest.mark.parametrize("command", HELPS, ids=str)
 def test_help_shows_examples(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "--help"]) == 0
     out = capsys.readouterr().out

@@ -1,7 +1,7 @@
 """The `faultline` command: a convenience on top of nbdkit, and a QMP client.
 
 `serve` only prepares nbdkit's command line and environment and then becomes
-nbdkit; `qmp` and `events` talk to the control socket of a machine that runs.
+nbdkit; the others talk to the control socket of a machine that runs.
 Nothing here takes part in serving, and nothing in the rest of the package
 imports it.
 """
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import click
 
 from blockcore.cli.client import events, qmp
+from blockcore.cli.jobs import job, jobs
 from blockcore.cli.serve import serve
 
 
@@ -25,21 +26,23 @@ def faultline() -> None:
     faultline serve control=m0.qmp drive=id=vda,file=disk.img,rerror=stop
     faultline qmp -s m0.qmp query-status
     faultline events -s m0.qmp
+    faultline jobs -s m0.qmp
 
     Every NBD client of the machine is its guest.  Each command has its own
     --help.
     """
 
 
-for _command in (serve, qmp, events):
+for _command in (serve, qmp, events, jobs, job):
     faultline.add_command(_command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's) and give its exit status.
 
-    0 is success, 1 a failure, 2 a command line that makes no sense, 130 an
-    interrupt.  A failure says one line on stderr.
+    0 is success, 1 a failure, 2 a command line that makes no sense, 3 a job
+    that an error has stopped, 130 an interrupt.  A failure says one line on
+    stderr.
     """
     try:
         status = faultline.main(argv, prog_name="faultline", standalone_mode=False)
