@@ -9,15 +9,41 @@ imports it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 
 import click
 
-from blockcore.cli.client import events, qmp
-from blockcore.cli.jobs import job, jobs
-from blockcore.cli.serve import serve
+MODULES = {
+    "events": "blockcore.cli.client",
+    "job": "blockcore.cli.jobs",
+    "jobs": "blockcore.cli.jobs",
+    "qmp": "blockcore.cli.client",
+    "serve": "blockcore.cli.serve",
+}
+"""Where the commands are, each under its name."""
 
 
-@click.group(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Imports the command that is used.
+
+    `serve` needs none of what takes the others long to import, and `qmp` not
+    what draws.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in MODULES:
+            return None
+        command = getattr(import_module(MODULES[cmd_name]), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(
+    cls=Commands, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(package_name="faultline", message="%(prog)s %(version)s")
 def faultline() -> None:
     """A machine whose drives fail, stop and resume as QEMU's do, over NBD.
@@ -31,10 +57,6 @@ def faultline() -> None:
     Every NBD client of the machine is its guest.  Each command has its own
     --help.
     """
-
-
-for _command in (serve, qmp, events, jobs, job):
-    faultline.add_command(_command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
