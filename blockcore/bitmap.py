@@ -215,11 +215,6 @@ class NodeBitmaps:
             if bitmap.enabled:
                 bitmap.set(offset, length)
 
-    @property
-    def awaited(self) -> bool:
-        """Whether somebody may wait for a write to be marked: a job, whose bitmaps have no name."""
-        return any(bitmap.enabled and bitmap.name is None for bitmap in self._all)
-
     def resize(self, size: int) -> None:
         for bitmap in self._all:
             bitmap.resize(size)

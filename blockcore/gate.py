@@ -41,3 +41,7 @@ class Gate:
             return other
         moved = ((s + shift, e + shift) for s, e in zip(other.starts, other.ends, strict=True))
         return Gate([*zip(self.starts, self.ends, strict=True), *moved])
+
+
+EVERYWHERE = Gate([(0, 1 << 63)])
+"""Nothing passes."""

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from enum import StrEnum
-
 from blockcore.graph_changes import set_read_only
 from blockcore.machine import Machine
-from blockcore.nodes.create import create_overlay
-from blockcore.nodes.flat_options import open_options
+from blockcore.new_image import NewImageMode, opened_like
+from blockcore.nodes.create import Backing, create_image_file
 from blockcore.nodes.links import attach, check, detach, needed
 from blockcore.nodes.links import replace as replace_node
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
-from blockcore.nodes.options import BlockdevCacheOptions, BlockdevOptions, BlockdevOptionsQcow2
 from blockcore.nodes.permissions import Perm
-from blockcore.qapi import BlockdevDiscardOptions, QmpError
-from blockcore.qmp.schema import Null
+from blockcore.qapi import QmpError
 from blockcore.transaction import Transaction
-
-
-class NewImageMode(StrEnum):
-    """Whether a command makes the image or finds it."""
-
-    EXISTING = "existing"
-    ABSOLUTE_PATHS = "absolute-paths"
 
 
 async def prepare_snapshot_sync(
@@ -39,8 +27,12 @@ async def prepare_snapshot_sync(
     """Make or open the image `filename` and put it over `old`; QmpError."""
     await _prepare_old(old)
     if mode is not NewImageMode.EXISTING:
-        await create_overlay(machine.graph, machine, filename, image_format, old)
-    overlay = await machine.graph.open(_definition(old, filename, image_format, node_name))
+        backing = Backing(old.filename, old.driver)
+        graph = machine.graph
+        await create_image_file(graph, machine, filename, image_format, old.size, backing)
+    overlay = await machine.graph.open(
+        opened_like(old, filename, image_format, node_name, read_only=old.read_only)
+    )
 
     async def let_go() -> None:
         """Nobody uses the overlay: it is not needed after all, or `old` had no user itself."""
@@ -66,27 +58,6 @@ async def _prepare_old(old: BlockNode) -> None:
             await old.flush()
         except OSError:
             raise QmpError("An IO error has occurred") from None
-
-
-def _definition(
-    old: BlockNode, filename: str, image_format: str, node_name: str | None
-) -> BlockdevOptions:
-    """The overlay has the cache mode of what it covers, and discards as that did."""
-    flat = {"driver": image_format} | ({} if node_name is None else {"node-name": node_name})
-    definition = replace(
-        open_options(flat, filename),
-        cache=BlockdevCacheOptions(direct=old.options.direct, no_flush=old.options.no_flush),
-        read_only=old.read_only,
-        auto_read_only=old.options.auto_read_only,
-        discard=(
-            BlockdevDiscardOptions.UNMAP
-            if old.options.discard_unmap
-            else BlockdevDiscardOptions.IGNORE
-        ),
-    )
-    if isinstance(definition, BlockdevOptionsQcow2):
-        return replace(definition, backing=Null.NULL)
-    return definition
 
 
 def put_over(

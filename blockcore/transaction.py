@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 
+from blockcore.job_txn import JobTxn
+
 Step = Callable[[], Awaitable[None] | None]
 """Something that does not fail; a coroutine function or a plain one."""
 
@@ -22,10 +24,16 @@ class ActionCompletionMode(StrEnum):
 
 
 class Transaction:
-    """One transaction under way; `completion_mode` is for actions that start jobs."""
+    """One transaction under way; `completion_mode` is for actions that start jobs.
 
-    def __init__(self, completion_mode: ActionCompletionMode) -> None:
+    Jobs that are to succeed or fail together share `job_txn`.
+    """
+
+    def __init__(
+        self, completion_mode: ActionCompletionMode, job_txn: JobTxn | None = None
+    ) -> None:
         self.completion_mode = completion_mode
+        self.job_txn = job_txn
         self._commit: list[Step] = []
         self._abort: list[Step] = []
 

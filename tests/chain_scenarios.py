@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from recorder import Recorder, Scenario
@@ -72,6 +73,29 @@ def refused_snapshots(r: Recorder) -> None:
     filter_node = {"driver": "blkdebug", "node-name": "filter", "image": "other"}
     r.qmp("blockdev-add", filter_node)
     r.qmp("blockdev-snapshot", {"node": "top", "overlay": "filter"})
+    look(r)
+
+
+def snapshot_targets(r: Recorder) -> None:
+    """blockdev-snapshot-sync: file names of all kinds, to be made and to be found"""
+    drive = {"device": "drive0"}
+    for name in ("./top.qcow2", "top.qcow2", "base.raw", ".", "file:missing/s", "null-co://"):
+        snapshot(r, **drive, snapshot_file=name)
+    for name in ("blkdebug::s", "json:{", "nbd:", "nbd://", "nbd:unix:missing", "nbd:missing"):
+        snapshot(r, **drive, snapshot_file=name)
+        snapshot(r, **drive, snapshot_file=name, mode="existing")
+    for image_format in ("file", "nbd", "blkdebug", "null-co"):
+        snapshot(r, **drive, snapshot_file="s", format=image_format)
+    snapshot(r, **drive, snapshot_file="null-co://", format="raw")
+    snapshot(r, **drive, snapshot_file="null-co://", format="null-co", mode="existing")
+    spare = {"driver": "file", "filename": "spare.qcow2"}
+    for backing in ("other", None):
+        options = {"driver": "qcow2", "file": spare, "backing": backing}
+        name = f"json:{json.dumps(options)}"
+        snapshot(r, **drive, snapshot_file=name, mode="existing")
+    look(r)
+    snapshot(r, **drive, snapshot_file="blkdebug::free.qcow2", mode="existing")
+    snapshot(r, **drive, snapshot_file="file:a:b", snapshot_node_name="ab")
     look(r)
 
 
@@ -218,12 +242,42 @@ def kinds_of_image(r: Recorder) -> None:
     look(r)
 
 
+def backing_options(r: Recorder) -> None:
+    """options that change a part of what the headers of images say"""
+    look(r)
+
+
+def devices(count: int) -> str:
+    """A virtio-blk for each of so many drives."""
+    return "".join(
+        f" -device virtio-blk-pci,drive=drive{n},id=vd{n},addr={4 + n},"
+        "disable-modern=on,disable-legacy=off"
+        for n in range(count)
+    )
+
+
+OPTIONS = " ".join(
+    f"-drive if=none,id=drive{n},driver=qcow2,{options}"
+    for n, options in enumerate(
+        (
+            "file.driver=file,file.filename=sub/above,backing.node-name=named,"
+            "backing.backing.file.node-name=base",
+            "file.driver=file,file.filename=plain,backing.driver=file,backing.node-name=file",
+            "file.driver=file,file.filename=plain2,backing.driver=raw,backing.node-name=raw",
+            "file.driver=file,file.filename=named,backing.file.filename=sub/base.raw,"
+            "backing.cache.direct=on",
+            "'file=json:{\"driver\":\"qcow2\",,\"file.filename\":\"old\"},backing='",
+        )
+    )
+) + devices(5)
+
 KINDS_SETUP = (
     "qemu-img create -f raw base.raw 1M",
     "qemu-img create -f qcow2 -o compat=0.10,cluster_size=4k old 1M",
     "qemu-img create -f qcow2 -o lazy_refcounts=on lazy 1M",
     "qemu-img create -f qcow2 -b base.raw -F raw named",
     "qemu-img create -f qcow2 -b base.raw -F raw plain",
+    "qemu-img create -f qcow2 -b base.raw -F raw plain2",
     "mkdir -p sub",
     "qemu-img create -f qcow2 -b named -F qcow2 above",
     "mv above sub/above",
@@ -237,14 +291,14 @@ KINDS = (
     " -drive if=none,id=drive2,file=sub/above,format=qcow2"
     " -drive if=none,id=drive3,driver=raw,file.driver=qcow2,file.file.driver=file,"
     "file.file.filename=plain,read-only=on"
-    + "".join(
-        f" -device virtio-blk-pci,drive=drive{n},id=vd{n},addr={4 + n},"
-        "disable-modern=on,disable-legacy=off"
-        for n in range(4)
-    )
+    + devices(4)
 )
 
 SCENARIOS = {
     f"chain-{run.__name__.replace('_', '-')}": Scenario(run=run, options=CHAIN, setup=IMAGES)
-    for run in (refused_snapshots, snapshots, transactions, conflicts, reopened_nodes)
-} | {"chain-kinds-of-image": Scenario(run=kinds_of_image, options=KINDS, setup=KINDS_SETUP)}
+    for run in (refused_snapshots, snapshot_targets, snapshots, transactions)
+    + (conflicts, reopened_nodes)
+} | {
+    "chain-kinds-of-image": Scenario(run=kinds_of_image, options=KINDS, setup=KINDS_SETUP),
+    "chain-backing-options": Scenario(run=backing_options, options=OPTIONS, setup=KINDS_SETUP),
+}

@@ -22,7 +22,9 @@ SECTOR = 512
 
 
 class Disk(BlockNode):
-    """Bytes that grow.  `log` has every write since the beginning; None stands for a flush.
+    """Bytes that grow.  `log` has every write since the beginning.
+
+    A number in it stands for a change of the length, None for a flush.
 
     `on_io` gets the kind of each request, and may raise OSError: then it has no effect.
     Nothing can be written beyond `limit`.
@@ -41,7 +43,7 @@ class Disk(BlockNode):
         self.start = data
         self.data = bytearray(data)
         self.size = len(data)
-        self.log: list[tuple[int, bytes] | None] = []
+        self.log: list[tuple[int, bytes] | int | None] = []
         self.on_io = on_io
         self.limit = limit
 
@@ -73,6 +75,20 @@ class Disk(BlockNode):
         await Call(flush)
         await pause()
 
+    async def do_truncate(self, size: int) -> None:
+        def cut() -> None:
+            self.on_io("truncate")
+            self.log.append(size)
+            resize(self.data, size)
+
+        await Call(cut)
+        await pause()
+
+
+def resize(data: bytearray, size: int) -> None:
+    data.extend(bytes(max(size - len(data), 0)))
+    del data[size:]
+
 
 def put(data: bytearray, offset: int, part: memoryview | bytes) -> None:
     """Write into bytes that grow."""
@@ -86,7 +102,10 @@ def crashes(disk: Disk, begin: int = 0) -> Iterator[tuple[int, bytearray]]:
     data = bytearray(disk.start)
     for number, entry in enumerate(disk.log):
         if entry is not None:
-            put(data, *entry)
+            if isinstance(entry, int):
+                resize(data, entry)
+            else:
+                put(data, *entry)
             if number >= begin:
                 yield number, data
 
@@ -99,6 +118,10 @@ def power_cuts(disk: Disk, random: Random, count: int) -> Iterator[tuple[int, by
         data = bytearray(disk.start)
         for number, entry in enumerate(disk.log[:end]):
             if entry is None:
+                continue
+            if isinstance(entry, int):
+                if number < saved or random.random() < 0.5:
+                    resize(data, entry)
                 continue
             offset, part = entry
             if number < saved:

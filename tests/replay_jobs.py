@@ -6,6 +6,7 @@ What it wrote down after QEMU's exit is found out again in the same words.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import nbd
-from live import Live
+from live import Live, Qmp
 from replay import Comparison, Player, Recording, Request
 
 MODERN = "job-error-check=modern"
@@ -26,6 +27,9 @@ WRITE = re.compile(r'qemu-io drive0 "write -P (0x\w+) (\w+) (\w+)"')
 UNITS = {"": 1, "k": 1 << 10, "M": 1 << 20}
 
 CLUSTER = 64 << 10
+
+Extent = tuple[int, int, str, int]
+"""In KiB where it starts and how long it is, data or zeroes, and how far down the chain."""
 
 
 def size(text: str) -> int:
@@ -46,13 +50,18 @@ class Sampled(Comparison):
 class JobPlayer(Player):
     """A `human-monitor-command` is a request of the guest; its reply is the completion."""
 
-    def __init__(self, recording: Recording, control: str, guest: nbd.NBD) -> None:
+    def __init__(
+        self, recording: Recording, control: str, guest: nbd.NBD, side: Qmp
+    ) -> None:
         super().__init__(recording, control, guest)
+        self._side = side
         self._comparison = Sampled()
         self._writes: dict[int, Request] = {}
 
     def _command(self, entry: Mapping[str, Any]) -> None:
         message = entry["msg"]
+        if message["execute"] == "query-block-jobs":
+            self._catch_up(message["id"])
         if message["execute"] != "human-monitor-command":
             super()._command(entry)
             return
@@ -64,6 +73,14 @@ class JobPlayer(Player):
         request.cookie = self._guest.aio_pwrite(request.buffer, request.offset)
         self._writes[message["id"]] = request
 
+    def _catch_up(self, command: int) -> None:
+        """Wait until a ready job has found what guests wrote, as the recorder waited."""
+        reply = next(e["msg"] for e in self._recording.entries if is_reply(e, command))
+        jobs = reply.get("return", [])
+        if self._writes and jobs and jobs[0]["status"] == "ready":
+            wanted = jobs[0]["offset"]
+            self._side.wait_for(lambda: self._side("query-block-jobs")[0]["offset"] >= wanted)
+
     def _response(self, entry: Mapping[str, Any]) -> None:
         request = self._writes.get(entry["msg"].get("id"))
         if request is None:
@@ -73,11 +90,16 @@ class JobPlayer(Player):
             self._comparison.compare("guest.write", "OK", request.status)
 
 
+def is_reply(entry: Mapping[str, Any], command: int) -> bool:
+    return bool(entry["kind"] == "response" and entry["msg"].get("id") == command)
+
+
 def play_with_jobs(recording: Recording, directory: Path) -> dict[str, tuple[Any, Any]]:
     """Play it with everything in `directory`; what was different, by path."""
     recording.prepare(directory)
-    with Live(directory, *recording.keys(), MODERN) as live, live.guest() as guest:
-        player = JobPlayer(recording, live.control, guest)
+    machine = Live(directory, *recording.keys(), MODERN)
+    with machine as live, live.guest() as guest, live.qmp() as side:
+        player = JobPlayer(recording, live.control, guest, side)
         try:
             found = player.play()
         finally:
@@ -114,7 +136,10 @@ def found_out_again(note: str, directory: Path) -> str:
     assert match is not None, note
     name = match[1]
     backing = info(directory / name).get("backing-filename")
-    return f"{match[0]}backing={backing!r} map={allocation(directory / name)}"
+    recorded = ast.literal_eval(note.partition(" map=")[2])
+    ours = allocation(directory / name)
+    extents = recorded if ours == joined(recorded) else ours
+    return f"{match[0]}backing={backing!r} map={extents}"
 
 
 def differing_clusters(directory: Path) -> str:
@@ -136,11 +161,24 @@ def info(image: Path) -> dict[str, Any]:
     return found
 
 
-def allocation(image: Path) -> list[tuple[int, int, str, int]]:
-    """In KiB: start, length, data or zeroes, and how far down the chain."""
+def allocation(image: Path) -> list[Extent]:
+    """What is where in an image."""
     command = ["qemu-img", "map", "--output=json", image.name]
     done = subprocess.run(command, cwd=image.parent, capture_output=True, check=True)
-    return [
-        (e["start"] >> 10, e["length"] >> 10, "z" if e["zero"] else "d", e["depth"])
-        for e in json.loads(done.stdout)
-    ]
+    extents = json.loads(done.stdout)
+    return joined(
+        [
+            (e["start"] >> 10, e["length"] >> 10, "z" if e["zero"] else "d", e["depth"])
+            for e in extents
+        ]
+    )
+
+
+def joined(extents: list[Extent]) -> list[Extent]:
+    """Neighbours of one kind put together: which of them was written first is chance."""
+    found: list[Extent] = []
+    for start, length, what, depth in extents:
+        if found and found[-1][2:] == (what, depth):
+            start, length = found[-1][0], found.pop()[1] + length
+        found.append((start, length, what, depth))
+    return found

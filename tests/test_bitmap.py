@@ -186,16 +186,6 @@ def test_writes_go_to_what_records() -> None:
     assert seen == [True, False]
 
 
-def test_only_bitmaps_of_jobs_are_awaited() -> None:
-    bitmaps, bitmap, _ = node_bitmaps()
-    awaited = [bitmaps.awaited]
-    bitmaps.create_successor(bitmap)
-    awaited.append(bitmaps.awaited)
-    bitmaps.abdicate(bitmap)
-    awaited.append(bitmaps.awaited)
-    assert awaited == [False, True, False]
-
-
 def test_marks_from_other_threads_are_counted() -> None:
     bitmap = DirtyBitmap(1 << 30, 512)
     bitmap.set(0, 512)

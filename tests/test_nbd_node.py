@@ -194,3 +194,23 @@ def test_no_such_export(far: Live, tmp_path: Path) -> None:
         arguments = {"driver": "nbd", "node-name": "n", "server": server, "export": "nope"}
         with pytest.raises(QmpFailed, match="Requested export not available"):
             qmp.execute("blockdev-add", arguments)
+
+
+def test_server_that_is_read_only(tmp_path: Path) -> None:
+    """As QEMU has it: with auto-read-only a node can be there, and nobody can write to it."""
+    make_image(tmp_path / "d.img", MIB)
+    server = nbdkit(tmp_path, "-r", "file", str(tmp_path / "d.img"))
+    options = {
+        "driver": "nbd",
+        "node-name": "n",
+        "server": {"type": "unix", "path": "kit.sock"},
+    }
+    top = {"driver": "qcow2", "node-name": "q", "file": "n"}
+    with killed(server), Live(tmp_path, "drive=driver=null-co") as live, live.qmp() as qmp:
+        with pytest.raises(QmpFailed, match="Could not open image: Permission denied"):
+            qmp("blockdev-add", **options)
+        qmp("blockdev-add", **options, **{"auto-read-only": True})
+        (node,) = (n for n in qmp("query-named-block-nodes") if n["node-name"] == "n")
+        assert node["ro"]
+        with pytest.raises(QmpFailed, match="Block node is read-only"):
+            qmp("blockdev-add", **top)

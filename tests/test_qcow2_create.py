@@ -86,7 +86,7 @@ REFUSED: dict[str, tuple[int, dict[str, Any], str]] = {
     "too large": (0, {"cluster_size": 4 << 20}, "Cluster size must be a power of two"),
     "lazy v2": (0, {"version": 2, "lazy_refcounts": True}, "Lazy refcounts only supported"),
     "long name": (0, {"backing_file": "b" * 1024}, "Backing file name too long"),
-    "too big": (1 << 60, {"cluster_size": 512}, "File too large"),
+    "too big": (1 << 60, {"cluster_size": 512}, "The image size is too large for file format"),
 }
 
 

@@ -10,13 +10,14 @@ from blockcore.commands import transaction
 from blockcore.commands.actions import ActionTable, TransactionAction
 from blockcore.graph_changes import changing_graph, root_node, set_read_only
 from blockcore.machine import Machine
+from blockcore.new_image import NewImageMode
 from blockcore.nodes.chain import chain
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.qapi import QmpError
 from blockcore.qmp.schema import CommandTable
-from blockcore.snapshot import NewImageMode, prepare_snapshot, prepare_snapshot_sync
+from blockcore.snapshot import prepare_snapshot, prepare_snapshot_sync
 from blockcore.transaction import Transaction
 
 table = CommandTable()

@@ -6,16 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from blockcore.commands import (
+    backups,
     bitmap_actions,
     bitmaps,
     block_config,
     block_info,
     block_stats,
-    chain_jobs,
+    commits,
     faults,
     jobs,
+    mirrors,
     run_state,
     snapshots,
+    streams,
     transaction,
     volumes,
 )
@@ -29,12 +32,13 @@ table = CommandTable()
 table.include(NEGOTIATION)
 for _part in (
     *(run_state, block_info, block_stats, block_config, faults),
-    *(jobs, chain_jobs),
+    *(jobs, streams, commits, mirrors, backups),
     *(bitmaps, snapshots, transaction, volumes),
 ):
     table.include(_part.table)
 transaction.actions.include(bitmap_actions.actions)
 transaction.actions.include(snapshots.actions)
+transaction.actions.include(backups.actions)
 table.event(BlockIoError)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from blockcore.commands.actions import ActionTable, TransactionAction
 from blockcore.graph_changes import changing_graph
+from blockcore.job_txn import JobTxn
 from blockcore.machine import Machine
 from blockcore.qapi import QmpError
 from blockcore.qmp.schema import CommandTable
@@ -34,7 +35,8 @@ async def transaction(
 
     All drives are drained first and stay so until the end.
     """
-    under_way = Transaction(properties.completion_mode)
+    grouped = properties.completion_mode is ActionCompletionMode.GROUPED
+    under_way = Transaction(properties.completion_mode, JobTxn(machine) if grouped else None)
     async with changing_graph(machine), machine.all_drained():
         try:
             for action in wanted:

@@ -51,7 +51,7 @@ async def insert_filter(
         try:
             check(graph.nodes.values())
         except QmpError:
-            _remove(machine, node)
+            _unlink(machine, node)
             raise
         graph.refresh_filenames()
     machine.concerns_changed()
@@ -61,13 +61,18 @@ async def insert_filter(
 async def drop_filter(machine: Machine, node: FilterNode) -> None:
     """Whoever uses the filter uses what it shows from now on."""
     async with drained(machine, [node]):
-        _remove(machine, node)
-        await node.do_close()
+        await remove_filter(machine, node)
         machine.graph.refresh_filenames()
     machine.concerns_changed()
 
 
-def _remove(machine: Machine, node: FilterNode) -> None:
+async def remove_filter(machine: Machine, node: FilterNode) -> None:
+    """The same for a caller whose drained section it is, and who does the rest."""
+    _unlink(machine, node)
+    await node.do_close()
+
+
+def _unlink(machine: Machine, node: FilterNode) -> None:
     graph = machine.graph
     replace_node(node, node.below, graph.subtree(node.below))
     del graph.nodes[node.node_name]

@@ -1,59 +1,159 @@
-"""New image files for snapshots (bdrv_img_create)."""
+"""New image files, for snapshots and the targets of jobs (bdrv_img_create)."""
 
 from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
+from typing import Final, NamedTuple
 
 from blockcore.effects import Call
 from blockcore.nodes.driver import NodeOptions, Surroundings
+from blockcore.nodes.drivers import make_node
 from blockcore.nodes.file import FileNode
 from blockcore.nodes.filename import FILENAME_PARSERS, protocol_of
+from blockcore.nodes.flat_options import open_options
 from blockcore.nodes.graph import BlockGraph
 from blockcore.nodes.node import BlockNode
-from blockcore.nodes.options import BLOCKDEV_OPTIONS
+from blockcore.nodes.options import BLOCKDEV_OPTIONS, BlockdevRef
 from blockcore.nodes.qcow2.create import create_image
 from blockcore.qapi import QmpError
 
 MODE = 0o644
 """What QEMU gives a new file, less the umask."""
 
+FIRST_BYTES: Final = 512
+"""Cleared in a target that cannot be made: what was there must not be taken for an image."""
 
-async def create_overlay(
-    graph: BlockGraph, around: Surroundings, filename: str, image_format: str, below: BlockNode
+_CREATES: Final = frozenset({"file", "nbd", "qcow2", "raw"})
+"""Drivers that can make an image; what a server exports is there already."""
+
+
+class Backing(NamedTuple):
+    """What goes into a new image as its backing file's name and format, as they are."""
+
+    name: str
+    driver: str
+
+
+async def create_image_file(
+    graph: BlockGraph,
+    around: Surroundings,
+    filename: str,
+    image_format: str,
+    size: int,
+    backing: Backing | None = None,
 ) -> None:
-    """Make an empty image over `below`, whose name and format go into it as they are.
+    """Make an empty image of `size` bytes at `filename`, which may have any form; QmpError.
 
-    `filename` may have any form that names a file.  QmpError in QEMU's words.
+    A file that is there is overwritten, unless a node of the graph uses it;
+    an image that could not be finished is deleted.  The backing file is not
+    opened.
     """
+    protocol = _check(filename, image_format, backing)
+    raw_size = 0 if image_format == "qcow2" else size
+    file = await _create_below(graph, around, filename, protocol, raw_size)
+    try:
+        if image_format == "qcow2":
+            name, driver = backing or (None, None)
+            await create_image(file, size, backing_file=name, backing_format=driver)
+    except QmpError:
+        if isinstance(file, FileNode):
+            await Call(_delete, file.path)
+        raise
+    finally:
+        await file.do_close()
+
+
+def _check(filename: str, image_format: str, backing: Backing | None) -> str:
+    """The driver of what `filename` names; QmpError if nothing can be made there."""
     if image_format not in BLOCKDEV_OPTIONS.variants:
         raise QmpError(f"Unknown file format '{image_format}'")
     protocol = "json" if filename.startswith("json:") else protocol_of(filename)
     if protocol not in FILENAME_PARSERS:
         raise QmpError(f"Unknown protocol '{protocol}'")
-    if image_format != "qcow2":
-        raise QmpError(f"Backing file not supported for file format '{image_format}'")
-    if protocol != "file":
+    if image_format not in _CREATES:
+        raise QmpError(f"Format driver '{image_format}' does not support image creation")
+    if protocol not in _CREATES:
         raise QmpError(f"Protocol driver '{protocol}' does not support image creation")
-    if filename == below.filename:
+    if backing is not None and image_format != "qcow2":
+        raise QmpError(f"Backing file not supported for file format '{image_format}'")
+    if backing is not None and filename == backing.name:
         raise QmpError(
             "Error: Trying to create an image with the same filename as the backing file"
         )
-    path = graph.path(str(FILENAME_PARSERS["file"](filename)["filename"]))
-    file = FileNode(NodeOptions(node_name="new image"), around, filename, path)
+    return protocol
+
+
+async def _create_below(
+    graph: BlockGraph, around: Surroundings, filename: str, protocol: str, size: int
+) -> BlockNode:
+    """Make what an image will be in, and open it as a node that is not in the graph."""
+    if protocol == "nbd":
+        return await _existing(graph, around, filename, size)
+    name = str(FILENAME_PARSERS["file"](filename)["filename"])
+    path = graph.path(name) if name else ""
+    used = [node.fd for node in graph.nodes.values() if isinstance(node, FileNode)]
     try:
-        await Call(_create, path if filename else "")
-        await file.do_open()
-        try:
-            await create_image(
-                file, below.size, backing_file=below.filename, backing_format=below.driver
-            )
-        finally:
-            await file.do_close()
+        await Call(_create, path, size, used)
     except OSError as exc:
         reason = os.strerror(exc.errno or errno.EIO)
-        raise QmpError(f"Could not create '{filename}': {reason}") from None
+        raise QmpError(f"Could not create '{name}': {reason}") from None
+    file = FileNode(NodeOptions(node_name="new image"), around, filename, path)
+    await file.do_open()
+    return file
 
 
-def _create(path: str) -> None:
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, MODE))
+async def _existing(
+    graph: BlockGraph, around: Surroundings, filename: str, size: int
+) -> BlockNode:
+    """Open what cannot be created (bdrv_co_create_opts_simple)."""
+
+    async def child(ref: BlockdevRef) -> BlockNode:
+        raise AssertionError(ref)
+
+    try:
+        options = open_options({}, filename, protocol=True)
+        effective = NodeOptions(node_name="new image")
+        node = await make_node(options, effective, around, graph.path, child)
+        await node.do_open()
+    except QmpError as exc:
+        raise QmpError(
+            f"Protocol driver '{protocol_of(filename)}' does not support image creation,"
+            f" and opening the image failed: {exc.desc}"
+        ) from None
+    try:
+        if size > node.size:
+            await node.do_truncate(size)
+        if node.size:
+            await node.do_pwrite(0, memoryview(bytes(min(node.size, FIRST_BYTES))))
+    except OSError as exc:
+        await node.do_close()
+        reason = os.strerror(exc.errno or errno.EIO)
+        raise QmpError(f"Failed to clear the new image's first sector: {reason}") from None
+    except QmpError:
+        await node.do_close()
+        raise
+    return node
+
+
+def _create(path: str, size: int, used: list[int]) -> None:
+    """`used` are descriptors of files that must not be overwritten."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
+    try:
+        status = os.fstat(fd)
+        if any(os.path.samestat(status, os.fstat(other)) for other in used):
+            raise QmpError('Failed to get "write" lock')
+        try:
+            os.ftruncate(fd, 0)
+            os.ftruncate(fd, size)
+        except OSError as exc:
+            reason = os.strerror(exc.errno or errno.EIO)
+            raise QmpError(f"Could not resize file: {reason}") from None
+    finally:
+        os.close(fd)
+
+
+def _delete(path: str) -> None:
+    with suppress(OSError):
+        os.unlink(path)

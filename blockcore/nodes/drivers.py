@@ -110,7 +110,8 @@ def _nbd_server(options: BlockdevOptionsNbd, path: Callable[[str], str]) -> NbdS
     export = options.export or ""
     match options.server:
         case UnixSocketAddress():
-            return NbdServer(path=path(options.server.path), export=export)
+            shown = options.server.path
+            return NbdServer(path=path(shown), shown=shown, export=export)
         case InetSocketAddress():
             return NbdServer(host=options.server.host, port=options.server.port, export=export)
     raise AssertionError(f"no address in {options.server}")

@@ -13,10 +13,10 @@ from blockcore.nodes.driver import NodeOptions, Surroundings
 from blockcore.nodes.drivers import make_node
 from blockcore.nodes.filename import filename
 from blockcore.nodes.flat_options import with_format
+from blockcore.nodes.inherit import inherit, options_for_backing
 from blockcore.nodes.links import adopt, attach, check, disown
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import (
-    BlockdevCacheOptions,
     BlockdevOptions,
     BlockdevOptionsBacking,
     BlockdevOptionsProbed,
@@ -26,7 +26,7 @@ from blockcore.nodes.options import (
 from blockcore.nodes.probe import probe
 from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.nodes.raw import RawNode
-from blockcore.qapi import BlockdevDetectZeroesOptions, BlockdevDiscardOptions, QmpError
+from blockcore.qapi import QmpError
 from blockcore.qmp.schema import Null
 
 
@@ -61,7 +61,7 @@ class BlockGraph:
         is.  `chain` has the files of the images above, of which this is to be
         the backing file.
         """
-        effective = self.inherit(options, parent, self.new_name(options.node_name))
+        effective = inherit(options, parent, self.new_name(options.node_name))
         earlier = set(self.nodes)
         asked: list[BlockdevRef] = []
         children: list[BlockNode] = []
@@ -194,6 +194,11 @@ class BlockGraph:
         if name in self.nodes or name in self._opening:
             raise QmpError(f"Duplicate nodes with node-name='{name}'")
 
+    async def open_backing(self, node: Qcow2Node) -> None:
+        """Open the backing file that an image says, which was opened without; QmpError."""
+        node.definition = replace(node.definition, backing=None)  # type: ignore[call-arg]
+        await self._open_backing(node, ())
+
     async def _open_backing(self, node: Qcow2Node, chain: tuple[str, ...]) -> None:
         """Open what is below an image, by its definition or, without one, by its header."""
         asked, name = asked_backing(node), node.header.backing_file
@@ -228,27 +233,6 @@ class BlockGraph:
             raise QmpError(f"Cannot find device='{ref}' nor node-name='{ref}'")
         return node
 
-    def inherit(
-        self, options: BlockdevOptions, parent: NodeOptions | None, node_name: str
-    ) -> NodeOptions:
-        """A child takes read-only and the cache mode from its parent, and always unmaps.
-
-        What the node above decides about discards has to get through below
-        (bdrv_inherited_options).
-        """
-        cache = options.cache or BlockdevCacheOptions()
-        up = parent or NodeOptions(node_name="")
-        unmap = options.discard is BlockdevDiscardOptions.UNMAP
-        return NodeOptions(
-            node_name=node_name,
-            read_only=up.read_only if options.read_only is None else options.read_only,
-            auto_read_only=bool(options.auto_read_only),
-            discard_unmap=parent is not None if options.discard is None else unmap,
-            detect_zeroes=options.detect_zeroes or BlockdevDetectZeroesOptions.OFF,
-            direct=up.direct if cache.direct is None else cache.direct,
-            no_flush=up.no_flush if cache.no_flush is None else cache.no_flush,
-        )
-
     def refresh_filenames(self) -> None:
         """Find the names of all nodes anew: links, or what is in a header, have changed."""
         done: set[str] = set()
@@ -275,11 +259,6 @@ class BlockGraph:
         if isinstance(node, Qcow2Node):
             children["backing"] = _shown_backing(node)
         return replace(node.definition, **children)
-
-
-def options_for_backing(options: NodeOptions) -> NodeOptions:
-    """What a backing file inherits from: a node of these options, but read-only."""
-    return replace(options, read_only=True, auto_read_only=False)
 
 
 def _shown_backing(node: Qcow2Node) -> BlockdevRef | Null | None:

@@ -10,7 +10,7 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import nbd
@@ -30,15 +30,20 @@ RETRY_S = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NbdServer:
-    """Where the server is: a Unix socket (`path` absolute), or host and port."""
+    """Where the server is: a Unix socket (`path` absolute, `shown` as given), or host and port."""
 
     path: str | None = None
+    shown: str = ""
     host: str = ""
     port: str = ""
     export: str = ""
 
     def connect(self, handle: nbd.NBD) -> None:
-        """Connect and negotiate; raises nbd.Error."""
+        """Connect and negotiate; raises nbd.Error.
+
+        What a request beyond the end is answered with is for the server to say.
+        """
+        handle.set_strict_mode(handle.get_strict_mode() & ~nbd.STRICT_BOUNDS)
         handle.set_export_name(self.export)
         handle.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
         if self.path is not None:
@@ -47,7 +52,7 @@ class NbdServer:
             handle.connect_tcp(self.host, self.port)
 
     def __str__(self) -> str:
-        return self.path if self.path is not None else f"{self.host}:{self.port}"
+        return self.shown or self.path or f"{self.host}:{self.port}"
 
 
 class NbdNode(BlockNode):
@@ -75,6 +80,7 @@ class NbdNode(BlockNode):
         self._handles: list[nbd.NBD] = []
         self._free: queue.SimpleQueue[nbd.NBD] = queue.SimpleQueue()
         self._aborted = False
+        self._cancels = 0
         self._can: dict[str, bool] = {}
         self._server_read_only = False
 
@@ -84,7 +90,7 @@ class NbdNode(BlockNode):
 
     async def do_reopen(self, options: NodeOptions, definition: BlockdevOptions) -> None:
         if self._server_read_only and not options.read_only:
-            raise QmpError("request on write denied without write permission")
+            raise QmpError("Can't reopen read-only NBD mount as read/write")
 
     async def do_close(self) -> None:
         await Call(self._close)
@@ -114,8 +120,10 @@ class NbdNode(BlockNode):
         }
         self._server_read_only = first.is_read_only()
         if self._server_read_only and not self.read_only:
-            first.shutdown()
-            raise QmpError("request on write denied without write permission")
+            if not self.options.auto_read_only:
+                first.shutdown()
+                raise QmpError("Could not open image: Permission denied")
+            self.options = replace(self.options, read_only=True)
         self._handles = [first]
         if first.can_multi_conn():
             self._handles += [nbd.NBD() for _ in range(CONNECTIONS - 1)]
@@ -137,7 +145,7 @@ class NbdNode(BlockNode):
 
     def _request(self, send: Callable[[nbd.NBD], Any]) -> Any:
         """Send one request on a free handle; raises OSError with the server's errno."""
-        deadline = time.monotonic() + self.reconnect_delay
+        deadline, cancels = time.monotonic() + self.reconnect_delay, self._cancels
         handle = self._free.get()
         try:
             while True:
@@ -150,7 +158,8 @@ class NbdNode(BlockNode):
                     if handle.aio_is_ready():
                         error = getattr(errno, exc.errno or "EIO", errno.EIO)
                         raise OSError(error, os.strerror(error)) from None
-                    if self._aborted or time.monotonic() >= deadline:
+                    waits = cancels == self._cancels and time.monotonic() < deadline
+                    if self._aborted or not waits:
                         raise OSError(errno.EIO, os.strerror(errno.EIO)) from None
                 time.sleep(RETRY_S)
         finally:
@@ -163,6 +172,12 @@ class NbdNode(BlockNode):
         fresh = nbd.NBD()
         self._handles[self._handles.index(handle)] = fresh
         return fresh
+
+    def cancel_in_flight(self) -> None:
+        self._cancels += 1
+
+    def zeroes_with_unmap(self) -> bool:
+        return self._can["zero"]
 
     async def do_pread(self, offset: int, buf: memoryview) -> None:
         def send(handle: nbd.NBD) -> None:

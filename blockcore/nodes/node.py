@@ -18,7 +18,6 @@ import os
 from blockcore.bitmap import NodeBitmaps
 from blockcore.events import BlockWriteThreshold
 from blockcore.faults import FaultInjector
-from blockcore.gate import Gate
 from blockcore.nodes.copy_on_read import keep_what_is_read
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import BlockDriver, Extent, NodeOptions, Surroundings
@@ -31,8 +30,6 @@ ZERO_CHUNK = 1 << 20
 """Zeroes that a driver cannot make cheaply are written in pieces of this many bytes."""
 
 _ZEROES = bytes(ZERO_CHUNK)
-
-_EVERYWHERE = Gate([(0, 1 << 63)])
 
 
 class BlockNode(Vertex["BlockNode"], BlockDriver):
@@ -260,6 +257,21 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         """
         return True, length
 
+    def cancel_in_flight(self) -> None:
+        """Make requests that wait for a server to come back fail now (bdrv_cancel_in_flight)."""
+        if (below := self.file or self.filtered) is not None:
+            below.cancel_in_flight()
+
+    def zeroes_with_unmap(self) -> bool:
+        """Whether write-zeroes can deallocate (supported_zero_flags, BDRV_REQ_MAY_UNMAP)."""
+        below = self.file or self.filtered
+        return below is not None and below.zeroes_with_unmap()
+
+    def has_zero_init(self) -> bool:
+        """Whether a new image of this kind reads as zeroes (bdrv_has_zero_init)."""
+        below = self.file or self.filtered
+        return below is not None and self.cow is None and below.has_zero_init()
+
     async def truncate(self, size: int) -> None:
         """Change the length to `size` bytes; raises OSError or QmpError."""
         await self.do_truncate(size)
@@ -317,8 +329,6 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
             )
             direct.read_passes += [read_pass] if read_pass else []
             direct.write_passes += [write_pass] if write_pass else []
-        if self.bitmaps.awaited:
-            direct.write_gate = _EVERYWHERE
         direct.bitmaps += [(bitmap, 0) for bitmap in self.bitmaps.recording]
         direct.nodes.append((self, 0))
         return direct

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 
 from blockcore.nodes.driver import NodeOptions
-from blockcore.nodes.graph import BlockGraph, options_for_backing
+from blockcore.nodes.graph import BlockGraph
+from blockcore.nodes.inherit import inherit, options_for_backing
 from blockcore.nodes.links import attach, check, detach
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptions, BlockdevRef
@@ -96,7 +97,7 @@ def _inherited(
     for name, child in node.children.items():
         if child.inherits_from is node:
             up = options_for_backing(options) if name == "backing" else options
-            own = graph.inherit(child.definition, up, child.node_name)
+            own = inherit(child.definition, up, child.node_name)
             if own != child.options:
                 changes += _inherited(graph, child, own, child.definition)
     return changes
@@ -106,7 +107,7 @@ def _asked(
     graph: BlockGraph, node: BlockNode, wanted: BlockdevOptions, parent: NodeOptions | None
 ) -> list[Change]:
     _check_members(node, wanted)
-    options = graph.inherit(wanted, parent, node.node_name)
+    options = inherit(wanted, parent, node.node_name)
     unmaps = options.discard_unmap
     if options.detect_zeroes is BlockdevDetectZeroesOptions.UNMAP and not unmaps:
         raise QmpError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from array import array
 
 from blockcore.nodes.node import BlockNode
@@ -34,7 +36,7 @@ async def create_image(
     """Make an image of `size` bytes (rounded up to sectors) in `file`, which is open and empty.
 
     The names go into the header as they are; nothing is opened.  Raises
-    QmpError in QEMU's words, or OSError.
+    QmpError in QEMU's words, or OSError if it cannot be flushed.
     """
     header = _new_header(size, cluster_size, version, lazy_refcounts)
     header.backing_file, header.backing_format = backing_file, backing_format
@@ -54,11 +56,19 @@ async def create_image(
     counts = array(REFBLOCK_TYPE, [1] * total + [0] * (blocks * per_block - total))
     data += to_disk(counts)
     # The header last: before that there is no image that anybody could take for one.
-    await file.pwrite(cluster_size, memoryview(data)[cluster_size:])
+    await _write(file, cluster_size, data[cluster_size:], "refcount table")
     if l1_bytes:
-        await file.pwrite(header.l1_offset, memoryview(bytes(l1_bytes)))
-    await file.pwrite(0, memoryview(data)[:cluster_size])
+        await _write(file, header.l1_offset, bytes(l1_bytes), "L1 table")
+    await _write(file, 0, data[:cluster_size], "qcow2 header")
     await file.flush()
+
+
+async def _write(file: BlockNode, offset: int, data: bytes, what: str) -> None:
+    try:
+        await file.pwrite(offset, memoryview(data))
+    except OSError as exc:
+        reason = os.strerror(exc.errno or errno.EIO)
+        raise QmpError(f"Could not write {what}: {reason}") from None
 
 
 def _new_header(size: int, cluster_size: int, version: int, lazy_refcounts: bool) -> Header:
@@ -73,7 +83,9 @@ def _new_header(size: int, cluster_size: int, version: int, lazy_refcounts: bool
     size = -(-size // SECTOR) * SECTOR
     entries = l1_entries_for(size, bits)
     if entries * 8 > MAX_L1_BYTES:
-        raise QmpError("Could not resize image: Failed to grow the L1 table: File too large")
+        raise QmpError(
+            "The image size is too large for file format 'qcow2' (try using a larger cluster size)"
+        )
     return Header(
         version=version,
         cluster_bits=bits,

@@ -17,6 +17,7 @@ from blockcore.nodes.qcow2.entries import (
 from blockcore.nodes.qcow2.image import Image
 from blockcore.nodes.qcow2.mapping import Mapping
 from blockcore.nodes.qcow2.write import Writer
+from blockcore.nodes.qcow2.write_back import Discard
 
 Change = Callable[[int], int]
 """From an L2 entry to what becomes of it."""
@@ -136,9 +137,16 @@ class Eraser:
 
     async def unmap(self, offset: int, length: int) -> None:
         """Make clusters unallocated, whatever becomes visible thereby: for a shrinking image."""
-        await self._change(offset, length, lambda _entry: 0, sparse=True)
+        await self._change(offset, length, lambda _entry: 0, True, Discard.ALWAYS)
 
-    async def _change(self, offset: int, length: int, change: Change, sparse: bool) -> None:
+    async def _change(
+        self,
+        offset: int,
+        length: int,
+        change: Change,
+        sparse: bool,
+        why: Discard = Discard.REQUEST,
+    ) -> None:
         """Change the entries of the clusters that a range touches, L2 table by L2 table.
 
         With `sparse`, missing L2 tables stay missing.
@@ -152,11 +160,11 @@ class Eraser:
             await self.image.lock.free()
             with self.image.lock.held():
                 self.image.check_usable()
-                if await self._change_table(number, at, stop, change, sparse):
+                if await self._change_table(number, at, stop, change, sparse, why):
                     at = stop + 1
 
     async def _change_table(
-        self, number: int, first: int, last: int, change: Change, sparse: bool
+        self, number: int, first: int, last: int, change: Change, sparse: bool, why: Discard
     ) -> bool:
         """The part of `_change` in one table; False if an allocation has come in between."""
         writer = self.writer
@@ -175,5 +183,5 @@ class Eraser:
             table.values[index] = new
             self.mapping.tables.mark(table)
             if kind_of(old) in HAS_CLUSTER and kind_of(new) not in HAS_CLUSTER:
-                writer.free_entry(old, requested=True)
+                writer.free_entry(old, why)
         return True

@@ -32,7 +32,7 @@ from blockcore.nodes.qcow2.repair import repair
 from blockcore.nodes.qcow2.resize import Resizer
 from blockcore.nodes.qcow2.settings import Qcow2Settings
 from blockcore.nodes.qcow2.write import Writer
-from blockcore.nodes.qcow2.write_back import WriteBack
+from blockcore.nodes.qcow2.write_back import Discard, WriteBack
 from blockcore.qapi import BlkdebugEvent, QmpError
 
 
@@ -184,6 +184,9 @@ class Qcow2Node(BlockNode):
         """The sizes of caches stay as they are."""
         self.settings = self.settings.changed(self.definition)
 
+    def zeroes_with_unmap(self) -> bool:
+        return self.header.version >= 3
+
     async def do_pread(self, offset: int, buf: memoryview) -> None:
         self.image.check_usable()
         generation = self.grace.enter()
@@ -276,11 +279,8 @@ class Qcow2Node(BlockNode):
             offset, length = offset + extent.length, length - extent.length
         return True
 
-    def _passes_discard(self, requested: bool) -> bool:
-        if not requested:
-            return self.settings.discard_other
-        wanted = self.settings.discard_request
-        return self.options.discard_unmap if wanted is None else wanted
+    def _passes_discard(self, why: Discard) -> bool:
+        return self.settings.passes_discard(why, self.options.discard_unmap)
 
     def _report_corruption(
         self, message: str, offset: int | None, size: int | None, fatal: bool

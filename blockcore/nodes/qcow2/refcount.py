@@ -97,6 +97,30 @@ class Refcounts:
         self._hint = min(self._hint, cluster)
         return True
 
+    async def remove_blocks(self, numbers: list[int]) -> list[int]:
+        """Take blocks that count nothing but themselves out of the table, at once.
+
+        Gives the clusters of those that other blocks still count.
+        """
+        # Should writing fail, the entries are as before, and are written again.
+        self._changed.update(numbers)
+        for number in numbers:
+            place = self.image.header.reftable_offset + number * 8
+            await self.image.file.pwrite(place, memoryview(bytes(8)))
+        if numbers:
+            await self.image.file.flush()
+        self._changed.difference_update(numbers)
+        counted = []
+        for number in numbers:
+            offset, self.table[number] = self.table[number], 0
+            self.blocks.forget(offset)
+            self.image.release(offset, 1)
+            self._hint = min(self._hint, number << self.block_bits)
+            cluster = offset >> self.image.cluster_bits
+            if cluster >> self.block_bits != number:
+                counted.append(cluster)
+        return counted
+
     @property
     def dirty(self) -> bool:
         return bool(self._changed or self._old_table or self.blocks.changed)

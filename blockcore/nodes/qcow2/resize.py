@@ -9,7 +9,8 @@ from blockcore.nodes.qcow2.erase import Eraser
 from blockcore.nodes.qcow2.header import MAX_L1_BYTES, SECTOR, l1_entries_for
 from blockcore.nodes.qcow2.image import Image
 from blockcore.nodes.qcow2.mapping import Mapping
-from blockcore.nodes.qcow2.write_back import WriteBack
+from blockcore.nodes.qcow2.shrink import cut_file
+from blockcore.nodes.qcow2.write_back import Discard, WriteBack
 from blockcore.qapi import BlkdebugEvent, QmpError
 
 _SIZE_AT = 24
@@ -44,6 +45,10 @@ class Resizer:
         if backing_size > old and size > old:
             await self._zero_new(old, size)
         await self._flush()
+        if size < old:
+            await self.image.lock.free()
+            with self.image.lock.held():
+                await cut_file(self.image, self.write_back)
         await self.image.write_header(_SIZE_AT, struct.pack(">Q", size))
         self.image.header.size = size
 
@@ -68,7 +73,7 @@ class Resizer:
                 if offset:
                     self.mapping.forget(number)
                     self.mapping.l1_changed.add(number)
-                    self.write_back.free(offset >> self.image.cluster_bits, 1)
+                    self.write_back.free(offset >> self.image.cluster_bits, 1, Discard.ALWAYS)
             self.image.event(BlkdebugEvent.L1_SHRINK_FREE_L2_CLUSTERS)
 
     async def _zero_new(self, old: int, size: int) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from blockcore.nodes.options import BlockdevOptions, BlockdevOptionsQcow2
 from blockcore.nodes.qcow2.mapping import DEFAULT_L2_CACHE_SIZE
+from blockcore.nodes.qcow2.write_back import Discard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,3 +27,12 @@ class Qcow2Settings:
             discard_request=definition.pass_discard_request,
             discard_other=bool(definition.pass_discard_other),
         )
+
+    def passes_discard(self, why: Discard, unmap: bool) -> bool:
+        """Whether a freed cluster is discarded below.
+
+        `unmap`: the node passes guests' discards on.
+        """
+        if why is not Discard.REQUEST:
+            return why is Discard.ALWAYS or self.discard_other
+        return unmap if self.discard_request is None else self.discard_request

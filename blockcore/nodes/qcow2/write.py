@@ -20,7 +20,7 @@ from blockcore.nodes.qcow2.image import Image
 from blockcore.nodes.qcow2.mapping import Mapping
 from blockcore.nodes.qcow2.read import Reader
 from blockcore.nodes.qcow2.tables import Table
-from blockcore.nodes.qcow2.write_back import WriteBack
+from blockcore.nodes.qcow2.write_back import Discard, WriteBack
 from blockcore.qapi import BlkdebugEvent
 
 MERGE_BYTES = 256 << 10
@@ -218,15 +218,15 @@ class Writer:
                 self.free_entry(old)
         self.mapping.tables.mark(new.table)
 
-    def free_entry(self, entry: int, *, requested: bool = False) -> None:
+    def free_entry(self, entry: int, discard: Discard = Discard.OTHER) -> None:
         """An L2 entry has just been overwritten: its clusters lose a reference."""
         bits = self.image.cluster_bits
         if entry & COMPRESSED:
             start, length = compressed_range(entry, bits)
             first, last = start >> bits, (start + length - 1) >> bits
-            self.write_back.free(first, last - first + 1, requested=requested)
+            self.write_back.free(first, last - first + 1, discard)
         elif entry & OFFSET_MASK and not entry & OFFSET_MASK & self.image.cluster_mask:
-            self.write_back.free((entry & OFFSET_MASK) >> bits, 1, requested=requested)
+            self.write_back.free((entry & OFFSET_MASK) >> bits, 1, discard)
 
 
 def _alike(values: array[int], index: int, wanted: int, size: int) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 from blockcore.nodes.qcow2.grace import Grace, Mark
 from blockcore.nodes.qcow2.image import Image
@@ -21,6 +22,14 @@ MAX_FREED = 4096
 """More runs of clusters than this do not wait for a flush to be free."""
 
 
+class Discard(Enum):
+    """Why clusters become free, which decides whether they are discarded in the file."""
+
+    ALWAYS = "always"
+    REQUEST = "request"
+    OTHER = "other"
+
+
 @dataclass(slots=True)
 class Freed:
     """`count` clusters from `first` on lost a reference each; `mark` says when.
@@ -31,15 +40,14 @@ class Freed:
     first: int
     count: int
     mark: Mark
-    discard: bool
+    discard: Discard
     written: bool = False
 
 
 class WriteBack:
     """What has changed in memory only, and the clusters that wait to be free.
 
-    `passes_discard` says whether clusters that a guest discarded are
-    discarded in the file, too.
+    `passes_discard` says for what reasons clusters are discarded in the file.
     """
 
     def __init__(
@@ -48,7 +56,7 @@ class WriteBack:
         refcounts: Refcounts,
         mapping: Mapping,
         grace: Grace,
-        passes_discard: Callable[[bool], bool],
+        passes_discard: Callable[[Discard], bool],
     ) -> None:
         self.image = image
         self.refcounts = refcounts
@@ -59,17 +67,15 @@ class WriteBack:
         self._returned: list[tuple[int, int]] = []
         self._max_dirty = max(1, MAX_DIRTY_BYTES >> image.cluster_bits)
 
-    def free(self, first: int, count: int, *, requested: bool = False) -> None:
-        """References to clusters have just gone from the tables in memory.
-
-        `requested`: because the guest discarded or zeroed what they held.
-        """
+    def free(self, first: int, count: int, discard: Discard = Discard.OTHER) -> None:
+        """References to clusters have just gone from the tables in memory."""
         last = self._freed[-1] if self._freed else None
         mark = self.grace.mark()
-        if last and not last.written and last.first + last.count == first and last.mark == mark:
-            last.count += count
-            return
-        self._freed.append(Freed(first, count, mark, requested))
+        if last and last.first + last.count == first and last.mark == mark:
+            if not last.written and last.discard is discard:
+                last.count += count
+                return
+        self._freed.append(Freed(first, count, mark, discard))
 
     def give_back(self, first: int, count: int) -> None:
         """Clusters that were allocated but never referred to, and that nobody writes to."""
@@ -116,9 +122,9 @@ class WriteBack:
                 start = freed.first
         await self._discard(start, freed.first - start, freed.discard)
 
-    async def _discard(self, first: int, count: int, requested: bool) -> None:
+    async def _discard(self, first: int, count: int, reason: Discard) -> None:
         """Free clusters are of no use to the file either; whether that works does not matter."""
-        if not count or not self._passes_discard(requested):
+        if not count or not self._passes_discard(reason):
             return
         bits = self.image.cluster_bits
         try:

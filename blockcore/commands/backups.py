@@ -1,0 +1,262 @@
+"""Starting backups: blockdev-backup and drive-backup, alone or several at one moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from blockcore.bitmap import DirtyBitmap
+from blockcore.commands import transaction
+from blockcore.commands.actions import ActionTable, TransactionAction
+from blockcore.graph_changes import root_node
+from blockcore.job import check_job_id
+from blockcore.job_txn import JobTxn
+from blockcore.jobs.backup import BackupOptions, BitmapSyncMode, create_backup
+from blockcore.jobs.rules import JobOptions, check_on_error
+from blockcore.machine import Machine
+from blockcore.new_image import NewImageMode, opened_like
+from blockcore.nodes.block_copy import MAX_WORKERS
+from blockcore.nodes.chain import skip_filters, skip_implicit_filters
+from blockcore.nodes.create import Backing, create_image_file
+from blockcore.nodes.links import attach
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.op_blockers import BlockOpType
+from blockcore.nodes.options import BlockdevOptionsQcow2
+from blockcore.qapi import (
+    BlockdevDetectZeroesOptions,
+    BlockdevDiscardOptions,
+    BlockdevOnError,
+    MirrorSyncMode,
+    QmpError,
+)
+from blockcore.qmp.schema import CommandTable
+from blockcore.transaction import Transaction
+
+table = CommandTable()
+actions = ActionTable()
+
+INT_MAX = (1 << 31) - 1
+
+_BY_BITMAP = (MirrorSyncMode.BITMAP, MirrorSyncMode.INCREMENTAL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupPerf:
+    """QAPI's BackupPerf; copying within the host's kernel is not tried, whatever is said."""
+
+    use_copy_range: bool | None = None
+    max_workers: int | None = None
+    max_chunk: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupCommon:
+    """QAPI's BackupCommon; `speed` in bytes per second."""
+
+    wire_names: ClassVar[dict[str, str]] = {"x_perf": "x-perf"}
+    job_id: str | None = None
+    device: str
+    sync: MirrorSyncMode
+    speed: int | None = None
+    bitmap: str | None = None
+    bitmap_mode: BitmapSyncMode | None = None
+    compress: bool | None = None
+    on_source_error: BlockdevOnError | None = None
+    on_target_error: BlockdevOnError | None = None
+    auto_finalize: bool | None = None
+    auto_dismiss: bool | None = None
+    filter_node_name: str | None = None
+    x_perf: BackupPerf | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockdevBackup(BackupCommon):
+    """QAPI's BlockdevBackup: `target` is a node."""
+
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriveBackup(BackupCommon):
+    """QAPI's DriveBackup: `target` is a file name."""
+
+    target: str
+    format: str | None = None
+    mode: NewImageMode | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockdevBackupAction(TransactionAction):
+    data: BlockdevBackup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriveBackupAction(TransactionAction):
+    data: DriveBackup
+
+
+@actions.action("blockdev-backup", BlockdevBackupAction, may_be_grouped=True)
+async def _blockdev_backup(
+    machine: Machine, action: BlockdevBackupAction, under_way: Transaction
+) -> None:
+    data = action.data
+    source = root_node(machine, data.device)
+    target = machine.node_or_device(data.target, data.target)
+    await _prepare(machine, under_way, source, target, data)
+
+
+@actions.action("drive-backup", DriveBackupAction, may_be_grouped=True)
+async def _drive_backup(
+    machine: Machine, action: DriveBackupAction, under_way: Transaction
+) -> None:
+    data = action.data
+    source = root_node(machine, data.device)
+    source.check_op(BlockOpType.BACKUP_SOURCE)
+    sync = data.sync
+    below = skip_filters(source).cow if sync is MirrorSyncMode.TOP else None
+    if sync is MirrorSyncMode.TOP and below is None:
+        sync = MirrorSyncMode.FULL
+    if sync is MirrorSyncMode.NONE:
+        below = source
+    target = await _open_target(machine, source, below, data)
+    try:
+        if sync is MirrorSyncMode.NONE and target.supports_backing:
+            attach(target, "backing", source)
+            machine.graph.refresh_filenames()
+        await _prepare(machine, under_way, source, target, replace(data, sync=sync))
+    except QmpError:
+        await machine.graph.release(target)
+        raise
+
+
+async def _open_target(
+    machine: Machine, source: BlockNode, below: BlockNode | None, data: DriveBackup
+) -> BlockNode:
+    """Make the image unless it is there, and open it, with its backing file for sync=top."""
+    existing = data.mode is NewImageMode.EXISTING
+    image_format = data.format or (None if existing else source.driver)
+    if not existing:
+        assert image_format is not None
+        shown = None if below is None else skip_implicit_filters(below)
+        backing = None if shown is None else Backing(shown.filename, shown.driver)
+        await create_image_file(
+            machine.graph, machine, data.target, image_format, source.size, backing
+        )
+    definition = replace(
+        opened_like(source, data.target, image_format, None),
+        discard=BlockdevDiscardOptions.UNMAP,
+        detect_zeroes=BlockdevDetectZeroesOptions.UNMAP,
+    )
+    if data.sync is not MirrorSyncMode.NONE and isinstance(definition, BlockdevOptionsQcow2):
+        definition = replace(definition, backing=None)
+    return await machine.graph.open(definition)
+
+
+async def _prepare(
+    machine: Machine,
+    under_way: Transaction,
+    source: BlockNode,
+    target: BlockNode,
+    data: BackupCommon,
+) -> None:
+    """Create the job; it starts when all actions have been prepared (do_backup_common)."""
+    backup = _backup_options(source, data)
+    if source is target:
+        raise QmpError("Source and target cannot be the same")
+    if data.compress:
+        name = machine.device_of(target)
+        raise QmpError(f"Compression is not supported for this drive {name}")
+    source.check_op(BlockOpType.BACKUP_SOURCE)
+    target.check_op(BlockOpType.BACKUP_TARGET)
+    check_on_error(machine, source, backup.on_source_error, "on-source-error")
+    if backup.bitmap is not None:
+        backup.bitmap.check_usable()
+    if source.size != target.size:
+        raise QmpError("Source and target image have different sizes")
+    job_id = machine.device_of(source) if data.job_id is None else data.job_id
+    check_job_id(machine, job_id)
+    options = JobOptions(
+        job_id=job_id,
+        speed=data.speed or 0,
+        auto_finalize=data.auto_finalize is not False,
+        auto_dismiss=data.auto_dismiss is not False,
+        filter_node_name=data.filter_node_name,
+    )
+    txn = under_way.job_txn or JobTxn(machine)
+    job = await create_backup(machine, source, target, txn, options, backup)
+
+    async def roll_back() -> None:
+        await txn.roll_back(job)
+
+    under_way.on_abort(roll_back)
+    under_way.on_commit(job.start)
+
+
+def _backup_options(source: BlockNode, data: BackupCommon) -> BackupOptions:
+    perf = data.x_perf or BackupPerf()
+    workers = MAX_WORKERS if perf.max_workers is None else perf.max_workers
+    if not 1 <= workers <= INT_MAX:
+        raise QmpError(f"max-workers must be between 1 and {INT_MAX}")
+    if perf.max_chunk is not None and perf.max_chunk < 0:
+        raise QmpError("max-chunk must be zero (which means no limit) or positive")
+    mode = _bitmap_mode(data)
+    bitmap = None if data.bitmap is None else _bitmap(source, data, mode)
+    if bitmap is None and mode is not None and data.sync not in _BY_BITMAP:
+        raise QmpError("Cannot specify bitmap sync mode without a bitmap")
+    return BackupOptions(
+        sync=MirrorSyncMode.BITMAP if data.sync in _BY_BITMAP else data.sync,
+        bitmap=bitmap,
+        bitmap_mode=mode or BitmapSyncMode.ON_SUCCESS,
+        on_source_error=data.on_source_error or BlockdevOnError.REPORT,
+        on_target_error=data.on_target_error or BlockdevOnError.REPORT,
+        max_workers=workers,
+        max_chunk=perf.max_chunk or 0,
+    )
+
+
+def _bitmap_mode(data: BackupCommon) -> BitmapSyncMode | None:
+    """`incremental` is `bitmap` with a mode of its own."""
+    if data.sync in _BY_BITMAP and data.bitmap is None:
+        raise QmpError(f"must provide a valid bitmap name for '{data.sync}' sync mode")
+    if data.sync is not MirrorSyncMode.INCREMENTAL:
+        return data.bitmap_mode
+    if data.bitmap_mode not in (None, BitmapSyncMode.ON_SUCCESS):
+        raise QmpError(
+            f"Bitmap sync mode must be '{BitmapSyncMode.ON_SUCCESS}'"
+            f" when using sync mode '{data.sync}'"
+        )
+    return BitmapSyncMode.ON_SUCCESS
+
+
+def _bitmap(source: BlockNode, data: BackupCommon, mode: BitmapSyncMode | None) -> DirtyBitmap:
+    assert data.bitmap is not None
+    found = next((bitmap for bitmap in source.bitmaps if bitmap.name == data.bitmap), None)
+    if found is None:
+        raise QmpError(f"Bitmap '{data.bitmap}' could not be found")
+    if mode is None:
+        raise QmpError("Bitmap sync mode must be given when providing a bitmap")
+    found.check_usable()
+    if data.sync is MirrorSyncMode.NONE:
+        raise QmpError(
+            f"sync mode '{data.sync}' does not produce meaningful bitmap outputs"
+        )
+    if mode is BitmapSyncMode.NEVER and data.sync not in _BY_BITMAP:
+        raise QmpError(
+            f"Bitmap sync mode '{mode}' has no meaningful effect"
+            f" when combined with sync mode '{data.sync}'"
+        )
+    return found
+
+
+@table.command("blockdev-backup", boxed=True)
+async def blockdev_backup(machine: Machine, *, options: BlockdevBackup) -> None:
+    """Copy to a node what a drive is at this moment, whatever its guest writes meanwhile."""
+    action = BlockdevBackupAction(type="blockdev-backup", data=options)
+    await transaction.transaction(machine, wanted=[action])
+
+
+@table.command("drive-backup", boxed=True, features=("deprecated",))
+async def drive_backup(machine: Machine, *, options: DriveBackup) -> None:
+    """The same to an image that is made for it, or with mode=existing found at `target`."""
+    action = DriveBackupAction(type="drive-backup", data=options)
+    await transaction.transaction(machine, wanted=[action])

@@ -1,0 +1,191 @@
+"""Starting mirrors: blockdev-mirror and drive-mirror."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from blockcore.bitmap import MIN_GRANULARITY
+from blockcore.commands.bitmaps import default_granularity
+from blockcore.graph_changes import changing_graph, root_node
+from blockcore.jobs.mirror import check_to_replace, start_mirror
+from blockcore.jobs.mirror_options import (
+    DEFAULT_BUF_SIZE,
+    BackingMode,
+    MirrorCopyMode,
+    MirrorOptions,
+)
+from blockcore.jobs.rules import JobOptions, check_on_error
+from blockcore.machine import Machine
+from blockcore.new_image import NewImageMode, opened_like
+from blockcore.nodes.chain import backing_chain_next, skip_implicit_filters
+from blockcore.nodes.create import Backing, create_image_file
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.op_blockers import BlockOpType
+from blockcore.qapi import BlockdevOnError, MirrorSyncMode, QmpError, UInt32
+from blockcore.qmp.schema import CommandTable
+
+table = CommandTable()
+
+MAX_GRANULARITY = 64 << 20
+
+
+@table.command("blockdev-mirror")
+async def blockdev_mirror(
+    machine: Machine,
+    *,
+    job_id: str | None = None,
+    device: str,
+    target: str,
+    replaces: str | None = None,
+    sync: MirrorSyncMode,
+    speed: int = 0,
+    granularity: UInt32 = UInt32(0),
+    buf_size: int = 0,
+    on_source_error: BlockdevOnError = BlockdevOnError.REPORT,
+    on_target_error: BlockdevOnError = BlockdevOnError.REPORT,
+    filter_node_name: str | None = None,
+    copy_mode: MirrorCopyMode = MirrorCopyMode.BACKGROUND,
+    auto_finalize: bool = True,
+    auto_dismiss: bool = True,
+) -> None:
+    """Copy a drive to a node, and follow what its guest writes; `job-complete` changes over."""
+    options = JobOptions(
+        job_id=job_id,
+        speed=speed,
+        auto_finalize=auto_finalize,
+        auto_dismiss=auto_dismiss,
+        filter_node_name=filter_node_name,
+    )
+    mirror = MirrorOptions(
+        granularity=granularity,
+        buf_size=buf_size,
+        on_source_error=on_source_error,
+        on_target_error=on_target_error,
+        zero_target=sync is MirrorSyncMode.FULL,
+        copy_mode=copy_mode,
+        replaces=replaces,
+    )
+    async with changing_graph(machine):
+        source = root_node(machine, device)
+        node = machine.node_or_device(target, target)
+        await _start(machine, source, node, sync, options, mirror)
+
+
+@table.command("drive-mirror")
+async def drive_mirror(
+    machine: Machine,
+    *,
+    job_id: str | None = None,
+    device: str,
+    target: str,
+    format: str | None = None,
+    node_name: str | None = None,
+    replaces: str | None = None,
+    sync: MirrorSyncMode,
+    mode: NewImageMode = NewImageMode.ABSOLUTE_PATHS,
+    speed: int = 0,
+    granularity: UInt32 = UInt32(0),
+    buf_size: int = 0,
+    on_source_error: BlockdevOnError = BlockdevOnError.REPORT,
+    on_target_error: BlockdevOnError = BlockdevOnError.REPORT,
+    unmap: bool = True,
+    copy_mode: MirrorCopyMode = MirrorCopyMode.BACKGROUND,
+    auto_finalize: bool = True,
+    auto_dismiss: bool = True,
+) -> None:
+    """The same to an image that is made for it, or with mode=existing found at `target`."""
+    options = JobOptions(
+        job_id=job_id, speed=speed, auto_finalize=auto_finalize, auto_dismiss=auto_dismiss
+    )
+    async with changing_graph(machine):
+        source = root_node(machine, device)
+        source.check_op(BlockOpType.MIRROR_SOURCE)
+        if replaces is not None and node_name is None:
+            raise QmpError("a node-name must be provided when replacing a named node of the graph")
+        existing = mode is NewImageMode.EXISTING
+        image_format = format or (None if existing else source.driver)
+        if image_format is not None and not existing:
+            await _create(machine, source, target, image_format, sync)
+        node = await machine.graph.open(opened_like(source, target, image_format, node_name))
+        mirror = MirrorOptions(
+            granularity=granularity,
+            buf_size=buf_size,
+            on_source_error=on_source_error,
+            on_target_error=on_target_error,
+            zero_target=sync is MirrorSyncMode.FULL and (existing or not node.has_zero_init()),
+            unmap=unmap,
+            backing_mode=BackingMode.OPEN_CHAIN if existing else BackingMode.SOURCE_CHAIN,
+            copy_mode=copy_mode,
+            replaces=replaces,
+        )
+        try:
+            await _start(machine, source, node, sync, options, mirror)
+        except QmpError:
+            await machine.graph.release(node)
+            raise
+
+
+async def _create(
+    machine: Machine, source: BlockNode, target: str, image_format: str, sync: MirrorSyncMode
+) -> None:
+    """Make the image, over what the target will be on in the end."""
+    below = source if sync is MirrorSyncMode.NONE else backing_chain_next(source)
+    backing = None
+    if below is not None and sync is not MirrorSyncMode.FULL:
+        shown = skip_implicit_filters(below)
+        backing = Backing(shown.filename, shown.driver)
+    await create_image_file(machine.graph, machine, target, image_format, source.size, backing)
+
+
+async def _start(
+    machine: Machine,
+    source: BlockNode,
+    target: BlockNode,
+    sync: MirrorSyncMode,
+    options: JobOptions,
+    mirror: MirrorOptions,
+) -> None:
+    """What both have in common (blockdev_mirror_common, mirror_start)."""
+    _check_granularity(mirror.granularity)
+    source.check_op(BlockOpType.MIRROR_SOURCE)
+    target.check_op(BlockOpType.MIRROR_TARGET)
+    check_on_error(machine, source, mirror.on_source_error, "on-source-error")
+    if sync in (MirrorSyncMode.INCREMENTAL, MirrorSyncMode.BITMAP):
+        raise QmpError(f"Sync mode '{sync}' not supported")
+    if mirror.buf_size < 0:
+        raise QmpError("Invalid parameter 'buf-size'")
+    await start_mirror(
+        machine,
+        source,
+        target,
+        options,
+        replace(
+            mirror,
+            granularity=mirror.granularity or default_granularity(target),
+            buf_size=mirror.buf_size or DEFAULT_BUF_SIZE,
+            base=backing_chain_next(source) if sync is MirrorSyncMode.TOP else None,
+            is_none_mode=sync is MirrorSyncMode.NONE,
+            replaces=_replaced(machine, source, mirror.replaces),
+        ),
+    )
+
+
+def _replaced(machine: Machine, source: BlockNode, name: str | None) -> str | None:
+    """The node that is to be replaced, if it is another than the source itself."""
+    if name is None:
+        shown = skip_implicit_filters(source)
+        return None if shown is source else shown.node_name
+    node = check_to_replace(machine, source, name)
+    node.check_op(BlockOpType.REPLACE)
+    if node.size != source.size:
+        raise QmpError("cannot replace image with a mirror image of different size")
+    return name
+
+
+def _check_granularity(granularity: int) -> None:
+    if not granularity:
+        return
+    if not MIN_GRANULARITY <= granularity <= MAX_GRANULARITY:
+        raise QmpError("Parameter 'granularity' expects a value in range [512B, 64MB]")
+    if granularity & (granularity - 1):
+        raise QmpError("Parameter 'granularity' expects a power of 2")

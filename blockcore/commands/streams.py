@@ -1,0 +1,107 @@
+"""Starting to fill an image from below: block-stream."""
+
+from __future__ import annotations
+
+from blockcore.graph_changes import changing_graph
+from blockcore.jobs.rules import JobOptions, check_on_error, check_ops
+from blockcore.jobs.stream import start_stream
+from blockcore.machine import Machine
+from blockcore.nodes.chain import chain, find_backing_image
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.op_blockers import BlockOpType
+from blockcore.qapi import BlockdevOnError, QmpError
+from blockcore.qmp.schema import CommandTable
+
+table = CommandTable()
+
+
+@table.command("block-stream")
+async def block_stream(
+    machine: Machine,
+    *,
+    job_id: str | None = None,
+    device: str,
+    base: str | None = None,
+    base_node: str | None = None,
+    backing_file: str | None = None,
+    bottom: str | None = None,
+    speed: int = 0,
+    on_error: BlockdevOnError = BlockdevOnError.REPORT,
+    filter_node_name: str | None = None,
+    auto_finalize: bool = True,
+    auto_dismiss: bool = True,
+) -> None:
+    """Copy into an image what it lacks from the images above `base`, or from all of its chain.
+
+    Afterwards `base` is its backing file, or it has none.  `bottom` names the
+    lowest image that is copied instead.
+    """
+    _exclude(base=base, base_node=base_node, bottom=bottom)
+    async with changing_graph(machine):
+        target = machine.node_or_device(device, device)
+        below = _stream_base(machine, target, device, base, base_node)
+        lowest = None if bottom is None else _stream_bottom(machine, target, device, bottom)
+        check_ops(_streamed(target, below, lowest), BlockOpType.STREAM)
+        if below is None and lowest is None and backing_file is not None:
+            raise QmpError("backing file specified, but streaming the entire chain")
+        check_on_error(machine, target, on_error, "on-error")
+        await start_stream(
+            machine,
+            target,
+            below,
+            lowest,
+            JobOptions(
+                job_id=job_id,
+                speed=speed,
+                auto_finalize=auto_finalize,
+                auto_dismiss=auto_dismiss,
+                filter_node_name=filter_node_name,
+            ),
+            on_error=on_error,
+            backing_file=backing_file,
+        )
+
+
+def _exclude(**given: str | None) -> None:
+    """QmpError if two ways of saying the same are used."""
+    pairs = (("base", "base_node"), ("base", "bottom"), ("bottom", "base_node"))
+    for one, other in pairs:
+        if given[one] is not None and given[other] is not None:
+            names = one.replace("_", "-"), other.replace("_", "-")
+            raise QmpError(f"'{names[0]}' and '{names[1]}' cannot be specified at the same time")
+
+
+def _stream_base(
+    machine: Machine, target: BlockNode, device: str, base: str | None, base_node: str | None
+) -> BlockNode | None:
+    if base is not None:
+        image = find_backing_image(target, base, machine.graph.path)
+        if image is None:
+            raise QmpError(f"Can't find '{base}' in the backing chain")
+        return image
+    if base_node is None:
+        return None
+    node = machine.node_or_device(None, base_node)
+    if node is target or node not in chain(target):
+        raise QmpError(f"Node '{base_node}' is not a backing image of '{device}'")
+    return node
+
+
+def _stream_bottom(
+    machine: Machine, target: BlockNode, device: str, bottom: str
+) -> BlockNode:
+    node = machine.node_or_device(None, bottom)
+    if node.filters is not None:
+        raise QmpError(f"Node '{bottom}' is a filter, use a non-filter node as 'bottom'")
+    if node not in chain(target):
+        raise QmpError(f"Node '{bottom}' is not in a chain starting from '{device}'")
+    return node
+
+
+def _streamed(
+    target: BlockNode, base: BlockNode | None, bottom: BlockNode | None
+) -> list[BlockNode]:
+    nodes = list(chain(target))
+    if bottom is not None:
+        return nodes[: nodes.index(bottom) + 1]
+    return nodes if base is None else nodes[: nodes.index(base)]

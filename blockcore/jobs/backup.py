@@ -1,0 +1,247 @@
+"""Backups: a copy of what a drive was when the job began (`block/backup.c`)."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from enum import StrEnum
+
+from blockcore.bitmap import DirtyBitmap
+from blockcore.block_job import RETRY_NS, BlockJob
+from blockcore.effects import Until
+from blockcore.job import Completion
+from blockcore.jobs.filters import drop_filter, insert_filter
+from blockcore.jobs.rules import JobOptions
+from blockcore.machine import Machine
+from blockcore.nodes.block_copy import MAX_WORKERS, BlockCopy, CopyCall
+from blockcore.nodes.copy_before_write import CopyBeforeWriteNode
+from blockcore.nodes.driver import NodeOptions
+from blockcore.nodes.filter_options import BlockdevOptionsCbw
+from blockcore.nodes.node import BlockNode
+from blockcore.qapi import (
+    BlockdevOnError,
+    BlockErrorAction,
+    IoOperationType,
+    JobType,
+    MirrorSyncMode,
+    QmpError,
+)
+
+
+class BitmapSyncMode(StrEnum):
+    """When a bitmap that says what to copy forgets it."""
+
+    ON_SUCCESS = "on-success"
+    NEVER = "never"
+    ALWAYS = "always"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupOptions:
+    """How to back up; `bitmap` is one of the source's.  `max_chunk` in bytes, 0 without a limit."""
+
+    sync: MirrorSyncMode
+    bitmap: DirtyBitmap | None = None
+    bitmap_mode: BitmapSyncMode = BitmapSyncMode.ON_SUCCESS
+    on_source_error: BlockdevOnError = BlockdevOnError.REPORT
+    on_target_error: BlockdevOnError = BlockdevOnError.REPORT
+    max_workers: int = MAX_WORKERS
+    max_chunk: int = 0
+
+
+class BackupJob(BlockJob):
+    """Copies what guests have not made the filter copy before."""
+
+    type = JobType.BACKUP
+
+    def __init__(
+        self,
+        machine: Machine,
+        txn: Completion,
+        cbw: CopyBeforeWriteNode,
+        options: JobOptions,
+        backup: BackupOptions,
+    ) -> None:
+        self._machine = machine
+        self._cbw = cbw
+        self._backup = backup
+        self._source = cbw.below
+        self._copy = cbw.copy
+        self._call: CopyCall | None = None
+        super().__init__(
+            machine,
+            txn,
+            options.job_id,
+            cbw,
+            speed=options.speed,
+            auto_finalize=options.auto_finalize,
+            auto_dismiss=options.auto_dismiss,
+        )
+        try:
+            self.add_node(cbw.copy.target)
+        except QmpError:
+            self.fail_early()
+            raise
+        self._copy.meter = self.progress
+
+    async def run(self) -> None:
+        copy, sync = self._copy, self._backup.sync
+        if sync is MirrorSyncMode.BITMAP:
+            assert self._backup.bitmap is not None
+            copy.bitmap.clear()
+            copy.bitmap.merge(self._backup.bitmap)
+        copy.skip_unallocated = sync is MirrorSyncMode.TOP
+        self.progress.set_remaining(copy.bitmap.count)
+        if sync is MirrorSyncMode.NONE:
+            await self._leave_it_to_guests()
+            return
+        if sync is MirrorSyncMode.TOP:
+            await self._leave_out_unallocated()
+        await self._copy_all()
+
+    async def _leave_it_to_guests(self) -> None:
+        """Only what they overwrite is copied, until somebody cancels the job."""
+        while not self.is_cancelled:
+            await self.wait()
+
+    async def _leave_out_unallocated(self) -> None:
+        offset = 0
+        while offset < self._source.size:
+            await self.sleep(0)
+            if self.is_cancelled:
+                return
+            offset += await self._copy.reset_unallocated(offset)
+        self._copy.skip_unallocated = False
+
+    async def _copy_all(self) -> None:
+        """backup_loop: after an error, or a pause, the rest is copied by another call."""
+        while not self.is_cancelled:
+            call = self._call = self._new_call()
+            self._host.spawn(self._carry_out(call))
+            while not call.is_finished() and not self.is_cancelled:
+                await self.wait()
+            if not call.is_finished():
+                call.cancel()
+                await Until(call.is_finished)
+                return
+            if call.error is not None:
+                await self._after_error(call)
+            elif not call.cancelled:
+                return
+
+    def _new_call(self) -> CopyCall:
+        call = CopyCall(
+            0,
+            self._copy.bitmap.size,
+            max_workers=self._backup.max_workers,
+            max_chunk=self._backup.max_chunk,
+        )
+        call.limit = self.limit
+        return call
+
+    async def _carry_out(self, call: CopyCall) -> None:
+        await self._copy.run(call)
+        self.enter()
+
+    async def _after_error(self, call: CopyCall) -> None:
+        assert call.error is not None
+        reading = call.error_is_read
+        backup = self._backup
+        action = self.error_action(
+            backup.on_source_error if reading else backup.on_target_error,
+            IoOperationType.READ if reading else IoOperationType.WRITE,
+            call.error.errno or errno.EIO,
+        )
+        if action is BlockErrorAction.REPORT:
+            raise call.error
+        if action is BlockErrorAction.STOP:
+            await self.pause_point()
+        else:
+            await self.sleep(RETRY_NS)
+
+    async def on_pause(self) -> None:
+        call = self._call
+        if call is not None and not call.finished:
+            call.cancel()
+            await Until(call.is_finished)
+
+    def on_cancel(self, force: bool) -> bool:
+        self._copy.target.cancel_in_flight()
+        return True
+
+    def set_speed(self, speed: int) -> None:
+        super().set_speed(speed)
+        if self._call is not None:
+            self._call.wake()
+
+    async def commit(self) -> None:
+        self._settle_bitmap(failed=False)
+
+    async def abort(self) -> None:
+        self._settle_bitmap(failed=True)
+
+    def _settle_bitmap(self, *, failed: bool) -> None:
+        """What becomes of the bitmap that was copied by (backup_cleanup_sync_bitmap)."""
+        bitmap, mode = self._backup.bitmap, self._backup.bitmap_mode
+        if bitmap is None or bitmap.successor is None:
+            return
+        bitmaps = self._source.bitmaps
+        always = mode is BitmapSyncMode.ALWAYS
+        if (not failed or always) and mode is not BitmapSyncMode.NEVER:
+            after = bitmaps.abdicate(bitmap)
+            if failed:
+                after.merge(self._copy.bitmap)
+        else:
+            bitmaps.reclaim(bitmap)
+
+    async def clean(self) -> None:
+        self.remove_nodes()
+        target = self._copy.target
+        await drop_backup_filter(self._machine, self._cbw)
+        await self._machine.graph.release(target)
+
+
+async def create_backup(
+    machine: Machine,
+    source: BlockNode,
+    target: BlockNode,
+    txn: Completion,
+    options: JobOptions,
+    backup: BackupOptions,
+) -> BackupJob:
+    """A backup that can be started (backup_job_create); QmpError, and nothing has changed.
+
+    The source is drained by the caller until it is.
+    """
+    copy = BlockCopy(machine, source, target)
+    if backup.max_chunk and backup.max_chunk < copy.cluster_size:
+        raise QmpError(
+            f"Required max-chunk ({backup.max_chunk}) is less than backup cluster size"
+            f" ({copy.cluster_size})"
+        )
+
+    def make(node: NodeOptions) -> CopyBeforeWriteNode:
+        return CopyBeforeWriteNode(node, machine, copy)
+
+    definition = BlockdevOptionsCbw(
+        driver="copy-before-write",
+        node_name=options.filter_node_name,
+        file=source.node_name,
+        target=target.node_name,
+    )
+    cbw = await insert_filter(machine, source, make, definition, implicit=False)
+    source.bitmaps.add(copy.bitmap)
+    try:
+        job = BackupJob(machine, txn, cbw, options, backup)
+    except QmpError:
+        await drop_backup_filter(machine, cbw)
+        raise
+    if backup.bitmap is not None:
+        source.bitmaps.create_successor(backup.bitmap)
+    return job
+
+
+async def drop_backup_filter(machine: Machine, cbw: CopyBeforeWriteNode) -> None:
+    """Take the filter away, with its bitmap on the source (bdrv_cbw_drop)."""
+    await drop_filter(machine, cbw)
+    cbw.below.bitmaps.remove(cbw.copy.bitmap)

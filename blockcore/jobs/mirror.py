@@ -1,0 +1,221 @@
+"""Mirrors: a copy that follows the drive until it takes its place (`block/mirror.c`).
+
+The same engine commits the image that a guest writes to: its target is then a
+node of its own chain.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+
+from blockcore.drain import Drain, drained
+from blockcore.graph_changes import set_read_only
+from blockcore.job import check_job_id
+from blockcore.jobs.filters import insert_filter, remove_filter
+from blockcore.jobs.mirror_options import BackingMode, MirrorOptions
+from blockcore.jobs.mirror_work import MirrorWork
+from blockcore.jobs.rules import JobOptions, quietly_read_only
+from blockcore.machine import Machine
+from blockcore.nodes.chain import chain, skip_filters
+from blockcore.nodes.driver import NodeOptions
+from blockcore.nodes.filter_options import BlockdevOptionsTop
+from blockcore.nodes.links import attach, check, detach
+from blockcore.nodes.links import replace as replace_node
+from blockcore.nodes.mirror_top import MirrorTopNode
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.permissions import NONE, Perm
+from blockcore.nodes.qcow2.node import Qcow2Node
+from blockcore.qapi import QmpError
+
+_READ, _WRITE, _UNCHANGED = Perm.CONSISTENT_READ, Perm.WRITE, Perm.WRITE_UNCHANGED
+
+
+class MirrorJob(MirrorWork):
+    """A mirror with its end: what becomes of the graph (mirror_exit_common)."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        top: MirrorTopNode,
+        target: BlockNode,
+        options: JobOptions,
+        mirror: MirrorOptions,
+    ) -> None:
+        super().__init__(machine, top, target, options, mirror)
+        self._over = False
+        self._frozen: list[BlockNode] = []
+        try:
+            self._take_nodes()
+        except QmpError:
+            self.fail_early()
+            raise
+
+    def _take_nodes(self) -> None:
+        self.add_node(self.source, NONE, _READ | _WRITE | _UNCHANGED)
+        nodes = list(chain(self.top))
+        if self.target not in nodes:
+            self.add_node(self.target, _WRITE, _UNCHANGED)
+            return
+        # Not to allow writes to those between would forbid them to the target.
+        for node in nodes[2 : nodes.index(self.target)]:
+            self.add_node(node, NONE, _UNCHANGED | _WRITE)
+        grows = Perm.RESIZE if self.target.size < self.source.size else NONE
+        self.add_node(self.target, _WRITE | grows, _UNCHANGED | _READ)
+        for node in nodes[: nodes.index(self.target)]:
+            node.frozen.add("backing")
+            self._frozen.append(node)
+
+    async def prepare(self) -> None:
+        await self._exit(failed=False)
+
+    async def abort(self) -> None:
+        await self._exit(failed=True)
+
+    async def _exit(self, *, failed: bool) -> None:
+        """Take mirror_top away; unless the job has failed, give the target its place.
+
+        OSError(EPERM) if that cannot be; what else can be done is done.
+        """
+        if self._over:
+            return
+        self._over = True
+        for node in self._frozen:
+            node.frozen.discard("backing")
+        machine, top, source, target = self.machine, self.top, self.source, self.target
+        drain = Drain(machine, [top])
+        drain.begin()
+        await drain.settled()
+        source.bitmaps.remove(self.bitmap)
+        self.remove_node(target)
+        top.stopped = True
+        done = failed or await self._set_backing()
+        if done and not failed and self.should_complete:
+            done = await self._pivot(source, target)
+        if self._replaced is not None:
+            self._replaced.op_blockers.unblock(self.mirror)
+        self.remove_nodes()
+        await remove_filter(machine, top)
+        machine.graph.refresh_filenames()
+        drain.end()
+        self.end_drain()
+        machine.concerns_changed()
+        for node in (source, target):
+            await machine.graph.release(node)
+        if not done:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    async def _set_backing(self) -> bool:
+        """Give the target the backing file that it is to have; whether that has worked."""
+        target = skip_filters(self.target)
+        try:
+            if self.mirror.backing_mode is BackingMode.SOURCE_CHAIN:
+                backing = self.source if self.mirror.is_none_mode else self.mirror.base
+                if target.cow is not backing:
+                    if target.cow is not None:
+                        detach(target, "backing")
+                    if backing is not None:
+                        attach(target, "backing", backing)
+                        check(self.machine.graph.nodes.values())
+            elif self.mirror.backing_mode is BackingMode.OPEN_CHAIN:
+                if isinstance(target, Qcow2Node) and target.cow is None:
+                    await self.machine.graph.open_backing(target)
+        except QmpError:
+            return False
+        return True
+
+    async def _pivot(self, source: BlockNode, target: BlockNode) -> bool:
+        """Let whoever uses the source, or what is to be replaced, use the target."""
+        graph = self.machine.graph
+        old = self._replaced or source
+        try:
+            if old.read_only is not target.read_only:
+                await set_read_only(self.machine, target, old.read_only)
+            async with drained(self.machine, [target]):
+                if old not in _shown(source):
+                    return False
+                replace_node(old, target, graph.subtree(target))
+                try:
+                    check(graph.nodes.values())
+                except QmpError:
+                    replace_node(target, old, ())
+                    raise
+        except QmpError:
+            return False
+        return True
+
+
+def _shown(node: BlockNode) -> list[BlockNode]:
+    """The node, and what is the same to whoever reads it: those that it filters."""
+    nodes = [node]
+    while (below := nodes[-1].filtered) is not None:
+        nodes.append(below)
+    return nodes
+
+
+def check_to_replace(machine: Machine, source: BlockNode, name: str) -> BlockNode:
+    """The node that a mirror is to replace; QmpError if it cannot (check_to_replace_node)."""
+    node = machine.graph.nodes.get(name)
+    if node is None:
+        raise QmpError(f"Node name '{name}' not found")
+    if node not in _shown(source):
+        raise QmpError(
+            f"Cannot replace '{name}' by a node mirrored from '{source.node_name}', because it"
+            " cannot be guaranteed that doing so would not lead to an abrupt change of visible data"
+        )
+    return node
+
+
+async def start_mirror(
+    machine: Machine,
+    source: BlockNode,
+    target: BlockNode,
+    options: JobOptions,
+    mirror: MirrorOptions,
+) -> None:
+    """Start to mirror (mirror_start_job); QmpError, and nothing has changed."""
+    if skip_filters(source) is skip_filters(target):
+        raise QmpError("Can't mirror node into itself")
+    job_id = machine.device_of(source) if options.job_id is None else options.job_id
+    check_job_id(machine, job_id)
+
+    def make(node: NodeOptions) -> MirrorTopNode:
+        top = MirrorTopNode(node, machine, source)
+        top.is_commit = mirror.is_commit
+        return top
+
+    definition = BlockdevOptionsTop(
+        driver="mirror_top", node_name=options.filter_node_name, backing=source.node_name
+    )
+    async with drained(machine, [source]):
+        top = await insert_filter(machine, source, make, definition)
+        try:
+            job = MirrorJob(machine, top, target, replace(options, job_id=job_id), mirror)
+        except QmpError:
+            await remove_filter(machine, top)
+            machine.graph.refresh_filenames()
+            raise
+        # Before the section ends: nothing is written that is not marked.
+        source.bitmaps.add(job.bitmap)
+    machine.concerns_changed()
+    job.start()
+
+
+async def start_active_commit(
+    machine: Machine,
+    top: BlockNode,
+    base: BlockNode,
+    options: JobOptions,
+    mirror: MirrorOptions,
+) -> None:
+    """Start to commit an image that is written to (commit_active_start); QmpError."""
+    read_only = base.read_only
+    if read_only:
+        await set_read_only(machine, base, False)
+    try:
+        await start_mirror(machine, top, base, options, mirror)
+    except QmpError:
+        if read_only:
+            await quietly_read_only(machine, base)
+        raise

@@ -1,0 +1,72 @@
+"""Guests' writes that go to the target as well: a mirror with copy-mode=write-blocking."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from blockcore.job_driver import Progress
+from blockcore.jobs.mirror_copy import Copier, Op
+from blockcore.nodes.mirror_top import ToTarget
+
+
+class ActiveWrites:
+    """What mirror_top is given as its job, once the copying has begun.
+
+    `wanted` says whether writes are to be copied, `failed` is told of errors
+    of the target: no guest's request fails for that.
+    """
+
+    def __init__(
+        self,
+        copier: Copier,
+        progress: Progress,
+        wanted: Callable[[], bool],
+        failed: Callable[[OSError], None],
+    ) -> None:
+        self.bytes_in_flight = 0
+        self.wanted = wanted
+        self._copier = copier
+        self._progress = progress
+        self._failed = failed
+
+    @asynccontextmanager
+    async def write(self, offset: int, length: int) -> AsyncIterator[None]:
+        """From before the source is written until the target is."""
+        op = Op(offset, offset + length)
+        await self._copier.alone(op)
+        self._copier.active.append(op)
+        try:
+            yield
+        finally:
+            self._copier.active.remove(op)
+
+    async def to_target(self, offset: int, length: int, do: ToTarget) -> None:
+        """Do the same to the target (do_sync_target_write).
+
+        Partly dirty granules at the edges are left to the job, which has to
+        copy them anyway.
+        """
+        bitmap, granularity = self._copier.bitmap, self._copier.bitmap.granularity
+        end = offset + length
+        if offset % granularity and bitmap.get(offset):
+            offset += -offset % granularity
+        if end > offset and end % granularity and bitmap.get(end - 1):
+            end -= end % granularity
+        if end <= offset:
+            return
+        nbytes = end - offset
+        first, last = offset + -offset % granularity, end - end % granularity
+        if first < last:
+            bitmap.reset(first, last - first)
+        self._progress.increase_remaining(nbytes)
+        self.bytes_in_flight += nbytes
+        try:
+            await do(self._copier.target, offset, nbytes)
+        except OSError as exc:
+            bitmap.set(offset, nbytes)
+            self._failed(exc)
+        else:
+            self._progress.update(nbytes)
+        finally:
+            self.bytes_in_flight -= nbytes

@@ -1,0 +1,281 @@
+"""The work of a mirror: from the first copy until source and target are the same.
+
+(`block/mirror.c`: mirror_run.)
+"""
+
+from __future__ import annotations
+
+import errno
+
+from blockcore.bitmap import DirtyBitmap
+from blockcore.block_job import RETRY_NS, BlockJob
+from blockcore.drain import Drain
+from blockcore.job_driver import not_completable
+from blockcore.job_txn import JobTxn
+from blockcore.jobs.mirror_active import ActiveWrites
+from blockcore.jobs.mirror_copy import MAX_ZERO_BYTES, Copier
+from blockcore.jobs.mirror_options import MirrorCopyMode, MirrorOptions
+from blockcore.jobs.rules import JobOptions
+from blockcore.machine import Machine
+from blockcore.nodes.chain import is_allocated_above
+from blockcore.nodes.mirror_top import MirrorTopNode
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.permissions import Perm
+from blockcore.qapi import (
+    BlockDeviceIoStatus,
+    BlockErrorAction,
+    IoOperationType,
+    JobType,
+    QmpError,
+)
+from blockcore.ratelimit import SLICE_NS
+
+
+class MirrorWork(BlockJob):
+    """The work of a mirror; `MirrorJob` has its end.
+
+    `bitmap`, on the source, says what differs.  `failure` is the error that
+    ends the job once what is on its way has ended.
+    """
+
+    type = JobType.MIRROR
+
+    def __init__(
+        self,
+        machine: Machine,
+        top: MirrorTopNode,
+        target: BlockNode,
+        options: JobOptions,
+        mirror: MirrorOptions,
+    ) -> None:
+        if mirror.is_commit:
+            self.type = JobType.COMMIT  # type: ignore[misc]  # what users have always seen
+        self.mirror = mirror
+        self.machine = machine
+        self.top = top
+        self.source = top.below
+        self.target = target
+        self.should_complete = False
+        self.failure: OSError | None = None
+        self._ignored = False
+        self._active: ActiveWrites | None = None
+        self._last_pause_ns = 0
+        self._last_drain: Drain | None = None
+        self._replaced: BlockNode | None = None
+        self.bitmap = DirtyBitmap(self.source.size, mirror.granularity)
+        if mirror.copy_mode is MirrorCopyMode.WRITE_BLOCKING:
+            self.bitmap.enabled = False
+            top.marks = self.bitmap
+        self._copier: Copier | None = None
+        super().__init__(
+            machine,
+            JobTxn(machine),
+            options.job_id,
+            top,
+            Perm.CONSISTENT_READ,
+            Perm.CONSISTENT_READ | Perm.WRITE | Perm.WRITE_UNCHANGED,
+            speed=options.speed,
+            auto_finalize=options.auto_finalize,
+            auto_dismiss=options.auto_dismiss,
+        )
+
+    @property
+    def copier(self) -> Copier:
+        assert self._copier is not None
+        return self._copier
+
+    def _copies_writes(self) -> bool:
+        """Whether guests' writes go to the target as well."""
+        blocking = self.mirror.copy_mode is MirrorCopyMode.WRITE_BLOCKING
+        return blocking and self.failure is None and not self.is_cancelled
+
+    async def run(self) -> None:
+        """However it ends, nothing is on its way then, and guests wait for what comes of it."""
+        try:
+            await self._run()
+        except (OSError, QmpError):
+            await self._come_to_rest()
+            raise
+        await self._come_to_rest()
+
+    async def _come_to_rest(self) -> None:
+        await self.on_pause()
+        await self._drain()
+
+    async def _run(self) -> None:
+        await self._check_sizes()
+        self._copier = Copier(
+            self._host,
+            self.source,
+            self.target,
+            self.bitmap,
+            buf_size=self.mirror.buf_size,
+            unmap=self.mirror.unmap,
+            failed=self._failed,
+            copied=self.progress.update,
+        )
+        self._last_pause_ns = self._host.clock.monotonic_ns()
+        if not self.source.size:
+            await self._mirror_nothing()
+            return
+        if not self.mirror.is_none_mode:
+            await self._find_out_what_to_copy()
+        if not self.is_cancelled:
+            self._active = self.top.job = ActiveWrites(
+                self.copier,
+                self.progress,
+                self._copies_writes,
+                lambda exc: self._failed(IoOperationType.WRITE, exc),
+            )
+            await self._mirror()
+
+    async def _check_sizes(self) -> None:
+        if self.mirror.is_commit:
+            if self.source.size > self.target.size:
+                await self.target.truncate(self.source.size)
+        elif self.source.size != self.target.size:
+            raise QmpError("Source and target image have different sizes")
+
+    async def _mirror_nothing(self) -> None:
+        await self.become_ready()
+        while not self.cancel_requested and not self.should_complete:
+            await self.wait()
+
+    async def _find_out_what_to_copy(self) -> None:
+        """mirror_dirty_init: what is zero in the source is made zero by one request, if it can."""
+        size, target = self.source.size, self.target
+        if self.mirror.zero_target:
+            if not (target.options.discard_unmap and target.zeroes_with_unmap()):
+                self.bitmap.set(0, size)
+                return
+            for offset in range(0, size, MAX_ZERO_BYTES):
+                await self._throttle()
+                if self.is_cancelled:
+                    return
+                self.copier.zero(offset, min(MAX_ZERO_BYTES, size - offset))
+            await self.copier.all_end()
+        offset = 0
+        while offset < size:
+            await self._throttle()
+            if self.is_cancelled:
+                return
+            there, known = await is_allocated_above(
+                self.source, self.mirror.base, offset, min(MAX_ZERO_BYTES, size - offset)
+            )
+            if there:
+                self.bitmap.set(offset, known)
+            offset += known
+
+    async def _throttle(self) -> None:
+        now_ns = self._host.clock.monotonic_ns()
+        if now_ns - self._last_pause_ns > SLICE_NS:
+            self._last_pause_ns = now_ns
+            await self.sleep(0)
+        else:
+            await self.pause_point()
+
+    async def _mirror(self) -> None:
+        """The main loop of mirror_run; at its end the source is drained, if all is well."""
+        copier, active = self.copier, self._active
+        assert active is not None
+        delay_ns = 0
+        while True:
+            if self.failure is not None:
+                raise self.failure
+            await self.pause_point()
+            if self.is_cancelled:
+                return
+            dirty = self.bitmap.count
+            on_their_way = copier.bytes_in_flight + active.bytes_in_flight
+            self.progress.set_remaining(on_their_way + dirty)
+            if self._may_iterate():
+                if copier.is_full() or (not dirty and copier.ops):
+                    await copier.one_ends()
+                    continue
+                if dirty:
+                    delay_ns = await copier.iteration(self.delay_ns)
+            should_complete = False
+            if not copier.ops and not dirty:
+                if not self.is_ready:
+                    if not await self._flush():
+                        continue
+                    await self.become_ready()
+                should_complete = self.should_complete or self.cancel_requested
+                dirty = self.bitmap.count
+            if not dirty and should_complete and await self._in_sync():
+                return
+            if self.is_ready and not should_complete:
+                delay_ns = 0 if copier.ops or dirty else SLICE_NS
+            if self._ignored:
+                delay_ns, self._ignored = max(delay_ns, RETRY_NS), False
+            await self.sleep(delay_ns)
+            self._last_pause_ns = self._host.clock.monotonic_ns()
+
+    def _may_iterate(self) -> bool:
+        """Not after an error, and not for ever without a pause, so that drains have an end."""
+        lasted_ns = self._host.clock.monotonic_ns() - self._last_pause_ns
+        return lasted_ns < SLICE_NS and self.iostatus is BlockDeviceIoStatus.OK
+
+    async def _in_sync(self) -> bool:
+        """Keep guests out; whether they have written nothing more, and the target is flushed."""
+        await self._drain()
+        if not self.bitmap.count and await self._flush():
+            return True
+        self.end_drain()
+        return False
+
+    async def _drain(self) -> None:
+        if self._last_drain is None:
+            self._last_drain = Drain(self.machine, [self.source])
+            self._last_drain.begin()
+            await self._last_drain.settled(but=self)
+
+    def end_drain(self) -> None:
+        """Let guests write again."""
+        drain, self._last_drain = self._last_drain, None
+        if drain is not None:
+            drain.end()
+
+    async def _flush(self) -> bool:
+        """Flush the target; an error of that is one of its errors."""
+        try:
+            await self.target.flush()
+        except OSError as exc:
+            self._failed(IoOperationType.WRITE, exc)
+            return False
+        return True
+
+    def _failed(self, operation: IoOperationType, exc: OSError) -> None:
+        """Apply the policy of the side that has failed."""
+        reading = operation is IoOperationType.READ
+        policy = self.mirror.on_source_error if reading else self.mirror.on_target_error
+        action = self.error_action(policy, operation, exc.errno or errno.EIO)
+        if action is BlockErrorAction.REPORT:
+            self.failure = self.failure or exc
+        elif action is BlockErrorAction.IGNORE:
+            self._ignored = True
+
+    async def on_pause(self) -> None:
+        if self._copier is not None:
+            await self._copier.all_end()
+
+    def on_cancel(self, force: bool) -> bool:
+        """Once it is ready, to cancel it gently is to let it finish, and to stay on the source."""
+        force = force or not self.is_ready
+        if force:
+            self.target.cancel_in_flight()
+        return force
+
+    def on_complete(self) -> None:
+        if not self.is_ready:
+            raise not_completable(self.id)
+        name = self.mirror.replaces
+        if name is not None and self._replaced is None:
+            node = self.machine.graph.nodes.get(name)
+            if node is None:
+                raise QmpError(f"Node name '{name}' not found")
+            node.op_blockers.block(
+                self.mirror, f"block device is in use by block job: {self.type}"
+            )
+            self._replaced = node
+        self.should_complete = True
