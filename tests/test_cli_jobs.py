@@ -285,6 +285,21 @@ def test_lines_on_a_terminal_that_cannot_draw(qmp: Qmp) -> None:
     assert "\x1b" not in seen
 
 
+def test_wait_for_a_copy(tmp_path: Path, qmp: Qmp, capsys: Captured) -> None:
+    create(tmp_path / "copy", MIB)
+    new = {"target": "copy", "format": "qcow2", "mode": "existing"}
+    qmp("drive-mirror", device="vda", job_id="j", sync="full", speed=1, **new)
+    with Waiting("j") as waiting:
+        assert main(["job", "set-speed", "j", "0"]) == 0
+        assert main(["job", "wait", "--ready", "j"]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == "j: ready, 100.0% of 1.0 MiB"
+        assert "j: ready; 'faultline job complete j' ends it" in iter(waiting.line, "")
+        assert main(["job", "complete", "j"]) == 0
+        assert capsys.readouterr().out in ("j: completed\n", "j: ready, will be completed\n")
+        status, lines, err = waiting.end()
+    assert (status, lines[-1:], err) == (0, ["j: completed, 100.0% of 1.0 MiB"], "")
+
+
 @pytest.fixture
 def qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Qmp]:
     """A qemu-storage-daemon with nodes a and b, to which two clients can talk."""
