@@ -16,7 +16,7 @@ from typing import Any
 import nbd
 import pytest
 
-from blockcore.cli import client, main
+from blockcore.cli import main, session
 from blockcore.cli.arguments import parse_arguments
 from blockcore.cli.listen import TcpPort, UnixSocket
 from blockcore.cli.serve import TOP, embedded_drive, serve_command
@@ -112,7 +112,14 @@ def test_refusal_is_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["stale"]
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["qmp"], ["events"]], ids=str)
+HELPS: list[list[str]] = [
+    *([], ["serve"], ["qmp"], ["events"], ["jobs"], ["job"], ["job", "wait"], ["job", "pause"]),
+    *(["job", "resume"], ["job", "cancel"], ["job", "complete"], ["job", "finalize"]),
+    *(["job", "dismiss"], ["job", "set-speed"]),
+]
+
+
+@pytest.mark.parametrize("command", HELPS, ids=str)
 def test_help_shows_examples(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "--help"]) == 0
     out = capsys.readouterr().out
@@ -342,7 +349,7 @@ def test_a_server_of_something_else(
 def test_a_server_that_says_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "GREETING_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(session, "GREETING_TIMEOUT_S", 0.05)
     path = tmp_path / "silent"
     with listener(path):
         assert main(["events", "-s", str(path)]) == 1

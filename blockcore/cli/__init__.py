@@ -1,7 +1,7 @@
 """The `faultline` command: a convenience on top of nbdkit, and a QMP client.
 
 `serve` only prepares nbdkit's command line and environment and then becomes
-nbdkit; `qmp` and `events` talk to the control socket of a machine that runs.
+nbdkit; the others talk to the control socket of a machine that runs.
 Nothing here takes part in serving, and nothing in the rest of the package
 imports it.
 """
@@ -9,14 +9,41 @@ imports it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 
 import click
 
-from blockcore.cli.client import events, qmp
-from blockcore.cli.serve import serve
+MODULES = {
+    "events": "blockcore.cli.client",
+    "job": "blockcore.cli.jobs",
+    "jobs": "blockcore.cli.jobs",
+    "qmp": "blockcore.cli.client",
+    "serve": "blockcore.cli.serve",
+}
+"""Where the commands are, each under its name."""
 
 
-@click.group(no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Imports the command that is used.
+
+    `serve` needs none of what takes the others long to import, and `qmp` not
+    what draws.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in MODULES:
+            return None
+        command = getattr(import_module(MODULES[cmd_name]), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(
+    cls=Commands, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(package_name="faultline", message="%(prog)s %(version)s")
 def faultline() -> None:
     """A machine whose drives fail, stop and resume as QEMU's do, over NBD.
@@ -25,21 +52,19 @@ def faultline() -> None:
     faultline serve control=m0.qmp drive=id=vda,file=disk.img,rerror=stop
     faultline qmp -s m0.qmp query-status
     faultline events -s m0.qmp
+    faultline jobs -s m0.qmp
 
     Every NBD client of the machine is its guest.  Each command has its own
     --help.
     """
 
 
-for _command in (serve, qmp, events):
-    faultline.add_command(_command)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's) and give its exit status.
 
-    0 is success, 1 a failure, 2 a command line that makes no sense, 130 an
-    interrupt.  A failure says one line on stderr.
+    0 is success, 1 a failure, 2 a command line that makes no sense, 3 a job
+    that an error has stopped, 130 an interrupt.  A failure says one line on
+    stderr.
     """
     try:
         status = faultline.main(argv, prog_name="faultline", standalone_mode=False)

@@ -1,8 +1,4 @@
-"""`faultline qmp` and `faultline events`: clients of a machine's control socket.
-
-They work with every QMP server, QEMU included: the protocol is the `qemu.qmp`
-package's.
-"""
+"""`faultline qmp` and `faultline events`: the control socket as it is."""
 
 from __future__ import annotations
 
@@ -15,30 +11,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import click
-from qemu.qmp import (
-    ConnectError,
-    EventListener,
-    ExecInterruptedError,
-    ExecuteError,
-    Message,
-    QMPClient,
-    QMPError,
-    Runstate,
-)
+from qemu.qmp import EventListener, Message, QMPClient
 
 from blockcore.cli.arguments import parse_arguments
-
-GREETING_TIMEOUT_S = 5.0
-"""An NBD socket, or a QEMU monitor that is taken, accepts a connection and then says nothing."""
-
-socket_option = click.option(
-    "-s",
-    "--socket",
-    "path",
-    metavar="SOCKET",
-    envvar="FAULTLINE_CONTROL",
-    help="Control socket.  [default: $FAULTLINE_CONTROL]",
-)
+from blockcore.cli.session import disconnected, execute, session, socket_option, socket_path
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,12 +37,8 @@ def qmp(path: str | None, command: str, words: tuple[str, ...]) -> None:
       faultline qmp blockdev-add node-name=n1 driver=raw file.driver=null-co
       faultline qmp cont
     """
-    socket_path, arguments = _socket_path(path), parse_arguments(words)
-    try:
-        value = asyncio.run(execute(socket_path, command, arguments))
-    except ExecuteError as exc:
-        raise click.ClickException(exc.error.error.desc) from exc
-    click.echo(json.dumps(value, indent=2))
+    where, arguments = socket_path(path), parse_arguments(words)
+    click.echo(json.dumps(asyncio.run(execute(where, command, arguments)), indent=2))
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,27 +60,9 @@ def events(path: str | None, count: int | None, names: tuple[str, ...]) -> None:
       faultline events -s m0.qmp --count 1 STOP
       faultline events -s m0.qmp BLOCK_IO_ERROR | jq .data.reason
     """
-    socket_path = _socket_path(path)
+    where = socket_path(path)
     with suppress(KeyboardInterrupt):
-        asyncio.run(follow(socket_path, EventPrinter(names, count)))
-
-
-async def execute(path: str, command: str, arguments: dict[str, object]) -> object:
-    """The value `command` returns.
-
-    Raises ExecuteError for an error reply, ClickException when there is no
-    reply to have.
-    """
-    client = QMPClient()
-    async with _session(client, path):
-        try:
-            return await client.execute(command, arguments)
-        except ExecuteError:
-            raise
-        except ExecInterruptedError as exc:
-            raise click.ClickException(f"{path}: closed before the reply came") from exc
-        except QMPError as exc:
-            raise click.ClickException(f"{path}: {exc}") from exc
+        asyncio.run(follow(where, EventPrinter(names, count)))
 
 
 class EventPrinter(EventListener):
@@ -150,42 +104,15 @@ async def follow(path: str, printer: EventPrinter) -> None:
     # What is not printed is not kept either (see EventPrinter).
     client.events.event_filter = lambda event: False
     client.register_listener(printer)
-    async with _session(client, path), _pipe_watch(printer.reader_gone):
+    async with session(client, path), _pipe_watch(printer.reader_gone):
         click.echo(f"faultline: following {path}", err=True)
         ends = {
             asyncio.create_task(printer.finished.wait()),
-            asyncio.create_task(_disconnected(client)),
+            asyncio.create_task(disconnected(client)),
         }
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         for task in ends:
             task.cancel()
-
-
-async def _disconnected(client: QMPClient) -> None:
-    while client.runstate is Runstate.RUNNING:
-        await client.runstate_changed()
-
-
-@asynccontextmanager
-async def _session(client: QMPClient, path: str) -> AsyncIterator[None]:
-    """A negotiated session with the server at `path`; ClickException if there is none to have."""
-    try:
-        await asyncio.wait_for(client.connect(path), GREETING_TIMEOUT_S)
-    except TimeoutError as exc:
-        raise click.ClickException(
-            f"{path}: no QMP greeting within {GREETING_TIMEOUT_S:g} s, is it a control socket?"
-        ) from exc
-    except ConnectError as exc:
-        cause = exc.exc
-        if isinstance(cause, OSError):
-            raise click.ClickException(f"{path}: {cause.strerror or cause}") from exc
-        raise click.ClickException(f"{path}: does not speak QMP") from exc
-    try:
-        yield
-    finally:
-        # How it ends no longer matters: there was a reply, or there is an error already.
-        with suppress(QMPError, OSError, EOFError):
-            await client.disconnect()
 
 
 @asynccontextmanager
@@ -211,9 +138,3 @@ async def _pipe_watch(gone: Callable[[], None]) -> AsyncIterator[None]:
     finally:
         loop.remove_reader(fd)
         os.close(fd)
-
-
-def _socket_path(option: str | None) -> str:
-    if not option:
-        raise click.UsageError("no control socket: use --socket or set FAULTLINE_CONTROL")
-    return option

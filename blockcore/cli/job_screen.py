@@ -1,0 +1,174 @@
+"""A job on the screen while somebody waits for it: a bar on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Protocol, Self
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, Task, TextColumn
+from rich.progress_bar import ProgressBar
+
+from blockcore.cli.job_list import Job, duration, progress, size
+from blockcore.cli.job_watch import Ending, Rate
+
+STYLES = {
+    "running": "blue",
+    "ready": "green",
+    "completed": "green",
+    "aborting": "red",
+    "failed": "red",
+    "cancelled": "red",
+}
+"""Colours of what a job is, and of how it ended; what it is while it waits is yellow."""
+
+
+class Screen(Protocol):
+    """Where a job is shown; `interval_s` is how often there is something to see."""
+
+    interval_s: float
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def show(self, job: Job, rate: Rate) -> None:
+        """The job goes on."""
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+
+    def end(self, job: Job, ending: Ending) -> None:
+        """The job is over.  Why it failed is for whoever waits to say."""
+
+
+def open_screen() -> Screen:
+    """What fits stdout."""
+    console = Console(highlight=False)
+    # The console also believes variables that are for the colours of pipes.
+    if sys.stdout.isatty() and console.is_interactive:
+        return BarScreen(console)
+    return LineScreen()
+
+
+class LineScreen:
+    """A line for every change of status, and for every tenth of the way."""
+
+    interval_s = 1.0
+
+    def __init__(self) -> None:
+        self._shown: tuple[str, int] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, job: Job, rate: Rate) -> None:
+        shown = job.status, job.current * 10 // job.total if job.total else 0
+        if shown != self._shown:
+            self._shown = shown
+            self.say(describe(job, rate))
+
+    def say(self, line: str) -> None:
+        click.echo(line)
+
+    def end(self, job: Job, ending: Ending) -> None:
+        if ending.error is None and ending.status == "completed":
+            self.say(describe(job, None, ending.status))
+
+
+def describe(job: Job, rate: Rate | None, status: str | None = None) -> str:
+    """``j: running, 37.5% of 1.0 GiB, 10.0 MiB/s, 1:04 left``, as far as that is known."""
+    words = [status or job.status, progress(job)]
+    if rate is not None:
+        words += speed(job, rate), left(job, rate)
+    return f"{job.id}: {', '.join(filter(None, words))}"
+
+
+def speed(job: Job, rate: Rate) -> str:
+    """How fast a job is that runs; empty if that is not known."""
+    if job.status != "running" or rate.bytes_per_s is None:
+        return ""
+    return f"{size(rate.bytes_per_s)}/s"
+
+
+def left(job: Job, rate: Rate) -> str:
+    """How much longer it will take; empty if that is not known."""
+    seconds = rate.left_s(job)
+    return "" if seconds is None else f"{duration(seconds)} left"
+
+
+class BarScreen:
+    """One line that is drawn again and again, and lines above it."""
+
+    interval_s = 0.25
+
+    def __init__(self, console: Console) -> None:
+        # Texts keep their width, so that the bar between them does.
+        self._progress = Progress(
+            TextColumn("{task.description} [{task.fields[style]}]{task.fields[status]:<9}"),
+            StatusBar(bar_width=None),
+            TextColumn("{task.fields[progress]:>17}"),
+            TextColumn("{task.fields[speed]:>12}"),
+            TextColumn("{task.fields[left]:>12}"),
+            console=console,
+            auto_refresh=False,
+            expand=True,
+        )
+        self._task = self._progress.add_task("", visible=False)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        # Hidden, it would stay so when the process is killed.
+        self._progress.console.show_cursor(True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, job: Job, rate: Rate) -> None:
+        style = "red" if job.stopped else STYLES.get(job.status, "yellow")
+        self._draw(job, job.status, style, speed(job, rate), left(job, rate))
+
+    def say(self, line: str) -> None:
+        self._progress.console.print(line, markup=False, soft_wrap=True)
+
+    def end(self, job: Job, ending: Ending) -> None:
+        self._draw(job, ending.status, STYLES[ending.status])
+
+    def _draw(
+        self, job: Job, status: str, style: str, speed: str = "", left: str = ""
+    ) -> None:
+        whole = job.total or 1
+        self._progress.update(
+            self._task,
+            description=escape(job.id),
+            total=whole,
+            completed=whole if status == "completed" else job.current,
+            visible=True,
+            status=status,
+            style=style,
+            progress=progress(job),
+            speed=speed,
+            left=left,
+        )
+        self._progress.refresh()
+
+
+class StatusBar(BarColumn):
+    """A bar in the colour of the job's status."""
+
+    def render(self, task: Task) -> ProgressBar:
+        bar = super().render(task)
+        bar.complete_style = bar.finished_style = task.fields["style"]
+        return bar

@@ -1,0 +1,242 @@
+"""`faultline jobs` and `faultline job`: the jobs of a machine, seen and steered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+
+import click
+from qemu.qmp import QMPClient
+
+from blockcore.cli.job_list import PAUSED, Job, limit, query_jobs, table
+from blockcore.cli.job_wait import JobListener, wait
+from blockcore.cli.job_watch import JobWatch, Need
+from blockcore.cli.session import execute, reply, session, socket_option, socket_path
+from blockcore.keyval import opt_size
+from blockcore.qapi import QmpError
+
+FUTURE = {
+    "pause": "will pause",
+    "resume": "will go on",
+    "cancel": "will be cancelled",
+    "complete": "will be completed",
+    "finalize": "will be finalized",
+}
+"""What is said of a job on which a command has not taken effect yet."""
+
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+@click.command(context_settings=SETTINGS)
+@socket_option
+@click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects.")
+def jobs(path: str | None, as_json: bool) -> None:
+    """Show all jobs: what they are doing, and how far they are.
+
+    SPEED is the limit that was set.  IO-STATUS is failed or nospace while an
+    error keeps the job paused.  With --json the members are those of
+    query-jobs and query-block-jobs.
+
+    \b
+    Examples:
+      faultline jobs -s m0.qmp
+      faultline jobs --json | jq -r '.[] | select(."io-status" != "ok").id'
+    """
+    found = asyncio.run(_list(socket_path(path)))
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    elif not found:
+        click.echo("There are no jobs.")
+    else:
+        click.echo("\n".join(table([Job.of(job) for job in found])))
+
+
+@click.group(no_args_is_help=True, context_settings=SETTINGS)
+def job() -> None:
+    """Wait for a job, or tell it what to do.
+
+    \b
+    Examples:
+      faultline job wait -s m0.qmp j
+      export FAULTLINE_CONTROL=m0.qmp
+      faultline job set-speed j 10M
+      faultline job wait --ready m && faultline job complete m
+    """
+
+
+@job.command(name="wait")
+@socket_option
+@click.option("--ready", is_flag=True, help="Also end when it can be completed.")
+@click.option("--pending", is_flag=True, help="Also end when it has to be finalized.")
+@click.option("--stopped", is_flag=True, help="Also end, with status 3, when an error stops it.")
+@click.argument("job_id", metavar="ID")
+def wait_command(
+    path: str | None, job_id: str, ready: bool, pending: bool, stopped: bool
+) -> None:
+    """Wait until a job is over, and show how far it is.
+
+    The exit status is 0 if it has completed, 1 if it has failed or was
+    cancelled.  When the job itself waits, to be resumed after an error,
+    completed or finalized, a line says so, and the waiting goes on unless an
+    option ends it there.  An interrupt ends the waiting, not the job.
+
+    \b
+    Examples:
+      faultline job wait j
+      faultline job wait --stopped j || faultline jobs
+      faultline job wait --ready m && faultline job complete m
+    """
+    given = {Need.READY: ready, Need.PENDING: pending, Need.STOPPED: stopped}
+    until = frozenset(need for need in given if given[need])
+    asyncio.run(wait(socket_path(path), job_id, until))
+
+
+@job.command()
+@socket_option
+@click.argument("job_id", metavar="ID")
+def pause(path: str | None, job_id: str) -> None:
+    """Let a job pause as soon as it can.
+
+    \b
+    Example:
+      faultline job pause j
+    """
+    _steer(path, job_id, "pause", "job-pause", {"id": job_id})
+
+
+@job.command()
+@socket_option
+@click.argument("job_id", metavar="ID")
+def resume(path: str | None, job_id: str) -> None:
+    """Let a job go on that was paused, or that an error has stopped.
+
+    \b
+    Example:
+      faultline job resume j
+    """
+    _steer(path, job_id, "resume", "job-resume", {"id": job_id})
+
+
+@job.command()
+@socket_option
+@click.option("--force", is_flag=True, help="Even if it is paused, and at once.")
+@click.argument("job_id", metavar="ID")
+def cancel(path: str | None, job_id: str, force: bool) -> None:
+    """Cancel a job.
+
+    One that is ready finishes its copy first, and counts as completed.
+
+    \b
+    Example:
+      faultline job cancel --force j
+    """
+    arguments = {"device": job_id, "force": force}
+    _steer(path, job_id, "cancel", "block-job-cancel", arguments)
+
+
+@job.command()
+@socket_option
+@click.argument("job_id", metavar="ID")
+def complete(path: str | None, job_id: str) -> None:
+    """Let a ready job come to its end.
+
+    The drive then uses what the job has made.
+
+    \b
+    Example:
+      faultline job complete j
+    """
+    _steer(path, job_id, "complete", "job-complete", {"id": job_id})
+
+
+@job.command()
+@socket_option
+@click.argument("job_id", metavar="ID")
+def finalize(path: str | None, job_id: str) -> None:
+    """Let a pending job take its last steps.
+
+    Only jobs with auto-finalize=false are pending for long.
+
+    \b
+    Example:
+      faultline job finalize j
+    """
+    _steer(path, job_id, "finalize", "job-finalize", {"id": job_id})
+
+
+@job.command()
+@socket_option
+@click.argument("job_id", metavar="ID")
+def dismiss(path: str | None, job_id: str) -> None:
+    """Forget a job that is over.
+
+    Jobs without auto-dismiss=false have nothing left to be forgotten.
+
+    \b
+    Example:
+      faultline job dismiss j
+    """
+    asyncio.run(execute(socket_path(path), "job-dismiss", {"id": job_id}))
+    click.echo(f"{job_id}: dismissed")
+
+
+@job.command(name="set-speed")
+@socket_option
+@click.argument("job_id", metavar="ID")
+@click.argument("speed")
+def set_speed(path: str | None, job_id: str, speed: str) -> None:
+    """Limit a job to SPEED bytes per second.
+
+    Binary suffixes may follow: k, M, G.  0 takes the limit away.
+
+    \b
+    Example:
+      faultline job set-speed j 10M
+    """
+    try:
+        nbytes = opt_size(speed, "SPEED")
+    except QmpError as exc:
+        raise click.UsageError(exc.desc) from exc
+    arguments = {"device": job_id, "speed": nbytes}
+    asyncio.run(execute(socket_path(path), "block-job-set-speed", arguments))
+    click.echo(f"{job_id}: speed {limit(nbytes)}")
+
+
+async def _list(path: str) -> list[dict[str, object]]:
+    client = QMPClient()
+    async with session(client, path):
+        return await query_jobs(client, path)
+
+
+def _steer(
+    path: str | None, job_id: str, verb: str, command: str, arguments: Mapping[str, object]
+) -> None:
+    click.echo(asyncio.run(_steered(socket_path(path), job_id, verb, command, arguments)))
+
+
+async def _steered(
+    path: str, job_id: str, verb: str, command: str, arguments: Mapping[str, object]
+) -> str:
+    """Send a command to a job, and say what has become of it."""
+    client, watch = QMPClient(), JobWatch(job_id)
+    JobListener(watch).listen_to(client)
+    async with session(client, path):
+        watch.look(await query_jobs(client, path))
+        await reply(client, path, command, arguments)
+        watch.look(await query_jobs(client, path))
+    return outcome(watch, verb)
+
+
+def outcome(watch: JobWatch, verb: str) -> str:
+    """A job after a command: how it ended, what it is, or what it still has to become."""
+    if watch.ending is not None:
+        error = f": {watch.ending.error}" if watch.ending.error else ""
+        return f"{watch.id}: {watch.ending.status}{error}"
+    assert watch.job is not None
+    if verb == "resume" and watch.need is Need.STOPPED:
+        # It has been tried again, with the same end.
+        return str(watch.advice())
+    paused = watch.job.status in PAUSED
+    done = {"pause": paused, "resume": not paused}.get(verb, False)
+    return f"{watch.id}: {watch.job.status}" + ("" if done else f", {FUTURE[verb]}")
