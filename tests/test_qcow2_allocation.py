@@ -11,10 +11,10 @@ from qcow2_disk import Disk
 from qcow2_images import Around, create, open_on
 from sim import perform
 
+from blockcore.events import BlockImageCorrupted
 from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.nodes.qcow2.tables import Table
 from blockcore.nodes.qcow2.write import Allocation, InFlight
-from blockcore.qapi import BlockImageCorrupted
 
 CLUSTER = 512
 PER_BLOCK = CLUSTER // 2
