@@ -72,13 +72,18 @@ class JobPlayer(Player):
         self._writes[message["id"]] = request
 
     def _poll(self, entry: Mapping[str, Any]) -> None:
-        super()._poll(entry)
+        # While a job waits to be finalized its drive is drained: it does not answer.
+        if self._requests:
+            super()._poll(entry)
         self._side.wait_for(self._has_caught_up)
 
     def _has_caught_up(self) -> bool:
         """Whether ready jobs have found what guests wrote: the recorder gave them the time."""
-        if all(job["status"] != "ready" for job in self._side("query-block-jobs")):
+        ready = [job for job in self._side("query-block-jobs") if job["status"] == "ready"]
+        if not ready:
             return True
+        if any(job["offset"] != job["len"] for job in ready):
+            return False
         nodes = self._side("query-named-block-nodes", flat=True)
         bitmaps = [bitmap for node in nodes for bitmap in node.get("dirty-bitmaps", [])]
         return not any(b["recording"] and b["count"] for b in bitmaps if "name" not in b)

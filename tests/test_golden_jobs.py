@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from replay import GOLDEN, Recording
 from replay_jobs import play_with_jobs
 
-KINDS = ("stream", "commit", "mirror", "backup", "drive", "job", "transaction")
+KINDS = ("stream", "commit", "mirror", "backup", "drive", "job", "jobs", "transaction")
 
 RECORDINGS = sorted(path for kind in KINDS for path in GOLDEN.glob(f"{kind}-*.jsonl"))
 
@@ -20,22 +21,47 @@ UNUSED = re.compile(r"\d+\.return\.1\.(io-status|qdev|removable)")
 PACED = {
     "job-vm-stop-cont": r"event\.7\.data\.offset|note\.after exit: cmp .*",
     "job-verb-errors": r"(41\.return\.0|event\.7\.data)\.offset",
+    "jobs-quit": r"event\.27\.data\.offset",
+    "backup-transactions": r"event\.26\.data\.offset",
+    "mirror-filter-and-replaces": r"10\.return\.3\.dirty-bitmaps\.0\.count",
+    "stream-parallel": r"7\.return\.6\.image\.virtual-size",
 }
 """How far a slow job was: the recorder, or its machine, was slower than the player is."""
+
+
+LATE = {"backup-incremental-error-then-ok": 11}
+"""A command that QEMU carried out after the end of a job that had been started right before."""
+
+NAMELESS = "Device '(null)' is in use"
+"""QEMU prints the missing name of a device; here it is the node's."""
 
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=[path.stem for path in RECORDINGS])
 def test_recorded(path: Path, tmp_path: Path) -> None:
     recording = Recording.load(path)
+    if path.stem in LATE:
+        recording = later(recording, LATE[path.stem])
     found = play_with_jobs(recording, tmp_path)
-    assert {key: pair for key, pair in found.items() if not expected(path.stem, key)} == {}
+    assert {key: pair for key, pair in found.items() if not wanted(path.stem, key, pair)} == {}
 
 
-def expected(name: str, key: str) -> bool:
-    return bool(UNUSED.fullmatch(key) or re.fullmatch(PACED.get(name, "$."), key))
+def wanted(name: str, key: str, pair: tuple[Any, Any]) -> bool:
+    """Whether a difference is one of those above."""
+    paced = re.fullmatch(PACED.get(name, "$."), key)
+    return bool(UNUSED.fullmatch(key) or paced or pair[0] == NAMELESS)
+
+
+def later(recording: Recording, command: int) -> Recording:
+    """The command is sent right before its reply comes, after the events in between."""
+    entries = list(recording.entries)
+    sent = next(e for e in entries if e["kind"] == "command" and e["msg"]["id"] == command)
+    reply = next(e for e in entries if e["kind"] == "response" and e["msg"].get("id") == command)
+    entries.remove(sent)
+    entries.insert(entries.index(reply), sent)
+    return replace(recording, entries=tuple(entries))
 
 
 def test_all_kinds_are_recorded() -> None:
     names: list[Any] = [path.stem for path in RECORDINGS]
     assert all(any(name.startswith(kind) for name in names) for kind in KINDS)
-    assert PACED.keys() <= set(names)
+    assert PACED.keys() | LATE.keys() <= set(names)

@@ -158,8 +158,7 @@ class BlockCopy:
                 if offset >= call.end and not call.running:
                     await self._carry_out(call, task)
                 else:
-                    await Until(lambda: call.running < call.max_workers)
-                    if call.over():
+                    if not await self._has_slot(call):
                         self._end(task, again=True)
                         break
                     call.running += 1
@@ -167,6 +166,13 @@ class BlockCopy:
         if call.running:
             await Until(lambda: not call.running)
         return found
+
+    async def _has_slot(self, call: CopyCall) -> bool:
+        """Wait until one more may run; False if by then nothing is to be begun any more."""
+        if call.running < call.max_workers:
+            return True
+        await Until(lambda: call.running < call.max_workers)
+        return not call.over()
 
     async def _beside(self, call: CopyCall, task: _Task) -> None:
         try:
