@@ -439,7 +439,6 @@ def backup_transactions(r: Recorder) -> None:
 
     transaction(one, {**two, "target": "nope"})
     transaction(one, {**two, "job-id": "j1"})
-    one |= {"speed": 1 << 20, "x-perf": {"max-workers": 1}}
     transaction({**one, "auto-finalize": False}, two, mode="grouped")
     jobs(r)
     do(r, "job-finalize", id="j2")

@@ -22,7 +22,6 @@ PACED = {
     "job-vm-stop-cont": r"event\.7\.data\.offset|note\.after exit: cmp .*",
     "job-verb-errors": r"(41\.return\.0|event\.7\.data)\.offset",
     "jobs-quit": r"event\.27\.data\.offset",
-    "backup-transactions": r"event\.26\.data\.offset",
     "mirror-filter-and-replaces": r"10\.return\.3\.dirty-bitmaps\.0\.count",
     "stream-parallel": r"7\.return\.6\.image\.virtual-size",
 }
