@@ -70,12 +70,17 @@ class IoOperationType(StrEnum):
 
 
 class JobType(StrEnum):
-    """Kinds of job; of QEMU's others there is none here."""
+    """Kinds of job, of which the first four are here."""
 
     COMMIT = "commit"
     STREAM = "stream"
     MIRROR = "mirror"
     BACKUP = "backup"
+    CREATE = "create"
+    AMEND = "amend"
+    SNAPSHOT_LOAD = "snapshot-load"
+    SNAPSHOT_SAVE = "snapshot-save"
+    SNAPSHOT_DELETE = "snapshot-delete"
 
 
 class JobStatus(StrEnum):

@@ -92,9 +92,7 @@ def refused(bench: Bench, command: str, /, **arguments: Any) -> str:
 def test_transaction_differs_only_by_the_actions_that_are_not_here() -> None:
     different = arguments_differ(schema_info(table), QEMU, "transaction")
     assert {line for line in different if " here" in line} == set()
-    assert {line.split()[2] for line in different} == {
-        *("blockdev-backup", "blockdev-snapshot-internal-sync", "drive-backup"),
-    }
+    assert {line.split()[2] for line in different} == {"blockdev-snapshot-internal-sync"}
 
 
 def test_what_queries_show(bench: Bench) -> None:

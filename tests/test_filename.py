@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blockcore.nodes.filename import Flat, filename, parse_filename
+from blockcore.nodes.filename import Flat, parse_filename
 from blockcore.nodes.flat_options import open_options
 from blockcore.nodes.options import (
     BlockdevOptions,
@@ -14,6 +14,7 @@ from blockcore.nodes.options import (
     BlockdevOptionsRaw,
     InjectError,
 )
+from blockcore.nodes.shown_filename import filename
 from blockcore.qapi import BlkdebugEvent, BlkdebugIOType, QmpError
 
 DISK: Flat = {"driver": "file", "filename": "disk.raw"}

@@ -11,7 +11,6 @@ from blockcore.lock import Lock
 from blockcore.nodes.backing import MAX_CHAIN, asked_backing, backing_name, backing_ref, name_counts
 from blockcore.nodes.driver import NodeOptions, Surroundings
 from blockcore.nodes.drivers import make_node
-from blockcore.nodes.filename import filename
 from blockcore.nodes.flat_options import with_format
 from blockcore.nodes.inherit import inherit, options_for_backing
 from blockcore.nodes.links import adopt, attach, check, disown
@@ -25,6 +24,7 @@ from blockcore.nodes.options import (
 from blockcore.nodes.probe import probe
 from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.nodes.raw import RawNode
+from blockcore.nodes.shown_filename import filename
 from blockcore.qapi import QmpError
 from blockcore.qmp.schema import Null
 
