@@ -11,6 +11,7 @@ from blockcore.block_backend import BlockBackend
 from blockcore.drain import drained
 from blockcore.machine import Machine
 from blockcore.nodes import reopen
+from blockcore.nodes.filter import FilterNode
 from blockcore.nodes.links import check, holders
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
@@ -24,6 +25,15 @@ def root_node(machine: Machine, name: str) -> BlockNode:
     node = machine.node_or_device(name, name)
     if not all(isinstance(parent, BlockBackend) for parent in node.parents):
         raise QmpError("Need a root block node")
+    return node
+
+
+def named_node(machine: Machine, name: str) -> BlockNode:
+    """A node by its name, or by a drive's: then without filters that go when a job does."""
+    node = machine.node_or_device(name, name)
+    if node.node_name != name:
+        while isinstance(node, FilterNode) and node.of_job:
+            node = node.below
     return node
 
 

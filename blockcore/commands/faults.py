@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from blockcore.faults import FaultOptions, FaultRule
+from blockcore.graph_changes import named_node
 from blockcore.machine import Machine
 from blockcore.nodes.options import Errno, errno_named
 from blockcore.qapi import BlkdebugEvent, BlkdebugIOType, QmpError, UInt64
@@ -90,7 +91,7 @@ def x_fault_add(
     drawn from the machine's seed.  Without an `event` the rule is in force at
     once.  Returns the rule's id, made up if not given.
     """
-    node = machine.node_or_device(node_name, node_name)
+    node = named_node(machine, node_name)
     if sector != -1 and (offset is not None or length is not None):
         raise QmpError("'sector' and 'offset' cannot be specified at the same time")
     if state and event is BlkdebugEvent.NONE:
@@ -136,7 +137,7 @@ def x_fault_remove(machine: Machine, *, id: str) -> None:
 @table.command("x-fault-clear")
 def x_fault_clear(machine: Machine, *, node_name: str | None = None) -> None:
     """Remove all rules, or those of one node (or drive's id)."""
-    only = None if node_name is None else machine.node_or_device(node_name, node_name)
+    only = None if node_name is None else named_node(machine, node_name)
     for node, rule in list(machine.fault_rules()):
         if only in (None, node):
             node.injector().remove(rule)

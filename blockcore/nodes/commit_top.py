@@ -15,6 +15,7 @@ class CommitTopNode(FilterNode):
 
     driver = "commit_top"
     filters = "backing"
+    of_job = True
 
     def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
         return NONE, ALL

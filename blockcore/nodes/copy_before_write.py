@@ -20,6 +20,7 @@ class CopyBeforeWriteNode(FilterNode):
 
     driver = "copy-before-write"
     filters = "file"
+    of_job = True
 
     def __init__(self, options: NodeOptions, around: Surroundings, copy: BlockCopy) -> None:
         super().__init__(options, around, copy.source)

@@ -19,6 +19,7 @@ class CopyOnReadNode(FilterNode):
 
     driver = "copy-on-read"
     filters = "file"
+    of_job = True
 
     def __init__(
         self, options: NodeOptions, around: Surroundings, file: BlockNode, bottom: BlockNode

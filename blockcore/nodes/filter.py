@@ -15,6 +15,9 @@ class FilterNode(BlockNode):
 
     filters: ClassVar[str]
 
+    of_job: ClassVar[bool] = False
+    """Whether it is there only as long as a job is."""
+
     def __init__(self, options: NodeOptions, around: Surroundings, below: BlockNode) -> None:
         super().__init__(options, around)
         self.children[self.filters] = below

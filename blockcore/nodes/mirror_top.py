@@ -45,6 +45,7 @@ class MirrorTopNode(FilterNode):
 
     driver = "mirror_top"
     filters = "backing"
+    of_job = True
 
     job: Active | None = None
     marks: DirtyBitmap | None = None
