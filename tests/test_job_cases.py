@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from job_world import CLUSTER, KINDS, Flat, JobWorld, Kind
 from sim import Sim
 
@@ -31,3 +33,14 @@ def test_mirror_of_a_granule_that_begins_with_zeroes() -> None:
     world.run(lambda: world.told["job"].ready > 0)
     assert world.target.data == world.source.data
     world.finish()
+
+
+def test_backup_begins_nothing_after_an_error() -> None:
+    """What waits for a free worker is not begun once another has failed."""
+    world = new_world(KINDS["backup full"])
+    world.fails = lambda side, disk, what: errno.EIO
+    world.start_job("report", x_perf={"max-workers": 1})
+    world.run()
+    world.run(lambda: not world.machine.jobs)
+    world.finish()
+    assert world.io_count == {"source": 1}

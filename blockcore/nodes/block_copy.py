@@ -154,12 +154,19 @@ class BlockCopy:
                 if offset >= call.end and not call.running:
                     await self._carry_out(call, task)
                 else:
-                    await Until(lambda: call.running < call.max_workers)
-                    call.running += 1
-                    self._host.spawn(self._beside(call, task))
+                    await self._carry_out_beside(call, task)
         if call.running:
             await Until(lambda: not call.running)
         return found
+
+    async def _carry_out_beside(self, call: CopyCall, task: _Task) -> None:
+        """Begin a task when there is a worker for it, unless another has failed by then."""
+        await Until(lambda: call.running < call.max_workers)
+        if call.error is not None:
+            self._end(task, again=True)
+            return
+        call.running += 1
+        self._host.spawn(self._beside(call, task))
 
     async def _beside(self, call: CopyCall, task: _Task) -> None:
         try:
