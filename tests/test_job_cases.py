@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from job_world import CLUSTER, KINDS, Flat, JobWorld, Kind
+from job_world import BLOCK, CLUSTER, KINDS, Flat, Guest, JobWorld, Kind
 from sim import Sim
+
+from blockcore.drain import drained
+from blockcore.effects import Until
 
 MIRROR = KINDS["mirror"]
 
@@ -15,6 +20,22 @@ def new_world(kind: Kind, werror: str = "report") -> JobWorld:
     world = JobWorld(Sim(1), kind, werror)
     world.sim.be_orderly()
     return world
+
+
+@contextmanager
+def held_drained(world: JobWorld) -> Iterator[None]:
+    """A drained section of the source meanwhile."""
+    held = True
+
+    async def hold() -> None:
+        async with drained(world.machine, [world.source]):
+            await Until(lambda: not held)
+
+    world.act("hold", hold())
+    world.run(lambda: bool(world.machine.drains))
+    yield
+    held = False
+    world.sim.lock.poke()
 
 
 def test_mirror_of_a_granule_that_begins_with_zeroes() -> None:
@@ -44,3 +65,20 @@ def test_backup_begins_nothing_after_an_error() -> None:
     world.run(lambda: not world.machine.jobs)
     world.finish()
     assert world.io_count == {"source": 1}
+
+
+def test_guest_writes_before_a_backup_by_bitmap_goes_on() -> None:
+    """The job is paused from the beginning: what guests overwrite is saved, and only once."""
+    world = new_world(KINDS["backup by bitmap"])
+    with held_drained(world):
+        world.start_job("report")
+        world.run(lambda: "the start" not in world.actors)
+        world.act("pause", world.command("job-pause", id="job"))
+        world.run(lambda: "pause" not in world.actors)
+    guest = Guest(world, "guest", 0)
+    world.act("guest", guest.write(0, 1))
+    world.run()
+    saved, now = world.peek(world.target)[:BLOCK], world.peek(world.source)[:BLOCK]
+    assert saved == world.point[:BLOCK] != now
+    world.finish()
+    assert world.succeeded()
