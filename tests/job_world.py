@@ -258,7 +258,7 @@ class JobWorld:
 
     def _image(self, name: str, data: bytes, *, read_only: bool = False) -> Qcow2Node:
         machine = self.machine
-        disk = Disk(data, machine, partial(self._on_io, f"{name}-file"))  # type: ignore[arg-type]
+        disk = Disk(data, machine, partial(self._on_io, f"{name}-file"))
         disk.node_name = f"{name}-file"
         disk.definition = BlockdevOptionsFile(driver="file", filename=f"/{name}")
         node = Qcow2Node(options(name, read_only=read_only), machine, disk, Qcow2Settings())

@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from random import Random
 
-from qcow2_images import Around, options
+from qcow2_images import options
 from sim import pause
 
 from blockcore.effects import Call
+from blockcore.nodes.driver import Surroundings
 from blockcore.nodes.node import BlockNode
 
 SECTOR = 512
@@ -35,7 +36,7 @@ class Disk(BlockNode):
     def __init__(
         self,
         data: bytes,
-        around: Around,
+        around: Surroundings,
         on_io: Callable[[str], None] = lambda what: None,
         limit: int = 1 << 30,
     ) -> None:
