@@ -11,6 +11,7 @@ from sim import Sim
 
 from blockcore.drain import drained
 from blockcore.effects import Until
+from blockcore.nodes.links import attach, detach
 
 MIRROR = KINDS["mirror"]
 
@@ -43,7 +44,6 @@ def test_mirror_of_a_granule_that_begins_with_zeroes() -> None:
     kind = Kind(
         "blockdev-mirror",
         {**MIRROR.arguments, "granularity": 4 * CLUSTER, "buf_size": 0},
-        becomes_ready=True,
         pivots=True,
     )
     world = new_world(kind)
@@ -82,3 +82,22 @@ def test_guest_writes_before_a_backup_by_bitmap_goes_on() -> None:
     assert saved == world.point[:BLOCK] != now
     world.finish()
     assert world.succeeded()
+
+
+def test_flush_while_the_graph_changes() -> None:
+    """A machine that stops flushes all nodes, whatever a job does with them meanwhile."""
+    world = new_world(KINDS["stream"])
+    top, mid = world.source, world.machine.graph.nodes["mid"]
+
+    def fails(side: str, disk: str, what: str) -> int:
+        if disk == "top-file" and what == "flush" and "backing" in top.children:
+            detach(top, "backing")
+        return 0
+
+    world.act("write", top.pwrite(0, memoryview(bytes(BLOCK))))
+    world.run()
+    world.fails = fails
+    world.act("flush", top.flush())
+    world.run()
+    assert not world.actors and "backing" not in top.children
+    attach(top, "backing", mid)
