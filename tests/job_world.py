@@ -32,7 +32,9 @@ from blockcore.events import (
     Event,
     JobStatusChange,
 )
+from blockcore.graph_changes import changing_graph
 from blockcore.job_status import JOB_TRANSITIONS
+from blockcore.jobs.mirror import MirrorJob
 from blockcore.nodes.driver import Extent
 from blockcore.nodes.links import attach
 from blockcore.nodes.node import BlockNode
@@ -45,6 +47,7 @@ from blockcore.qapi import (
     JobStatus,
     QmpError,
     RunState,
+    ShutdownCause,
 )
 
 KIB = 1024
@@ -62,6 +65,9 @@ HOLES = frozenset({3, 12})
 
 BITMAP = ((0, COPY), (2 * COPY, BLOCK))
 """What is dirty in the bitmap that a backup is made by."""
+
+DISTURBANCES = ("hold the graph", "drain")
+"""No commands: what others do that a job has to wait for, for some `steps`."""
 
 Script = list[tuple[str, dict[str, Any]]]
 """Commands with their arguments."""
@@ -85,16 +91,27 @@ class Flat(MemoryNode):
 class Kind:
     """A kind of job: its command, and what it does to the images.
 
-    `on_chain`: its drive is the chain.  `sync` is what it copies.
+    `on_chain`: its drive is the chain, whose base has `base_size` bytes;
+    `to_image`: its target is one.  `sync` is what it copies.  If it can
+    succeed, the images named in `rebased` have another backing file then, or
+    none; `pivots`: the drive has another root.  `vague`: zeroes of the source
+    are holes of which nobody knows anything.
     """
 
     command: str
     arguments: dict[str, Any]
     on_chain: bool = False
+    base_size: int = SIZE
     to_image: bool = False
-    becomes_ready: bool = False
+    vague: bool = False
     policies: tuple[str, ...] = ("on-source-error", "on-target-error")
+    rebased: tuple[tuple[str, str | None], ...] = ()
     pivots: bool = False
+
+    @property
+    def writes_both(self) -> bool:
+        """Whether guests' writes go to the target as well before they are answered."""
+        return self.arguments.get("copy_mode") == "write-blocking"
 
     @property
     def sync(self) -> str | None:
@@ -104,69 +121,73 @@ class Kind:
     def side(self, disk: str, what: str) -> str:
         """Which side of the job an I/O of a disk belongs to."""
         if self.command == "block-stream":
-            return "target" if disk == "top-file" else "source"
+            written = "mid-file" if self.arguments["device"] == "mid" else "top-file"
+            return "target" if disk == written else "source"
         if self.command == "block-commit":
             return "target" if disk == "base" and what != "read" else "source"
         return "target" if disk.startswith("dst") else "source"
 
 
-def _mirror(**more: Any) -> dict[str, Any]:
+def _stream(**more: Any) -> Kind:
+    arguments = {"device": "vda", **more.pop("arguments", {})}
+    return Kind("block-stream", arguments, on_chain=True, policies=("on-error",), **more)
+
+
+def _commit(**more: Any) -> Kind:
+    arguments = {"device": "vda", **more.pop("arguments", {})}
+    return Kind("block-commit", arguments, on_chain=True, policies=("on-error",), **more)
+
+
+def _mirror(
+    on_chain: bool = False, to_image: bool = False, vague: bool = False, **more: Any
+) -> Kind:
+    """With small granules and a small buffer, so that there is a lot to do."""
     plain = {"device": "vda", "target": "dst", "sync": "full", "granularity": 32 * KIB}
-    return {**plain, "buf_size": 32 * KIB, **more}
-
-
-def _backup(sync: str, **more: Any) -> dict[str, Any]:
-    return {"device": "vda", "target": "dst", "sync": sync, **more}
-
-
-_ONE_ERROR = ("on-error",)
-
-KINDS = {
-    "stream": Kind("block-stream", {"device": "vda"}, on_chain=True, policies=_ONE_ERROR),
-    "stream to base": Kind(
-        "block-stream", {"device": "vda", "base_node": "base"}, on_chain=True, policies=_ONE_ERROR
-    ),
-    "commit": Kind(
-        "block-commit", {"device": "vda", "top_node": "mid"}, on_chain=True, policies=_ONE_ERROR
-    ),
-    "active commit": Kind(
-        "block-commit",
-        {"device": "vda", "base_node": "base"},
-        on_chain=True,
-        becomes_ready=True,
-        policies=_ONE_ERROR,
-        pivots=True,
-    ),
-    "mirror": Kind("blockdev-mirror", _mirror(), becomes_ready=True, pivots=True),
-    "write-blocking mirror": Kind(
+    arguments = {**plain, "buf_size": 32 * KIB, **more}
+    pivots = arguments["sync"] == "full"
+    return Kind(
         "blockdev-mirror",
-        _mirror(copy_mode="write-blocking"),
-        becomes_ready=True,
-        pivots=True,
+        arguments,
+        on_chain=on_chain,
+        to_image=to_image,
+        vague=vague,
+        pivots=pivots,
+    )
+
+
+def _backup(sync: str, on_chain: bool = False, to_image: bool = False, **more: Any) -> Kind:
+    arguments = {"device": "vda", "target": "dst", "sync": sync, **more}
+    return Kind("blockdev-backup", arguments, on_chain=on_chain, to_image=to_image)
+
+
+_TOP_ON_BASE = (("top", "base"),)
+
+KINDS: dict[str, Kind] = {
+    "stream": _stream(rebased=(("top", None),)),
+    "stream to base": _stream(arguments={"base_node": "base"}, rebased=_TOP_ON_BASE),
+    "stream to mid": _stream(arguments={"device": "mid"}, rebased=(("mid", None),)),
+    "stream from a short base": _stream(base_size=SIZE // 2, rebased=(("top", None),)),
+    "commit": _commit(arguments={"top_node": "mid"}, rebased=_TOP_ON_BASE),
+    "commit to a short base": _commit(
+        arguments={"top_node": "mid"}, base_size=SIZE // 2, rebased=_TOP_ON_BASE
     ),
-    "mirror of a chain to an image": Kind(
-        "blockdev-mirror",
-        _mirror(),
-        on_chain=True,
-        to_image=True,
-        becomes_ready=True,
-        pivots=True,
-    ),
-    "backup full": Kind("blockdev-backup", _backup("full")),
-    "backup of a chain to an image": Kind(
-        "blockdev-backup", _backup("full"), on_chain=True, to_image=True
-    ),
-    "backup top": Kind("blockdev-backup", _backup("top"), on_chain=True),
-    "backup none": Kind("blockdev-backup", _backup("none")),
-    "backup by bitmap": Kind(
-        "blockdev-backup", _backup("bitmap", bitmap="b", bitmap_mode="on-success")
-    ),
-    "backup by bitmap, always": Kind(
-        "blockdev-backup", _backup("bitmap", bitmap="b", bitmap_mode="always")
-    ),
-    "backup by bitmap, never": Kind(
-        "blockdev-backup", _backup("bitmap", bitmap="b", bitmap_mode="never")
-    ),
+    "active commit": _commit(arguments={"base_node": "base"}, pivots=True),
+    "active commit to a short base": _commit(base_size=SIZE // 2, pivots=True),
+    "mirror": _mirror(),
+    "mirror with many parts at a time": _mirror(buf_size=0, granularity=4 * KIB),
+    "mirror of holes": _mirror(vague=True),
+    "mirror top": _mirror(on_chain=True, sync="top"),
+    "mirror none": _mirror(sync="none"),
+    "mirror of a chain to an image": _mirror(on_chain=True, to_image=True),
+    "write-blocking mirror": _mirror(copy_mode="write-blocking"),
+    "write-blocking mirror of a chain": _mirror(on_chain=True, copy_mode="write-blocking"),
+    "backup full": _backup("full"),
+    "backup of a chain to an image": _backup("full", on_chain=True, to_image=True),
+    "backup top": _backup("top", on_chain=True),
+    "backup none": _backup("none"),
+    "backup by bitmap": _backup("bitmap", bitmap="b", bitmap_mode="on-success"),
+    "backup by bitmap, always": _backup("bitmap", bitmap="b", bitmap_mode="always"),
+    "backup by bitmap, never": _backup("bitmap", bitmap="b", bitmap_mode="never"),
 }
 
 
@@ -187,9 +208,9 @@ def image(clusters: frozenset[int], first: int, backing: str | None) -> bytes:
     return bytes(disk.data)
 
 
-def base_data(first: int) -> bytes:
+def base_data() -> bytes:
     """What a disk without a format is full of."""
-    numbers = (0 if n in HOLES else first + n for n in range(SIZE // CLUSTER))
+    numbers = (0 if n in HOLES else n + 1 for n in range(SIZE // CLUSTER))
     return b"".join(bytes([number]) * CLUSTER for number in numbers)
 
 
@@ -225,13 +246,16 @@ class JobWorld:
         self.told: dict[str, Told] = {}
         self.point = b""
         self.to_copy: set[int] = set()
+        self.busy: list[tuple[int, int]] = []
+        """Blocks that guests are changing, each from the first to before the last."""
         self.ignored = 0
+        self.mid_failed = False
         self.resets = 0
         self.actors: set[str] = set()
         self.guests: list[Guest] = []
         self.disks: dict[str, Disk] = {}
         self._peeking = False
-        root = self._make_chain() if kind.on_chain else self._flat("src", base_data(1))
+        root = self._make_chain() if kind.on_chain else self._flat("src", base_data())
         self.source = root
         rerror = "stop" if werror in ("stop", "enospc") else "report"
         self.blk = add_drive(self.machine, root, "vda", rerror, werror)
@@ -244,9 +268,10 @@ class JobWorld:
         self.machine.listeners.append(self._event)
         sim.checks.append(self._step)
 
-    def _flat(self, name: str, data: bytes, *, read_only: bool = False) -> MemoryNode:
+    def _flat(self, name: str, data: bytes, *, read_only: bool = False) -> Flat:
         node = Flat(options(name, read_only=read_only), self.machine, len(data))
         node.on_io = partial(self._on_io, name)
+        node.vague = self.kind.vague
         node.data[:] = data
         node.definition = BlockdevOptionsFile(driver="file", filename=f"/{name}")
         self._own(node)
@@ -273,7 +298,7 @@ class JobWorld:
         return node
 
     def _make_chain(self) -> BlockNode:
-        base = self._flat("base", base_data(1), read_only=True)
+        base = self._flat("base", base_data()[: self.kind.base_size], read_only=True)
         mid = self._image("mid", image(IN_MID, 50, "/base"), read_only=True)
         top = self._image("top", image(IN_TOP, 100, "/mid"))
         attach(mid, "backing", base)
@@ -304,6 +329,7 @@ class JobWorld:
         count = self.io_count[side]
         self.sim.note(f"{disk}: {what} ({side} {count}){' fails' * bool(number)}")
         if number:
+            self.mid_failed |= disk == "mid-file"
             if self.job_works():
                 self.failures[disk] += 1
             raise OSError(number, "injected")
@@ -356,16 +382,33 @@ class JobWorld:
         if name == "cont" or name.endswith(("-cancel", "-resume")):
             self.resets += 1
         try:
-            result = await execute(self.machine, name, **arguments)
+            run = self._disturb if name in DISTURBANCES else partial(execute, self.machine)
+            result = await run(name, **arguments)
         except QmpError as exc:
             result = exc.desc
         self.sim.note(f"{name}: {str(result)[:100]}")
         return result
 
+    async def _disturb(self, what: str, steps: int) -> Any:
+        """Keep others from changing the graph, or from everything."""
+        machine = self.machine
+        async with machine.all_drained() if what == "drain" else changing_graph(machine):
+            for _ in range(steps):
+                await pause()
+
+    def quit(self) -> None:
+        """Quit in the middle of everything: all jobs end before the process does."""
+        self.resets += 1
+        self.machine.quit(ShutdownCause.HOST_QMP_QUIT)
+        self.sim.lock.poke()
+        self.run(lambda: not self.machine.jobs)
+        self.require(not self.machine.jobs, "all jobs end")
+        for told in self.told.values():
+            self.require(told.status is JobStatus.NULL, "the job is null")
+
     def add_guest(self, length: int = 6) -> None:
         number = len(self.guests)
         guest = Guest(self, f"guest {number}", number * 16 + self.sim.random.randrange(12))
-        self.guests.append(guest)
         self.sim.start(guest.name, guest.run(length))
 
     def run(self, until: Callable[[], bool] | None = None) -> None:
@@ -413,8 +456,9 @@ class JobWorld:
             return "job-resume"
         if job.status is JobStatus.READY and not job.cancel_requested:
             if not getattr(job, "should_complete", False):
-                return "job-complete" if complete else "block-job-cancel"
-        none = self.kind.sync == "none"
+                may = complete and self.kind.pivots
+                return "job-complete" if may else "block-job-cancel"
+        none = self.kind.command == "blockdev-backup" and self.kind.sync == "none"
         idle = none and job.status is JobStatus.RUNNING and not job.is_cancelled
         return "job-cancel" if idle else None
 
@@ -465,7 +509,7 @@ class JobWorld:
         told = self.told[event.device]
         told.errors.append(event)
         late = (JobStatus.PAUSED, JobStatus.STANDBY)
-        blocking = "copy_mode" in self.kind.arguments
+        blocking = self.kind.writes_both
         working = told.status in (JobStatus.RUNNING, JobStatus.READY)
         self.require(working or (blocking and told.status in late), "errors of a job that works")
         if event.action is BlockErrorAction.STOP:
@@ -482,9 +526,11 @@ class JobWorld:
                 self.require(self.resets > 0, "nobody resets an io-status unasked")
                 told.stopped = False
             self.require(told.stopped or ok, "an io-status without an error that stopped the job")
-        if self.kind.sync in ("full", "none") and self.kind.command == "blockdev-backup":
-            source, target = self.source, self.target
-            if self.machine.jobs and isinstance(source, Flat) and isinstance(target, Flat):
+        source, target = self.source, self.target
+        if self.machine.jobs and isinstance(source, Flat) and isinstance(target, Flat):
+            if isinstance(self.machine.jobs[0], MirrorJob):
+                self._check_clean(self.machine.jobs[0], source.data, target.data)
+            elif self.kind.sync in ("full", "none"):
                 self._check_saved(source.data, target.data)
 
     def _check_saved(self, source: bytearray, target: bytearray) -> None:
@@ -499,23 +545,51 @@ class JobWorld:
             changed = source[part] != self.point[part]
             self.require(not changed or target[part] == self.point[part], f"{at:#x} was saved")
 
+    def _check_clean(self, job: MirrorJob, source: bytearray, target: bytearray) -> None:
+        """What a mirror does not count as dirty, and nobody is busy with, is the same."""
+        active, step = job._active, job.bitmap.granularity
+        if active is None or source == target or job.failure is not None or job.is_cancelled:
+            return
+        copier = job.copier
+        busy = [(op.offset, op.end) for op in (*copier.ops, *copier.active)]
+        busy += [(first * BLOCK, last * BLOCK) for first, last in self.busy]
+        for at in range(0, SIZE, step):
+            if job.bitmap.get(at) or any(a < at + step and at < b for a, b in busy):
+                continue
+            same = source[at : at + step] == target[at : at + step]
+            written = source[at : at + step] != self.point[at : at + step]
+            self.require(same or not (written or self.kind.pivots), f"{at:#x} is clean")
+
     def _check_copy(self) -> None:
         """The job's own work is done, without an error."""
-        if self.kind.pivots:
-            self.require(self.peek(self.source) == self.peek(self.target), "a mirror has converged")
-        elif self.kind.command == "blockdev-backup":
-            filler = bytes(SIZE) if self.kind.to_image else bytes([FILLER]) * SIZE
-            found = self.peek(self.target)
-            for at in range(0, SIZE, COPY):
-                part = slice(at, at + COPY)
-                wanted = self.point[part] if at // COPY in self.to_copy else filler[part]
-                self.require(
-                    found[part] == wanted,
-                    f"the moment is kept at {at:#x}: {set(found[part])}, not {set(wanted)}",
-                )
+        if self.kind.command == "blockdev-backup":
+            self._check_backup()
+        elif self.kind.pivots or self.kind.command == "blockdev-mirror":
+            self._check_mirror()
+
+    def _check_mirror(self) -> None:
+        source, target = self.peek(self.source), self.peek(self.target)
+        for at in range(0, SIZE, BLOCK):
+            part = slice(at, at + BLOCK)
+            asked = self.kind.pivots or at // CLUSTER in self.to_copy
+            asked |= source[part] != self.point[part]
+            same = target[part] == source[part]
+            self.require(same or not asked, f"the mirror has converged at {at:#x}")
+
+    def _check_backup(self) -> None:
+        filler = bytes(SIZE) if self.kind.to_image else bytes([FILLER]) * SIZE
+        found = self.peek(self.target)
+        for at in range(0, SIZE, COPY):
+            part = slice(at, at + COPY)
+            wanted = self.point[part] if at // COPY in self.to_copy else filler[part]
+            told = f"the moment is kept at {at:#x}: {set(found[part])}, not {set(wanted)}"
+            self.require(found[part] == wanted, told)
 
     def _to_copy(self) -> set[int]:
-        """The numbers of the clusters that a backup is to copy, if it begins now."""
+        """The numbers of the clusters that the job is to copy, if it begins now.
+
+        A mirror's are the images', a backup's its own.
+        """
         if self.kind.sync == "top":
             self._peeking = True
             offsets = [at for at in range(0, SIZE, CLUSTER) if self._is_in_source(at)]
@@ -524,8 +598,9 @@ class JobWorld:
             bitmap = self.source.bitmaps.find("b")
             offsets = [at for at in range(0, SIZE, COPY) if bitmap.get(at)]
         else:
-            offsets = list(range(0, SIZE, COPY))
-        return {at // COPY for at in offsets}
+            offsets = list(range(0, SIZE, COPY)) if self.kind.sync == "full" else []
+        cluster = COPY if self.kind.command == "blockdev-backup" else CLUSTER
+        return {at // cluster for at in offsets}
 
     def _is_in_source(self, offset: int) -> bool:
         allocated: bool = perform(self.source.is_allocated(offset, CLUSTER))[0]
@@ -580,10 +655,13 @@ class JobWorld:
         for told in self.told.values():
             self.require(told.status is JobStatus.NULL, "the job is null")
         self._check_graph()
+        if self.kind.arguments.get("bitmap"):
+            self._check_bitmap()
         found = self.peek(self.blk.root)
         for number, wanted in enumerate(self.expected):
-            values = set(found[number * BLOCK : (number + 1) * BLOCK])
-            self.require(len(values) == 1 and values <= wanted, f"block {number}: {values}")
+            block = found[number * BLOCK : (number + 1) * BLOCK]
+            fits = block.count(block[0]) == BLOCK and block[0] in wanted
+            self.require(fits, f"block {number}: {set(block)}, not {wanted}")
         for name, disk in self.disks.items():
             node = self.machine.graph.nodes[name]
             perform(node.do_close())
@@ -592,22 +670,44 @@ class JobWorld:
     def _check_graph(self) -> None:
         nodes, well = self.machine.graph.nodes, self.succeeded()
         if self.kind.on_chain:
-            below = {"block-stream": self.kind.arguments.get("base_node"), "block-commit": "base"}
-            wanted = below[self.kind.command] if well and self.kind.command in below else "mid"
-            if self.kind.pivots:
-                wanted = "mid"
-            top = nodes["top"]
-            assert isinstance(top, Qcow2Node)
-            backing = None if top.backing is None else top.backing.node_name
-            self.require(backing == wanted, f"top is on {backing}, not on {wanted}")
-            said = top.header.backing_file
-            self.require(said == (wanted and f"/{wanted}"), f"top says {said}")
-            self.require(nodes["mid"].read_only, "mid is read-only")
+            wanted: dict[str, str | None] = {"top": "mid", "mid": "base"}
+            if well:
+                wanted |= dict(self.kind.rebased)
+            for name, below in wanted.items():
+                node = nodes[name]
+                assert isinstance(node, Qcow2Node)
+                backing = None if node.backing is None else node.backing.node_name
+                self.require(backing == below, f"{name} is on {backing}, not on {below}")
+                said = node.header.backing_file
+                self.require(said == (below and f"/{below}"), f"{name} says {said}")
+            # An image that cannot be flushed cannot become read-only again.
+            self.require(nodes["mid"].read_only or self.mid_failed, "mid is read-only")
             # After an active commit the base stays writable, whatever came of it (as in QEMU).
             if self.kind.command != "block-commit" or not self.kind.pivots:
                 self.require(nodes["base"].read_only, "base is read-only")
         if not self.kind.pivots or not well:
             self.require(self.blk.root is self.source, "the drive is where it was")
+
+    def _check_bitmap(self) -> None:
+        """What is to be copied the next time: what this job has not, and what was written since."""
+        bitmap, mode = self.source.bitmaps.find("b"), self.kind.arguments["bitmap_mode"]
+        source, target = self.peek(self.source), self.peek(self.target)
+        forgets = mode != "never" if self.succeeded() else mode == "always"
+        untouched = set(range(SIZE // BLOCK))
+        for guest in self.guests:
+            untouched -= set(range(guest.first, guest.first + 4))
+        for number in range(SIZE // COPY):
+            part = slice(number * COPY, (number + 1) * COPY)
+            dirty, asked = bitmap.get(part.start), number in self.to_copy
+            if self.told:
+                written = source[part] != self.point[part]
+                copied = target[part] == self.point[part]
+                self.require(dirty or not written, f"{part.start:#x} was written")
+                kept = asked and not (forgets and copied)
+                self.require(dirty or not kept, f"{part.start:#x} is to be copied again")
+                alone = untouched.issuperset(range(part.start // BLOCK, part.stop // BLOCK))
+                wrong = dirty and alone and (forgets and copied or not asked)
+                self.require(not wrong, f"{part.start:#x} is not to be copied again")
 
 
 class Guest:
@@ -618,11 +718,16 @@ class Guest:
         self.name = name
         self.first = first
         self.written = 0
+        world.guests.append(self)
 
     async def run(self, length: int) -> None:
         choice, randrange = self.world.sim.random.choice, self.world.sim.random.randrange
+        methods = [self.read, self.write, self.write, self.zero, self.discard]
+        if self.world.kind.writes_both and self.world.kind.on_chain:
+            # As in QEMU, the target is discarded as well, and each does with that what it can.
+            methods.remove(self.discard)
         for _ in range(length):
-            method = choice([self.read, self.write, self.write, self.zero, self.discard])
+            method = choice(methods)
             block = randrange(4)
             await method(self.first + block, randrange(1, 5 - block))
             await pause()
@@ -647,20 +752,20 @@ class Guest:
         buf = memoryview(bytes([value]) * (count * BLOCK))
         self._may_be(block, count, value)
         what = f"write {block}+{count} {value}"
-        if await self._request(what, self.world.blk.pwrite(block * BLOCK, buf)):
+        if await self._request(what, self.world.blk.pwrite(block * BLOCK, buf), block, count):
             self._is(block, count, value)
 
     async def zero(self, block: int, count: int) -> None:
         self._may_be(block, count, 0)
         coro = self.world.blk.zero(block * BLOCK, count * BLOCK, may_unmap=True)
-        if await self._request(f"zero {block}+{count}", coro):
+        if await self._request(f"zero {block}+{count}", coro, block, count):
             self._is(block, count, 0)
 
     async def discard(self, block: int, count: int) -> None:
         """What is discarded may be zero afterwards, or as it was."""
         self._may_be(block, count, 0)
         coro = self.world.blk.discard(block * BLOCK, count * BLOCK)
-        await self._request(f"discard {block}+{count}", coro)
+        await self._request(f"discard {block}+{count}", coro, block, count)
 
     def _may_be(self, block: int, count: int, value: int) -> None:
         for index in range(block, block + count):
@@ -670,14 +775,17 @@ class Guest:
         for index in range(block, block + count):
             self.world.expected[index] = {value}
 
-    async def _request(self, what: str, coro: Any) -> bool:
+    async def _request(self, what: str, coro: Any, block: int = 0, count: int = 0) -> bool:
         """Carry out a request; False if it has failed, or an error was ignored meanwhile."""
-        world, ignored = self.world, self.world.ignored
+        world, ignored, busy = self.world, self.world.ignored, (block, block + count)
         world.sim.note(f"{self.name}: {what}")
+        world.busy.append(busy)
         try:
             await coro
         except OSError as exc:
             world.sim.note(f"{self.name}: {what}: {exc.strerror}")
             return False
+        finally:
+            world.busy.remove(busy)
         world.sim.note(f"{self.name}: {what}: done")
         return world.ignored == ignored

@@ -179,7 +179,8 @@ def judge(data: bytes | bytearray) -> tuple[list[str], int]:
     for number, offset in enumerate(table):
         if offset:
             block = bytes(data[offset : offset + size]).ljust(size, b"\0")
-            for index, found in enumerate(struct.unpack(f">{size // 2}H", block)):
+            counts = struct.unpack(f">{size // 2}H", block)
+            for index, found in ((i, count) for i, count in enumerate(counts) if count):
                 cluster = number * (size // 2) + index
                 wanted = refs.pop(cluster, 0)
                 leaks += found > wanted

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from job_world import BLOCK, CLUSTER, KINDS, Flat, Guest, JobWorld, Kind
 from sim import Sim
 
@@ -101,3 +102,15 @@ def test_flush_while_the_graph_changes() -> None:
     world.run()
     assert not world.actors and "backing" not in top.children
     attach(top, "backing", mid)
+
+
+@pytest.mark.parametrize("name", ["backup full", "mirror", "stream"])
+def test_quit_with_a_job_that_nobody_dismisses(name: str) -> None:
+    """One that is concluded, and one that is about to be."""
+    for steps in range(60):
+        world = new_world(KINDS[name])
+        world.start_job("report", auto_dismiss=False)
+        world.run()
+        left = iter(range(steps))
+        world.run(lambda: next(left, None) is None)
+        world.quit()
