@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 
 import pytest
 from job_world import BLOCK, CLUSTER, KINDS, Flat, Guest, JobWorld, Kind
@@ -114,3 +115,23 @@ def test_quit_with_a_job_that_nobody_dismisses(name: str) -> None:
         left = iter(range(steps))
         world.run(lambda: next(left, None) is None)
         world.quit()
+
+
+@pytest.mark.parametrize("nth", range(1, 6))
+def test_guest_write_that_fails_in_the_middle_of_a_write_blocking_mirror(nth: int) -> None:
+    """A part of it may be in the source, and has to get to the target."""
+    world = new_world(KINDS["write-blocking mirror of a chain"])
+    world.start_job("report")
+    world.run()
+    world.run(lambda: world.told["job"].ready > 0)
+    writes = count(1)
+
+    def fails(side: str, disk: str, what: str) -> int:
+        return errno.EIO * (disk == "top-file" and what == "write" and next(writes) == nth)
+
+    world.fails = fails
+    guest = Guest(world, "guest", 3)
+    world.act("guest", guest.write(3, 2))
+    world.run()
+    world.finish()
+    assert world.succeeded()
