@@ -403,6 +403,7 @@ class JobWorld:
         self.sim.lock.poke()
         self.run(lambda: not self.machine.jobs)
         self.require(not self.machine.jobs, "all jobs end")
+        self.sim.run()
         for told in self.told.values():
             self.require(told.status is JobStatus.NULL, "the job is null")
 
@@ -548,7 +549,8 @@ class JobWorld:
     def _check_clean(self, job: MirrorJob, source: bytearray, target: bytearray) -> None:
         """What a mirror does not count as dirty, and nobody is busy with, is the same."""
         active, step = job._active, job.bitmap.granularity
-        if active is None or source == target or job.failure is not None or job.is_cancelled:
+        over = job.is_completed or job.is_cancelled or job.failure is not None
+        if active is None or source == target or over:
             return
         copier = job.copier
         busy = [(op.offset, op.end) for op in (*copier.ops, *copier.active)]

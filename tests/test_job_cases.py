@@ -135,3 +135,25 @@ def test_guest_write_that_fails_in_the_middle_of_a_write_blocking_mirror(nth: in
     world.run()
     world.finish()
     assert world.succeeded()
+
+
+def test_backup_that_is_cancelled_after_an_error_in_its_pause() -> None:
+    """Nobody asks what to do about it any more; one who resumes the job is told."""
+    for command, errors in (("job-cancel", 0), ("job-resume", 1)):
+        world = new_world(KINDS["backup full"])
+        pausing = iter([True])
+
+        def fails(side: str, disk: str, what: str, world: JobWorld = world) -> int:
+            if next(pausing, False):
+                with world.sim.lock.region():
+                    world.machine.jobs[0].user_pause()
+            return errno.EIO
+
+        world.fails = fails
+        world.start_job("report", x_perf={"max-workers": 1})
+        world.run()
+        world.run(lambda: world.told["job"].seen.count("paused") == 2)
+        world.act(command, world.command(command, id="job"))
+        world.run()
+        world.finish()
+        assert len(world.told["job"].errors) == errors

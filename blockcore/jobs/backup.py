@@ -153,6 +153,8 @@ class BackupJob(BlockJob):
 
     async def _after_error(self, call: CopyCall) -> None:
         assert call.error is not None
+        if self.is_cancelled:
+            return
         reading = call.error_is_read
         backup = self._backup
         action = self.error_action(
