@@ -49,8 +49,10 @@ class JobTxn:
             await self.finalize()
 
     async def finalize(self) -> None:
-        """Take the last steps of all jobs (job_do_finalize)."""
+        """Take the last steps of all jobs (job_do_finalize), unless one is cancelled before."""
         with await self._undisturbed():
+            if self._aborting:
+                return
             for job in list(self.jobs):
                 if not await job.try_prepare():
                     self._cancel_others(job)

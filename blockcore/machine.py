@@ -260,15 +260,17 @@ class Machine:
         """End all jobs before the process ends (job_cancel_sync_all), after a last drain."""
         async with self.all_drained():
             pass
-        for job in list(self.jobs):
+        while self.jobs:
+            job = self.jobs[0]
             if job.status is JobStatus.CONCLUDED:
                 job.dismiss()
-            elif not job.is_cancelled and not job.txn.finalizing:
+                continue
+            if not job.is_cancelled and not job.txn.finalizing:
                 await job.cancel()
-                await Until(partial(self._is_over, job))
+            await Until(partial(self._is_over, job))
 
     def _is_over(self, job: BlockJob) -> bool:
-        return job not in self.jobs
+        return job.status is JobStatus.CONCLUDED or job not in self.jobs
 
     def _has_no_jobs(self) -> bool:
         return not self.jobs

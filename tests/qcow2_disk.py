@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from random import Random
 
-from qcow2_images import Around, options
+from qcow2_images import options
 from sim import pause
 
 from blockcore.effects import Call
+from blockcore.nodes.driver import Surroundings
 from blockcore.nodes.node import BlockNode
 
 SECTOR = 512
@@ -35,7 +36,7 @@ class Disk(BlockNode):
     def __init__(
         self,
         data: bytes,
-        around: Around,
+        around: Surroundings,
         on_io: Callable[[str], None] = lambda what: None,
         limit: int = 1 << 30,
     ) -> None:
@@ -178,7 +179,8 @@ def judge(data: bytes | bytearray) -> tuple[list[str], int]:
     for number, offset in enumerate(table):
         if offset:
             block = bytes(data[offset : offset + size]).ljust(size, b"\0")
-            for index, found in enumerate(struct.unpack(f">{size // 2}H", block)):
+            counts = struct.unpack(f">{size // 2}H", block)
+            for index, found in ((i, count) for i, count in enumerate(counts) if count):
                 cluster = number * (size // 2) + index
                 wanted = refs.pop(cluster, 0)
                 leaks += found > wanted

@@ -134,10 +134,10 @@ class Sim:
         """No more surprises: from now on, first come, first served."""
         self._choose = lambda count: 0
 
-    def run(self) -> None:
-        """Go on until nothing is ready and no deadline is ahead."""
+    def run(self, until: Callable[[], bool] = lambda: False) -> None:
+        """Go on until nothing is ready and no deadline is ahead, or `until` holds."""
         for _ in range(STEPS_MAX):
-            if not self._ready and not self._timers:
+            if until() or not (self._ready or self._timers):
                 return
             choices = len(self._ready) + bool(self._timers)
             chosen = self._choose(choices) if choices > 1 else 0

@@ -82,16 +82,24 @@ class BackupJob(BlockJob):
         except QmpError:
             self.fail_early()
             raise
+        self._choose_clusters()
         self._copy.meter = self.progress
 
-    async def run(self) -> None:
+    def _choose_clusters(self) -> None:
+        """Before guests go on, who may be the first to copy: a user may pause the job right away.
+
+        (backup_init_bcs_bitmap.)
+        """
         copy, sync = self._copy, self._backup.sync
         if sync is MirrorSyncMode.BITMAP:
             assert self._backup.bitmap is not None
             copy.bitmap.clear()
             copy.bitmap.merge(self._backup.bitmap)
         copy.skip_unallocated = sync is MirrorSyncMode.TOP
-        self.progress.set_remaining(copy.bitmap.count)
+
+    async def run(self) -> None:
+        sync = self._backup.sync
+        self.progress.set_remaining(self._copy.bitmap.count)
         if sync is MirrorSyncMode.NONE:
             await self._leave_it_to_guests()
             return
@@ -145,6 +153,8 @@ class BackupJob(BlockJob):
 
     async def _after_error(self, call: CopyCall) -> None:
         assert call.error is not None
+        if self.is_cancelled:
+            return
         reading = call.error_is_read
         backup = self._backup
         action = self.error_action(

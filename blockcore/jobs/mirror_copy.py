@@ -145,6 +145,9 @@ class Copier:
         try:
             while rest.nbytes:
                 extent = await self._status(rest.offset, rest.nbytes)
+                if extent.length < min(self.bitmap.granularity, rest.nbytes):
+                    # What follows within the granule may be of another kind.
+                    extent = extent._replace(data=True)
                 stop = self._clip(rest.offset + extent.length, rest)
                 while rest.offset < stop:
                     most = self._max_io if extent.data else MAX_ZERO_BYTES

@@ -152,7 +152,8 @@ class BlockGraph:
     async def flush_all(self) -> None:
         """Flush every node that no other is above of (bdrv_flush_all); errors are not reported."""
         for node in list(self.nodes.values()):
-            if not any(isinstance(parent, BlockNode) for parent in node.parents):
+            above = any(isinstance(parent, BlockNode) for parent in node.parents)
+            if not above and not node.closed:
                 await flush_quietly(node)
 
     def subtree(self, node: BlockNode) -> Iterator[BlockNode]:

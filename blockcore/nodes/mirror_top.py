@@ -92,7 +92,13 @@ class MirrorTopNode(FilterNode):
                     self.marks.set(offset, length)
             return
         async with job.write(offset, length):
-            await once()
+            try:
+                await once()
+            except OSError:
+                # QEMU does not mark it, but a part may have been written.
+                if self.marks is not None:
+                    self.marks.set(offset, length)
+                raise
             await job.to_target(offset, length, again)
 
     def do_direct(self) -> Direct | None:

@@ -245,8 +245,9 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
             self.child_event(BlkdebugEvent.FLUSH_TO_DISK)
             self.inject(BlkdebugIOType.FLUSH, 0, 0)
             await self.do_flush()
-        for child in self.children.values():
-            if not child.read_only:
+        for child in list(self.children.values()):
+            # Those that come after it may have gone while another was flushed.
+            if not child.read_only and not child.closed:
                 await child.flush()
         self._flushed_gen = max(self._flushed_gen, generation)
 

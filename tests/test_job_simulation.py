@@ -1,0 +1,206 @@
+"""Jobs under random and unlucky schedules, with an error at every single I/O, watched at each step.
+
+What is held against each run is in `job_world`.  FAULTLINE_SEEDS is how many seeds
+there are for each kind of job; FAULTLINE_ALL_ERRORS asks for every errno with every policy.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+from functools import partial
+
+import pytest
+from job_world import KINDS, SIZE, JobWorld, Kind, Script
+from sim import Sim
+
+from blockcore.block_job import RETRY_NS, BlockJob
+from blockcore.events import BlockJobCancelled, BlockJobCompleted
+from blockcore.policy import error_action
+from blockcore.qapi import BlockdevOnError, BlockErrorAction, IoOperationType, JobStatus
+
+SEEDS = int(os.environ.get("FAULTLINE_SEEDS", "40"))
+
+POLICIES = ("report", "ignore", "stop", "enospc")
+
+LAZY = [name for name, kind in KINDS.items() if kind.sync == "none"]
+"""They do nothing without a guest."""
+
+NUMBERS = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC}
+
+ERRORS_MAX = 4
+"""So many errors of a fault that does not go away are enough."""
+
+
+def expected_action(policy: str, number: int) -> BlockErrorAction:
+    return error_action(BlockdevOnError(policy), number)
+
+
+@pytest.mark.parametrize("persistent", [False, True], ids=["once", "from then on"])
+@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", KINDS)
+def test_every_io_fails_in_turn(name: str, policy: str, side: str, persistent: bool) -> None:
+    """The first I/O of a side fails, then the second, ... until the fault comes too late."""
+    kind = KINDS[name]
+    if name in LAZY:
+        return
+    both = policy == "enospc" or "FAULTLINE_ALL_ERRORS" in os.environ
+    for number in NUMBERS.values() if both else [NUMBERS["EIO" if persistent else "ENOSPC"]]:
+        for nth in itertools.count(1):
+            if one_fails(kind, policy, side, number, nth, persistent):
+                break
+        assert nth > 2
+
+
+def one_fails(
+    kind: Kind, policy: str, side: str, number: int, nth: int, persistent: bool
+) -> bool:
+    """One run; whether the fault came too late."""
+    sim = Sim(nth)
+    world = JobWorld(sim, kind)
+
+    def fails(where: str, disk: str, what: str) -> int:
+        count = world.io_count[side]
+        return number * (where == side and (count >= nth if persistent else count == nth))
+
+    world.fails = fails
+    more = {"x_perf": {"max-workers": 1}} if kind.command == "blockdev-backup" else {}
+    world.start_job(policy, **more)
+    action = expected_action(policy, number)
+    world.run()
+    over = let_it_fail(world) and world.io_count[side] < nth
+    world.finish(complete=nth % 2 == 0)
+    if "job" not in world.told:
+        return over
+    told = world.told["job"]
+    world.require(all(error.action is action for error in told.errors), f"{action} only")
+    reading = side == "source" or kind.command == "block-stream"
+    operation = IoOperationType.READ if reading else IoOperationType.WRITE
+    world.require(all(error.operation is operation for error in told.errors), f"{operation}s")
+    check_count(world)
+    check_outcome(world, kind, action, number)
+    return over
+
+
+def let_it_fail(world: JobWorld) -> bool:
+    """Resume the job until it has failed often enough, is ready, or over; whether it was there."""
+    while world.machine.jobs:
+        job, told = world.machine.jobs[0], world.told["job"]
+        if told.ready or len(told.errors) >= ERRORS_MAX:
+            break
+        if told.stopped:
+            world.run(partial(is_paused, job))
+            world.act("resume", world.command("job-resume", id="job"))
+            world.run()
+        world.run(partial(has_moved, world, len(told.errors)))
+    return "job" in world.told
+
+
+def is_paused(job: BlockJob) -> bool:
+    return job.status in (JobStatus.PAUSED, JobStatus.STANDBY)
+
+
+def has_moved(world: JobWorld, errors: int) -> bool:
+    told = world.told["job"]
+    return not world.machine.jobs or len(told.errors) > errors or told.ready > 0
+
+
+def check_count(world: JobWorld) -> None:
+    """One event for each I/O that has failed (an image's may be several for one request)."""
+    failures, told = sum(world.failures.values()), world.told["job"]
+    if any(name.endswith("-file") for name in world.failures):
+        world.require(len(told.errors) <= failures, f"{failures} failures")
+    else:
+        world.require(len(told.errors) == failures, f"{failures} failures")
+
+
+def check_outcome(world: JobWorld, kind: Kind, action: BlockErrorAction, number: int) -> None:
+    end = world.told["job"].ends[-1]
+    assert isinstance(end, BlockJobCompleted)
+    if world.told["job"].errors:
+        ignoring_stream = kind.command == "block-stream" and action is BlockErrorAction.IGNORE
+        failed = action is BlockErrorAction.REPORT or ignoring_stream
+        wanted = os.strerror(number) if failed else None
+        world.require(end.error == wanted, f"it ends with {wanted}")
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize("name", [name for name in KINDS if "stream" not in name])
+def test_ignored_errors_that_stay_are_retried_with_pauses(name: str, side: str) -> None:
+    kind = KINDS[name]
+    if name in LAZY:
+        return
+    world = JobWorld(Sim(1), kind)
+    world.fails = lambda where, disk, what: errno.EIO * (where == side)
+    world.start_job("ignore")
+    world.run()
+    told = world.told["job"]
+    wanted = 40
+    world.run(lambda: len(told.errors) >= wanted)
+    world.require(len(told.errors) >= wanted, "it goes on and on")
+    # Mirrors have up to 8 parts on their way here, each of which may fail.
+    world.require(world.sim.now_ns > (wanted // 8 - 2) * RETRY_NS, "pauses between the tries")
+    world.require(world.sim.now_ns < wanted * 2 * RETRY_NS, "and no longer ones")
+    world.act("cancel", world.command("job-cancel", id="job"))
+    world.run(lambda: not world.machine.jobs)
+    world.require(isinstance(told.ends[-1], BlockJobCancelled), "cancelled meanwhile")
+    world.finish()
+
+
+COMMANDS: Script = [
+    *(3 * [("job-pause", {"id": "job"})]),
+    *(6 * [("job-resume", {"id": "job"})]),
+    ("block-job-set-speed", {"device": "job", "speed": 1 << 20}),
+    ("block-job-set-speed", {"device": "job", "speed": 1 << 16}),
+    ("block-job-set-speed", {"device": "job", "speed": 0}),
+    ("block-job-cancel", {"device": "job"}),
+    ("job-finalize", {"id": "job"}),
+    ("job-dismiss", {"id": "job"}),
+    ("hold the graph", {"steps": 10}),
+    ("drain", {"steps": 5}),
+    ("stop", {}),
+    *(3 * [("cont", {})]),
+    ("system_reset", {}),
+    ("query-jobs", {}),
+    ("query-block-jobs", {}),
+    ("query-block", {}),
+    ("query-named-block-nodes", {}),
+    ("block_resize", {"device": "vda", "size": 2 * SIZE}),
+]
+
+COMPLETE = ("job-complete", {"id": "job"})
+
+CANCELS: Script = [("job-cancel", {"id": "job"})]
+CANCELS += [("block-job-cancel", {"device": "job", "force": True})]
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("name", KINDS)
+def test_seeds(name: str, seed: int) -> None:
+    """Three guests, two administrators, disks that fail now and then, and a job."""
+    sim = Sim(seed)
+    choice, random = sim.random.choice, sim.random.random
+    kind = KINDS[name]
+    world = JobWorld(sim, kind, choice(["report", "ignore", "stop", "enospc"]))
+    number, rate = choice([errno.EIO, errno.ENOSPC]), choice([0.0, 0.05, 0.3])
+    side = choice(["source", "target", "both"])
+    world.fails = lambda where, disk, what: number * (
+        side in (where, "both") and random() < rate
+    )
+    for _ in range(3):
+        world.add_guest()
+    auto_finalize, auto_dismiss = choice([True, True, False]), choice([True, True, False])
+    speed = choice([0, 0, 1 << 20, 1 << 22])
+    world.start_job(
+        choice(POLICIES), auto_finalize=auto_finalize, auto_dismiss=auto_dismiss, speed=speed
+    )
+    commands = COMMANDS + choice([[], [], CANCELS]) + kind.pivots * [COMPLETE]
+    for _ in range(2):
+        world.add_admin([choice(commands) for _ in range(8)])
+    world.run()
+    if random() < 0.1:
+        world.quit()
+    else:
+        world.finish(complete=choice([True, False]), cancel=random() < 0.2)
