@@ -102,8 +102,7 @@ class Header:
 def parse_header(data: bytes, *, read_only: bool) -> Header:
     """Check and take apart the beginning of an image.
 
-    `data` is the first cluster, or 2 MiB if its size is not known yet, filled
-    up with zeroes where the file is shorter.
+    `data` is the first cluster, filled up with zeroes where the file is shorter.
     """
     magic, version, *v2 = _V2.unpack_from(data)
     if magic != MAGIC:

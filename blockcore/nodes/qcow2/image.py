@@ -9,8 +9,16 @@ from collections.abc import Callable
 
 from blockcore.lock import Lock
 from blockcore.nodes.node import BlockNode
-from blockcore.nodes.qcow2.header import CORRUPT, INCOMPATIBLE_AT, Header
-from blockcore.qapi import BlkdebugEvent
+from blockcore.nodes.qcow2.header import (
+    CORRUPT,
+    INCOMPATIBLE_AT,
+    MAGIC,
+    MAX_CLUSTER_BITS,
+    SECTOR,
+    Header,
+    parse_header,
+)
+from blockcore.qapi import BlkdebugEvent, QmpError
 
 CorruptionReport = Callable[[str, int | None, int | None, bool], None]
 """Gets QEMU's message, the offset and size concerned in bytes, and whether it is fatal."""
@@ -20,6 +28,26 @@ ACTIVE_L1 = "active L1 table"
 ACTIVE_L2 = "active L2 table"
 REFBLOCK = "refcount block"
 REFTABLE = "refcount table"
+
+
+async def read_header(file: BlockNode, read_only: bool) -> Header:
+    """The header of the image in a file; QmpError.  The first cluster has all of it."""
+    data = await _read_start(file, SECTOR)
+    cluster_size = 1 << min(int.from_bytes(data[20:24], "big"), MAX_CLUSTER_BITS)
+    if data.startswith(MAGIC) and cluster_size > SECTOR:
+        data = await _read_start(file, cluster_size)
+    return parse_header(data, read_only=read_only)
+
+
+async def _read_start(file: BlockNode, length: int) -> bytes:
+    """Filled up with zeroes, if the file is shorter."""
+    data = bytearray(min(file.size, length))
+    try:
+        await file.pread(0, memoryview(data))
+    except OSError as exc:
+        reason = os.strerror(exc.errno or errno.EIO)
+        raise QmpError(f"Could not read qcow2 header: {reason}") from None
+    return bytes(data).ljust(length, b"\0")
 
 
 class Image:

@@ -19,12 +19,10 @@ from blockcore.nodes.qcow2.grace import Grace
 from blockcore.nodes.qcow2.header import (
     AUTOCLEAR_AT,
     DIRTY,
-    MAX_CLUSTER_BITS,
     Header,
-    parse_header,
     serialize_header,
 )
-from blockcore.nodes.qcow2.image import HEADER, Image
+from blockcore.nodes.qcow2.image import HEADER, Image, read_header
 from blockcore.nodes.qcow2.mapping import Mapping
 from blockcore.nodes.qcow2.read import Reader
 from blockcore.nodes.qcow2.refcount import Refcounts
@@ -86,7 +84,7 @@ class Qcow2Node(BlockNode):
 
     async def do_open(self) -> None:
         """Raises QmpError in QEMU's words (qcow2_do_open)."""
-        header = await self._read_header()
+        header = await read_header(self._below, self.read_only)
         if self.settings.lazy_refcounts and header.version < 3:
             raise QmpError(
                 "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level"
@@ -102,16 +100,6 @@ class Qcow2Node(BlockNode):
         self.size = header.size
         self.cluster_size = header.cluster_size
         self.auto_backing_file = header.backing_file or ""
-
-    async def _read_header(self) -> Header:
-        data = bytearray(min(self._below.size, 1 << MAX_CLUSTER_BITS))
-        try:
-            await self._below.pread(0, memoryview(data))
-        except OSError as exc:
-            reason = os.strerror(exc.errno or errno.EIO)
-            raise QmpError(f"Could not read qcow2 header: {reason}") from None
-        padded = bytes(data).ljust(1 << MAX_CLUSTER_BITS, b"\0")
-        return parse_header(padded, read_only=self.read_only)
 
     def _assemble(self, header: Header) -> None:
         image = self.image = Image(header, self._below, self.read_only)
