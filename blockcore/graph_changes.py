@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from blockcore.block_backend import BlockBackend
+from blockcore.block_job import JobUser
 from blockcore.drain import drained
 from blockcore.machine import Machine
 from blockcore.nodes import reopen
@@ -20,9 +21,9 @@ from blockcore.qapi import QmpError
 
 
 def root_node(machine: Machine, name: str) -> BlockNode:
-    """A drive's root by its name, or a node that no other is above of; or QmpError."""
+    """A drive's root by its name, or a node that no other is above of, and no job; or QmpError."""
     node = machine.node_or_device(name, name)
-    if any(isinstance(parent, BlockNode) for parent in node.parents):
+    if any(isinstance(parent, (BlockNode, JobUser)) for parent in node.parents):
         raise QmpError("Need a root block node")
     return node
 
