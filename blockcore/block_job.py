@@ -15,6 +15,7 @@ from blockcore.events import (
 )
 from blockcore.job import Completion, Job
 from blockcore.job_driver import JobHost
+from blockcore.nodes.graph import BlockGraph
 from blockcore.nodes.links import check
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import ALL, NONE, NodeUser, Perm
@@ -50,8 +51,15 @@ class BlockJobHost(JobHost, Protocol):
     @property
     def drains(self) -> Iterable[Section]: ...
 
+    @property
+    def graph(self) -> BlockGraph: ...
+
     def device_of(self, node: object) -> str:
         """The name of the drive whose root the node is, or empty."""
+
+
+class JobUser(NodeUser):
+    """A job as a holder: its node is not a root, to those who need one."""
 
 
 class BlockJob(Job):
@@ -107,10 +115,10 @@ class BlockJob(Job):
         is_backend: bool = False,
     ) -> None:
         """Use a node as well; QmpError if its users do not allow that (block_job_add_bdrv)."""
-        user = NodeUser(perm, shared, f"{self.type} job '{self.id}'", is_backend=is_backend)
+        user = JobUser(perm, shared, f"{self.type} job '{self.id}'", is_backend=is_backend)
         node.parents.append(user)
         try:
-            check([node])
+            check(self._block_host.graph.subtree(node))
         except QmpError:
             node.parents.remove(user)
             raise

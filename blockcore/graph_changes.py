@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from blockcore.block_backend import BlockBackend
+from blockcore.block_job import JobUser
 from blockcore.drain import drained
 from blockcore.machine import Machine
 from blockcore.nodes import reopen
@@ -21,9 +21,9 @@ from blockcore.qapi import QmpError
 
 
 def root_node(machine: Machine, name: str) -> BlockNode:
-    """A drive's root by its name, or a node that only drives use, if any; or QmpError."""
+    """A drive's root by its name, or a node that no other is above of, and no job; or QmpError."""
     node = machine.node_or_device(name, name)
-    if not all(isinstance(parent, BlockBackend) for parent in node.parents):
+    if any(isinstance(parent, BlockNode | JobUser) for parent in node.parents):
         raise QmpError("Need a root block node")
     return node
 

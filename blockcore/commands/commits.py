@@ -123,7 +123,7 @@ def _commit_base(
     if base_node is not None:
         return _in_chain(machine, image, base_node)
     if base is None:
-        return find_base(image) or skip_filters(image)
+        return find_base(image)
     found = find_backing_image(image, base, machine.graph.path)
     if found is None:
         raise QmpError(f"Can't find '{base}' in the backing chain")

@@ -34,8 +34,9 @@ _SHARED = Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED
 class Extent:
     """Which part of a chain is streamed: from below `target` down to `bottom`, that included.
 
-    `above_base` is the lowest node that stays: what is under it afterwards is
-    what is under `target`.
+    `above_base` is the lowest node that the target will not need: what is under
+    it will be under `target`.  Filters over `base` are done without, those
+    under `bottom` are not.
     """
 
     def __init__(self, target: BlockNode, base: BlockNode | None, bottom: BlockNode | None) -> None:
@@ -45,10 +46,10 @@ class Extent:
         elif base is not None:
             lowest = find_overlay(target, base) or target
         else:
-            lowest = find_base(target) or skip_filters(target)
+            lowest = find_base(target)
         self.bottom = lowest
         self.above_base = lowest
-        below = lowest.cow
+        below = lowest.cow if base is not None else None
         while below is not None and below.filtered is not None and below is not base:
             self.above_base, below = below, below.filtered
 

@@ -38,12 +38,12 @@ def backing_chain_next(node: BlockNode) -> BlockNode | None:
     return None if below is None else skip_filters(below)
 
 
-def find_base(node: BlockNode) -> BlockNode | None:
-    """The lowest image of a chain, if it is another than `node` (bdrv_find_base)."""
-    below = backing_chain_next(node)
-    while below is not None and (lower := backing_chain_next(below)) is not None:
-        below = lower
-    return below
+def find_base(node: BlockNode) -> BlockNode:
+    """The lowest image of a chain, which may be the node's own (bdrv_find_base)."""
+    lowest = skip_filters(node)
+    while (below := backing_chain_next(lowest)) is not None:
+        lowest = below
+    return lowest
 
 
 def find_overlay(active: BlockNode, node: BlockNode) -> BlockNode | None:
@@ -60,21 +60,25 @@ def find_backing_image(
 ) -> BlockNode | None:
     """The image under `node` that goes by a name, in its overlay or by itself.
 
-    Names of files are compared as paths, relative to the overlay's; `path`
-    makes them absolute.  (bdrv_find_backing_image.)
+    What the overlay says counts unless it is on something else; names of files
+    are compared as paths, relative to the overlay's, which `path` makes
+    absolute.  (bdrv_find_backing_image.)
     """
     above: BlockNode | None = skip_filters(node)
     while above is not None:
         below = backing_chain_next(above)
-        if below is not None and (name == below.filename or _says(above, name, path)):
+        if below is not None and _goes_by(above, below, name, path):
             return below
         above = below
     return None
 
 
-def _says(overlay: BlockNode, name: str, path: Callable[[str], str]) -> bool:
-    """Whether the backing file that an image says is the one of that name."""
-    said = overlay.header.backing_file if isinstance(overlay, Qcow2Node) else None
+def _goes_by(
+    overlay: BlockNode, below: BlockNode, name: str, path: Callable[[str], str]
+) -> bool:
+    if not isinstance(overlay, Qcow2Node) or is_overridden(overlay):
+        return name == below.filename
+    said = overlay.header.backing_file
     if said is None:
         return False
     try:
@@ -82,6 +86,13 @@ def _says(overlay: BlockNode, name: str, path: Callable[[str], str]) -> bool:
     except QmpError:
         return name == said
     return name == said or len({os.path.normpath(path(one)) for one in full}) == 1
+
+
+def is_overridden(node: Qcow2Node) -> bool:
+    """Whether an image is on another than it says (bdrv_backing_overridden)."""
+    if node.backing is None:
+        return node.header.backing_file is not None
+    return node.auto_backing_file != node.backing.filename
 
 
 async def is_allocated_above(

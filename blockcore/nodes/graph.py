@@ -9,6 +9,7 @@ from typing import Any
 
 from blockcore.lock import Lock
 from blockcore.nodes.backing import MAX_CHAIN, asked_backing, backing_name, backing_ref, name_counts
+from blockcore.nodes.chain import is_overridden
 from blockcore.nodes.driver import NodeOptions, Surroundings
 from blockcore.nodes.drivers import make_node
 from blockcore.nodes.flat_options import with_format
@@ -266,10 +267,9 @@ class BlockGraph:
 
 def _shown_backing(node: Qcow2Node) -> BlockdevRef | Null | None:
     """None if the backing file is the one that the image says."""
-    backing = node.backing
-    if backing is None:
-        return None if node.header.backing_file is None else Null.NULL
-    return None if node.auto_backing_file == backing.filename else backing.node_name
+    if not is_overridden(node):
+        return None
+    return Null.NULL if node.backing is None else node.backing.node_name
 
 
 async def flush_quietly(node: BlockNode) -> None:

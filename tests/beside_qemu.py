@@ -1,0 +1,347 @@
+"""One script for two machines, QEMU and this one: what they say and what they leave is compared.
+
+Replies are one stream, events another, as tests/golden/README.md has it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import socket
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from live import Live, Qmp, QmpFailed
+from recorder import HALT, MACHINE, QEMU
+from replay import Comparison
+
+OF_A_NODE = ("node-name", "drv", "file", "ro", "backing_file", "backing_file_depth")
+"""What is compared of a node; sizes on the host and the like are not."""
+
+_MADE: dict[tuple[object, ...], bytes] = {}
+"""Images by what they were made of: both machines begin with the same ones."""
+
+MOMENT = ("busy", "offset", "current-progress", "len", "total-progress")
+"""Of a running job: where it happens to be."""
+
+
+class Images:
+    """Makes images in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.made: list[str] = []
+
+    def img(self, *words: str) -> None:
+        """Run qemu-img beside the images."""
+        run(["qemu-img", *words], self.directory)
+
+    def image(
+        self, name: str, size: str = "2M", *writes: str, below: str = "", **opts: str
+    ) -> None:
+        """Make an image by `name`'s suffix, over another, with what qemu-io writes to it."""
+        key = (name, size, writes, below, *sorted(opts.items()))
+        if key not in _MADE:
+            self._make(name, size, writes, below, opts)
+            _MADE[key] = (self.directory / name).read_bytes()
+        (self.directory / name).write_bytes(_MADE[key])
+        self.made.append(name)
+
+    def _make(
+        self, name: str, size: str, writes: tuple[str, ...], below: str, opts: dict[str, str]
+    ) -> None:
+        image_format = format_of(name)
+        command = ["create", "-q", "-f", image_format]
+        if below:
+            command += ["-b", below, "-F", format_of(below)]
+        if opts:
+            command += ["-o", ",".join(f"{key}={value}" for key, value in opts.items())]
+        self.img(*command, name, size)
+        if writes:
+            words = [word for write in writes for word in ("-c", write)]
+            run(["qemu-io", "-f", image_format, *words, name], self.directory)
+
+
+class Side(Images):
+    """One of the two machines; `replies` and `events` are all it has said."""
+
+    def __init__(self, qmp: Qmp, directory: Path) -> None:
+        super().__init__(directory)
+        self.replies: list[Any] = []
+        self.events: list[dict[str, Any]] = []
+        self._qmp = qmp
+        self._seen = 0
+
+    @property
+    def is_qemu(self) -> bool:
+        return self.directory.name == "qemu"
+
+    def __call__(self, command: str, **arguments: Any) -> Any:
+        """Run a command (`_` stands for `-`); None if it fails, and the error is written down."""
+        named = {name.replace("_", "-"): value for name, value in arguments.items()}
+        try:
+            answer = self._qmp.execute(command, named)
+        except QmpFailed as exc:
+            self._reply(command, exc.error)
+            return None
+        finally:
+            self._take_events()
+        self._reply(command, answer)
+        return answer
+
+    def ask(self, command: str, **arguments: Any) -> Any:
+        """The same for what is not to be compared."""
+        answer = self._qmp(command, **arguments)
+        self._take_events()
+        return answer
+
+    def wait(self, name: str, **data: Any) -> dict[str, Any]:
+        """The next event of that name with such data; the same one is not found twice."""
+        while True:
+            while self._seen < len(self.events):
+                event = self.events[self._seen]
+                self._seen += 1
+                if event["event"] == name and data.items() <= event["data"].items():
+                    return event
+            try:
+                message = self._qmp.receive()
+            except TimeoutError:
+                raise AssertionError(f"no {name} {data}: {self.replies} {self.events}") from None
+            assert "event" in message, message
+            self._write_down(message)
+
+    def status(self, job: str, status: str) -> None:
+        """Wait until a job comes to a status; `null` is its end."""
+        self.wait("JOB_STATUS_CHANGE", id=job, status=status)
+
+    def node(self, name: str, file: str, *, blkdebug: Any = None, **more: Any) -> None:
+        """blockdev-add of an image, the file below called NAME-file; `blkdebug` has its rules."""
+        below: dict[str, Any] = {"driver": "file", "filename": file}
+        below["node-name"] = f"{name}-file"
+        if blkdebug is not None:
+            below = {"driver": "blkdebug", "image": below, "inject-error": blkdebug}
+        options = {key.replace("_", "-"): value for key, value in more.items()}
+        options = {"driver": format_of(file), "file": below, **options}
+        self("blockdev-add", node_name=name, **options)
+
+    def look(self) -> list[dict[str, Any]]:
+        """Write down what nodes there are, and how they are on each other; the jobs as well."""
+        nodes = self.ask("query-named-block-nodes")
+        seen = []
+        for node in sorted(nodes, key=lambda node: str(node["node-name"])):
+            if not node["node-name"].startswith(("#", "d0")):
+                entry = {key: node[key] for key in OF_A_NODE if key in node}
+                entry["full-backing"] = node["image"].get("full-backing-filename")
+                entry["bitmaps"] = node.get("dirty-bitmaps")
+                seen.append(entry)
+        self._reply("look", seen)
+        self.jobs()
+        return seen
+
+    def jobs(self) -> Any:
+        """Write down all jobs, without what is a matter of the moment."""
+        jobs = self.ask("query-block-jobs")
+        steady = [
+            {k: v for k, v in job.items() if job["status"] != "running" or k not in MOMENT}
+            for job in jobs
+        ]
+        self._reply("jobs", steady)
+        return jobs
+
+    def remove_nodes(self) -> None:
+        """Close what the case has opened, and write down what cannot be closed."""
+        kept = {"d0"}
+        while names := [name for name in self._names() if name not in kept]:
+            gone = False
+            for name in names:
+                with contextlib.suppress(QmpFailed):
+                    self.ask("blockdev-del", node_name=name)
+                    gone = True
+            if not gone:
+                break
+        self._reply("left", names)
+
+    def _names(self) -> list[str]:
+        nodes = self.ask("query-named-block-nodes", flat=True)
+        names = (str(node["node-name"]) for node in nodes)
+        return sorted(name for name in names if not name.startswith("#"))
+
+    def write(self, offset: str, length: str, pattern: int, drive: str = "drive0") -> None:
+        """A guest's write; the sizes as qemu-io takes them."""
+        raise NotImplementedError
+
+    def _reply(self, command: str, answer: Any) -> None:
+        self.replies.append([command, self._anywhere(answer)])
+
+    def _take_events(self) -> None:
+        for event in self._qmp.events:
+            self._write_down(event)
+        self._qmp.events.clear()
+
+    def _write_down(self, event: dict[str, Any]) -> None:
+        entry = {"event": event["event"], "data": event.get("data", {})}
+        self.events.append(self._anywhere(entry))
+
+    def _anywhere(self, value: Any) -> Any:
+        """Without what is so only here: the machine's directory, the numbers of automatic names."""
+        if isinstance(value, dict):
+            return {key: self._anywhere(member) for key, member in value.items()}
+        if isinstance(value, list):
+            return [self._anywhere(member) for member in value]
+        if not isinstance(value, str):
+            return value
+        return re.sub(r"#block\d+", "#block", value.replace(str(self.directory), ""))
+
+
+class QemuSide(Side):
+    def write(self, offset: str, length: str, pattern: int, drive: str = "drive0") -> None:
+        line = f'qemu-io {drive} "write -P {pattern} {offset} {length}"'
+        self.ask("human-monitor-command", command_line=line)
+
+
+class OurSide(Side):
+    live: Live
+
+    def write(self, offset: str, length: str, pattern: int, drive: str = "drive0") -> None:
+        with self.live.guest(drive) as guest:
+            guest.pwrite(bytes([pattern]) * number(length), number(offset))
+
+
+def number(text: str) -> int:
+    units = {"k": 1 << 10, "M": 1 << 20}
+    return int(text.rstrip("kM")) * units.get(text[-1], 1)
+
+
+def format_of(name: str) -> str:
+    return "qcow2" if name.endswith(".qcow2") else "raw"
+
+
+def run(command: list[str], directory: Path) -> str:
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+class Shared:
+    """Two machines for many cases; a case that has gone wrong leaves none to the next one."""
+
+    def __init__(self, make_directory: Callable[[], Path]) -> None:
+        self._make_directory = make_directory
+        self._running = contextlib.ExitStack()
+        self._pair: Pair | None = None
+
+    def play(self, case: Callable[[Side], None]) -> None:
+        if self._pair is None:
+            pair = Pair(self._make_directory())
+            self._pair = self._running.enter_context(pair.running(*DRIVE))
+        try:
+            self._pair.play(case)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._pair = None
+        self._running.close()
+
+
+DRIVE = (
+    "-drive if=none,id=drive0,node-name=d0,driver=null-co,size=1048576",
+    "-device virtio-blk-pci,drive=drive0,id=vd0",
+)
+"""What machines have that are there for nodes only."""
+
+
+class Pair:
+    """Both machines, started with the same drives; `play` runs a case on each."""
+
+    def __init__(self, directory: Path) -> None:
+        self.homes = directory / "qemu", directory / "ours"
+        for home in self.homes:
+            home.mkdir()
+
+    def make(self, images: Callable[[Images], None]) -> None:
+        """Make the images that the machines start with."""
+        for home in self.homes:
+            images(Images(home))
+
+    @contextlib.contextmanager
+    def running(self, *options: str) -> Iterator[Pair]:
+        """`options` are QEMU's, "-drive ..." and so on."""
+        keys = [option[1:].replace(" ", "=", 1) for option in options]
+        with contextlib.ExitStack() as stack:
+            theirs = stack.enter_context(qemu(self.homes[0], options))
+            live = stack.enter_context(Live(self.homes[1], *keys, "job-error-check=modern"))
+            self.live = live
+            self._qmps = theirs, stack.enter_context(live.qmp())
+            yield self
+
+    def play(self, case: Callable[[Side], None]) -> None:
+        """Run `case` on both; both must say the same, and make the same of the images."""
+        theirs = QemuSide(self._qmps[0], self.homes[0])
+        ours = OurSide(self._qmps[1], self.homes[1])
+        ours.live = self.live
+        for side in (theirs, ours):
+            case(side)
+            side.remove_nodes()
+        compare(theirs, ours)
+        compare_images(theirs, ours)
+
+
+@contextlib.contextmanager
+def qemu(home: Path, options: tuple[str, ...]) -> Iterator[Qmp]:
+    """QEMU, whose processor does nothing, and its control socket."""
+    (home / "halt.bin").write_bytes(HALT)
+    control = str(home / "qmp.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(control)
+        listener.listen(1)
+        words = [word for option in options for word in option.split(" ", 1)]
+        monitor = f"socket,id=c,fd={listener.fileno()},server=on,wait=off"
+        argv = [QEMU, *shlex.split(MACHINE), *words]
+        argv += ["-chardev", monitor, "-mon", "chardev=c,mode=control"]
+        process = subprocess.Popen(
+            argv, cwd=home, pass_fds=[listener.fileno()], stdout=subprocess.DEVNULL
+        )
+        try:
+            with Qmp(control) as qmp:
+                yield qmp
+        finally:
+            process.kill()
+            process.wait()
+
+
+def compare(theirs: Side, ours: Side) -> None:
+    """Raise AssertionError with all that is different."""
+    for what in ("replies", "events"):
+        comparison = Comparison()
+        comparison.compare(what, getattr(theirs, what), getattr(ours, what))
+        assert not comparison.found, (
+            f"{comparison.found}\nQEMU: {getattr(theirs, what)}\nours: {getattr(ours, what)}"
+        )
+
+
+def compare_images(theirs: Side, ours: Side) -> None:
+    """The images of a case show the same, are on the same, and ours are sound."""
+    assert ours.made == theirs.made
+    for name in ours.made:
+        image_format = format_of(name)
+        both = [str(side.directory / name) for side in (theirs, ours)]
+        formats = ["-f", image_format, "-F", image_format]
+        run(["qemu-img", "compare", "-U", *formats, *both], ours.directory)
+        if image_format == "qcow2":
+            comparison = Comparison()
+            comparison.compare(name, *(backing_name(Path(path)) for path in both))
+            assert not comparison.found
+            run(["qemu-img", "check", "-q", "-U", "-f", "qcow2", name], ours.directory)
+
+
+def backing_name(path: Path) -> str:
+    """What the header of a qcow2 image says is below."""
+    data = path.read_bytes()
+    offset, length = struct.unpack(">QI", data[8:20])
+    return data[offset : offset + length].decode()
