@@ -17,6 +17,7 @@ from blockcore.jobs.mirror_options import (
 from blockcore.jobs.rules import JobOptions, check_on_error
 from blockcore.machine import Machine
 from blockcore.new_image import NewImageMode, opened_like
+from blockcore.nodes.abilities import has_zero_init
 from blockcore.nodes.chain import backing_chain_next, skip_implicit_filters
 from blockcore.nodes.create import Backing, create_image_file
 from blockcore.nodes.node import BlockNode
@@ -112,7 +113,7 @@ async def drive_mirror(
             buf_size=buf_size,
             on_source_error=on_source_error,
             on_target_error=on_target_error,
-            zero_target=sync is MirrorSyncMode.FULL and (existing or not node.has_zero_init()),
+            zero_target=sync is MirrorSyncMode.FULL and (existing or not has_zero_init(node)),
             unmap=unmap,
             backing_mode=BackingMode.OPEN_CHAIN if existing else BackingMode.SOURCE_CHAIN,
             copy_mode=copy_mode,

@@ -13,6 +13,7 @@ from blockcore.job import Completion
 from blockcore.jobs.filters import drop_filter, insert_filter
 from blockcore.jobs.rules import JobOptions
 from blockcore.machine import Machine
+from blockcore.nodes.abilities import cancel_in_flight
 from blockcore.nodes.block_copy import MAX_WORKERS, BlockCopy, CopyCall
 from blockcore.nodes.copy_before_write import CopyBeforeWriteNode
 from blockcore.nodes.driver import NodeOptions
@@ -176,7 +177,7 @@ class BackupJob(BlockJob):
             await Until(call.is_finished)
 
     def on_cancel(self, force: bool) -> bool:
-        self._copy.target.cancel_in_flight()
+        cancel_in_flight(self._copy.target)
         return True
 
     def set_speed(self, speed: int) -> None:

@@ -17,6 +17,7 @@ from blockcore.jobs.mirror_copy import MAX_ZERO_BYTES, Copier
 from blockcore.jobs.mirror_options import MirrorCopyMode, MirrorOptions
 from blockcore.jobs.rules import JobOptions
 from blockcore.machine import Machine
+from blockcore.nodes.abilities import cancel_in_flight, zeroes_with_unmap
 from blockcore.nodes.chain import is_allocated_above
 from blockcore.nodes.mirror_top import MirrorTopNode
 from blockcore.nodes.node import BlockNode
@@ -145,7 +146,7 @@ class MirrorWork(BlockJob):
         """mirror_dirty_init: what is zero in the source is made zero by one request, if it can."""
         size, target = self.source.size, self.target
         if self.mirror.zero_target:
-            if not (target.options.discard_unmap and target.zeroes_with_unmap()):
+            if not (target.options.discard_unmap and zeroes_with_unmap(target)):
                 self.bitmap.set(0, size)
                 return
             for offset in range(0, size, MAX_ZERO_BYTES):
@@ -263,7 +264,7 @@ class MirrorWork(BlockJob):
         """Once it is ready, to cancel it gently is to let it finish, and to stay on the source."""
         force = force or not self.is_ready
         if force:
-            self.target.cancel_in_flight()
+            cancel_in_flight(self.target)
         return force
 
     def on_complete(self) -> None:

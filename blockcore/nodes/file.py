@@ -115,12 +115,6 @@ class FileNode(BlockNode):
                 f"Could not open '{self.filename}': filesystem does not support O_DIRECT"
             ) from None
 
-    def zeroes_with_unmap(self) -> bool:
-        return True
-
-    def has_zero_init(self) -> bool:
-        return True
-
     async def do_pread(self, offset: int, buf: memoryview) -> None:
         if self._direct_fd >= 0 and _aligned(offset, len(buf)):
             await Call(_read_direct, self._direct_fd, buf, offset)

@@ -174,9 +174,11 @@ class NbdNode(BlockNode):
         return fresh
 
     def cancel_in_flight(self) -> None:
+        """Let requests fail that wait for the server to come back (nbd_cancel_in_flight)."""
         self._cancels += 1
 
-    def zeroes_with_unmap(self) -> bool:
+    @property
+    def can_zero(self) -> bool:
         return self._can["zero"]
 
     async def do_pread(self, offset: int, buf: memoryview) -> None:

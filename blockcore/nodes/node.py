@@ -264,21 +264,6 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         """
         return True, length
 
-    def cancel_in_flight(self) -> None:
-        """Make requests that wait for a server to come back fail now (bdrv_cancel_in_flight)."""
-        if (below := self.file or self.filtered) is not None:
-            below.cancel_in_flight()
-
-    def zeroes_with_unmap(self) -> bool:
-        """Whether write-zeroes can deallocate (supported_zero_flags, BDRV_REQ_MAY_UNMAP)."""
-        below = self.file or self.filtered
-        return below is not None and below.zeroes_with_unmap()
-
-    def has_zero_init(self) -> bool:
-        """Whether a new image of this kind reads as zeroes (bdrv_has_zero_init)."""
-        below = self.file or self.filtered
-        return below is not None and self.cow is None and below.has_zero_init()
-
     async def truncate(self, size: int) -> None:
         """Change the length to `size` bytes; raises OSError or QmpError."""
         await self.do_truncate(size)

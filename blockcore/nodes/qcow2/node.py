@@ -172,9 +172,6 @@ class Qcow2Node(BlockNode):
         if isinstance(self.definition, BlockdevOptionsQcow2):
             self.settings = self.settings.changed(Qcow2Settings.of(self.definition))
 
-    def zeroes_with_unmap(self) -> bool:
-        return self.header.version >= 3
-
     async def do_pread(self, offset: int, buf: memoryview) -> None:
         self.image.check_usable()
         generation = self.grace.enter()

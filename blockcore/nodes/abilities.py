@@ -1,0 +1,35 @@
+"""What a node can do for a job that writes to it, by what is below it."""
+
+from __future__ import annotations
+
+from blockcore.nodes.file import FileNode
+from blockcore.nodes.nbd import NbdNode
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.qcow2.node import Qcow2Node
+
+
+def has_zero_init(node: BlockNode) -> bool:
+    """Whether a new image of this kind reads as zeroes (bdrv_has_zero_init)."""
+    if isinstance(node, FileNode):
+        return True
+    below = node.file or node.filtered
+    return below is not None and node.cow is None and has_zero_init(below)
+
+
+def zeroes_with_unmap(node: BlockNode) -> bool:
+    """Whether write-zeroes can deallocate there (supported_zero_flags, BDRV_REQ_MAY_UNMAP)."""
+    if isinstance(node, Qcow2Node):
+        return node.header.version >= 3
+    if isinstance(node, NbdNode):
+        return node.can_zero
+    below = node.file or node.filtered
+    return isinstance(node, FileNode) or (below is not None and zeroes_with_unmap(below))
+
+
+def cancel_in_flight(node: BlockNode) -> None:
+    """Let requests fail that wait for a server to come back (bdrv_cancel_in_flight)."""
+    if isinstance(node, NbdNode):
+        node.cancel_in_flight()
+    below = node.file or node.filtered
+    if below is not None:
+        cancel_in_flight(below)
