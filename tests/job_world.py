@@ -77,9 +77,7 @@ class Flat(MemoryNode):
     """A disk that knows where it is zero, and says so, or with `vague` that nothing is there."""
 
     vague = False
-
-    def zeroes_with_unmap(self) -> bool:
-        return True
+    zeroes_unmap = True
 
     async def do_block_status(self, offset: int, length: int) -> Extent:
         end = min(offset - offset % CLUSTER + CLUSTER, offset + length)

@@ -23,7 +23,7 @@ def zeroes_with_unmap(node: BlockNode) -> bool:
     if isinstance(node, NbdNode):
         return node.can_zero
     below = node.file or node.filtered
-    return isinstance(node, FileNode) or (below is not None and zeroes_with_unmap(below))
+    return node.zeroes_unmap if below is None else zeroes_with_unmap(below)
 
 
 def cancel_in_flight(node: BlockNode) -> None:

@@ -71,6 +71,9 @@ class BlockDriver:
     supports_backing: ClassVar[bool] = False
     """Whether it can have a backing file."""
 
+    zeroes_unmap: ClassVar[bool] = False
+    """Whether write-zeroes can deallocate, of those that write to no child."""
+
     async def do_open(self) -> None:
         """Acquire what the driver needs and set `size`; raises OSError or QmpError."""
 

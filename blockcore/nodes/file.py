@@ -36,6 +36,7 @@ class FileNode(BlockNode):
     """
 
     driver = "file"
+    zeroes_unmap = True
 
     def __init__(
         self,
