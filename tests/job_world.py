@@ -248,6 +248,7 @@ class JobWorld:
         """Blocks that guests are changing, each from the first to before the last."""
         self.ignored = 0
         self.mid_failed = False
+        self.drained = 0
         self.resets = 0
         self.actors: set[str] = set()
         self.guests: list[Guest] = []
@@ -391,8 +392,10 @@ class JobWorld:
         """Keep others from changing the graph, or from everything."""
         machine = self.machine
         async with machine.all_drained() if what == "drain" else changing_graph(machine):
+            self.drained += what == "drain"
             for _ in range(steps):
                 await pause()
+            self.drained -= what == "drain"
 
     def quit(self) -> None:
         """Quit in the middle of everything: all jobs end before the process does."""
@@ -525,6 +528,8 @@ class JobWorld:
                 self.require(self.resets > 0, "nobody resets an io-status unasked")
                 told.stopped = False
             self.require(told.stopped or ok, "an io-status without an error that stopped the job")
+            resting = not self.drained or job.quiescent() or job.is_cancelled
+            self.require(resting, "jobs rest in a drained section")
         source, target = self.source, self.target
         if self.machine.jobs and isinstance(source, Flat) and isinstance(target, Flat):
             if isinstance(self.machine.jobs[0], MirrorJob):
@@ -682,9 +687,12 @@ class JobWorld:
                 self.require(said == (below and f"/{below}"), f"{name} says {said}")
             # An image that cannot be flushed cannot become read-only again.
             self.require(nodes["mid"].read_only or self.mid_failed, "mid is read-only")
+            base = nodes["base"]
+            if well and self.kind.command == "block-commit" and isinstance(base, Flat):
+                self.require(base.stable == base.data, "what was committed is stable")
             # After an active commit the base stays writable, whatever came of it (as in QEMU).
             if self.kind.command != "block-commit" or not self.kind.pivots:
-                self.require(nodes["base"].read_only, "base is read-only")
+                self.require(base.read_only, "base is read-only")
         if not self.kind.pivots or not well:
             self.require(self.blk.root is self.source, "the drive is where it was")
 

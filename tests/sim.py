@@ -132,7 +132,11 @@ class Sim:
 
     def be_orderly(self) -> None:
         """No more surprises: from now on, first come, first served."""
-        self._choose = lambda count: 0
+        self.choose_by(lambda count: 0)
+
+    def choose_by(self, choose: Choose) -> None:
+        """Let `choose` choose from now on."""
+        self._choose = choose
 
     def run(self, until: Callable[[], bool] = lambda: False) -> None:
         """Go on until nothing is ready and no deadline is ahead, or `until` holds."""

@@ -12,7 +12,6 @@ from sim import MemoryNode, Sim, add_drive, add_node, execute, new_machine, paus
 
 from blockcore.block_job import BlockJob
 from blockcore.drain import Drain, drained
-from blockcore.effects import Call
 from blockcore.events import (
     BlockJobCancelled,
     BlockJobCompleted,
@@ -446,6 +445,19 @@ def test_cancelled_at_once(state: JobStatus, ends: list[str]) -> None:
     bench.command("job-cancel", id="job")
     assert bench.told(before) == ends
     assert job.error_text == "Operation canceled" and not job.user_paused
+    assert job.pause_count == (state is S.CREATED)
+
+
+def test_cancelled_in_a_drained_section() -> None:
+    """Nobody waits for the end of the section, as whoever drains waits for nobody's end."""
+    bench = Bench()
+    job = in_state(bench, S.RUNNING)
+    drain = Drain(bench.machine, [bench.node])
+    bench.begin(drain.begin)
+    before = len(bench.log)
+    bench.do(job.cancel())
+    assert bench.told(before) == ["running", *CANCELLED]
+    drain.end()
 
 
 @pytest.mark.parametrize("state", [S.CONCLUDED, S.NULL])
@@ -699,8 +711,9 @@ def test_a_section_waits_for_requests_and_jobs() -> None:
 
     class Slow(Work):
         async def run(self) -> None:
-            await Call(seen.append, "step")
-            await pause()
+            for _ in range(5):
+                await pause()
+            seen.append("step")
             await self.pause_point()
 
     Slow(bench, JobTxn(bench.machine), "job").start()

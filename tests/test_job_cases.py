@@ -13,6 +13,7 @@ from sim import Sim
 
 from blockcore.drain import drained
 from blockcore.effects import Until
+from blockcore.events import BlockJobCompleted
 from blockcore.nodes.links import attach, detach
 
 MIRROR = KINDS["mirror"]
@@ -157,3 +158,17 @@ def test_backup_that_is_cancelled_after_an_error_in_its_pause() -> None:
         world.run()
         world.finish()
         assert len(world.told["job"].errors) == errors
+
+
+def test_stream_ends_with_the_first_error_it_has_ignored() -> None:
+    """Recorded: stream-ignore-two-errors."""
+    world = new_world(KINDS["stream"])
+    numbers = iter([errno.ENOSPC, errno.EIO])
+    world.fails = lambda side, disk, what: next(numbers, 0) if disk == "base" else 0
+    world.start_job("ignore")
+    world.run()
+    world.run(lambda: not world.machine.jobs)
+    world.finish()
+    (end,) = world.told["job"].ends
+    assert isinstance(end, BlockJobCompleted) and end.error == "No space left on device"
+    assert len(world.told["job"].errors) == 2

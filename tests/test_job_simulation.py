@@ -12,8 +12,8 @@ import os
 from functools import partial
 
 import pytest
-from job_world import KINDS, SIZE, JobWorld, Kind, Script
-from sim import Sim
+from job_world import KINDS, SIZE, Guest, JobWorld, Kind, Script
+from sim import Every, Sim
 
 from blockcore.block_job import RETRY_NS, BlockJob
 from blockcore.events import BlockJobCancelled, BlockJobCompleted
@@ -204,3 +204,48 @@ def test_seeds(name: str, seed: int) -> None:
         world.quit()
     else:
         world.finish(complete=choice([True, False]), cancel=random() < 0.2)
+
+
+PAUSE = ("job-pause", {"id": "job"})
+RESUME = ("job-resume", {"id": "job"})
+CANCEL = ("job-cancel", {"id": "job"})
+FINALIZE = ("job-finalize", {"id": "job"})
+DRAIN = ("drain", {"steps": 1})
+
+SMALL: dict[str, tuple[str, int, int, list[Script]]] = {
+    "pause and resume": ("report", 0, 1, [[PAUSE, RESUME]]),
+    "a stop by an error and resume": ("stop", 1, 1, [[RESUME]]),
+    "a reported error and cancel": ("report", 1, 1, [[CANCEL]]),
+    "an ignored error and pause": ("ignore", 1, 0, [[PAUSE]]),
+    "a stop by an error in a drained section": ("stop", 1, 0, [[DRAIN]]),
+    "pause and cancel": ("report", 0, 0, [[PAUSE], [CANCEL]]),
+    "finalize and cancel": ("report", 0, 0, [[FINALIZE], [CANCEL]]),
+}
+"""The policy, how many I/Os of the target fail, and of guests there are, what others do."""
+
+
+@pytest.mark.parametrize(("policy", "failures", "guests", "admins"), SMALL.values(), ids=SMALL)
+def test_all_interleavings(policy: str, failures: int, guests: int, admins: list[Script]) -> None:
+    """Every order of the steps of a backup of one cluster, a guest's write to it, and commands."""
+    runs = 0
+    for choose in Every():
+        world = JobWorld(Sim(1), KINDS["backup by bitmap"])
+        world.sim.be_orderly()
+        for bitmap in world.source.bitmaps:
+            bitmap.clear()
+            bitmap.set(0, 1)
+        left = iter(range(failures))
+        world.fails = lambda side, disk, what, left=left: (  # type: ignore[misc]
+            errno.EIO if side == "target" and next(left, None) is not None else 0
+        )
+        world.start_job(policy, auto_finalize=[FINALIZE] not in admins)
+        world.run()
+        world.sim.choose_by(choose)
+        for _ in range(guests):
+            world.act("guest", Guest(world, "guest", 0).write(0, 1))
+        for script in admins:
+            world.add_admin(script)
+        world.run()
+        world.finish()
+        runs += 1
+    assert runs > 2

@@ -49,7 +49,7 @@ def test_a_new_slice_begins_after_the_end_of_the_last() -> None:
     """At the very moment of its end the last one still counts."""
     early, late = limited(1000), limited(1000)
     assert early.delay_ns(5, 100) == late.delay_ns(5, 100) == SLICE_NS
-    assert early.delay_ns(5 + SLICE_NS, 100) == SLICE_NS
+    assert early.delay_ns(5 + SLICE_NS, 50) == SLICE_NS // 2
     assert late.delay_ns(5 + SLICE_NS + 1, 50) == 0
     assert late.delay_ns(5 + SLICE_NS + 1, 50) == SLICE_NS
 
