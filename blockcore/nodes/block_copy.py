@@ -77,7 +77,8 @@ class CopyCall:
         return self.finished
 
     async def sleep(self, deadline_ns: int) -> None:
-        self._woken = False
+        """Not for one that is cancelled: nobody wakes it any more (in QEMU it sleeps)."""
+        self._woken = self.cancelled
         await Until(lambda: self._woken, deadline_ns)
 
 
@@ -154,12 +155,19 @@ class BlockCopy:
                 if offset >= call.end and not call.running:
                     await self._carry_out(call, task)
                 else:
-                    await Until(lambda: call.running < call.max_workers)
+                    if call.running >= call.max_workers and not await self._slot(call):
+                        self._end(task, again=True)
+                        break
                     call.running += 1
                     self._host.spawn(self._beside(call, task))
         if call.running:
             await Until(lambda: not call.running)
         return found
+
+    async def _slot(self, call: CopyCall) -> bool:
+        """Wait until one more may run beside the others; not if one has failed meanwhile."""
+        await Until(lambda: call.running < call.max_workers)
+        return call.error is None
 
     async def _beside(self, call: CopyCall, task: _Task) -> None:
         try:
