@@ -65,6 +65,11 @@ class Drain:
         for job in self._jobs:
             job.resume()
 
+    async def left(self) -> None:
+        """After the end: wait until the jobs have noticed it, as in QEMU, which enters them."""
+        for job in self._jobs:
+            await Until(job.entry_taken)
+
     def _concerns(self, users: Collection[BlockNode]) -> bool:
         return any(
             not self._nodes.isdisjoint(self._host.graph.subtree(node)) for node in users
@@ -81,3 +86,4 @@ async def drained(host: Drainable, nodes: Iterable[BlockNode]) -> AsyncIterator[
         yield
     finally:
         drain.end()
+        await drain.left()
