@@ -59,7 +59,14 @@ class BlockJobHost(JobHost, Protocol):
 
 
 class JobUser(NodeUser):
-    """A job as a holder: its node is not a root, to those who need one."""
+    """A job as a holder: its node is not a root, to those who need one.
+
+    `has_backend`: in QEMU the job's requests go through a BlockBackend without a name.
+    """
+
+    def __init__(self, perm: Perm, shared: Perm, who: str, has_backend: bool) -> None:
+        super().__init__(perm, shared, *(() if has_backend else (who,)))
+        self.has_backend = has_backend
 
 
 class BlockJob(Job):
@@ -92,7 +99,7 @@ class BlockJob(Job):
         self.iostatus = BlockDeviceIoStatus.OK
         self.limit = RateLimit()
         self._block_host = host
-        self._users: list[tuple[BlockNode, NodeUser]] = []
+        self._users: list[tuple[BlockNode, JobUser]] = []
         try:
             self.add_node(main, perm, shared)
             if speed:
@@ -106,9 +113,16 @@ class BlockJob(Job):
         """What the job works on, the first of them first."""
         return [node for node, _ in self._users]
 
-    def add_node(self, node: BlockNode, perm: Perm = NONE, shared: Perm = ALL) -> None:
+    def add_node(
+        self,
+        node: BlockNode,
+        perm: Perm = NONE,
+        shared: Perm = ALL,
+        *,
+        has_backend: bool = False,
+    ) -> None:
         """Use a node as well; QmpError if its users do not allow that (block_job_add_bdrv)."""
-        user = JobUser(perm, shared, f"{self.type} job '{self.id}'")
+        user = JobUser(perm, shared, f"{self.type} job '{self.id}'", has_backend)
         node.parents.append(user)
         try:
             check(self._block_host.graph.subtree(node))

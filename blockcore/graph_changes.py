@@ -28,6 +28,10 @@ def root_node(machine: Machine, name: str) -> BlockNode:
     return node
 
 
+def _is_backend(parent: object) -> bool:
+    return isinstance(parent, BlockBackend) or isinstance(parent, JobUser) and parent.has_backend
+
+
 @asynccontextmanager
 async def changing_graph(machine: Machine) -> AsyncIterator[None]:
     """Nobody else changes the graph meanwhile: commands take turns, as in QEMU."""
@@ -76,7 +80,7 @@ async def blockdev_del(machine: Machine, node_name: str) -> None:
     node = machine.graph.nodes.get(node_name)
     if node is None:
         raise QmpError(f"Failed to find node with node-name='{node_name}'")
-    if any(isinstance(parent, BlockBackend) for parent in node.parents):
+    if any(_is_backend(parent) for parent in node.parents):
         raise QmpError(f"Node {node_name} is in use")
     node.check_op(BlockOpType.DRIVE_DEL)
     if not node.monitor_owned:

@@ -8,7 +8,6 @@ from typing import ClassVar
 from blockcore.bitmap import DirtyBitmap
 from blockcore.commands import transaction
 from blockcore.commands.actions import ActionTable, TransactionAction
-from blockcore.graph_changes import root_node
 from blockcore.job import check_job_id
 from blockcore.job_txn import JobTxn
 from blockcore.jobs.backup import BackupOptions, BitmapSyncMode, create_backup
@@ -100,7 +99,7 @@ async def _blockdev_backup(
     machine: Machine, action: BlockdevBackupAction, under_way: Transaction
 ) -> None:
     data = action.data
-    source = root_node(machine, data.device)
+    source = machine.node_or_device(data.device, data.device)
     target = machine.node_or_device(data.target, data.target)
     await _prepare(machine, under_way, source, target, data)
 
@@ -110,7 +109,7 @@ async def _drive_backup(
     machine: Machine, action: DriveBackupAction, under_way: Transaction
 ) -> None:
     data = action.data
-    source = root_node(machine, data.device)
+    source = machine.node_or_device(data.device, data.device)
     source.check_op(BlockOpType.BACKUP_SOURCE)
     sync = data.sync
     below = skip_filters(source).cow if sync is MirrorSyncMode.TOP else None
