@@ -62,7 +62,6 @@ class BlockBackend:
         self.perm = Perm.CONSISTENT_READ | (NONE if root.read_only else Perm.WRITE)
         self.shared = Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED | Perm.RESIZE
         self.stay_at_node = False
-        self.is_backend = True
         self.vm = guest.vm
         self._guest = guest
         self._requests = GuestRequests(self, guest, stats or BlockAcctStats())

@@ -59,7 +59,14 @@ class BlockJobHost(JobHost, Protocol):
 
 
 class JobUser(NodeUser):
-    """A job as a holder: its node is not a root, to those who need one."""
+    """A job as a holder: its node is not a root, to those who need one.
+
+    `has_backend`: in QEMU the job's requests go through a BlockBackend without a name.
+    """
+
+    def __init__(self, perm: Perm, shared: Perm, who: str, has_backend: bool) -> None:
+        super().__init__(perm, shared, *(() if has_backend else (who,)))
+        self.has_backend = has_backend
 
 
 class BlockJob(Job):
@@ -92,7 +99,7 @@ class BlockJob(Job):
         self.iostatus = BlockDeviceIoStatus.OK
         self.limit = RateLimit()
         self._block_host = host
-        self._users: list[tuple[BlockNode, NodeUser]] = []
+        self._users: list[tuple[BlockNode, JobUser]] = []
         try:
             self.add_node(main, perm, shared)
             if speed:
@@ -112,10 +119,10 @@ class BlockJob(Job):
         perm: Perm = NONE,
         shared: Perm = ALL,
         *,
-        is_backend: bool = False,
+        has_backend: bool = False,
     ) -> None:
         """Use a node as well; QmpError if its users do not allow that (block_job_add_bdrv)."""
-        user = JobUser(perm, shared, f"{self.type} job '{self.id}'", is_backend=is_backend)
+        user = JobUser(perm, shared, f"{self.type} job '{self.id}'", has_backend)
         node.parents.append(user)
         try:
             check(self._block_host.graph.subtree(node))

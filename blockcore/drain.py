@@ -65,6 +65,11 @@ class Drain:
         for job in self._jobs:
             job.resume()
 
+    async def left(self) -> None:
+        """After the end: wait until the jobs have noticed it, as in QEMU, which enters them."""
+        for job in self._jobs:
+            await Until(job.entry_taken)
+
     def _concerns(self, users: Collection[BlockNode]) -> bool:
         return any(
             not self._nodes.isdisjoint(self._host.graph.subtree(node)) for node in users
@@ -76,11 +81,17 @@ async def drained(host: Drainable, nodes: Iterable[BlockNode]) -> AsyncIterator[
     """A section from its beginning, settled, to its end."""
     drain = Drain(host, nodes)
     drain.begin()
+    abandoned = False
     try:
         await drain.settled()
         yield
+    except GeneratorExit:
+        abandoned = True
+        raise
     finally:
         drain.end()
+        if not abandoned:
+            await drain.left()
 
 
 @contextmanager

@@ -7,12 +7,13 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
+from blockcore.block_backend import BlockBackend
 from blockcore.block_job import JobUser
 from blockcore.drain import drained
 from blockcore.machine import Machine
 from blockcore.nodes import reopen
 from blockcore.nodes.filter import FilterNode
-from blockcore.nodes.links import check, holders
+from blockcore.nodes.links import check
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.options import BlockdevOptions
@@ -35,6 +36,10 @@ def named_node(machine: Machine, name: str) -> BlockNode:
         while isinstance(node, FilterNode) and node.of_job:
             node = node.below
     return node
+
+
+def _is_backend(parent: object) -> bool:
+    return isinstance(parent, BlockBackend) or isinstance(parent, JobUser) and parent.has_backend
 
 
 @asynccontextmanager
@@ -85,7 +90,7 @@ async def blockdev_del(machine: Machine, node_name: str) -> None:
     node = machine.graph.nodes.get(node_name)
     if node is None:
         raise QmpError(f"Failed to find node with node-name='{node_name}'")
-    if any(holder.is_backend for holder in holders(node)):
+    if any(_is_backend(parent) for parent in node.parents):
         raise QmpError(f"Node {node_name} is in use")
     node.check_op(BlockOpType.DRIVE_DEL)
     if not node.monitor_owned:

@@ -60,6 +60,8 @@ def commit_of_the_wrong_images(m: Side) -> None:
         {"top_node": "mid", "base_node": "top"},
         {"backing_file": "base.raw"},
         {"top_node": "mid", "speed": -1},
+        {"top_node": "mid", "filter_node_name": "9"},
+        {"filter_node_name": "mid"},
     ):
         m("block-commit", job_id="j", device="top", **arguments)
     m("block-commit", job_id="j", device="mid")

@@ -60,6 +60,8 @@ def stream_without_an_id(m: Side) -> None:
     m("block-stream", device="top")
     m("block-stream", job_id="9", device="top")
     m("block-stream", job_id="j j", device="top")
+    m("block-stream", job_id="j", device="top", filter_node_name="9")
+    m("block-stream", job_id="j", device="top", filter_node_name="mid")
     m.look()
 
 

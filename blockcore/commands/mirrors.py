@@ -177,7 +177,6 @@ def _replaced(machine: Machine, source: BlockNode, name: str | None) -> str | No
         shown = skip_implicit_filters(source)
         return None if shown is source else shown.node_name
     node = check_to_replace(machine, source, name)
-    node.check_op(BlockOpType.REPLACE)
     if node.size != source.size:
         raise QmpError("cannot replace image with a mirror image of different size")
     return name

@@ -7,7 +7,6 @@ from typing import Annotated
 
 from blockcore.commands.actions import ActionTable, TransactionAction
 from blockcore.drain import guests_held
-from blockcore.effects import Until
 from blockcore.graph_changes import changing_graph
 from blockcore.job_txn import JobTxn
 from blockcore.machine import Machine
@@ -44,8 +43,6 @@ async def transaction(
         with guests_held(machine):
             async with machine.all_drained():
                 pass
-            for job in machine.jobs:
-                await Until(job.entry_taken)
             try:
                 await _carry_out(machine, wanted, under_way)
             finally:

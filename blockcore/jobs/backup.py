@@ -10,7 +10,7 @@ from blockcore.bitmap import DirtyBitmap
 from blockcore.block_job import RETRY_NS, BlockJob
 from blockcore.effects import Until
 from blockcore.job import Completion
-from blockcore.jobs.filters import drop_filter, insert_filter
+from blockcore.jobs.filters import drop_filter, insert_node
 from blockcore.jobs.rules import JobOptions
 from blockcore.machine import Machine
 from blockcore.nodes.abilities import cancel_in_flight
@@ -240,17 +240,16 @@ async def create_backup(
         file=source.node_name,
         target=target.node_name,
     )
+    cbw = None
     if backup.bitmap is not None:
         source.bitmaps.create_successor(backup.bitmap)
     try:
-        cbw = await insert_filter(machine, source, make, definition, implicit=False)
+        cbw = await insert_node(machine, source, make, definition, implicit=False)
         source.bitmaps.add(copy.bitmap)
-        try:
-            return BackupJob(machine, txn, cbw, options, backup)
-        except QmpError:
-            await drop_backup_filter(machine, cbw)
-            raise
+        return BackupJob(machine, txn, cbw, options, backup)
     except QmpError:
+        if cbw is not None:
+            await drop_backup_filter(machine, cbw)
         if backup.bitmap is not None:
             source.bitmaps.reclaim(backup.bitmap)
         raise

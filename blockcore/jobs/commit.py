@@ -38,7 +38,6 @@ class CommitJob(BlockJob):
         self,
         machine: Machine,
         root: BlockNode,
-        commit_top: CommitTopNode,
         base: BlockNode,
         options: JobOptions,
         *,
@@ -57,27 +56,27 @@ class CommitJob(BlockJob):
         )
         self._machine = machine
         self._root = root
-        self._filter: CommitTopNode | None = commit_top
-        self._top = commit_top.below
+        self._filter: CommitTopNode | None = None
         self._base = base
         self._on_error = on_error
         self._backing_file = backing_file
         self._base_read_only = base_read_only
         self._buffer = memoryview(bytearray(CHUNK))
         self._frozen: list[BlockNode] = []
+
+    def take_nodes(self, commit_top: CommitTopNode) -> None:
+        """Use everything from under the filter down to the base; QmpError."""
+        base, self._filter, self._top = self._base, commit_top, commit_top.below
         nodes = list(chain(self._top))
         self._between = nodes[: nodes.index(base)]
-        try:
-            # What is written to `base` makes those between inconsistent.  Not to
-            # allow writes to them would forbid writes to what they are on.
-            for node in self._between:
-                self.add_node(node, NONE, Perm.WRITE_UNCHANGED | Perm.WRITE)
-            reads = Perm.CONSISTENT_READ
-            writes = reads | Perm.WRITE | Perm.RESIZE
-            self.add_node(base, writes, reads | Perm.WRITE_UNCHANGED, is_backend=True)
-        except QmpError:
-            self.fail_early()
-            raise
+        # What is written to `base` makes those between inconsistent.  Not to
+        # allow writes to them would forbid writes to what they are on.
+        for node in self._between:
+            shared = Perm.WRITE_UNCHANGED | Perm.WRITE
+            self.add_node(node, NONE, shared, has_backend=node is self._top)
+        reads = Perm.CONSISTENT_READ
+        writes = reads | Perm.WRITE | Perm.RESIZE
+        self.add_node(base, writes, reads | Perm.WRITE_UNCHANGED, has_backend=True)
         for node in (commit_top, *self._between):
             node.frozen.add("backing")
             self._frozen.append(node)
@@ -190,20 +189,22 @@ async def start_commit(
     definition = BlockdevOptionsTop(
         driver="commit_top", node_name=options.filter_node_name, backing=top.node_name
     )
-    commit_top = None
+    job = commit_top = None
     try:
-        commit_top = await insert_filter(machine, top, make, definition, read_only=True)
         job = CommitJob(
             machine,
             root,
-            commit_top,
             base,
             options,
             on_error=on_error,
             backing_file=backing_file,
             base_read_only=base_read_only,
         )
+        commit_top = await insert_filter(machine, top, make, definition, read_only=True)
+        job.take_nodes(commit_top)
     except QmpError:
+        if job is not None:
+            job.fail_early()
         if commit_top is not None:
             await drop_filter(machine, commit_top)
         if base_read_only:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from blockcore.drain import drained
@@ -32,6 +33,57 @@ async def insert_filter(
     `definition` says its name, or that it is to have none of the user's; then
     it is implicit, if that is allowed.
     """
+    node = _make(machine, over, make, definition, read_only)
+    node.implicit = implicit and definition.node_name is None
+    async with drained(machine, [over]):
+        await node.do_open()
+        _link(machine, node)
+        with _undone(machine, node):
+            _put_over(machine, node, over)
+    machine.concerns_changed()
+    return node
+
+
+async def insert_node(
+    machine: Machine,
+    over: BlockNode,
+    make: Callable[[NodeOptions], F],
+    definition: BlockdevOptions,
+    *,
+    implicit: bool = True,
+) -> F:
+    """The same for a filter that is opened first, and told apart in errors (bdrv_insert_node)."""
+    with told("Could not create node: "):
+        node = _make(machine, over, make, definition, False)
+    node.implicit = implicit and definition.node_name is None
+    async with drained(machine, [over]):
+        await node.do_open()
+        _link(machine, node)
+        with _undone(machine, node):
+            with told("Could not create node: "):
+                check(machine.graph.subtree(node))
+            with told("Could not replace node: "):
+                _put_over(machine, node, over)
+    machine.concerns_changed()
+    return node
+
+
+@contextmanager
+def told(prefix: str) -> Iterator[None]:
+    """Begin the text of a QmpError with what was tried (error_prepend)."""
+    try:
+        yield
+    except QmpError as exc:
+        raise QmpError(prefix + exc.desc, exc.error_class) from None
+
+
+def _make(
+    machine: Machine,
+    over: BlockNode,
+    make: Callable[[NodeOptions], F],
+    definition: BlockdevOptions,
+    read_only: bool,
+) -> F:
     graph = machine.graph
     options = NodeOptions(
         node_name=graph.new_name(definition.node_name),
@@ -41,21 +93,30 @@ async def insert_filter(
     )
     node = make(options)
     node.definition = definition
-    node.implicit = implicit and definition.node_name is None
-    async with drained(machine, [over]):
-        await node.do_open()
-        for name, child in node.children.items():
-            adopt(node, name, child)
-        replace_node(over, node, graph.subtree(node))
-        graph.nodes[node.node_name] = node
-        try:
-            check(graph.nodes.values())
-        except QmpError:
-            _unlink(machine, node)
-            raise
-        graph.refresh_filenames()
-    machine.concerns_changed()
     return node
+
+
+def _link(machine: Machine, node: FilterNode) -> None:
+    for name, child in node.children.items():
+        adopt(node, name, child)
+    machine.graph.nodes[node.node_name] = node
+
+
+@contextmanager
+def _undone(machine: Machine, node: FilterNode) -> Iterator[None]:
+    """If what follows fails, the filter is not there any more."""
+    try:
+        yield
+    except QmpError:
+        _unlink(machine, node)
+        raise
+
+
+def _put_over(machine: Machine, node: FilterNode, over: BlockNode) -> None:
+    graph = machine.graph
+    replace_node(over, node, graph.subtree(node))
+    check(graph.nodes.values())
+    graph.refresh_filenames()
 
 
 async def drop_filter(machine: Machine, node: FilterNode) -> None:

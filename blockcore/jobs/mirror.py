@@ -25,6 +25,7 @@ from blockcore.nodes.links import attach, check, detach
 from blockcore.nodes.links import replace as replace_node
 from blockcore.nodes.mirror_top import MirrorTopNode
 from blockcore.nodes.node import BlockNode
+from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.permissions import NONE, Perm
 from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.qapi import QmpError
@@ -56,13 +57,13 @@ class MirrorJob(MirrorWork):
         self.add_node(self.source, NONE, _READ | _WRITE | _UNCHANGED)
         nodes = list(chain(self.top))
         if self.target not in nodes:
-            self.add_node(self.target, _WRITE, _UNCHANGED, is_backend=True)
+            self.add_node(self.target, _WRITE, _UNCHANGED, has_backend=True)
             return
         # Not to allow writes to those between would forbid them to the target.
         for node in nodes[2 : nodes.index(self.target)]:
             self.add_node(node, NONE, _UNCHANGED | _WRITE)
         grows = Perm.RESIZE if self.target.size < self.source.size else NONE
-        self.add_node(self.target, _WRITE | grows, _UNCHANGED | _READ, is_backend=True)
+        self.add_node(self.target, _WRITE | grows, _UNCHANGED | _READ, has_backend=True)
         for node in nodes[: nodes.index(self.target)]:
             node.frozen.add("backing")
             self._frozen.append(node)
@@ -159,6 +160,7 @@ def check_to_replace(machine: Machine, source: BlockNode, name: str) -> BlockNod
     node = machine.graph.nodes.get(name)
     if node is None:
         raise QmpError(f"Failed to find node with node-name='{name}'")
+    node.check_op(BlockOpType.REPLACE)
     if node not in _shown(source):
         raise QmpError(
             f"Cannot replace '{name}' by a node mirrored from '{source.node_name}', because it"

@@ -276,7 +276,7 @@ class MirrorWork(BlockJob):
             if node is None:
                 raise QmpError(f"Node name '{name}' not found")
             node.op_blockers.block(
-                self.mirror, f"block device is in use by block job: {self.type}"
+                self.mirror, "block device is in use by block-job-complete"
             )
             self._replaced = node
         self.should_complete = True

@@ -12,7 +12,7 @@ from blockcore.drain import drained
 from blockcore.graph_changes import set_read_only
 from blockcore.job import check_job_id
 from blockcore.job_txn import JobTxn
-from blockcore.jobs.filters import drop_filter, insert_filter
+from blockcore.jobs.filters import drop_filter, insert_node
 from blockcore.jobs.rules import JobOptions, quietly_read_only
 from blockcore.machine import Machine
 from blockcore.nodes.chain import chain, find_base, find_overlay, is_allocated_above, skip_filters
@@ -230,7 +230,7 @@ async def start_stream(
     )
     cor = None
     try:
-        cor = await insert_filter(machine, target, make, definition)
+        cor = await insert_node(machine, target, make, definition)
         job = StreamJob(
             machine,
             cor,

@@ -81,7 +81,8 @@ class CopyCall:
         return self.finished
 
     async def sleep(self, deadline_ns: int) -> None:
-        self._woken = False
+        """Not for one that is cancelled: nobody wakes it any more (in QEMU it sleeps)."""
+        self._woken = self.cancelled
         await Until(lambda: self._woken, deadline_ns)
 
 

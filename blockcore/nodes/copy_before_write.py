@@ -34,10 +34,15 @@ class CopyBeforeWriteNode(FilterNode):
             self.bitmaps.add(bitmap)
 
     def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
-        """The target may be written by others as well: it may be under the source's guests."""
+        """The target may be written by others as well: it may be under the source's guests.
+
+        As long as nobody is above the filter, others may write the source.
+        """
         if name == "target":
             return Perm.WRITE, ALL & ~Perm.RESIZE
         needs, shares = filtered_child(perm, shared)
+        if not self.parents:
+            return needs, shares
         if perm & Perm.WRITE:
             needs |= Perm.CONSISTENT_READ
         return needs, shares & ~(Perm.WRITE | Perm.RESIZE)

@@ -66,11 +66,6 @@ def replace(old: BlockNode, new: BlockNode, below: Iterable[BlockNode]) -> None:
             _holder(parent).node_replaced(new)
 
 
-def holders(node: BlockNode) -> Iterator[Holder]:
-    """The users of a node from outside the graph."""
-    return (_holder(parent) for parent in node.parents if not isinstance(parent, BlockNode))
-
-
 def _holder(parent: object) -> Holder:
     holder: Holder = parent  # type: ignore[assignment]
     return holder

@@ -34,8 +34,6 @@ class Holder(Protocol):
     shared: Perm
     stay_at_node: bool
     """Whether it is the node that is meant, and not whatever takes its place."""
-    is_backend: bool
-    """Whether QEMU would use a BlockBackend for it, as for a drive."""
 
     def describe(self) -> str:
         """Who it is, for messages about conflicts."""
@@ -48,17 +46,11 @@ class NodeUser:
     """A holder that needs no more than that: for as long as a command or a job works."""
 
     def __init__(
-        self,
-        perm: Perm,
-        shared: Perm = ALL,
-        who: str = "an unnamed block device",
-        *,
-        is_backend: bool = False,
+        self, perm: Perm, shared: Perm = ALL, who: str = "an unnamed block device"
     ) -> None:
         self.perm = perm
         self.shared = shared
         self.stay_at_node = True
-        self.is_backend = is_backend
         self._who = who
 
     def describe(self) -> str:
