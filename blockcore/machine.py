@@ -27,7 +27,7 @@ from blockcore.nodes.node import BlockNode
 from blockcore.qapi import JobStatus, QmpError, RunState, ShutdownCause
 from blockcore.runstate import Vm
 from blockcore.throttle import ThrottleConfig
-from blockcore.throttle_group import ThrottleGroup, ThrottleMember
+from blockcore.throttle_group import ThrottleGroups
 from blockcore.volume_responder import VolumeResponder
 
 STOP_LATENCY_NS = 20_000_000
@@ -76,7 +76,7 @@ class Machine:
         self.backends: list[BlockBackend] = []
         self.jobs: list[BlockJob] = []
         self.drains: list[Drain] = []
-        self.throttle_groups: dict[str, ThrottleGroup] = {}
+        self.throttle_groups = ThrottleGroups()
         self.volume_responders: dict[str, VolumeResponder] = {}
         self.listeners: list[Listener] = []
         self.quit_requested = False
@@ -176,18 +176,7 @@ class Machine:
         """
         config.validate()
         now_ns = self.clock.monotonic_ns()
-        member = blk.throttle
-        if member is not None and (not config.enabled or member.group.name != group):
-            member.leave()
-            blk.throttle = None
-        if config.enabled and blk.throttle is None:
-            shared = self.throttle_groups.get(group)
-            if shared is None or not shared.members:
-                shared = ThrottleGroup(group, config, now_ns)
-                self.throttle_groups[group] = shared
-            blk.throttle = ThrottleMember(shared)
-        if blk.throttle is not None:
-            blk.throttle.group.configure(config, now_ns)
+        blk.throttle = self.throttle_groups.limit(blk.throttle, config, group, now_ns)
         self.concerns_changed()
 
     async def close(self) -> None:
@@ -258,8 +247,10 @@ class Machine:
 
     async def _cancel_jobs(self) -> None:
         """End all jobs before the process ends (job_cancel_sync_all), after a last drain."""
-        async with self.all_drained():
-            pass
+        drain = Drain(self, self.graph.nodes.values())
+        drain.begin()
+        await drain.settled()
+        drain.end()
         while self.jobs:
             job = self.jobs[0]
             if job.status is JobStatus.CONCLUDED:

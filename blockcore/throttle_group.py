@@ -160,3 +160,29 @@ class ThrottleTicket:
         return member.group.turns[self.is_write] is member and (
             member.queues[self.is_write][0] is self
         )
+
+
+class ThrottleGroups:
+    """All groups of a machine, by name; one without members is made anew when it is named."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, ThrottleGroup] = {}
+
+    def limit(
+        self, member: ThrottleMember | None, config: ThrottleConfig, name: str, now_ns: int
+    ) -> ThrottleMember | None:
+        """Put a member, or a new one, into the group of that name, which gets the limits.
+
+        Gives who is a member then: no limit at all takes one out of its group.
+        """
+        if member is not None and (not config.enabled or member.group.name != name):
+            member.leave()
+            member = None
+        if config.enabled and member is None:
+            group = self._groups.get(name)
+            if group is None or not group.members:
+                group = self._groups[name] = ThrottleGroup(name, config, now_ns)
+            member = ThrottleMember(group)
+        if member is not None:
+            member.group.configure(config, now_ns)
+        return member
