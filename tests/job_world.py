@@ -232,11 +232,16 @@ class JobWorld:
     """One machine, one drive, one kind of job; `start_job`, `run`, `finish`.
 
     `fails` gets the side, the disk's name and the kind of every I/O, and gives
-    its errno, or 0.
+    its errno, or 0.  Unless they are `owned` by the monitor, nodes go when
+    nobody uses them any more.
     """
 
-    def __init__(self, sim: Sim, kind: Kind, werror: str = "report") -> None:
+    def __init__(
+        self, sim: Sim, kind: Kind, werror: str = "report", *, owned: bool = True
+    ) -> None:
         self.sim = sim
+        self.owned = owned
+        self.nodes: dict[str, BlockNode] = {}
         self.kind = kind
         self.machine = new_machine(sim)
         self.machine.job_error_check_modern = True
@@ -279,8 +284,8 @@ class JobWorld:
         return node
 
     def _own(self, node: BlockNode) -> None:
-        self.machine.graph.nodes[node.node_name] = node
-        node.monitor_owned = True
+        self.machine.graph.nodes[node.node_name] = self.nodes[node.node_name] = node
+        node.monitor_owned = self.owned or node.node_name == "dst"
 
     def _image(self, name: str, data: bytes, *, read_only: bool = False) -> Qcow2Node:
         machine = self.machine
@@ -308,7 +313,7 @@ class JobWorld:
 
     def _make_target(self) -> BlockNode:
         if not self.kind.arguments.get("target"):
-            return self.machine.graph.nodes["base"]
+            return self.nodes["base"]
         if self.kind.to_image:
             return self._image("dst", image(frozenset(), 0, None))
         return self._flat("dst", bytes([FILLER]) * SIZE)
@@ -621,7 +626,7 @@ class JobWorld:
     def _state(self) -> dict[str, Any]:
         nodes = self.machine.graph.nodes.values()
         return {
-            "nodes": sorted(node.node_name for node in nodes),
+            "unknown nodes": [node.node_name for node in nodes if node not in self.nodes.values()],
             "frozen": [node.node_name for node in nodes if node.frozen],
             "users": sorted(
                 f"{node.node_name} by {parent}"
@@ -670,18 +675,22 @@ class JobWorld:
             fits = block.count(block[0]) == BLOCK and block[0] in wanted
             self.require(fits, f"block {number}: {set(block)}, not {wanted}")
         for name, disk in self.disks.items():
-            node = self.machine.graph.nodes[name]
-            perform(node.do_close())
+            node = self.nodes[name]
+            if not node.closed:
+                perform(node.do_close())
             self.require(judge(disk.data) == ([], 0), f"image {name}: {judge(disk.data)}")
 
     def _check_graph(self) -> None:
-        nodes, well = self.machine.graph.nodes, self.succeeded()
-        if self.kind.on_chain:
+        nodes, well = self.nodes, self.succeeded()
+        self._check_nodes()
+        if self.kind.on_chain and self.source in self.machine.graph.nodes.values():
             wanted: dict[str, str | None] = {"top": "mid", "mid": "base"}
             if well:
                 wanted |= dict(self.kind.rebased)
             for name, below in wanted.items():
                 node = nodes[name]
+                if node.closed:
+                    continue
                 assert isinstance(node, Qcow2Node)
                 backing = None if node.backing is None else node.backing.node_name
                 self.require(backing == below, f"{name} is on {backing}, not on {below}")
@@ -697,6 +706,17 @@ class JobWorld:
                 self.require(base.read_only, "base is read-only")
         if not self.kind.pivots or not well:
             self.require(self.blk.root is self.source, "the drive is where it was")
+
+    def _check_nodes(self) -> None:
+        """Those that somebody uses, or the monitor owns, are there and open; others are closed."""
+        graph = self.machine.graph
+        wanted = set(graph.subtree(self.blk.root))
+        for node in self.nodes.values():
+            if node.monitor_owned:
+                wanted |= set(graph.subtree(node))
+        for node in self.nodes.values():
+            there = graph.nodes.get(node.node_name) is node and not node.closed
+            self.require(there == (node in wanted), f"{node.node_name} is there: {there}")
 
     def _check_bitmap(self) -> None:
         """What is to be copied the next time: what this job has not, and what was written since."""

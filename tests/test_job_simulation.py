@@ -183,7 +183,8 @@ def test_seeds(name: str, seed: int) -> None:
     sim = Sim(seed)
     choice, random = sim.random.choice, sim.random.random
     kind = KINDS[name]
-    world = JobWorld(sim, kind, choice(["report", "ignore", "stop", "enospc"]))
+    werror, owned = choice(["report", "ignore", "stop", "enospc"]), choice([True, False])
+    world = JobWorld(sim, kind, werror, owned=owned)
     number, rate = choice([errno.EIO, errno.ENOSPC]), choice([0.0, 0.05, 0.3])
     side = choice(["source", "target", "both"])
     world.fails = lambda where, disk, what: number * (
