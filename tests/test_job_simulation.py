@@ -12,7 +12,8 @@ import os
 from functools import partial
 
 import pytest
-from job_world import KINDS, SIZE, Guest, JobWorld, Kind, Script
+from job_kinds import KINDS, SIZE, Kind
+from job_world import Guest, JobWorld, Script
 from sim import Every, Sim
 
 from blockcore.block_job import RETRY_NS, BlockJob
