@@ -168,6 +168,9 @@ class ThrottleGroups:
     def __init__(self) -> None:
         self._groups: dict[str, ThrottleGroup] = {}
 
+    def __getitem__(self, name: str) -> ThrottleGroup:
+        return self._groups[name]
+
     def limit(
         self, member: ThrottleMember | None, config: ThrottleConfig, name: str, now_ns: int
     ) -> ThrottleMember | None:

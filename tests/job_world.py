@@ -8,17 +8,29 @@ may see is a set of values for each.
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+from job_kinds import (
+    BITMAP,
+    BLOCK,
+    CLUSTER,
+    COPY,
+    FILLER,
+    IN_MID,
+    IN_TOP,
+    SIZE,
+    Flat,
+    Kind,
+    base_data,
+    image,
+)
 from qcow2_disk import Disk, judge
-from qcow2_images import Around, create, open_on, options
-from sim import MemoryNode, Sim, add_drive, execute, new_machine, pause, perform
+from qcow2_images import options
+from sim import Sim, add_drive, execute, new_machine, pause, perform
 
 from blockcore.block_backend import BlockBackend
 from blockcore.block_job import BlockJob
@@ -35,7 +47,6 @@ from blockcore.events import (
 from blockcore.graph_changes import changing_graph
 from blockcore.job_status import JOB_TRANSITIONS
 from blockcore.jobs.mirror import MirrorJob
-from blockcore.nodes.driver import Extent
 from blockcore.nodes.links import attach
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptionsFile, BlockdevOptionsQcow2
@@ -50,166 +61,11 @@ from blockcore.qapi import (
     ShutdownCause,
 )
 
-KIB = 1024
-SIZE = 256 * KIB
-BLOCK = 4 * KIB
-CLUSTER = 16 * KIB
-COPY = 64 * KIB
-FILLER = 0xEE
-"""What `dst` is full of before anything is copied to it."""
-
-IN_TOP = frozenset({0, 5, 8})
-IN_MID = frozenset({1, 2, 5, 9, 14})
-HOLES = frozenset({3, 12})
-"""Numbers of clusters: what the images have, and where `base` is zero."""
-
-BITMAP = ((0, COPY), (2 * COPY, BLOCK))
-"""What is dirty in the bitmap that a backup is made by."""
-
 DISTURBANCES = ("hold the graph", "drain")
 """No commands: what others do that a job has to wait for, for some `steps`."""
 
 Script = list[tuple[str, dict[str, Any]]]
 """Commands with their arguments."""
-
-
-class Flat(MemoryNode):
-    """A disk that knows where it is zero, and says so, or with `vague` that nothing is there."""
-
-    vague = False
-    zeroes_unmap = True
-
-    async def do_block_status(self, offset: int, length: int) -> Extent:
-        end = min(offset - offset % CLUSTER + CLUSTER, offset + length)
-        zero = not any(self.data[offset:end])
-        return Extent(end - offset, data=not zero, zero=zero and not self.vague)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of job: its command, and what it does to the images.
-
-    `on_chain`: its drive is the chain, whose base has `base_size` bytes;
-    `to_image`: its target is one.  `sync` is what it copies.  If it can
-    succeed, the images named in `rebased` have another backing file then, or
-    none; `pivots`: the drive has another root.  `vague`: zeroes of the source
-    are holes of which nobody knows anything.
-    """
-
-    command: str
-    arguments: dict[str, Any]
-    on_chain: bool = False
-    base_size: int = SIZE
-    to_image: bool = False
-    vague: bool = False
-    policies: tuple[str, ...] = ("on-source-error", "on-target-error")
-    rebased: tuple[tuple[str, str | None], ...] = ()
-    pivots: bool = False
-
-    @property
-    def writes_both(self) -> bool:
-        """Whether guests' writes go to the target as well before they are answered."""
-        return self.arguments.get("copy_mode") == "write-blocking"
-
-    @property
-    def sync(self) -> str | None:
-        sync: str | None = self.arguments.get("sync")
-        return sync
-
-    def side(self, disk: str, what: str) -> str:
-        """Which side of the job an I/O of a disk belongs to."""
-        if self.command == "block-stream":
-            written = "mid-file" if self.arguments["device"] == "mid" else "top-file"
-            return "target" if disk == written else "source"
-        if self.command == "block-commit":
-            return "target" if disk == "base" and what != "read" else "source"
-        return "target" if disk.startswith("dst") else "source"
-
-
-def _stream(**more: Any) -> Kind:
-    arguments = {"device": "vda", **more.pop("arguments", {})}
-    return Kind("block-stream", arguments, on_chain=True, policies=("on-error",), **more)
-
-
-def _commit(**more: Any) -> Kind:
-    arguments = {"device": "vda", **more.pop("arguments", {})}
-    return Kind("block-commit", arguments, on_chain=True, policies=("on-error",), **more)
-
-
-def _mirror(
-    on_chain: bool = False, to_image: bool = False, vague: bool = False, **more: Any
-) -> Kind:
-    """With small granules and a small buffer, so that there is a lot to do."""
-    plain = {"device": "vda", "target": "dst", "sync": "full", "granularity": 32 * KIB}
-    arguments = {**plain, "buf_size": 32 * KIB, **more}
-    pivots = arguments["sync"] == "full"
-    return Kind(
-        "blockdev-mirror",
-        arguments,
-        on_chain=on_chain,
-        to_image=to_image,
-        vague=vague,
-        pivots=pivots,
-    )
-
-
-def _backup(sync: str, on_chain: bool = False, to_image: bool = False, **more: Any) -> Kind:
-    arguments = {"device": "vda", "target": "dst", "sync": sync, **more}
-    return Kind("blockdev-backup", arguments, on_chain=on_chain, to_image=to_image)
-
-
-_TOP_ON_BASE = (("top", "base"),)
-
-KINDS: dict[str, Kind] = {
-    "stream": _stream(rebased=(("top", None),)),
-    "stream to base": _stream(arguments={"base_node": "base"}, rebased=_TOP_ON_BASE),
-    "stream to mid": _stream(arguments={"device": "mid"}, rebased=(("mid", None),)),
-    "stream from a short base": _stream(base_size=SIZE // 2, rebased=(("top", None),)),
-    "commit": _commit(arguments={"top_node": "mid"}, rebased=_TOP_ON_BASE),
-    "commit to a short base": _commit(
-        arguments={"top_node": "mid"}, base_size=SIZE // 2, rebased=_TOP_ON_BASE
-    ),
-    "active commit": _commit(arguments={"base_node": "base"}, pivots=True),
-    "active commit to a short base": _commit(base_size=SIZE // 2, pivots=True),
-    "mirror": _mirror(),
-    "mirror with many parts at a time": _mirror(buf_size=0, granularity=4 * KIB),
-    "mirror of holes": _mirror(vague=True),
-    "mirror top": _mirror(on_chain=True, sync="top"),
-    "mirror none": _mirror(sync="none"),
-    "mirror of a chain to an image": _mirror(on_chain=True, to_image=True),
-    "write-blocking mirror": _mirror(copy_mode="write-blocking"),
-    "write-blocking mirror of a chain": _mirror(on_chain=True, copy_mode="write-blocking"),
-    "backup full": _backup("full"),
-    "backup of a chain to an image": _backup("full", on_chain=True, to_image=True),
-    "backup top": _backup("top", on_chain=True),
-    "backup none": _backup("none"),
-    "backup by bitmap": _backup("bitmap", bitmap="b", bitmap_mode="on-success"),
-    "backup by bitmap, always": _backup("bitmap", bitmap="b", bitmap_mode="always"),
-    "backup by bitmap, never": _backup("bitmap", bitmap="b", bitmap_mode="never"),
-}
-
-
-@lru_cache
-def image(clusters: frozenset[int], first: int, backing: str | None) -> bytes:
-    """An image with these clusters, full of numbers from `first` on."""
-    around = Around()
-    with tempfile.TemporaryDirectory() as directory:
-        empty = create(Path(directory) / "empty", SIZE, cluster_size=CLUSTER).read_bytes()
-    disk = Disk(empty, around)
-    node = open_on(disk, around)
-    for number in sorted(clusters):
-        data = bytes([first + number]) * CLUSTER
-        perform(node.pwrite(number * CLUSTER, memoryview(data)))
-    perform(node.set_backing(backing, None if backing is None else "memory"))
-    perform(node.flush())
-    perform(node.do_close())
-    return bytes(disk.data)
-
-
-def base_data() -> bytes:
-    """What a disk without a format is full of."""
-    numbers = (0 if n in HOLES else n + 1 for n in range(SIZE // CLUSTER))
-    return b"".join(bytes([number]) * CLUSTER for number in numbers)
 
 
 @dataclass
@@ -230,11 +86,16 @@ class JobWorld:
     """One machine, one drive, one kind of job; `start_job`, `run`, `finish`.
 
     `fails` gets the side, the disk's name and the kind of every I/O, and gives
-    its errno, or 0.
+    its errno, or 0.  Unless they are `owned` by the monitor, nodes go when
+    nobody uses them any more.
     """
 
-    def __init__(self, sim: Sim, kind: Kind, werror: str = "report") -> None:
+    def __init__(
+        self, sim: Sim, kind: Kind, werror: str = "report", *, owned: bool = True
+    ) -> None:
         self.sim = sim
+        self.owned = owned
+        self.nodes: dict[str, BlockNode] = {}
         self.kind = kind
         self.machine = new_machine(sim)
         self.machine.job_error_check_modern = True
@@ -277,8 +138,8 @@ class JobWorld:
         return node
 
     def _own(self, node: BlockNode) -> None:
-        self.machine.graph.nodes[node.node_name] = node
-        node.monitor_owned = True
+        self.machine.graph.nodes[node.node_name] = self.nodes[node.node_name] = node
+        node.monitor_owned = self.owned or node.node_name == "dst"
 
     def _image(self, name: str, data: bytes, *, read_only: bool = False) -> Qcow2Node:
         machine = self.machine
@@ -306,7 +167,7 @@ class JobWorld:
 
     def _make_target(self) -> BlockNode:
         if not self.kind.arguments.get("target"):
-            return self.machine.graph.nodes["base"]
+            return self.nodes["base"]
         if self.kind.to_image:
             return self._image("dst", image(frozenset(), 0, None))
         return self._flat("dst", bytes([FILLER]) * SIZE)
@@ -619,7 +480,7 @@ class JobWorld:
     def _state(self) -> dict[str, Any]:
         nodes = self.machine.graph.nodes.values()
         return {
-            "nodes": sorted(node.node_name for node in nodes),
+            "unknown nodes": [node.node_name for node in nodes if node not in self.nodes.values()],
             "frozen": [node.node_name for node in nodes if node.frozen],
             "users": sorted(
                 f"{node.node_name} by {parent}"
@@ -668,18 +529,22 @@ class JobWorld:
             fits = block.count(block[0]) == BLOCK and block[0] in wanted
             self.require(fits, f"block {number}: {set(block)}, not {wanted}")
         for name, disk in self.disks.items():
-            node = self.machine.graph.nodes[name]
-            perform(node.do_close())
+            node = self.nodes[name]
+            if not node.closed:
+                perform(node.do_close())
             self.require(judge(disk.data) == ([], 0), f"image {name}: {judge(disk.data)}")
 
     def _check_graph(self) -> None:
-        nodes, well = self.machine.graph.nodes, self.succeeded()
-        if self.kind.on_chain:
+        nodes, well = self.nodes, self.succeeded()
+        self._check_nodes()
+        if self.kind.on_chain and self.source in self.machine.graph.nodes.values():
             wanted: dict[str, str | None] = {"top": "mid", "mid": "base"}
             if well:
                 wanted |= dict(self.kind.rebased)
             for name, below in wanted.items():
                 node = nodes[name]
+                if node.closed:
+                    continue
                 assert isinstance(node, Qcow2Node)
                 backing = None if node.backing is None else node.backing.node_name
                 self.require(backing == below, f"{name} is on {backing}, not on {below}")
@@ -695,6 +560,17 @@ class JobWorld:
                 self.require(base.read_only, "base is read-only")
         if not self.kind.pivots or not well:
             self.require(self.blk.root is self.source, "the drive is where it was")
+
+    def _check_nodes(self) -> None:
+        """Those that somebody uses, or the monitor owns, are there and open; others are closed."""
+        graph = self.machine.graph
+        wanted = set(graph.subtree(self.blk.root))
+        for node in self.nodes.values():
+            if node.monitor_owned:
+                wanted |= set(graph.subtree(node))
+        for node in self.nodes.values():
+            there = graph.nodes.get(node.node_name) is node and not node.closed
+            self.require(there == (node in wanted), f"{node.node_name} is there: {there}")
 
     def _check_bitmap(self) -> None:
         """What is to be copied the next time: what this job has not, and what was written since."""

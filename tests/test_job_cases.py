@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from itertools import count
 
 import pytest
-from job_world import BLOCK, CLUSTER, KINDS, Flat, Guest, JobWorld, Kind
+from job_kinds import BLOCK, CLUSTER, KINDS, Flat, Kind
+from job_world import Guest, JobWorld
 from sim import Sim
 
 from blockcore.drain import drained

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-from job_world import FILLER, KIB, SIZE, Flat, Script, base_data
+from job_kinds import FILLER, KIB, SIZE, Flat, base_data
+from job_world import Script
 from qcow2_images import options
 from sim import Sim, add_drive, add_node, execute, new_machine, pause
 

@@ -12,7 +12,8 @@ import os
 from functools import partial
 
 import pytest
-from job_world import KINDS, SIZE, Guest, JobWorld, Kind, Script
+from job_kinds import KINDS, SIZE, Kind
+from job_world import Guest, JobWorld, Script
 from sim import Every, Sim
 
 from blockcore.block_job import RETRY_NS, BlockJob
@@ -183,7 +184,8 @@ def test_seeds(name: str, seed: int) -> None:
     sim = Sim(seed)
     choice, random = sim.random.choice, sim.random.random
     kind = KINDS[name]
-    world = JobWorld(sim, kind, choice(["report", "ignore", "stop", "enospc"]))
+    werror, owned = choice(["report", "ignore", "stop", "enospc"]), choice([True, False])
+    world = JobWorld(sim, kind, werror, owned=owned)
     number, rate = choice([errno.EIO, errno.ENOSPC]), choice([0.0, 0.05, 0.3])
     side = choice(["source", "target", "both"])
     world.fails = lambda where, disk, what: number * (
