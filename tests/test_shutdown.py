@@ -280,3 +280,54 @@ def test_killed_server_leaves_sockets_that_the_next_replaces(tmp_path: Path) -> 
         assert qmp("query-status")["running"]
         assert guest.pread(BLOCK, 0) == b"\1" * BLOCK
         ends(live)
+
+
+@SIGNALS
+def test_with_jobs(how: int, tmp_path: Path) -> None:
+    """One that runs slowly, one that an error has stopped, one that nobody has dismissed."""
+    keys = [f"drive=id={n},file={n}.img,format=raw,rerror=stop,werror=stop" for n in "abc"]
+    for name in "bc":
+        make_image(tmp_path / f"{name}.img", 4 * MIB, pattern=2)
+    with start(tmp_path, *keys) as live, live.qmp() as qmp:
+        for name in "abc":
+            size = 4 * MIB
+            qmp("blockdev-add", driver="null-co", node_name=f"to-{name}", size=size)
+        qmp("x-fault-add", node_name="to-b", iotype="write", errno="EIO")
+        qmp("blockdev-mirror", device="a", target="to-a", sync="full", speed=1, buf_size=65536)
+        qmp("blockdev-backup", device="b", target="to-b", sync="full", on_target_error="stop")
+        qmp("blockdev-backup", device="c", target="to-c", sync="full", auto_dismiss=False)
+        qmp.wait_for(
+            lambda: {job["status"] for job in qmp("query-jobs")}
+            == {"running", "paused", "concluded"}
+        )
+        qmp.events.clear()
+        ends(live, how)
+        with contextlib.suppress(EOFError):
+            while True:
+                qmp.events.append(qmp.receive())
+        names = [event["event"] for event in qmp.events]
+        assert names[0] == "SHUTDOWN" and names.count("BLOCK_JOB_CANCELLED") == 2
+        ended = [e["data"]["id"] for e in qmp.events if e.get("data", {}).get("status") == "null"]
+        assert sorted(ended) == ["a", "b", "c"]
+
+
+@SIGNALS
+def test_with_a_mirror_to_a_server_that_hangs(how: int, tmp_path: Path) -> None:
+    """Not even the farewell to the server may take for ever."""
+    (tmp_path / "target").mkdir()
+    make_image(tmp_path / "target/t.img", 4 * MIB)
+    drive = "drive=id=vda,file=t.img,format=raw"
+    with Live(tmp_path / "target", drive) as target, start(tmp_path) as live, live.qmp() as qmp:
+        qmp(
+            "drive-mirror",
+            **{"device": "vda", "target": target.uri("vda"), "sync": "full", "mode": "existing"},
+            **{"format": "raw", "job_id": "m", "speed": 1},
+        )
+        qmp.wait_for(lambda: qmp("query-jobs")[0]["current-progress"], "query-jobs")
+        os.kill(target.pid, signal.SIGSTOP)
+        try:
+            qmp("block-job-set-speed", device="m", speed=0)
+            ends(live, how)
+        finally:
+            os.kill(target.pid, signal.SIGCONT)
+        assert "stuck" not in live.log.read_text()

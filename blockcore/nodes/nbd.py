@@ -78,6 +78,8 @@ class NbdNode(BlockNode):
         self.reconnect_delay = reconnect_delay
         self.open_timeout = open_timeout
         self._handles: list[nbd.NBD] = []
+        self._sockets: dict[nbd.NBD, int] = {}
+        """Descriptors: a handle does not tell while a request is on it."""
         self._free: queue.SimpleQueue[nbd.NBD] = queue.SimpleQueue()
         self._aborted = False
         self._cancels = 0
@@ -97,15 +99,15 @@ class NbdNode(BlockNode):
 
     def abort(self) -> None:
         self._aborted = True
-        for handle in self._handles:
-            _hang_up(handle)
+        for descriptor in list(self._sockets.values()):
+            _hang_up(descriptor)
 
     def _open(self) -> None:
         deadline = time.monotonic() + self.open_timeout
         while True:
             first = nbd.NBD()
             try:
-                self.server.connect(first)
+                self._connect(first)
                 break
             except nbd.Error as exc:
                 if self._aborted or time.monotonic() >= deadline:
@@ -130,6 +132,10 @@ class NbdNode(BlockNode):
         for handle in self._handles:
             self._free.put(handle)
 
+    def _connect(self, handle: nbd.NBD) -> None:
+        self.server.connect(handle)
+        self._sockets[handle] = handle.aio_get_fd()
+
     def _connect_error(self, exc: nbd.Error) -> str:
         refused = "NBD_REP_ERR|server replied|server has no export"
         if exc.errno is None or re.search(refused, exc.string):
@@ -142,6 +148,7 @@ class NbdNode(BlockNode):
             if handle.aio_is_ready():
                 handle.shutdown()
         self._handles = []
+        self._sockets = {}
 
     def _request(self, send: Callable[[nbd.NBD], Any]) -> Any:
         """Send one request on a free handle; raises OSError with the server's errno."""
@@ -149,17 +156,18 @@ class NbdNode(BlockNode):
         handle = self._free.get()
         try:
             while True:
+                if self._aborted:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
                 handle = self._usable(handle)
                 try:
                     if handle.aio_is_created():
-                        self.server.connect(handle)
+                        self._connect(handle)
                     return send(handle)
                 except nbd.Error as exc:
                     if handle.aio_is_ready():
                         error = getattr(errno, exc.errno or "EIO", errno.EIO)
                         raise OSError(error, os.strerror(error)) from None
-                    waits = cancels == self._cancels and time.monotonic() < deadline
-                    if self._aborted or not waits:
+                    if cancels != self._cancels or time.monotonic() >= deadline:
                         raise OSError(errno.EIO, os.strerror(errno.EIO)) from None
                 time.sleep(RETRY_S)
         finally:
@@ -170,6 +178,7 @@ class NbdNode(BlockNode):
         if handle.aio_is_created() or (handle.aio_is_ready() and not _hung_up(handle)):
             return handle
         fresh = nbd.NBD()
+        self._sockets.pop(handle, None)
         self._handles[self._handles.index(handle)] = fresh
         return fresh
 
@@ -232,10 +241,10 @@ def _hung_up(handle: nbd.NBD) -> bool:
     return bool(poll.poll(0))
 
 
-def _hang_up(handle: nbd.NBD) -> None:
-    """Make a request that is blocked on the handle's socket fail, from another thread."""
+def _hang_up(descriptor: int) -> None:
+    """Make a request that is blocked on a socket fail, from another thread."""
     try:
-        with socket.socket(fileno=os.dup(handle.aio_get_fd())) as connection:
+        with socket.socket(fileno=os.dup(descriptor)) as connection:
             connection.shutdown(socket.SHUT_RDWR)
-    except (nbd.Error, OSError):
+    except OSError:
         return  # not connected (any more)
