@@ -118,6 +118,7 @@ class JobWorld:
         root = self._make_chain() if kind.on_chain else self._flat("src", base_data())
         self.source = root
         rerror = "stop" if werror in ("stop", "enospc") else "report"
+        self.new_root = root
         self.blk = add_drive(self.machine, root, "vda", rerror, werror)
         self.target = self._make_target()
         if kind.arguments.get("bitmap"):
@@ -133,6 +134,7 @@ class JobWorld:
         node.on_io = partial(self._on_io, name)
         node.vague = self.kind.vague
         node.data[:] = data
+        node.stable = data
         node.definition = BlockdevOptionsFile(driver="file", filename=f"/{name}")
         self._own(node)
         return node
@@ -336,6 +338,8 @@ class JobWorld:
                 told = self.told[event.device]
                 told.ready += 1
                 self.require(told.status is JobStatus.READY and told.ready == 1, "READY once")
+                if isinstance(self.target, Flat) and not self.kind.writes_both:
+                    self.require(self.target.stable == self.target.data, "what is READY is stable")
             case BlockJobPending():
                 told = self.told[event.id]
                 told.pending += 1
@@ -362,6 +366,10 @@ class JobWorld:
             self.require(len(told.ends) == 1, "one end")
         if new is JobStatus.WAITING:
             self._check_copy()
+            job = self.machine.jobs[0]
+            self.new_root = self.source
+            if isinstance(job, MirrorJob) and job.should_complete:
+                self.new_root = self.target
         told.status = new
         told.seen.append(str(new))
 
@@ -558,8 +566,8 @@ class JobWorld:
             # After an active commit the base stays writable, whatever came of it (as in QEMU).
             if self.kind.command != "block-commit" or not self.kind.pivots:
                 self.require(base.read_only, "base is read-only")
-        if not self.kind.pivots or not well:
-            self.require(self.blk.root is self.source, "the drive is where it was")
+        root = self.new_root if well else self.source
+        self.require(self.blk.root is root, f"the drive is on {root.node_name}")
 
     def _check_nodes(self) -> None:
         """Those that somebody uses, or the monitor owns, are there and open; others are closed."""

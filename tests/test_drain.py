@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from job_bench import STARTED, SUCCESS, Bench, Work, in_state, working
+from job_bench import CANCELLED, STARTED, SUCCESS, Bench, Work, in_state, working
 from sim import MemoryNode, add_node, pause
 
 from blockcore.drain import Drain, drained
@@ -114,3 +114,20 @@ def test_a_job_wakes_in_a_section_only_to_pause_again() -> None:
     assert bench.told(before) == ["ready", "standby"]
     bench.begin(drain.end)
     assert job.status is S.READY
+
+
+def test_a_cancelled_job_does_not_pause() -> None:
+    """It was at work when it was cancelled, and then the section does not keep it from its end."""
+    bench = Bench()
+    drain = Drain(bench.machine, [bench.node])
+
+    class Slow(Work):
+        async def run(self) -> None:
+            await pause()
+            await self.pause_point()
+
+    job = Slow(bench, JobTxn(bench.machine), "job")
+    bench.begin(job.start, drain.begin)
+    bench.do(job.cancel())
+    assert bench.told() == [*STARTED, *CANCELLED, "null"]
+    drain.end()

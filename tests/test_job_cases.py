@@ -173,3 +173,20 @@ def test_stream_ends_with_the_first_error_it_has_ignored() -> None:
     (end,) = world.told["job"].ends
     assert isinstance(end, BlockJobCompleted) and end.error == "No space left on device"
     assert len(world.told["job"].errors) == 2
+
+
+@pytest.mark.parametrize("policy", ["ignore", "stop"])
+def test_guest_write_that_a_write_blocking_mirror_cannot_copy(policy: str) -> None:
+    """The guest hears nothing of it; the job copies later what was written."""
+    world = new_world(KINDS["write-blocking mirror"])
+    world.start_job(policy)
+    world.run()
+    world.run(lambda: world.told["job"].ready > 0)
+    world.fails = lambda side, disk, what: errno.ENOSPC * (side == "target")
+    guest = Guest(world, "guest", 3)
+    world.act("guest", guest.write(3, 2))
+    world.run()
+    assert world.expected[3] == world.expected[4] != {4}
+    assert [error.operation for error in world.told["job"].errors] == ["write"]
+    world.finish()
+    assert world.succeeded() and world.blk.root is world.target
