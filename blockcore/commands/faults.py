@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from blockcore.faults import FaultOptions, FaultRule
 from blockcore.machine import Machine
+from blockcore.nodes.chain import skip_implicit_filters
+from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import Errno, errno_named
 from blockcore.qapi import BlkdebugEvent, BlkdebugIOType, QmpError, UInt64
 from blockcore.qmp.schema import CommandTable
@@ -90,7 +92,7 @@ def x_fault_add(
     drawn from the machine's seed.  Without an `event` the rule is in force at
     once.  Returns the rule's id, made up if not given.
     """
-    node = machine.node_or_device(node_name, node_name)
+    node = _node(machine, node_name)
     if sector != -1 and (offset is not None or length is not None):
         raise QmpError("'sector' and 'offset' cannot be specified at the same time")
     if state and event is BlkdebugEvent.NONE:
@@ -122,6 +124,11 @@ def x_fault_add(
     return FaultId(id=options.id)
 
 
+def _node(machine: Machine, name: str) -> BlockNode:
+    """A node, or a drive's: the filter that a job has put there is not what the user means."""
+    return skip_implicit_filters(machine.node_or_device(name, name))
+
+
 @table.command("x-fault-remove")
 def x_fault_remove(machine: Machine, *, id: str) -> None:
     """Remove one rule that x-fault-add has made, or a rule of a blkdebug node."""
@@ -136,7 +143,7 @@ def x_fault_remove(machine: Machine, *, id: str) -> None:
 @table.command("x-fault-clear")
 def x_fault_clear(machine: Machine, *, node_name: str | None = None) -> None:
     """Remove all rules, or those of one node (or drive's id)."""
-    only = None if node_name is None else machine.node_or_device(node_name, node_name)
+    only = None if node_name is None else _node(machine, node_name)
     for node, rule in list(machine.fault_rules()):
         if only in (None, node):
             node.injector().remove(rule)
