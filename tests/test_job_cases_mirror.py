@@ -39,7 +39,6 @@ def mirror_and_change_over(m: Side) -> None:
     raw(m)
     target(m, "4M", "target.raw")
     mirror(m)
-    m.look()
     completed(m)
 
 
@@ -113,6 +112,15 @@ def a_small_granularity(m: Side) -> None:
     raw(m)
     target(m, "4M", "target.raw")
     mirror(m, granularity=8192)
+    completed(m)
+
+
+def granules_that_begin_with_a_hole(m: Side) -> None:
+    """A granule is not zero because its beginning is."""
+    m.image("src.qcow2", "2M", "write -P 1 4k 4k", "write -P 2 1028k 4k", cluster_size="4k")
+    m.node("src", "src.qcow2")
+    target(m)
+    mirror(m)
     completed(m)
 
 
@@ -391,6 +399,7 @@ def writing_to_large_clusters_stops(m: Side) -> None:
 CASES = [
     *(mirror_and_change_over, mirror_and_stay, mirror_cancelled, mirror_cancelled_by_force),
     *(mirror_paused_when_ready, a_small_buffer, a_buffer_smaller_than_a_granule),
+    granules_that_begin_with_a_hole,
     *(a_large_granularity, a_small_granularity, a_target_with_large_clusters),
     *(a_target_with_large_clusters_over_a_backing_file, sizes_that_differ),
     *(mirror_what_is_not_there, mirror_only_the_top, mirror_nothing_but_writes),

@@ -183,11 +183,17 @@ class Copier:
         return min(max(stop, rest.offset + granularity), rest.end)
 
     async def _status(self, offset: int, length: int) -> Extent:
-        """What is there; what cannot be found out is copied, and the copy will fail."""
+        """What is there; what cannot be found out is copied, and the copy will fail.
+
+        So is what is zero or a hole in a part of a granule only.
+        """
         try:
-            return await self.source.block_status(offset, length)
+            extent = await self.source.block_status(offset, length)
         except OSError:
             return Extent(length, data=True, zero=False)
+        if extent.length < self.bitmap.granularity:
+            return Extent(extent.length, data=True, zero=False)
+        return extent
 
     async def _begin(self, op: Op, rest: Op, extent: Extent) -> int:
         """Start one part, which is taken from `rest`; how much of it counts for the speed limit."""
