@@ -13,7 +13,6 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import structlog
@@ -22,6 +21,7 @@ from blockcore.bql import BigLock
 from blockcore.control import Client
 from blockcore.events import Event
 from blockcore.machine import Machine
+from blockcore.pool import ThreadPool
 from blockcore.qmp.schema import to_wire
 from blockcore.routine import Routine
 
@@ -57,7 +57,7 @@ class MainLoop:
 
     def start(self) -> None:
         """Start the thread; returns when clients are accepted."""
-        self._pool = ThreadPoolExecutor(POOL_THREADS, "pool")
+        self._pool = ThreadPool(POOL_THREADS)
         self._lock.pool = self
         self._machine.spawn = self._spawn
         self._thread.start()
@@ -72,7 +72,7 @@ class MainLoop:
         with contextlib.suppress(RuntimeError):
             self._asyncio.call_soon_threadsafe(self._finish)
         self._thread.join()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
         self.unlink()
 
     def unlink(self) -> None:
@@ -85,8 +85,10 @@ class MainLoop:
                 os.unlink(path)
 
     def submit(self, work: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):  # shut down: the process is ending
-            self._pool.submit(work)
+        self._pool.submit(work)
+
+    def is_wanted(self) -> bool:
+        return self._pool.is_wanted()
 
     def call_at(self, deadline_ns: int, work: Callable[[], None]) -> None:
         def arm() -> None:

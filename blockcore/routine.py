@@ -80,6 +80,9 @@ class Pool(Protocol):
     def submit(self, work: Callable[[], None]) -> None:
         """Run `work` soon, on a thread that may block."""
 
+    def is_wanted(self) -> bool:
+        """Whether other work waits for a thread."""
+
     def call_at(self, deadline_ns: int, work: Callable[[], None]) -> None:
         """Run `work` when the monotonic clock reaches `deadline_ns`."""
 
@@ -117,28 +120,40 @@ class ThreadRoutine(Routine):
 
 
 class LoopRoutine(Routine):
-    """Owned by the main loop, which performs its calls on a pool."""
+    """Owned by the main loop, which performs its calls on a pool.
 
-    __slots__ = ("lock", "on_done")
+    A thread of the pool goes on with the next call of the same routine, unless
+    others wait for a thread: to hand it over costs as much as a small read.
+    """
+
+    __slots__ = ("_on_thread", "lock", "on_done")
 
     def __init__(self, coro: Core, lock: Scheduler, on_done: Callable[[Routine], None]) -> None:
         super().__init__(coro)
         self.lock = lock
         self.on_done = on_done
+        self._on_thread = False
 
     def moved(self) -> None:
         pool, call, until = self.lock.pool, self.call, self.until
         if self.done:
             self.on_done(self)
         elif call is not None:
-            pool.submit(lambda: self._perform(call))
+            if not self._on_thread or pool.is_wanted():
+                self._on_thread = False
+                pool.submit(lambda: self._perform(call))
         elif until is not None and until.deadline_ns is not None:
             pool.call_at(until.deadline_ns, lambda: self._expire(until))
 
-    def _perform(self, call: Call) -> None:
-        value, error = perform(call)
-        with self.lock.region():
-            self.lock.advance(self, value, error)
+    def _perform(self, first: Call) -> None:
+        call: Call | None = first
+        while call is not None:
+            value, error = perform(call)
+            with self.lock.region():
+                self._on_thread = True
+                self.lock.advance(self, value, error)
+                call = self.call if self._on_thread else None
+                self._on_thread = False
 
     def _expire(self, until: Until) -> None:
         with self.lock.region():

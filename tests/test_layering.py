@@ -29,7 +29,7 @@ LAYERS = (
     ("graph_changes", "new_image", "snapshot", "jobs"),
     ("config", "device_config", "drive_config", "assemble"),
     ("commands",),
-    ("routine",),
+    ("routine", "pool"),
     ("bql", "connection", "log", "control", "loop", "server"),
     ("cli", "plugin"),
 )
@@ -63,7 +63,7 @@ ONLY = {
     "socket": {"control", "loop", "server", "nodes.nbd", "cli"},
     "structlog": {"log", "loop", "control", "server", "cli"},
     "subprocess": {"cli"},
-    "threading": {"bql", "loop", "routine", "server", "plugin"},
+    "threading": {"bql", "loop", "pool", "routine", "server", "plugin"},
     "time": {"clock", "server", "nodes.nbd"},
 }
 """What these do is for these modules only (or for all modules of a package)."""

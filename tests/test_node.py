@@ -21,10 +21,11 @@ from blockcore.nodes.blkdebug import BlkdebugLimits, BlkdebugNode
 from blockcore.nodes.driver import Extent, NodeOptions
 from blockcore.nodes.file import FileNode
 from blockcore.nodes.flat_options import open_options
-from blockcore.nodes.node import ZERO_CHUNK, BlockNode
+from blockcore.nodes.node import BlockNode
 from blockcore.nodes.null import NullNode
 from blockcore.nodes.options import parse_blockdev_options
 from blockcore.nodes.raw import RawNode
+from blockcore.nodes.zeroes import ZEROES
 from blockcore.qapi import (
     BlkdebugEvent,
     BlkdebugIOType,
@@ -35,6 +36,7 @@ from blockcore.qapi import (
 
 SIZE = 2 << 20
 K = 1024
+ZEROES_MAX = len(ZEROES)
 
 
 @pytest.fixture(name="machine")
@@ -236,17 +238,17 @@ def test_highest_offset(machine: Machine) -> None:
 
 
 def test_zeroes_that_a_driver_cannot_make_are_written(machine: Machine) -> None:
-    disk = Watched(machine, size=4 * ZERO_CHUNK)
+    disk = Watched(machine, size=4 * ZEROES_MAX)
     disk.refuses_zeroes = True
-    pwrite(disk, 0, b"\xaa" * 4 * ZERO_CHUNK)
+    pwrite(disk, 0, b"\xaa" * 4 * ZEROES_MAX)
     disk.taken()
-    perform(disk.zero(1, 2 * ZERO_CHUNK, may_unmap=True))
+    perform(disk.zero(1, 2 * ZEROES_MAX, may_unmap=True))
     assert disk.taken() == [
-        ("unmap", 1, 2 * ZERO_CHUNK),
-        ("write", 1, ZERO_CHUNK),
-        ("write", 1 + ZERO_CHUNK, ZERO_CHUNK),
+        ("unmap", 1, 2 * ZEROES_MAX),
+        ("write", 1, ZEROES_MAX),
+        ("write", 1 + ZEROES_MAX, ZEROES_MAX),
     ]
-    assert disk.data == b"\xaa" + bytes(2 * ZERO_CHUNK) + b"\xaa" * (2 * ZERO_CHUNK - 1)
+    assert disk.data == b"\xaa" + bytes(2 * ZEROES_MAX) + b"\xaa" * (2 * ZEROES_MAX - 1)
     assert number_of(disk.zero(0, 1, may_unmap=True, no_fallback=True)) == errno.ENOTSUP
 
 

@@ -53,6 +53,8 @@ class FileNode(BlockNode):
         self.fd = -1
         self.discards_ok = self.discards_failed = self.discard_bytes_ok = 0
         self._direct_fd = -1
+        self._data = range(0)
+        self._holes_made = 0
 
     async def do_open(self) -> None:
         """Raises QmpError in QEMU's words (raw_open_common)."""
@@ -141,7 +143,10 @@ class FileNode(BlockNode):
         mode = PUNCH_HOLE | KEEP_SIZE if may_unmap else ZERO_RANGE
         room = length if self.volume is None else self.volume.room(offset, length)
         if room:
-            await Call(fallocate, self.fd, mode, offset, room)
+            try:
+                await Call(fallocate, self.fd, mode, offset, room)
+            finally:
+                self._forget_data()
         self._refuse_rest(room, length)
 
     def _refuse_rest(self, room: int, length: int) -> None:
@@ -171,6 +176,8 @@ class FileNode(BlockNode):
         except OSError:
             self.discards_failed += 1
             raise
+        finally:
+            self._forget_data()
         self.discards_ok += 1
         self.discard_bytes_ok += length
 
@@ -178,11 +185,27 @@ class FileNode(BlockNode):
         await Call(os.fdatasync, self.fd)
 
     async def do_block_status(self, offset: int, length: int) -> Extent:
+        """Data that was found is remembered until holes may have been made (bdrv_bsc_is_data).
+
+        To look for the end of data is to look at all of it, on some file systems.
+        """
+        if offset in self._data:
+            return Extent(self._data.stop - offset, data=True, zero=False)
+        made = self._holes_made
         extent: Extent = await Call(_seek_extent, self.fd, offset, length)
+        if extent.data and made == self._holes_made:
+            self._data = range(offset, offset + extent.length)
         return extent
 
+    def _forget_data(self) -> None:
+        self._data = range(0)
+        self._holes_made += 1
+
     async def do_truncate(self, size: int) -> None:
-        await Call(os.ftruncate, self.fd, size)
+        try:
+            await Call(os.ftruncate, self.fd, size)
+        finally:
+            self._forget_data()
 
     def do_direct(self) -> Direct | None:
         if self._direct_fd >= 0:

@@ -24,12 +24,8 @@ from blockcore.nodes.driver import BlockDriver, Extent, NodeOptions, Surrounding
 from blockcore.nodes.options import BlockdevOptions
 from blockcore.nodes.tracking import RequestTracker
 from blockcore.nodes.vertex import Vertex
+from blockcore.nodes.zeroes import ZEROES, is_zero
 from blockcore.qapi import BlkdebugEvent, BlkdebugIOType, BlockdevDetectZeroesOptions, UInt64
-
-ZERO_CHUNK = 1 << 20
-"""Zeroes that a driver cannot make cheaply are written in pieces of this many bytes."""
-
-_ZEROES = bytes(ZERO_CHUNK)
 
 
 class BlockNode(Vertex["BlockNode"], BlockDriver):
@@ -127,7 +123,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         as bdrv_driver_pwritev emulates it.
         """
         zeroes = self.options.detect_zeroes
-        if zeroes is not BlockdevDetectZeroesOptions.OFF and bytes(buf).count(0) == len(buf):
+        if zeroes is not BlockdevDetectZeroesOptions.OFF and is_zero(buf):
             unmap = zeroes is BlockdevDetectZeroesOptions.UNMAP and self.options.discard_unmap
             await self.zero(offset, len(buf), may_unmap=unmap, fua=fua)
             return
@@ -158,7 +154,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
     async def keep(self, offset: int, buf: memoryview) -> None:
         """Write what reads give already (BDRV_REQ_WRITE_UNCHANGED): nothing becomes dirty."""
         self.debug_event(BlkdebugEvent.COR_WRITE)
-        if bytes(buf).count(0) != len(buf):
+        if not is_zero(buf):
             self.inject(BlkdebugIOType.WRITE, offset, len(buf))
             await self.do_pwrite(offset, buf)
             return
@@ -361,6 +357,6 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
 
     async def _write_zeroes(self, offset: int, length: int) -> None:
         while length:
-            chunk = min(length, ZERO_CHUNK)
-            await self.do_pwrite(offset, memoryview(_ZEROES)[:chunk])
+            chunk = min(length, len(ZEROES))
+            await self.do_pwrite(offset, memoryview(ZEROES)[:chunk])
             offset, length = offset + chunk, length - chunk

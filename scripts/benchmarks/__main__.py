@@ -24,6 +24,7 @@ from benchmarks.data_path import (
     random_row,
     rules_row,
 )
+from benchmarks.jobs import commit_row, copy_row, many_row, stream_row
 from benchmarks.memory import memory_row
 from benchmarks.plan import Plan, on_tmpfs, workplace
 from benchmarks.qcow2 import allocating_row, overlay_row
@@ -43,6 +44,18 @@ ROWS: dict[str, Callable[[Plan, str], Row]] = {
     "qcow2-1m-read": partial(overlay_row, pattern=LARGE_READ, least=1),
     "qcow2-1m-write": partial(overlay_row, pattern=LARGE_WRITE, least=1),
     "qcow2-allocate": allocating_row,
+    **{
+        f"{command}-{layout}": partial(copy_row, command=command, layout=layout)
+        for command in ("mirror", "backup")
+        for layout in ("raw", "qcow2")
+    },
+    **{
+        f"{job}-{layout}": partial(row, layout=layout)
+        for job, row in (("stream", stream_row), ("commit", commit_row))
+        for layout in ("raw", "qcow2")
+    },
+    "mirrors": partial(many_row, command="mirror"),
+    "backups": partial(many_row, command="backup"),
     "qmp": round_trip_row,
     "cont": cont_row,
     "memory": memory_row,

@@ -7,6 +7,7 @@ import socket
 import statistics
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Qmp:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(str(path))
         self._lines = self._socket.makefile("rb")
+        self._events: Counter[str] = Counter()
         self._receive()
         self.execute("qmp_capabilities")
 
@@ -50,7 +52,7 @@ class Qmp:
         self._socket.close()
 
     def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
-        """Run a command, passing over events; RuntimeError if it fails."""
+        """Run a command, keeping events for `wait_event`; RuntimeError if it fails."""
         request = {"execute": command} | ({"arguments": arguments} if arguments else {})
         self._socket.sendall(json.dumps(request).encode())
         while True:
@@ -59,11 +61,13 @@ class Qmp:
                 return message["return"]
             if "error" in message:
                 raise RuntimeError(f"{command}: {message['error']['desc']}")
+            self._events[message["event"]] += 1
 
-    def wait_event(self, name: str) -> None:
-        """Return at the next event of that name that has not been passed over."""
-        while self._receive().get("event") != name:
-            pass
+    def wait_event(self, name: str, count: int = 1) -> None:
+        """Return when so many events of that name have come that nobody has waited for yet."""
+        while self._events[name] < count:
+            self._events[self._receive()["event"]] += 1
+        self._events[name] -= count
 
     def round_trip_us(self, command: str, seconds: float) -> float:
         """The median time from a command to its answer, in microseconds."""

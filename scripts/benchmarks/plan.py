@@ -33,11 +33,16 @@ def workplace(size: int) -> Iterator[tuple[Path, Path]]:
     """A directory with a written raw file of `size` bytes; both are removed at the end."""
     with tempfile.TemporaryDirectory(prefix="faultline-bench-", dir=_roomy(size)) as name:
         image = Path(name) / "drive.img"
-        piece = bytes(range(256)) * 4096
-        with image.open("wb") as file:
-            for start in range(0, size, len(piece)):
-                file.write(piece[: size - start])
+        write_pattern(image, size)
         yield Path(name), image
+
+
+def write_pattern(path: Path, size: int) -> None:
+    """Make a file of `size` bytes without holes."""
+    piece = bytes(range(256)) * 4096
+    with path.open("wb") as file:
+        for start in range(0, size, len(piece)):
+            file.write(piece[: size - start])
 
 
 def on_tmpfs(directory: Path) -> bool:
