@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from blockcore.faults import FaultOptions, FaultRule
 from blockcore.graph_changes import named_node
 from blockcore.machine import Machine
-from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import Errno, errno_named
 from blockcore.qapi import BlkdebugEvent, BlkdebugIOType, QmpError, UInt64
 from blockcore.qmp.schema import CommandTable
