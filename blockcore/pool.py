@@ -10,7 +10,8 @@ from queue import SimpleQueue
 class ThreadPool:
     """So many threads, and one queue of work that they take in turn.
 
-    Work is not to raise; what it has for an outcome it keeps itself.
+    What work has for an outcome it keeps itself.  If it raises, that is a bug:
+    it is told, and the thread goes on, since others need it.
     """
 
     def __init__(self, threads: int) -> None:
@@ -38,4 +39,8 @@ class ThreadPool:
 
     def _run(self) -> None:
         while (work := self._queue.get()) is not None and not self._closed:
-            work()
+            try:
+                work()
+            except Exception as exc:
+                told = (type(exc), exc, exc.__traceback__, threading.current_thread())
+                threading.excepthook(threading.ExceptHookArgs(told))
