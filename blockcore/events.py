@@ -117,43 +117,36 @@ class BlockJobError:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlockJobCompleted:
-    """A job has come to its end, with `error` if it failed.
-
-    `len` and `offset` are its progress in bytes, `speed` is in bytes per second.
+class BlockJobProgress:
+    """What events of a job's progress have: `len` and `offset` in bytes, `speed` in bytes per
+    second; `device` is the job's id.
     """
 
-    NAME: ClassVar[str] = "BLOCK_JOB_COMPLETED"
     type: JobType
     device: str
     len: int
     offset: int
     speed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockJobCompleted(BlockJobProgress):
+    """A job has come to its end, with `error` if it failed."""
+
+    NAME: ClassVar[str] = "BLOCK_JOB_COMPLETED"
     error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlockJobCancelled:
-    """Members as of BlockJobCompleted."""
-
+class BlockJobCancelled(BlockJobProgress):
     NAME: ClassVar[str] = "BLOCK_JOB_CANCELLED"
-    type: JobType
-    device: str
-    len: int
-    offset: int
-    speed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlockJobReady:
-    """Source and target are in sync; members as of BlockJobCompleted."""
+class BlockJobReady(BlockJobProgress):
+    """Source and target are in sync."""
 
     NAME: ClassVar[str] = "BLOCK_JOB_READY"
-    type: JobType
-    device: str
-    len: int
-    offset: int
-    speed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
