@@ -16,6 +16,9 @@ A guest request: `plugin/drive.py` -> `connection.Connection` (tries the
 while the machine does not run, and lets the policy decide about an error) ->
 `nodes` (fault rules, thresholds, then the driver) -> a system call.
 
+A job: a coroutine of the core that the main loop runs (`job`, `block_job`,
+`jobs`); a filter node over its source sees to guests' requests meanwhile.
+
 A QMP command: `control.Client` -> `qmp.session` (bytes to a command with
 checked arguments) -> a function in `commands` -> `machine`.  Its reply, and the
 events of everybody, go through the client's one queue.
