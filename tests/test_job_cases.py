@@ -10,7 +10,7 @@ from itertools import count
 import pytest
 from job_kinds import BLOCK, CLUSTER, KINDS, Flat, Kind
 from job_world import Guest, JobWorld
-from sim import Sim
+from sim import Sim, perform
 
 from blockcore.drain import drained
 from blockcore.effects import Until
@@ -190,3 +190,17 @@ def test_guest_write_that_a_write_blocking_mirror_cannot_copy(policy: str) -> No
     assert [error.operation for error in world.told["job"].errors] == ["write"]
     world.finish()
     assert world.succeeded() and world.blk.root is world.target
+
+
+def test_guests_reads_do_a_part_of_a_stream() -> None:
+    """What they read is in the image afterwards, long before the job gets there."""
+    world = new_world(KINDS["stream"])
+    world.start_job("report", speed=1)
+    world.run()
+    at = 15 * CLUSTER
+    world.run(lambda: world.machine.jobs[0].progress.current > 0)
+    assert not perform(world.source.is_allocated(at, CLUSTER))[0]
+    world.act("guest", Guest(world, "guest", 0).read(at // BLOCK, 1))
+    world.run()
+    assert perform(world.source.is_allocated(at, CLUSTER)) == (True, CLUSTER)
+    world.finish(cancel=True)
