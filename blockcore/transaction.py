@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
 
+from blockcore.drain import Drain, Drainable
 from blockcore.job_txn import JobTxn
+from blockcore.nodes.node import BlockNode
 
 Step = Callable[[], Awaitable[None] | None]
 """Something that does not fail; a coroutine function or a plain one."""
@@ -36,6 +38,14 @@ class Transaction:
         self.job_txn = job_txn
         self._commit: list[Step] = []
         self._abort: list[Step] = []
+        self._drains: list[Drain] = []
+
+    async def drain(self, host: Drainable, node: BlockNode) -> None:
+        """Drain a node from now until the end of the transaction."""
+        drain = Drain(host, [node])
+        drain.begin()
+        self._drains.append(drain)
+        await drain.settled()
 
     def on_commit(self, step: Step) -> None:
         """Do this once all actions have been prepared."""
@@ -54,6 +64,12 @@ class Transaction:
         """Undo, last things first."""
         for step in reversed(self._abort):
             await _take(step)
+
+    async def end(self) -> None:
+        """Let go of the nodes that were drained, after either."""
+        for drain in self._drains:
+            drain.end()
+            await drain.left()
 
 
 async def _take(step: Step) -> None:

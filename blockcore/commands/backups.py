@@ -101,6 +101,7 @@ async def _blockdev_backup(
     data = action.data
     source = machine.node_or_device(data.device, data.device)
     target = machine.node_or_device(data.target, data.target)
+    await under_way.drain(machine, source)
     await _prepare(machine, under_way, source, target, data)
 
 
@@ -110,6 +111,7 @@ async def _drive_backup(
 ) -> None:
     data = action.data
     source = machine.node_or_device(data.device, data.device)
+    await under_way.drain(machine, source)
     source.check_op(BlockOpType.BACKUP_SOURCE)
     sync = data.sync
     below = skip_filters(source).cow if sync is MirrorSyncMode.TOP else None

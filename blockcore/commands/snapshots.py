@@ -60,6 +60,7 @@ async def _snapshot_sync(
 ) -> None:
     data = action.data
     old = machine.node_or_device(data.device, data.node_name)
+    await under_way.drain(machine, old)
     old.check_op(BlockOpType.EXTERNAL_SNAPSHOT)
     if data.node_name is not None and data.snapshot_node_name is None:
         raise QmpError("New overlay node-name missing")
@@ -86,6 +87,7 @@ async def _snapshot(
 ) -> None:
     data = action.data
     old = machine.node_or_device(data.node, data.node)
+    await under_way.drain(machine, old)
     old.check_op(BlockOpType.EXTERNAL_SNAPSHOT)
     overlay = machine.node_or_device(data.overlay, data.overlay)
     await prepare_snapshot(machine, under_way, old, overlay)

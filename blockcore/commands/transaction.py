@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -33,18 +34,32 @@ async def transaction(
 ) -> None:
     """Do all of the actions, at one moment as guests see it, or none of them.
 
-    All drives are drained first and stay so until the end.
+    Everything is drained first, and guests wait until the end.  Jobs go on,
+    except for those on nodes that an action drains.
     """
     grouped = properties.completion_mode is ActionCompletionMode.GROUPED
     under_way = Transaction(properties.completion_mode, JobTxn(machine) if grouped else None)
-    async with changing_graph(machine), machine.all_drained():
-        try:
-            for action in wanted:
-                await actions.prepare(machine, action, under_way)
-        except QmpError:
-            await under_way.abort()
-            raise
-        await under_way.commit()
+    async with changing_graph(machine):
+        with ExitStack() as guests:
+            async with machine.all_drained():
+                for blk in machine.backends:
+                    guests.enter_context(blk.quiesced())
+            try:
+                await _carry_out(machine, wanted, under_way)
+            finally:
+                await under_way.end()
+
+
+async def _carry_out(
+    machine: Machine, wanted: list[TransactionAction], under_way: Transaction
+) -> None:
+    try:
+        for action in wanted:
+            await actions.prepare(machine, action, under_way)
+    except QmpError:
+        await under_way.abort()
+        raise
+    await under_way.commit()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
