@@ -257,15 +257,14 @@ class Machine:
         await Until(self._has_no_jobs, self.clock.monotonic_ns() + CANCEL_NS)
 
     async def _cancel_jobs(self) -> None:
-        """End all jobs before the process ends (job_cancel_sync_all), after a last drain."""
+        """End all jobs before the process ends (job_cancel_sync_all), with everything drained."""
         async with self.all_drained():
-            pass
-        for job in list(self.jobs):
-            if job.status is JobStatus.CONCLUDED:
-                job.dismiss()
-            elif not job.is_cancelled and not job.txn.finalizing:
-                await job.cancel()
-                await Until(partial(self._is_over, job))
+            for job in list(self.jobs):
+                if job.status is JobStatus.CONCLUDED:
+                    job.dismiss()
+                elif not job.is_cancelled and not job.txn.finalizing:
+                    await job.cancel()
+                    await Until(partial(self._is_over, job))
 
     def _is_over(self, job: BlockJob) -> bool:
         return job not in self.jobs
