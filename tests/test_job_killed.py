@@ -228,7 +228,7 @@ def check(
     directory: Path, kind: str, guest: Guest, before: bytes, completed: bool, run: str
 ) -> None:
     names = [f"{kind}-{part}.qcow2" for part in ("base", "mid", "top")]
-    if kind in COPIES:
+    if kind == "backup" or (directory / f"{kind}-copy.qcow2").exists():
         names.append(f"{kind}-copy.qcow2")
     for name in names:
         command = ["qemu-img", "check", name]
