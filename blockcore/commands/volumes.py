@@ -149,7 +149,7 @@ def _volume_of(machine: Machine, name: str) -> tuple[FileNode, Volume]:
     while node is not None:
         if isinstance(node, FileNode) and node.volume is not None:
             return node, node.volume
-        node = node.file
+        node = node.file or node.filtered
     raise QmpError(f"Node '{name}' is not on a volume of limited physical size")
 
 
