@@ -246,19 +246,16 @@ class Machine:
         await Until(self._has_no_jobs, self.clock.monotonic_ns() + CANCEL_NS)
 
     async def _cancel_jobs(self) -> None:
-        """End all jobs before the process ends (job_cancel_sync_all), after a last drain."""
-        drain = Drain(self, self.graph.nodes.values())
-        drain.begin()
-        await drain.settled()
-        drain.end()
-        while self.jobs:
-            job = self.jobs[0]
-            if job.status is JobStatus.CONCLUDED:
-                job.dismiss()
-                continue
-            if not job.is_cancelled and not job.txn.finalizing:
-                await job.cancel()
-            await Until(partial(self._is_over, job))
+        """End all jobs before the process ends (job_cancel_sync_all), with everything drained."""
+        async with self.all_drained():
+            while self.jobs:
+                job = self.jobs[0]
+                if job.status is JobStatus.CONCLUDED:
+                    job.dismiss()
+                    continue
+                if not job.is_cancelled and not job.txn.finalizing:
+                    await job.cancel()
+                await Until(partial(self._is_over, job))
 
     def _is_over(self, job: BlockJob) -> bool:
         return job.status is JobStatus.CONCLUDED or job not in self.jobs

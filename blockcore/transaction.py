@@ -7,7 +7,8 @@ others have registered for that case happens in reverse order.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from enum import StrEnum
 
 from blockcore.drain import Drain, Drainable
@@ -28,8 +29,7 @@ class ActionCompletionMode(StrEnum):
 class Transaction:
     """One transaction under way; `completion_mode` is for actions that start jobs.
 
-    Jobs that are to succeed or fail together share `job_txn`.  `drains` are
-    the sections that actions have begun, and that end with the transaction.
+    Jobs that are to succeed or fail together share `job_txn`.
     """
 
     def __init__(
@@ -37,21 +37,31 @@ class Transaction:
     ) -> None:
         self.completion_mode = completion_mode
         self.job_txn = job_txn
-        self.drains: list[Drain] = []
         self._commit: list[Step] = []
         self._abort: list[Step] = []
+        self._drains: list[Drain] = []
 
     async def drain(self, host: Drainable, node: BlockNode) -> None:
-        """Let nobody be at a node until the end."""
-        section = Drain(host, [node])
-        section.begin()
-        self.drains.append(section)
-        await section.settled()
+        """Drain a node from now until the end of the transaction."""
+        drain = Drain(host, [node])
+        drain.begin()
+        self._drains.append(drain)
+        await drain.settled()
 
-    def end(self) -> None:
-        """It is over, one way or the other."""
-        for section in self.drains:
-            section.end()
+    @asynccontextmanager
+    async def sections(self) -> AsyncIterator[None]:
+        """What actions have drained is so until the end of this, which is the transaction's."""
+        abandoned = False
+        try:
+            yield
+        except GeneratorExit:
+            abandoned = True
+            raise
+        finally:
+            for drain in self._drains:
+                drain.end()
+                if not abandoned:
+                    await drain.left()
 
     def on_commit(self, step: Step) -> None:
         """Do this once all actions have been prepared."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from beside_qemu import Side
+from beside_qemu import Images, Side
 
 
-def images(m: Side) -> None:
+def images(m: Images) -> None:
     """base <- mid <- top, each with data of its own, and open nodes of these names."""
     m.image("base.raw", "2M", "write -P 1 0 2M")
     m.image("mid.qcow2", "2M", "write -P 2 512k 512k", below="base.raw")

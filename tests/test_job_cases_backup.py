@@ -329,7 +329,10 @@ def nodes_of_a_backup(m: Side) -> None:
     for node in ("top", "target", "f"):
         m("blockdev-del", node_name=node)
         if node != "top":
+            m("blockdev-snapshot", node=node, overlay="other")
             m("block-stream", job_id="k", device=node)
+            m("blockdev-backup", job_id="k", device="other", target=node, sync="full")
+            m("drive-backup", job_id="k", device=node, target="new", sync="full")
         m("block-commit", job_id="k", device=node)
         m("blockdev-mirror", job_id="k", device="other", target=node, sync="full")
     m("blockdev-del", node_name="mid")

@@ -253,7 +253,6 @@ def mirror_that_replaces_another_node(m: Side) -> None:
     m("blockdev-add", driver="blkdebug", node_name="filter", image="src")
     target(m, "4M", "target.raw")
     mirror(m, "filter", replaces="src")
-    m.look()
     completed(m)
 
 
@@ -292,15 +291,21 @@ def nodes_in_use(m: Side) -> None:
     m.image("other.qcow2")
     m.node("other", "other.qcow2")
     m("blockdev-add", driver="qcow2", node_name="over", file="other-file", backing=None)
-    mirror(m, "top", speed=1)
+    mirror(m, "top")
+    m.status("j", "ready")
     for node in ("top", "target", "mid"):
         m("blockdev-del", node_name=node)
+        m("blockdev-snapshot", node=node, overlay="other")
         m("change-backing-file", device=node, image_node_name=node, backing_file="x")
         m("block-commit", job_id="k", device=node)
         m("blockdev-mirror", job_id="k", device=node, target="other", sync="full")
         m("blockdev-mirror", job_id="k", device="other", target=node, sync="full")
         if node != "mid":
             m("block-stream", job_id="k", device=node)
+            m("blockdev-backup", job_id="k", device=node, target="other", sync="full")
+            m("drive-backup", job_id="k", device=node, target="new", sync="full")
+        m("blockdev-backup", job_id="k", device="other", target=node, sync="full")
+        m("blockdev-snapshot-sync", node_name=node, snapshot_file="s", snapshot_node_name="s")
         m("block-dirty-bitmap-add", node=node, name="b")
         m("block-dirty-bitmap-remove", node=node, name="b")
     m.look()

@@ -232,6 +232,26 @@ def test_a_volume_runs_full_under_a_mirror(tmp_path: Path, driver: str) -> None:
 
 
 @pytest.mark.slow
+def test_the_drives_own_volume_runs_full_under_a_job(tmp_path: Path) -> None:
+    """The job's filter is over the drive's image; the drive's name still means its volume."""
+    make_image(tmp_path / "disk.img", SIZE)
+    make_image(tmp_path / "copy.img", SIZE)
+    drive = f"drive=id=vda,file=disk.img,format=raw,{STOPS},file.x-physical-size=1M"
+    with Live(tmp_path, drive) as live, live.qmp() as qmp, live.guest("vda") as guest:
+        add_copy(qmp, "raw")
+        qmp("blockdev-mirror", job_id="j", device="vda", target="copy", sync="full")
+        assert errors_until_ready(qmp) == []
+        held = guest.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"full" * 128)), MIB)
+        qmp.wait_event("STOP")
+        qmp("x-volume-extend", node_name="vda", add=MIB)
+        qmp("cont")
+        while not guest.aio_command_completed(held):
+            guest.poll(-1)
+        finish(qmp)
+    assert (tmp_path / "copy.img").read_bytes() == (tmp_path / "disk.img").read_bytes()
+
+
+@pytest.mark.slow
 def test_a_broken_target_is_not_the_guests_affair(tmp_path: Path) -> None:
     """Errors of one job's target, again and again; two drives go on, and so does the job."""
     make_image(tmp_path / "other.img", SIZE)

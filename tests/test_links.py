@@ -160,7 +160,7 @@ def test_frozen_link(machine: Machine) -> None:
     machine.graph.nodes["t"].frozen.add("backing")
     file = machine.graph.nodes["t"].children["file"].node_name
     options = {"driver": "qcow2", "node-name": "t", "file": file, "backing": None}
-    with pytest.raises(QmpError, match="^Cannot change 'backing' link from 't' to 'n'$"):
+    with pytest.raises(QmpError, match="^Cannot change frozen 'backing' link from 't' to 'n'$"):
         perform(execute(machine, "blockdev-reopen", options=[options]))
     assert machine.graph.nodes["t"].backing is machine.graph.nodes["n"]
 

@@ -34,8 +34,8 @@ async def transaction(
 ) -> None:
     """Do all of the actions, at one moment as guests see it, or none of them.
 
-    Everything is drained first.  From then on guests wait until the end, and
-    those jobs that use a node of an action.
+    Everything is drained first, and guests wait until the end.  Jobs go on,
+    except for those on nodes that an action drains.
     """
     grouped = properties.completion_mode is ActionCompletionMode.GROUPED
     under_way = Transaction(properties.completion_mode, JobTxn(machine) if grouped else None)
@@ -43,10 +43,8 @@ async def transaction(
         with guests_held(machine):
             async with machine.all_drained():
                 pass
-            try:
+            async with under_way.sections():
                 await _carry_out(machine, wanted, under_way)
-            finally:
-                under_way.end()
 
 
 async def _carry_out(

@@ -256,6 +256,9 @@ async def create_backup(
 
 
 async def drop_backup_filter(machine: Machine, cbw: CopyBeforeWriteNode) -> None:
-    """Take the filter away, with its bitmap on the source (bdrv_cbw_drop)."""
+    """Take the filter away, with its bitmap on the source (bdrv_cbw_drop).
+
+    An overlay of the source may be under the filter by now.
+    """
     await drop_filter(machine, cbw)
-    cbw.below.bitmaps.remove(cbw.copy.bitmap)
+    cbw.copy.source.bitmaps.remove(cbw.copy.bitmap)

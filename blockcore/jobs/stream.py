@@ -155,7 +155,11 @@ class StreamJob(BlockJob):
         return found, reaches
 
     async def prepare(self) -> None:
-        """Make what is under the streamed part the backing file, in the header and the graph."""
+        """Make what is under the streamed part the backing file, in the header and the graph.
+
+        What has been copied is on the disk before the header does without
+        what it was copied from, as with commits.
+        """
         self._unfreeze()
         await self._drop_filter()
         target = skip_filters(self._target)
@@ -163,6 +167,7 @@ class StreamJob(BlockJob):
         if target.cow is None:
             return
         assert isinstance(target, Qcow2Node)
+        await target.flush()
         base = above.filtered or above.cow
         async with drained(self._machine, [target]):
             await self._write_header(target, None if base is None else skip_filters(base))

@@ -159,6 +159,8 @@ def _new_child(graph: BlockGraph, change: Change, name: str, ref: str | Null) ->
             )
     if child is old:
         return
+    if old is not None and old.implicit:
+        raise QmpError(f"Cannot replace implicit {name} child of {node.node_name}")
     if name == "image":
         raise QmpError("Cannot change the option 'image'")
     node.check_link(name)

@@ -67,7 +67,7 @@ class Vertex(Generic[N]):
         child = self.children.get(name)
         if name in self.frozen and child is not None:
             raise QmpError(
-                f"Cannot change '{name}' link from '{self.node_name}' to '{child.node_name}'"
+                f"Cannot change frozen '{name}' link from '{self.node_name}' to '{child.node_name}'"
             )
 
     def set_child(self, name: str, child: N | None) -> None:
