@@ -21,7 +21,7 @@ from blockcore.events import BlockJobCancelled, BlockJobCompleted
 from blockcore.policy import error_action
 from blockcore.qapi import BlockdevOnError, BlockErrorAction, IoOperationType, JobStatus
 
-SEEDS = int(os.environ.get("FAULTLINE_SEEDS", "40"))
+SEEDS = int(os.environ.get("FAULTLINE_SEEDS", "30"))
 
 POLICIES = ("report", "ignore", "stop", "enospc")
 
