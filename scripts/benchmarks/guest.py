@@ -1,4 +1,4 @@
-"""Rows of guests beside a job: what a mirror at full speed leaves of the server's own throughput."""
+"""Rows of guests beside a job: what a mirror at full speed leaves of a server's throughput."""
 
 from __future__ import annotations
 

@@ -40,7 +40,8 @@ def copy_row(plan: Plan, name: str, command: str, layout: str) -> Row:
 
         def measure(qmp: Qmp) -> float:
             _new(target, layout, plan.size)
-            with _nodes(qmp, image_node("source", source, layout), image_node("target", target, layout)):
+            nodes = [image_node("source", source, layout), image_node("target", target, layout)]
+            with _nodes(qmp, *nodes):
                 started = time.perf_counter()
                 _start_copy(qmp, command, "source", "target")
                 qmp.wait_event(READY if command == "mirror" else COMPLETED)
