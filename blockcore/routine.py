@@ -18,6 +18,9 @@ from blockcore.effects import Call, Until
 
 Core = Coroutine[Any, Any, Any]
 
+TURN = 2
+"""Calls of one routine that a thread performs while others wait for it: a read and a write."""
+
 
 class Routine:
     """One coroutine of the core, somewhere between two of its effects.
@@ -122,38 +125,42 @@ class ThreadRoutine(Routine):
 class LoopRoutine(Routine):
     """Owned by the main loop, which performs its calls on a pool.
 
-    A thread of the pool goes on with the next call of the same routine, unless
-    others wait for a thread: to hand it over costs as much as a small read.
+    A thread of the pool goes on with the next call of the same routine: to hand
+    it over costs as much as a small read, and what was just read into memory
+    is in that processor's cache when it is written.  If others wait for a thread, they
+    get it after `TURN` calls.
     """
 
-    __slots__ = ("_on_thread", "lock", "on_done")
+    __slots__ = ("_left", "lock", "on_done")
 
     def __init__(self, coro: Core, lock: Scheduler, on_done: Callable[[Routine], None]) -> None:
         super().__init__(coro)
         self.lock = lock
         self.on_done = on_done
-        self._on_thread = False
+        self._left = 0
 
     def moved(self) -> None:
         pool, call, until = self.lock.pool, self.call, self.until
         if self.done:
             self.on_done(self)
         elif call is not None:
-            if not self._on_thread or pool.is_wanted():
-                self._on_thread = False
+            if not self._left or (self._left == 1 and pool.is_wanted()):
+                self._left = 0
                 pool.submit(lambda: self._perform(call))
         elif until is not None and until.deadline_ns is not None:
             pool.call_at(until.deadline_ns, lambda: self._expire(until))
 
     def _perform(self, first: Call) -> None:
         call: Call | None = first
+        left = TURN
         while call is not None:
             value, error = perform(call)
             with self.lock.region():
-                self._on_thread = True
+                self._left = left
                 self.lock.advance(self, value, error)
-                call = self.call if self._on_thread else None
-                self._on_thread = False
+                call = self.call if self._left else None
+                self._left = 0
+            left = max(left - 1, 1)
 
     def _expire(self, until: Until) -> None:
         with self.lock.region():

@@ -27,13 +27,13 @@ class Pool:
     def __init__(self) -> None:
         self.work: list[Callable[[], None]] = []
         self.timers: list[tuple[int, Callable[[], None]]] = []
+        self.wanted = True
 
     def submit(self, work: Callable[[], None]) -> None:
         self.work.append(work)
 
     def is_wanted(self) -> bool:
-        """So that no call follows another before all others have had their chance."""
-        return True
+        return self.wanted
 
     def call_at(self, deadline_ns: int, work: Callable[[], None]) -> None:
         self.timers.append((deadline_ns, work))
@@ -264,6 +264,46 @@ def test_spawned_routines_end_under_the_lock() -> None:
     pool.run()
     assert ended[0] == (7, True)
     assert isinstance(ended[1][0], OSError) and ended[1][1]
+
+
+@pytest.mark.parametrize(("wanted", "story"), [(False, "aaaaabbbbb"), (True, "aabbaabbab")])
+def test_a_thread_goes_on_with_a_routine_unless_it_is_wanted(wanted: bool, story: str) -> None:
+    lock, pool = make_lock()
+    pool.wanted = wanted
+    done: list[str] = []
+
+    async def five(name: str) -> None:
+        for _ in range(5):
+            await Call(done.append, name)
+
+    with lock.region():
+        for name in "ab":
+            lock.spawn(five(name), ignore)
+    pool.run()
+    assert "".join(done) == story
+
+
+def test_a_routine_that_waits_leaves_its_thread() -> None:
+    """Who lets it go on submits its next call: once, not twice."""
+    lock, pool = make_lock()
+    pool.wanted = False
+    flag = Flag()
+    done: list[int] = []
+
+    async def waits() -> None:
+        await Call(done.append, 1)
+        await Until(flag.is_up)
+        await Call(done.append, 2)
+
+    with lock.region():
+        lock.spawn(waits(), ignore)
+    pool.run()
+    assert done == [1] and not pool.work
+    flag.up = True
+    lock.poke()
+    assert len(pool.work) == 1
+    pool.run()
+    assert done == [1, 2]
 
 
 @pytest.mark.parametrize("comes_true", [True, False])

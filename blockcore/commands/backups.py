@@ -102,7 +102,6 @@ async def _blockdev_backup(
     source = machine.node_or_device(data.device, data.device)
     await under_way.drain(machine, source)
     target = machine.node_or_device(data.target, data.target)
-    await under_way.drain(machine, source)
     await _prepare(machine, under_way, source, target, data)
 
 

@@ -14,6 +14,7 @@ from blockcore.bitmap import DirtyBitmap
 from blockcore.effects import Until
 from blockcore.job_driver import JobHost
 from blockcore.nodes.chain import skip_filters
+from blockcore.nodes.copy_data import DataCopier, SourceError
 from blockcore.nodes.driver import Extent
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.qcow2.node import Qcow2Node
@@ -73,13 +74,13 @@ class Copier:
         self._copied = copied
         self._position = 0
         self._buffered = 0
-        self._buffers: list[memoryview] = []
         granularity = bitmap.granularity
         self._buf_size = -(-buf_size // granularity) * granularity
         self._cow = self._cow_bitmap()
         if self._cow is not None:
             self._buf_size = max(self._buf_size, self._cluster)
         self._max_io = max(self._buf_size // MAX_IN_FLIGHT, MAX_IO_BYTES)
+        self._data = DataCopier(source, target, self._max_io)
 
     def _cow_bitmap(self) -> DirtyBitmap | None:
         """Which parts the target has, if it cannot fill its clusters from below yet.
@@ -207,7 +208,7 @@ class Copier:
         rest.offset += taken
         self.bytes_in_flight -= taken
         if op.buffered:
-            self._start(op, self._copy(op))
+            self._start(op, self._data.copy(op.offset, op.nbytes))
         elif extent.zero:
             self._start(op, self.target.zero(op.offset, op.nbytes, may_unmap=self._unmap))
         else:
@@ -250,21 +251,3 @@ class Copier:
             self.ops.remove(op)
             self.bytes_in_flight -= op.nbytes
             self._buffered -= op.buffered
-
-    async def _copy(self, op: Op) -> None:
-        buffer = self._buffers.pop() if self._buffers else memoryview(bytearray(self._max_io))
-        if len(buffer) < op.nbytes:
-            buffer = memoryview(bytearray(op.nbytes))
-        part = buffer[: op.nbytes]
-        try:
-            try:
-                await self.source.pread(op.offset, part)
-            except OSError as exc:
-                raise SourceError(exc.errno, exc.strerror) from None
-            await self.target.pwrite(op.offset, part)
-        finally:
-            self._buffers.append(buffer)
-
-
-class SourceError(OSError):
-    """It was the source that failed."""

@@ -15,6 +15,7 @@ from blockcore.bitmap import DirtyBitmap
 from blockcore.clock import Clock
 from blockcore.effects import Until
 from blockcore.nodes.chain import backing_chain_next, is_allocated_above
+from blockcore.nodes.copy_data import DataCopier, SourceError
 from blockcore.nodes.node import BlockNode
 from blockcore.ratelimit import RateLimit
 
@@ -89,12 +90,11 @@ class CopyCall:
 class _Task:
     """A part on its way."""
 
-    __slots__ = ("end", "offset", "reading", "zero")
+    __slots__ = ("end", "offset", "zero")
 
     def __init__(self, offset: int, end: int) -> None:
         self.offset = offset
         self.end = end
-        self.reading = False
         self.zero = False
 
 
@@ -119,7 +119,7 @@ class BlockCopy:
         self._host = host
         self._tasks: list[_Task] = []
         self._in_flight_bytes = 0
-        self._buffers: list[memoryview] = []
+        self._data = DataCopier(source, target, MAX_CHUNK)
 
     async def run(self, call: CopyCall) -> None:
         """Copy what of a call's range is not copied yet; `call` has the outcome."""
@@ -241,7 +241,7 @@ class BlockCopy:
             await self._copy(task)
         except OSError as exc:
             if call.error is None:
-                call.error, call.error_is_read = exc, task.reading
+                call.error, call.error_is_read = exc, isinstance(exc, SourceError)
             self._end(task, again=True)
             return
         if self.meter is not None:
@@ -253,16 +253,7 @@ class BlockCopy:
         if task.zero:
             await self.target.zero(offset, length, may_unmap=False)
             return
-        buffer = self._buffers.pop() if self._buffers else memoryview(bytearray(MAX_CHUNK))
-        if len(buffer) < length:
-            buffer = memoryview(bytearray(length))
-        try:
-            task.reading = True
-            await self.source.pread(offset, buffer[:length])
-            task.reading = False
-            await self.target.pwrite(offset, buffer[:length])
-        finally:
-            self._buffers.append(buffer)
+        await self._data.copy(offset, length)
 
     def _take(self, offset: int, end: int) -> _Task:
         task = _Task(offset, end)

@@ -24,6 +24,7 @@ from benchmarks.data_path import (
     random_row,
     rules_row,
 )
+from benchmarks.guest import guest_row
 from benchmarks.jobs import commit_row, copy_row, many_row, stream_row
 from benchmarks.memory import memory_row
 from benchmarks.plan import Plan, on_tmpfs, workplace
@@ -56,6 +57,8 @@ ROWS: dict[str, Callable[[Plan, str], Row]] = {
     },
     "mirrors": partial(many_row, command="mirror"),
     "backups": partial(many_row, command="backup"),
+    "mirror-4k-read": partial(guest_row, pattern=RANDOM_READ),
+    "mirror-4k-write": partial(guest_row, pattern=RANDOM_WRITE),
     "qmp": round_trip_row,
     "cont": cont_row,
     "memory": memory_row,
@@ -75,6 +78,11 @@ ROWS: dict[str, Callable[[Plan, str], Row]] = {
     "--connections", type=click.IntRange(1), default=40, help="Over which those are spread."
 )
 @click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Where the drive is to be, for a while; tmpfs with room for it, if there is one.",
+)
+@click.option(
     "--json", "json_path", type=click.Path(path_type=Path), help="Write all figures here."
 )
 def bench(
@@ -85,6 +93,7 @@ def bench(
     size: int,
     held: int,
     connections: int,
+    directory: Path | None,
     json_path: Path | None,
 ) -> None:
     """Measure this tree beside nbdkit's C plugins and QEMU; print ratios and the budget.
@@ -97,10 +106,10 @@ def bench(
     if quick:
         rounds, seconds = 2, 1.0
     environment = _environment()
-    with workplace(size << 20) as (directory, image):
-        if not on_tmpfs(directory):
-            click.echo(f"/dev/shm is too small: the drive is in {directory.parent}", err=True)
-        plan = Plan(directory, image, size << 20, rounds, seconds, held, connections)
+    with workplace(size << 20, directory) as (place, image):
+        if not on_tmpfs(place):
+            click.echo(f"not on tmpfs: the drive is in {place.parent}", err=True)
+        plan = Plan(place, image, size << 20, rounds, seconds, held, connections)
         rows = []
         for name in names or ROWS:
             rows.append(ROWS[name](plan, name))
@@ -111,7 +120,7 @@ def bench(
             "size": size << 20,
             "held": held,
             "connections": connections,
-            "tmpfs": on_tmpfs(directory),
+            "tmpfs": on_tmpfs(place),
         }
     if json_path is not None:
         json_path.write_text(json.dumps(as_json(rows, environment, parameters), indent=2) + "\n")

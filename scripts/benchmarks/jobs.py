@@ -40,7 +40,8 @@ def copy_row(plan: Plan, name: str, command: str, layout: str) -> Row:
 
         def measure(qmp: Qmp) -> float:
             _new(target, layout, plan.size)
-            with _nodes(qmp, _image("source", source, layout), _image("target", target, layout)):
+            nodes = [image_node("source", source, layout), image_node("target", target, layout)]
+            with _nodes(qmp, *nodes):
                 started = time.perf_counter()
                 _start_copy(qmp, command, "source", "target")
                 qmp.wait_event(READY if command == "mirror" else COMPLETED)
@@ -59,7 +60,7 @@ def stream_row(plan: Plan, name: str, layout: str) -> Row:
 
         def measure(qmp: Qmp) -> float:
             _new(top, "qcow2", plan.size, base, layout)
-            with _nodes(qmp, _image("top", top, "qcow2")):
+            with _nodes(qmp, image_node("top", top, "qcow2")):
                 return _timed(plan, qmp, "block-stream", {"job-id": "job", "device": "top"})
 
         return _row(plan, name, f"stream, {layout} to an overlay", layout, measure)
@@ -75,9 +76,9 @@ def commit_row(plan: Plan, name: str, layout: str) -> Row:
         def measure(qmp: Qmp) -> float:
             _new(top, "qcow2", plan.size, middle, "qcow2")
             below = [
-                _image("base", base, layout),
-                _image("middle", middle, "qcow2") | {"backing": "base"},
-                _image("top", top, "qcow2") | {"backing": "middle"},
+                image_node("base", base, layout),
+                image_node("middle", middle, "qcow2") | {"backing": "base"},
+                image_node("top", top, "qcow2") | {"backing": "middle"},
             ]
             with _nodes(qmp, *below):
                 nodes = {"top-node": "middle", "base-node": "base"}
@@ -96,8 +97,8 @@ def many_row(plan: Plan, name: str, command: str) -> Row:
             path = room / source
             _new(path, "raw", part)
             _new(room / f"target{index}", "raw", part)
-            nodes.append(_image(source, path, "raw"))
-            nodes.append(_image(f"target{index}", room / f"target{index}", "raw"))
+            nodes.append(image_node(source, path, "raw"))
+            nodes.append(image_node(f"target{index}", room / f"target{index}", "raw"))
 
         def measure(qmp: Qmp) -> float:
             with _nodes(qmp, *nodes):
@@ -151,7 +152,7 @@ def _end_copies(qmp: Qmp, command: str, jobs: list[str]) -> None:
         qmp.wait_event(COMPLETED, len(jobs))
 
 
-def _image(name: str, path: Path, layout: str) -> Node:
+def image_node(name: str, path: Path, layout: str) -> Node:
     file = {"driver": "file", "filename": str(path)}
     return {"driver": layout, "node-name": name, "file": file}
 

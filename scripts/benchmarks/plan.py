@@ -29,9 +29,13 @@ class Plan:
 
 
 @contextlib.contextmanager
-def workplace(size: int) -> Iterator[tuple[Path, Path]]:
-    """A directory with a written raw file of `size` bytes; both are removed at the end."""
-    with tempfile.TemporaryDirectory(prefix="faultline-bench-", dir=_roomy(size)) as name:
+def workplace(size: int, directory: Path | None) -> Iterator[tuple[Path, Path]]:
+    """A place with a written raw file of `size` bytes; both are removed at the end.
+
+    It is made in `directory`, or if that is None where there is room.
+    """
+    where = directory or _roomy(size)
+    with tempfile.TemporaryDirectory(prefix="faultline-bench-", dir=where) as name:
         image = Path(name) / "drive.img"
         write_pattern(image, size)
         yield Path(name), image

@@ -33,7 +33,7 @@ def _ratio(values: Samples) -> str:
 def _figure(samples: Samples, unit: str) -> str:
     low, high = samples.spread
     spread = "" if low == high else f" ({low:.0f} - {high:.0f})"
-    return f"{samples.median:.0f}{spread} {unit}"
+    return f"{samples.median:.0f}{spread} {unit}".rstrip()
 
 
 def as_json(

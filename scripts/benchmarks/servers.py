@@ -86,14 +86,16 @@ def qemu_system(directory: Path) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def storage_daemon(directory: Path, overlay: Path | None = None) -> Iterator[Server]:
-    """qemu-storage-daemon: its QMP monitor, and a qcow2 image if it is to serve one."""
+def storage_daemon(
+    directory: Path, path: Path | None = None, layout: str = "qcow2"
+) -> Iterator[Server]:
+    """qemu-storage-daemon: its QMP monitor, and an image if it is to serve one."""
     with _place(directory) as place:
         command = ["qemu-storage-daemon", "--chardev"]
         command += [f"socket,id=c,path={place}/qmp,server=on,wait=off", "--monitor", "chardev=c"]
         command += ["--nbd-server", f"addr.type=unix,addr.path={place}/nbd,max-connections=0"]
-        if overlay is not None:
-            image = f"driver=qcow2,node-name=vda,file.driver=file,file.filename={overlay}"
+        if path is not None:
+            image = f"driver={layout},node-name=vda,file.driver=file,file.filename={path}"
             command += ["--blockdev", image]
             command += ["--export", "nbd,id=e,node-name=vda,name=,writable=on"]
         with _listening(command, place, place / "nbd") as server:

@@ -1,0 +1,110 @@
+"""Data from one node to another: a read and a write, or one call past nodes that need not know.
+
+What forbids a guest the short path forbids this one too (`direct`).
+"""
+
+from __future__ import annotations
+
+from blockcore.effects import Call
+from blockcore.nodes.direct import Direct
+from blockcore.nodes.file import read_all, write_all
+from blockcore.nodes.node import BlockNode
+
+
+class SourceError(OSError):
+    """It was the source that failed."""
+
+
+class DataCopier:
+    """Copies parts of `source` to the same places of `target`; `most` bytes are usual.
+
+    With one call for both, there are no more buffers in use than threads, and
+    what a buffer holds is still in a processor's cache when it is written.
+    """
+
+    def __init__(self, source: BlockNode, target: BlockNode, most: int) -> None:
+        self._source = source
+        self._target = target
+        self._most = most
+        self._buffers: list[memoryview] = []
+
+    async def copy(self, offset: int, length: int) -> None:
+        """Raises SourceError, or OSError if it was the target that failed."""
+        ways = self._ways(offset, length)
+        if ways is not None:
+            await self._past(*ways, offset, length)
+            return
+        buffer = self._buffer(length)
+        try:
+            try:
+                await self._source.pread(offset, buffer[:length])
+            except OSError as exc:
+                raise SourceError(exc.errno, exc.strerror) from None
+            await self._target.pwrite(offset, buffer[:length])
+        finally:
+            self._buffers.append(buffer)
+
+    def _ways(self, offset: int, length: int) -> tuple[Direct, Direct] | None:
+        """Both files, if what is to be read and written there concerns nobody now."""
+        if offset + length > min(self._source.size, self._target.size):
+            return None
+        read = _plain(self._source)
+        if read is None or read.read_gate.touches(offset, length):
+            return None
+        write = _plain(self._target)
+        if write is None or write.write_gate.touches(offset, length):
+            return None
+        return read, write
+
+    async def _past(self, read: Direct, write: Direct, offset: int, length: int) -> None:
+        """Leave the traces that the nodes' own read and write would have left."""
+        for passing in read.read_passes:
+            passing()
+        places = read.fd, offset + read.shift, write.fd, offset + write.shift
+        try:
+            await Call(self._move, *places, length)
+        except SourceError:
+            raise
+        except OSError:
+            _written(write, offset, length)
+            raise
+        _written(write, offset, length)
+
+    def _move(self, read_fd: int, read_at: int, write_fd: int, write_at: int, length: int) -> None:
+        """Called without the lock, on several threads."""
+        buffer = self._buffer(length)
+        try:
+            try:
+                read_all(read_fd, buffer[:length], read_at)
+            except OSError as exc:
+                raise SourceError(exc.errno, exc.strerror) from None
+            write_all(write_fd, buffer[:length], write_at)
+        finally:
+            self._buffers.append(buffer)
+
+    def _buffer(self, length: int) -> memoryview:
+        """To be put back; with or without the lock."""
+        try:
+            buffer = self._buffers.pop()
+        except IndexError:
+            buffer = memoryview(bytearray(self._most))
+        return buffer if len(buffer) >= length else memoryview(bytearray(length))
+
+
+def _plain(node: BlockNode) -> Direct | None:
+    """The way to the file of a node whose requests need not wait for each other."""
+    below: BlockNode | None = node
+    while below is not None:
+        if below.requests is not None:
+            return None
+        below = below.file or below.filtered
+    return node.direct()
+
+
+def _written(write: Direct, offset: int, length: int) -> None:
+    for passing in write.write_passes:
+        passing()
+    for bitmap, shift in write.bitmaps:
+        bitmap.set(offset + shift, length)
+    for node, shift in write.nodes:
+        node.wrote_directly(offset + length + shift)

@@ -1,0 +1,87 @@
+"""Rows of guests beside a job: what a mirror at full speed leaves of a server's throughput."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from benchmarks.data_path import Pattern
+from benchmarks.jobs import OURS, READY, THEIRS, image_node
+from benchmarks.load import Qmp
+from benchmarks.plan import Plan, write_pattern
+from benchmarks.rounds import Budget, Row, Samples
+from benchmarks.servers import Server, faultline, storage_daemon
+
+
+def guest_row(plan: Plan, name: str, pattern: Pattern) -> Row:
+    """A mirror is begun anew whenever it is ready, so that it copies as long as fio measures.
+
+    What is kept is the guest's throughput with it, of that without, in one
+    round.  Each figure says its unit.
+    """
+    figures: dict[str, list[float]] = {}
+    with contextlib.ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=plan.directory)))
+        target = place / "target"
+        write_pattern(target, plan.size)
+        drive = f"drive=id=vda,file={plan.image},format=raw"
+        servers = {
+            OURS: stack.enter_context(faultline(plan.directory, drive)),
+            THEIRS: stack.enter_context(storage_daemon(plan.directory, plan.image, "raw")),
+        }
+        for server in servers.values():
+            with Qmp(server.control) as qmp:
+                qmp.execute("blockdev-add", image_node("target", target, "raw"))
+        for _ in range(plan.rounds):
+            for who, server in servers.items():
+                alone = pattern.on(server, plan, plan.size)()
+                with Mirrors(server, plan.size) as mirrors:
+                    beside = pattern.on(server, plan, plan.size)()
+                figures.setdefault(f"{who}: % kept", []).append(100 * beside / alone)
+                figures.setdefault(f"{who}: {pattern.unit} alone", []).append(alone)
+                figures.setdefault(f"{who}: MiB/s mirrored", []).append(mirrors.mib_s)
+    samples = {what: Samples(tuple(values)) for what, values in figures.items()}
+    what = f"{pattern.block} {pattern.rw} beside a mirror, of that without"
+    row = Row(name, what, "", samples)
+    row.compare(f"{OURS}: % kept", f"{THEIRS}: % kept", Budget(least=1))
+    row.compare(f"{OURS}: MiB/s mirrored", f"{THEIRS}: MiB/s mirrored")
+    return row
+
+
+class Mirrors:
+    """One mirror of vda after the other, from entering to leaving; then `mib_s` is their rate."""
+
+    def __init__(self, server: Server, size: int) -> None:
+        self.mib_s = 0.0
+        self._server = server
+        self._size = size
+        self._begun = threading.Event()
+        self._enough = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Mirrors:
+        self._thread.start()
+        self._begun.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._enough.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        """The last one ends as well, a little after the measurement."""
+        copied = 0
+        arguments = {"job-id": "job", "device": "vda", "target": "target", "sync": "full"}
+        with Qmp(self._server.control) as qmp:
+            started = time.perf_counter()
+            while not self._enough.is_set():
+                qmp.execute("blockdev-mirror", arguments)
+                self._begun.set()
+                qmp.wait_event(READY)
+                copied += self._size
+                qmp.execute("block-job-cancel", {"device": "job", "force": True})
+                qmp.wait_event("BLOCK_JOB_CANCELLED")
+        self.mib_s = copied / (time.perf_counter() - started) / (1 << 20)

@@ -1,0 +1,255 @@
+"""Data from node to node: past them is as through them, and only if nobody is concerned."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sim import Sim, execute, new_machine, perform
+
+from blockcore.events import Event
+from blockcore.machine import Machine
+from blockcore.nodes import copy_data
+from blockcore.nodes.copy_data import DataCopier, SourceError
+from blockcore.nodes.driver import Extent
+from blockcore.nodes.file import FileNode
+from blockcore.nodes.node import BlockNode
+
+KIB = 1024
+SIZE = 256 * KIB
+PART = 64 * KIB
+DATA = bytes(range(256)) * (SIZE // 256)
+
+
+@dataclass
+class Pair:
+    """Two raw nodes, source and target, with files below them."""
+
+    machine: Machine
+    directory: Path
+    events: list[Event]
+    copier: DataCopier
+
+    def node(self, name: str) -> BlockNode:
+        return self.machine.graph.nodes[name]
+
+    def __call__(self, command: str, **arguments: Any) -> Any:
+        return perform(execute(self.machine, command, **arguments))
+
+    def traces(self) -> dict[str, Any]:
+        """All that copying may leave behind."""
+        names = ["source", "target", "source-file", "target-file"]
+        nodes = {name: self.node(name) for name in names}
+        return {
+            "data": (self.directory / "target").read_bytes(),
+            "highest": {name: node.wr_highest_offset for name, node in nodes.items()},
+            "written": {name: node._write_gen for name, node in nodes.items()},
+            "bitmaps": {
+                name: [list(bitmap.areas()) for bitmap in node.bitmaps]
+                for name, node in nodes.items()
+            },
+            "rules": self("x-query-faults"),
+            "events": list(self.events),
+        }
+
+
+def make_pair(directory: Path, **target: Any) -> Pair:
+    directory.mkdir()
+    (directory / "source").write_bytes(DATA)
+    (directory / "target").write_bytes(b"t" * SIZE)
+    machine = new_machine(Sim(0))
+    events: list[Event] = []
+    machine.listeners.append(lambda event, now_ns: events.append(event))
+    for name in ("source", "target"):
+        file = {"driver": "file", "node-name": f"{name}-file", "filename": str(directory / name)}
+        more = target if name == "target" else {}
+        perform(execute(machine, "blockdev-add", driver="raw", node_name=name, file=file, **more))
+    nodes = machine.graph.nodes
+    return Pair(machine, directory, events, DataCopier(nodes["source"], nodes["target"], PART))
+
+
+@pytest.fixture(name="calls")
+def _calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Lengths of the parts that went past the nodes."""
+    calls: list[int] = []
+    move = DataCopier._move
+
+    def counted(self: DataCopier, *places: int) -> None:
+        calls.append(places[-1])
+        move(self, *places)
+
+    monkeypatch.setattr(DataCopier, "_move", counted)
+    return calls
+
+
+def outcome(pair: Pair, offset: int, length: int) -> tuple[bool, int]:
+    """Whether it was the source that failed, and the errno."""
+    try:
+        perform(pair.copier.copy(offset, length))
+    except OSError as exc:
+        return isinstance(exc, SourceError), exc.errno or -1
+    return False, 0
+
+
+def rule(node: str, **members: Any) -> Callable[[Pair], None]:
+    def add(pair: Pair) -> None:
+        pair("x-fault-add", node_name=node, **members)
+
+    return add
+
+
+def bitmap(node: str) -> Callable[[Pair], None]:
+    def add(pair: Pair) -> None:
+        pair("block-dirty-bitmap-add", node=node, name="b", granularity=4096)
+
+    return add
+
+
+def threshold(pair: Pair) -> None:
+    pair("block-set-write-threshold", node_name="target", write_threshold=PART + 1)
+
+
+def copying_on_read(pair: Pair) -> None:
+    pair.node("source-file").track_requests()
+
+
+def nothing(pair: Pair) -> None:
+    """Nobody is concerned."""
+
+
+@pytest.mark.parametrize(
+    ("concern", "past"),
+    [
+        (nothing, 4),
+        (bitmap("target"), 4),
+        (bitmap("target-file"), 4),
+        (rule("source", iotype="read", errno="EIO", offset=0, length=512), 3),
+        (rule("source-file", iotype="read", errno="ENOMEM", offset=PART, length=512), 3),
+        (rule("target", iotype="write", errno="ENOSPC", offset=2 * PART, length=512), 3),
+        (rule("target-file", iotype="write", errno="EIO", offset=PART, length=PART), 3),
+        (rule("target", iotype="write", errno="EIO"), 0),
+        (rule("source", iotype="read", errno="EIO", once=True), 3),
+        (threshold, 2),
+        (copying_on_read, 0),
+    ],
+)
+def test_past_the_nodes_is_as_through_them(
+    concern: Callable[[Pair], None],
+    past: int,
+    tmp_path: Path,
+    calls: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+    for way in ("past", "through"):
+        if way == "through":
+            monkeypatch.setattr(DataCopier, "_ways", lambda *_: None)
+        pair = make_pair(tmp_path / way)
+        concern(pair)
+        outcomes = [outcome(pair, at, PART) for at in range(0, SIZE, PART)]
+        seen.append((outcomes, pair.traces()))
+    assert seen[0] == seen[1]
+    assert len(calls) == past
+
+
+@pytest.mark.parametrize(
+    ("call", "outcome_of", "touched"),
+    [("read_all", (True, errno.EIO), False), ("write_all", (False, errno.ENOSPC), True)],
+)
+def test_the_side_that_fails_is_told_from_the_other(
+    call: str,
+    outcome_of: tuple[bool, int],
+    touched: bool,
+    tmp_path: Path,
+    calls: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A write that fails may have done a part, a read that does has left the target alone."""
+    pair = make_pair(tmp_path / "pair")
+    bitmap("target")(pair)
+
+    def fails(*_: object) -> None:
+        raise OSError(outcome_of[1], os.strerror(outcome_of[1]))
+
+    monkeypatch.setattr(copy_data, call, fails)
+    assert outcome(pair, PART, PART) == outcome_of
+    assert calls == [PART]
+    traces = pair.traces()
+    assert traces["bitmaps"]["target"] == [[(PART, PART)] if touched else []]
+    assert traces["highest"]["target-file"] == (2 * PART if touched else 0)
+
+
+def test_offsets_of_raw_nodes_count(tmp_path: Path, calls: list[int]) -> None:
+    pair = make_pair(tmp_path / "pair", offset=PART)
+    assert outcome(pair, 0, 512) == (False, 0)
+    data = (pair.directory / "target").read_bytes()
+    assert data == b"t" * PART + DATA[:512] + b"t" * (SIZE - PART - 512)
+    assert pair.node("target-file").wr_highest_offset == PART + 512
+    assert calls == [512]
+
+
+def test_beyond_the_target_the_nodes_decide(tmp_path: Path, calls: list[int]) -> None:
+    pair = make_pair(tmp_path / "pair", offset=PART)
+    outcome(pair, SIZE - PART, PART)
+    assert calls == []
+
+
+def test_parts_larger_than_usual_fit(tmp_path: Path, calls: list[int]) -> None:
+    pair = make_pair(tmp_path / "pair")
+    assert outcome(pair, 0, SIZE) == (False, 0)
+    assert (pair.directory / "target").read_bytes() == DATA
+    assert calls == [SIZE]
+
+
+# What a plain file remembers of where its data is.
+
+
+def test_data_that_was_found_is_remembered_until_a_hole_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = make_pair(tmp_path / "pair")
+    file = pair.node("target-file")
+    looked: list[int] = []
+    seek = os.lseek
+
+    def lseek(fd: int, offset: int, whence: int) -> int:
+        looked.append(offset)
+        return seek(fd, offset, whence)
+
+    def status(offset: int) -> tuple[Extent, bool]:
+        looked.clear()
+        extent = perform(file.block_status(offset, PART))
+        return extent, bool(looked)
+
+    monkeypatch.setattr(os, "lseek", lseek)
+    data, hole = Extent(PART, data=True, zero=False), Extent(PART, data=False, zero=True)
+    assert status(0) == (data, True)
+    assert status(2 * PART) == (data, False)
+    perform(file.discard(PART, PART))
+    assert status(PART) == (hole, True)
+    assert status(2 * PART) == (data, True)
+    assert status(3 * PART) == (data, False)
+    perform(file.zero(3 * PART, PART, may_unmap=True))
+    assert status(3 * PART) == (hole, True)
+    assert status(0) == (data, True)
+    perform(file.truncate(PART // 2))
+    perform(file.truncate(PART))
+    assert status(0) == (Extent(PART // 2, data=True, zero=False), True)
+
+
+def test_what_is_found_while_a_hole_is_made_is_not_remembered(tmp_path: Path) -> None:
+    pair = make_pair(tmp_path / "pair")
+    file = pair.node("target-file")
+    assert isinstance(file, FileNode)
+    looking = file.block_status(0, PART)
+    call = looking.send(None)
+    found = call.perform()
+    perform(file.discard(0, PART))
+    with pytest.raises(StopIteration):
+        looking.send(found)
+    assert perform(file.block_status(0, PART)) == Extent(PART, data=False, zero=True)
