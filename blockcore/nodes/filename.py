@@ -238,7 +238,7 @@ _WEAK: Final = frozenset(
     + ("detect-zeroes", "locking", "aio", "latency-ns", "reconnect-delay", "open-timeout")
     + ("lazy-refcounts", "pass-discard-request", "pass-discard-snapshot", "pass-discard-other")
     + ("cache-size", "l2-cache-size", "l2-cache-entry-size", "refcount-cache-size")
-    + ("cache-clean-interval",)
+    + ("cache-clean-interval", "bottom")
     + ("x-physical-size", "x-extent-size", "x-short-write")
 )
 """Members that do not decide about data."""
