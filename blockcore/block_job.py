@@ -132,6 +132,11 @@ class BlockJob(Job):
         node.op_blockers.block(self, f"block device is in use by block job: {self.type}")
         self._users.append((node, user))
 
+    def keep_blocked(self, node: BlockNode, perm: Perm = NONE) -> None:
+        """Need no more of a node than `perm`; it is blocked as long as the job is there."""
+        for _, user in [use for use in self._users if use[0] is node]:
+            user.perm, user.shared, user.has_backend = perm, ALL, False
+
     def remove_node(self, node: BlockNode) -> None:
         """Give up a node; one that the job does not use stays as it is."""
         for use in [use for use in self._users if use[0] is node]:

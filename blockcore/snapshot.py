@@ -76,6 +76,9 @@ def put_over(
     if not overlay.supports_backing:
         raise QmpError("The overlay does not support backing images")
     graph = machine.graph
+    if overlay in graph.subtree(old):
+        names = old.node_name, overlay.node_name
+        raise QmpError("Making '%s' a backing child of '%s' would create a cycle" % names)
 
     def undo() -> None:
         detach(overlay, "backing")

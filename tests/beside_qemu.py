@@ -26,7 +26,11 @@ _MADE: dict[tuple[object, ...], bytes] = {}
 """Images by what they were made of: both machines begin with the same ones."""
 
 MOMENT = ("busy", "offset", "current-progress", "len", "total-progress")
-"""Of a running job: where it happens to be."""
+"""Of a job that has not come to its end: where it happens to be."""
+
+
+def without_the_moment(job: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in job.items() if key not in MOMENT}
 
 
 class Images:
@@ -159,7 +163,7 @@ class Side(Images):
         """Write down all jobs, without what is a matter of the moment."""
         jobs = self.ask("query-block-jobs")
         steady = [
-            {k: v for k, v in job.items() if job["status"] != "running" or k not in MOMENT}
+            without_the_moment(job) if job["status"] in ("running", "paused") else job
             for job in jobs
         ]
         self._reply("jobs", steady)
@@ -196,8 +200,10 @@ class Side(Images):
         self._qmp.events.clear()
 
     def _write_down(self, event: dict[str, Any]) -> None:
-        entry = {"event": event["event"], "data": event.get("data", {})}
-        self.events.append(self._anywhere(entry))
+        data = event.get("data", {})
+        if event["event"] == "BLOCK_JOB_CANCELLED":
+            data = without_the_moment(data)
+        self.events.append(self._anywhere({"event": event["event"], "data": data}))
 
     def _anywhere(self, value: Any) -> Any:
         """Without what is so only here: the machine's directory, the numbers of automatic names."""

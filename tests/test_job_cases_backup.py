@@ -65,6 +65,8 @@ def backup_paused(m: Side) -> None:
     source(m)
     target(m)
     backup(m, speed=1)
+    for status in ("paused", "running"):
+        m.status("j", status)
     m("block-job-pause", device="j")
     m.status("j", "paused")
     m("block-job-cancel", device="j")

@@ -115,6 +115,26 @@ def snapshots_during_a_backup(m: Side) -> None:
     m.look()
 
 
+def overlays_that_cannot_be(m: Side) -> None:
+    target(m)
+    m("blockdev-snapshot", node="target", overlay="target")
+    m("blockdev-add", driver="blkdebug", node_name="f", image="target")
+    m("blockdev-snapshot", node="f", overlay="target")
+    m.look()
+
+
+def a_job_that_is_over_blocks_its_nodes(m: Side) -> None:
+    """Until somebody has taken notice of its end."""
+    target(m)
+    m("block-commit", job_id="c", device="drive0", top_node="mid", auto_dismiss=False)
+    m.status("c", "concluded")
+    m("blockdev-backup", job_id="k", device="target", target="base", sync="full")
+    m("blockdev-backup", job_id="c", device="top", target="target", sync="full")
+    m("blockdev-backup", job_id="c", device="top", target="base", sync="full")
+    m("job-dismiss", id="c")
+    m.look()
+
+
 def the_machine_stops_and_goes_on(m: Side) -> None:
     target(m)
     m("blockdev-mirror", job_id="j", device="drive0", target="target", sync="full")
@@ -130,7 +150,6 @@ def the_machine_stops_and_goes_on(m: Side) -> None:
 def the_end_of_a_machine_with_jobs(m: Side) -> None:
     """What is cancelled is told before the machine is gone."""
     target(m)
-    m("block-stream", job_id="s", device="mid", speed=1)
     m("blockdev-backup", job_id="b", device="drive0", target="target", sync="none")
     m.quit()
 
@@ -139,6 +158,7 @@ CASES: list[Callable[[Side], None]] = [
     *(stream_with_the_names_of_the_drive, reopened_below_a_stream),
     *(guests_write_while_a_mirror_is_ready, guests_write_to_both, guests_write_into_a_backup),
     *(guests_write_during_an_active_commit, snapshots_during_a_backup),
+    *(overlays_that_cannot_be, a_job_that_is_over_blocks_its_nodes),
     *(the_machine_stops_and_goes_on, the_end_of_a_machine_with_jobs),
 ]
 

@@ -65,6 +65,19 @@ def stream_without_an_id(m: Side) -> None:
     m.look()
 
 
+def stream_with_an_id_and_a_filter_that_are_taken(m: Side) -> None:
+    """The filter comes first."""
+    three(m)
+    m.image("other.qcow2")
+    m.node("other", "other.qcow2")
+    m("block-stream", job_id="j", device="other", auto_dismiss=False)
+    m.status("j", "concluded")
+    m("block-stream", job_id="j", device="top", filter_node_name="mid")
+    m("block-stream", job_id="j", device="top", filter_node_name="f")
+    m("job-dismiss", id="j")
+    m.look()
+
+
 def stream_to_what_cannot_be_written(m: Side) -> None:
     images(m)
     m.node("base", "base.raw", read_only=True)
@@ -172,6 +185,7 @@ def a_stream_whose_base_goes_away(m: Side) -> None:
 CASES = [
     *(stream_all, stream_into_an_image_below, stream_nothing, stream_down_to_a_base),
     *(stream_down_to_a_bottom, stream_of_a_lonely_image, stream_without_an_id),
+    stream_with_an_id_and_a_filter_that_are_taken,
     *(stream_to_what_cannot_be_written, stream_paused, stream_cancelled),
     *(streams_beside_each_other, jobs_that_would_share_an_image),
     *(a_commit_that_would_share_an_image, a_stream_above_a_commit),

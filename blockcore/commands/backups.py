@@ -8,7 +8,6 @@ from typing import ClassVar
 from blockcore.bitmap import DirtyBitmap
 from blockcore.commands import transaction
 from blockcore.commands.actions import ActionTable, TransactionAction
-from blockcore.job import check_job_id
 from blockcore.job_txn import JobTxn
 from blockcore.jobs.backup import BackupOptions, BitmapSyncMode, create_backup
 from blockcore.jobs.rules import JobOptions, check_on_error
@@ -175,7 +174,6 @@ async def _prepare(
     if source.size != target.size:
         raise QmpError("Source and target image have different sizes")
     job_id = machine.device_of(source) if data.job_id is None else data.job_id
-    check_job_id(machine, job_id)
     options = JobOptions(
         job_id=job_id,
         speed=data.speed or 0,

@@ -157,7 +157,7 @@ class CommitJob(BlockJob):
             self._filter = None
 
     async def clean(self) -> None:
-        self.remove_node(self._base)
+        self.keep_blocked(self._base)
         if self._base_read_only:
             await quietly_read_only(self._machine, self._base)
 

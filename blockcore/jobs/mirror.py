@@ -12,7 +12,6 @@ from dataclasses import replace
 
 from blockcore.drain import Drain, drained
 from blockcore.graph_changes import set_read_only
-from blockcore.job import check_job_id
 from blockcore.jobs.filters import insert_filter, remove_filter
 from blockcore.jobs.mirror_options import BackingMode, MirrorOptions
 from blockcore.jobs.mirror_work import MirrorWork
@@ -180,7 +179,6 @@ async def start_mirror(
     if skip_filters(source) is skip_filters(target):
         raise QmpError("Can't mirror node into itself")
     job_id = machine.device_of(source) if options.job_id is None else options.job_id
-    check_job_id(machine, job_id)
 
     def make(node: NodeOptions) -> MirrorTopNode:
         top = MirrorTopNode(node, machine, source)

@@ -146,9 +146,6 @@ class Copier:
         try:
             while rest.nbytes:
                 extent = await self._status(rest.offset, rest.nbytes)
-                if extent.length < min(self.bitmap.granularity, rest.nbytes):
-                    # What follows within the granule may be of another kind.
-                    extent = extent._replace(data=True)
                 stop = self._clip(rest.offset + extent.length, rest)
                 while rest.offset < stop:
                     most = self._max_io if extent.data else MAX_ZERO_BYTES
@@ -186,14 +183,14 @@ class Copier:
     async def _status(self, offset: int, length: int) -> Extent:
         """What is there; what cannot be found out is copied, and the copy will fail.
 
-        So is what is zero or a hole in a part of a granule only.
+        So is a granule that is of one kind in a part only.
         """
         try:
             extent = await self.source.block_status(offset, length)
         except OSError:
             return Extent(length, data=True, zero=False)
-        if extent.length < self.bitmap.granularity:
-            return Extent(extent.length, data=True, zero=False)
+        if extent.length < min(self.bitmap.granularity, length):
+            return extent._replace(data=True)
         return extent
 
     async def _begin(self, op: Op, rest: Op, extent: Extent) -> int:

@@ -10,7 +10,6 @@ import errno
 from blockcore.block_job import BlockJob
 from blockcore.drain import drained
 from blockcore.graph_changes import set_read_only
-from blockcore.job import check_job_id
 from blockcore.job_txn import JobTxn
 from blockcore.jobs.filters import drop_filter, insert_node
 from blockcore.jobs.rules import JobOptions, quietly_read_only
@@ -192,7 +191,7 @@ class StreamJob(BlockJob):
         self._unfreeze()
         await self._drop_filter()
         if self._target_read_only:
-            self.remove_node(self._target)
+            self.keep_blocked(self._target, Perm.CONSISTENT_READ)
             await quietly_read_only(self._machine, self._target)
 
     def _unfreeze(self) -> None:
@@ -219,7 +218,6 @@ async def start_stream(
 ) -> None:
     """Start streaming (stream_start); QmpError, and nothing has changed."""
     extent = Extent(target, base, bottom)
-    check_job_id(machine, machine.device_of(target) if options.job_id is None else options.job_id)
     read_only = target.read_only
     if read_only:
         await set_read_only(machine, target, False)
