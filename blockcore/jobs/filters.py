@@ -48,12 +48,13 @@ async def insert_filter(
             adopt(node, name, child)
         replace_node(over, node, graph.subtree(node))
         graph.nodes[node.node_name] = node
+        near = graph.connected(node)
         try:
-            check(graph.nodes.values())
+            check(near)
         except QmpError:
             _unlink(machine, node)
             raise
-        graph.refresh_filenames()
+        graph.refresh_filenames(near)
     machine.concerns_changed()
     return node
 
@@ -62,7 +63,7 @@ async def drop_filter(machine: Machine, node: FilterNode) -> None:
     """Whoever uses the filter uses what it shows from now on."""
     async with drained(machine, [node]):
         await remove_filter(machine, node)
-        machine.graph.refresh_filenames()
+        machine.graph.refresh_filenames(machine.graph.connected(node.below))
     machine.concerns_changed()
 
 
