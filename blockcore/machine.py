@@ -80,6 +80,7 @@ class Machine:
         self.volume_responders: dict[str, VolumeResponder] = {}
         self.listeners: list[Listener] = []
         self.quit_requested = False
+        self.concerns = 0
         self._flush_due = False
 
     def emit(self, event: Event) -> None:
@@ -89,7 +90,8 @@ class Machine:
             listener(event, now_ns)
 
     def concerns_changed(self) -> None:
-        """Decide anew which drives may take the short path."""
+        """Decide anew who may go past nodes: drives, and jobs that look at `concerns`."""
+        self.concerns += 1
         for blk in self.backends:
             blk.find_short_path()
 

@@ -45,6 +45,9 @@ ROWS = [
     "memory",
 ]
 
+TOLD = {"mirror-qcow2", "backup-qcow2", "stream-qcow2", "commit-qcow2"}
+"""Rows without a budget."""
+
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     """scripts/bench without its set-up, which the tests have behind them."""
@@ -99,7 +102,8 @@ def test_every_row_is_measured_and_nothing_is_left_behind(tmp_path: Path, direct
         assert len(row["figures"]) > 1
         for samples in row["figures"].values():
             check_samples(samples)
-        assert any(ratio["met"] is not None for ratio in row["ratios"])
+        has_budget = any(ratio["met"] is not None for ratio in row["ratios"])
+        assert has_budget is (row["name"] not in TOLD)
         if row["name"] != "memory":
             assert all(figure["min"] > 0 for figure in row["figures"].values())
         for ratio in row["ratios"]:

@@ -70,7 +70,8 @@ def make_pair(directory: Path, **target: Any) -> Pair:
         more = target if name == "target" else {}
         perform(execute(machine, "blockdev-add", driver="raw", node_name=name, file=file, **more))
     nodes = machine.graph.nodes
-    return Pair(machine, directory, events, DataCopier(nodes["source"], nodes["target"], PART))
+    copier = DataCopier(machine, nodes["source"], nodes["target"], PART)
+    return Pair(machine, directory, events, copier)
 
 
 @pytest.fixture(name="calls")
@@ -118,6 +119,17 @@ def copying_on_read(pair: Pair) -> None:
     pair.node("source-file").track_requests()
 
 
+def between(concern: Callable[[Pair], None]) -> Callable[[Pair], None]:
+    """It comes when two parts have been copied."""
+
+    def add(pair: Pair) -> None:
+        for at in (0, PART):
+            assert outcome(pair, at, PART) == (False, 0)
+        concern(pair)
+
+    return add
+
+
 def nothing(pair: Pair) -> None:
     """Nobody is concerned."""
 
@@ -136,6 +148,10 @@ def nothing(pair: Pair) -> None:
         (rule("source", iotype="read", errno="EIO", once=True), 3),
         (threshold, 2),
         (copying_on_read, 0),
+        (between(rule("target", iotype="write", errno="EIO")), 2),
+        (between(rule("source-file", iotype="read", errno="EIO", offset=0, length=512)), 5),
+        (between(bitmap("target-file")), 6),
+        (between(threshold), 4),
     ],
 )
 def test_past_the_nodes_is_as_through_them(

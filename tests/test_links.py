@@ -314,3 +314,26 @@ def test_longer_than_any_node(machine: Machine) -> None:
     assert caught.value.desc == (
         "offset(9223372036854775807) exceeds maximum(9223372035781033984)"
     )
+
+
+def test_what_is_connected_with_a_node(machine: Machine) -> None:
+    """Above, below and beside, through whatever they share, in the order of the graph."""
+
+    def disk(name: str, *children: str) -> None:
+        node = MemoryNode(NodeOptions(node_name=name), machine, MIB)
+        for child in children:
+            node.children[child] = machine.graph.nodes[child]
+        add_node(machine, node)
+
+    before = list(machine.graph.nodes)
+    disk("base")
+    disk("alone")
+    disk("top", "base")
+    disk("beside", "base")
+    disk("roof", "top")
+    nodes = machine.graph.nodes
+    for name in ("base", "top", "beside", "roof"):
+        near = [node.node_name for node in machine.graph.connected(nodes[name])]
+        assert near == ["base", "top", "beside", "roof"]
+    assert machine.graph.connected(nodes["alone"]) == [nodes["alone"]]
+    assert [*before, "base", "alone", "top", "beside", "roof"] == list(nodes)

@@ -115,15 +115,16 @@ def _undone(machine: Machine, node: FilterNode) -> Iterator[None]:
 def _put_over(machine: Machine, node: FilterNode, over: BlockNode) -> None:
     graph = machine.graph
     replace_node(over, node, graph.subtree(node))
-    check(graph.nodes.values())
-    graph.refresh_filenames()
+    near = graph.connected(node)
+    check(near)
+    graph.refresh_filenames(near)
 
 
 async def drop_filter(machine: Machine, node: FilterNode) -> None:
     """Whoever uses the filter uses what it shows from now on."""
     async with drained(machine, [node]):
         await remove_filter(machine, node)
-        machine.graph.refresh_filenames()
+        machine.graph.refresh_filenames(machine.graph.connected(node.below))
     machine.concerns_changed()
 
 

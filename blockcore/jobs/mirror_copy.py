@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from blockcore.bitmap import DirtyBitmap
 from blockcore.effects import Until
-from blockcore.job_driver import JobHost
+from blockcore.nodes.block_copy import CopyHost
 from blockcore.nodes.chain import skip_filters
 from blockcore.nodes.copy_data import DataCopier, SourceError
 from blockcore.nodes.driver import Extent
@@ -51,7 +51,7 @@ class Copier:
 
     def __init__(
         self,
-        host: JobHost,
+        host: CopyHost,
         source: BlockNode,
         target: BlockNode,
         bitmap: DirtyBitmap,
@@ -80,7 +80,7 @@ class Copier:
         if self._cow is not None:
             self._buf_size = max(self._buf_size, self._cluster)
         self._max_io = max(self._buf_size // MAX_IN_FLIGHT, MAX_IO_BYTES)
-        self._data = DataCopier(source, target, self._max_io)
+        self._data = DataCopier(host, source, target, self._max_io)
 
     def _cow_bitmap(self) -> DirtyBitmap | None:
         """Which parts the target has, if it cannot fill its clusters from below yet.

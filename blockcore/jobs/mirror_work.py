@@ -106,7 +106,7 @@ class MirrorWork(BlockJob):
     async def _run(self) -> None:
         await self._check_sizes()
         self._copier = Copier(
-            self._host,
+            self.machine,
             self.source,
             self.target,
             self.bitmap,

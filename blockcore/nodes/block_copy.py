@@ -15,7 +15,7 @@ from blockcore.bitmap import DirtyBitmap
 from blockcore.clock import Clock
 from blockcore.effects import Until
 from blockcore.nodes.chain import backing_chain_next, is_allocated_above
-from blockcore.nodes.copy_data import DataCopier, SourceError
+from blockcore.nodes.copy_data import Concerned, DataCopier, SourceError
 from blockcore.nodes.node import BlockNode
 from blockcore.ratelimit import RateLimit
 
@@ -27,7 +27,7 @@ MAX_CHUNK = 1 << 20
 MAX_WORKERS = 64
 
 
-class CopyHost(Protocol):
+class CopyHost(Concerned, Protocol):
     """What is needed of the machine."""
 
     clock: Clock
@@ -119,7 +119,7 @@ class BlockCopy:
         self._host = host
         self._tasks: list[_Task] = []
         self._in_flight_bytes = 0
-        self._data = DataCopier(source, target, MAX_CHUNK)
+        self._data = DataCopier(host, source, target, MAX_CHUNK)
 
     async def run(self, call: CopyCall) -> None:
         """Copy what of a call's range is not copied yet; `call` has the outcome."""

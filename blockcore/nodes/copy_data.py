@@ -5,6 +5,8 @@ What forbids a guest the short path forbids this one too (`direct`).
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from blockcore.effects import Call
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.file import read_all, write_all
@@ -15,6 +17,12 @@ class SourceError(OSError):
     """It was the source that failed."""
 
 
+class Concerned(Protocol):
+    """What is needed of the machine: another number whenever `direct` may give something else."""
+
+    concerns: int
+
+
 class DataCopier:
     """Copies parts of `source` to the same places of `target`; `most` bytes are usual.
 
@@ -22,11 +30,17 @@ class DataCopier:
     what a buffer holds is still in a processor's cache when it is written.
     """
 
-    def __init__(self, source: BlockNode, target: BlockNode, most: int) -> None:
+    def __init__(
+        self, host: Concerned, source: BlockNode, target: BlockNode, most: int
+    ) -> None:
+        self._host = host
         self._source = source
         self._target = target
         self._most = most
         self._buffers: list[memoryview] = []
+        self._concerns: int | None = None
+        self._read: Direct | None = None
+        self._write: Direct | None = None
 
     async def copy(self, offset: int, length: int) -> None:
         """Raises SourceError, or OSError if it was the target that failed."""
@@ -48,10 +62,13 @@ class DataCopier:
         """Both files, if what is to be read and written there concerns nobody now."""
         if offset + length > min(self._source.size, self._target.size):
             return None
-        read = _plain(self._source)
+        concerns = self._host.concerns
+        if self._concerns != concerns:
+            self._read, self._write = _plain(self._source), _plain(self._target)
+            self._concerns = concerns
+        read, write = self._read, self._write
         if read is None or read.read_gate.touches(offset, length):
             return None
-        write = _plain(self._target)
         if write is None or write.write_gate.touches(offset, length):
             return None
         return read, write

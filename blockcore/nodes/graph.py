@@ -237,8 +237,23 @@ class BlockGraph:
             raise QmpError(f"Cannot find device='{ref}' nor node-name='{ref}'")
         return node
 
-    def refresh_filenames(self) -> None:
-        """Find the names of all nodes anew: links, or what is in a header, have changed."""
+    def connected(self, node: BlockNode) -> list[BlockNode]:
+        """All that use the node or are used by it, however indirectly, in the order of `nodes`."""
+        found, left = {node}, [node]
+        while left:
+            here = left.pop()
+            near = [parent for parent in here.parents if isinstance(parent, BlockNode)]
+            for other in (*near, *here.children.values()):
+                if other not in found:
+                    found.add(other)
+                    left.append(other)
+        return [other for other in self.nodes.values() if other in found]
+
+    def refresh_filenames(self, nodes: Iterable[BlockNode] | None = None) -> None:
+        """Find the names of nodes anew: links, or what is in a header, have changed.
+
+        Of all nodes, or only of `nodes` and those below them.
+        """
         done: set[str] = set()
 
         def refresh(node: BlockNode) -> None:
@@ -249,7 +264,7 @@ class BlockGraph:
                 refresh(child)
             node.filename = filename(self.shown(node), self._definition)
 
-        for node in self.nodes.values():
+        for node in self.nodes.values() if nodes is None else nodes:
             refresh(node)
 
     def shown(self, node: BlockNode) -> BlockdevOptions:
