@@ -272,7 +272,8 @@ def mirror_filter_and_replaces(r: Recorder) -> None:
     do(r, "blockdev-snapshot-sync", device="drive0", snapshot_file="s.qcow2")
     do(r, "block_resize", device="drive0", size=4 << 20)
     do(r, "block_resize", node_name="dst", size=4 << 20)
-    r.io(("write", 0), ("write_zeroes", 8), ("read", 0))
+    for request in (("write", 0), ("write_zeroes", 8), ("read", 0)):
+        r.io(request)
     do(r, "job-complete", id="job0")
     look(r)
 

@@ -78,15 +78,15 @@ class JobPlayer(Player):
         self._side.wait_for(self._has_caught_up)
 
     def _has_caught_up(self) -> bool:
-        """Whether ready jobs have found what guests wrote: the recorder gave them the time."""
-        ready = [job for job in self._side("query-block-jobs") if job["status"] == "ready"]
-        if not ready:
-            return True
-        if any(job["offset"] != job["len"] for job in ready):
-            return False
+        """Whether ready jobs have found what guests wrote: the recorder gave them the time.
+
+        What they have found is in their progress before it leaves the bitmap.
+        """
         nodes = self._side("query-named-block-nodes", flat=True)
         bitmaps = [bitmap for node in nodes for bitmap in node.get("dirty-bitmaps", [])]
-        return not any(b["recording"] and b["count"] for b in bitmaps if "name" not in b)
+        dirty = any(b["recording"] and b["count"] for b in bitmaps if "name" not in b)
+        ready = [job for job in self._side("query-block-jobs") if job["status"] == "ready"]
+        return not ready or not (dirty or any(job["offset"] != job["len"] for job in ready))
 
     def _response(self, entry: Mapping[str, Any]) -> None:
         request = self._writes.get(entry["msg"].get("id"))
