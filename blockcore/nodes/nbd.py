@@ -24,6 +24,9 @@ from blockcore.qapi import QmpError
 CONNECTIONS = 4
 """Handles to a server that allows multi-conn; a handle does one request at a time."""
 
+CONNECT_POLL_MS = 50
+"""How often a connection that is not there yet is given up if the process ends."""
+
 RETRY_S = 0.1
 """Pause between two attempts to reconnect within reconnect-delay."""
 
@@ -38,8 +41,8 @@ class NbdServer:
     port: str = ""
     export: str = ""
 
-    def connect(self, handle: nbd.NBD) -> None:
-        """Connect and negotiate; raises nbd.Error.
+    def begin_to_connect(self, handle: nbd.NBD) -> None:
+        """Connect, and negotiate as the handle is polled; raises nbd.Error.
 
         What a request beyond the end is answered with is for the server to say.
         """
@@ -47,9 +50,9 @@ class NbdServer:
         handle.set_export_name(self.export)
         handle.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
         if self.path is not None:
-            handle.connect_unix(self.path)
+            handle.aio_connect_unix(self.path)
         else:
-            handle.connect_tcp(self.host, self.port)
+            handle.aio_connect_tcp(self.host, self.port)
 
     def __str__(self) -> str:
         return self.shown or self.path or f"{self.host}:{self.port}"
@@ -133,7 +136,12 @@ class NbdNode(BlockNode):
             self._free.put(handle)
 
     def _connect(self, handle: nbd.NBD) -> None:
-        self.server.connect(handle)
+        """Raises nbd.Error, also if the process ends while the server does not answer."""
+        self.server.begin_to_connect(handle)
+        while handle.aio_is_connecting():
+            if self._aborted:
+                raise nbd.Error(os.strerror(errno.ECANCELED), "ECANCELED")
+            handle.poll(CONNECT_POLL_MS)
         self._sockets[handle] = handle.aio_get_fd()
 
     def _connect_error(self, exc: nbd.Error) -> str:
