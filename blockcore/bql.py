@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from blockcore.clock import Clock
@@ -48,14 +47,18 @@ class BigLock:
         self._parked: set[ThreadRoutine] = set()
         self._deferred: list[Callable[[], None]] = []
 
-    @contextmanager
-    def region(self) -> Iterator[None]:
-        """Hold the lock; what has become possible meanwhile happens before it is left."""
+    def region(self) -> BigLock:
+        """Hold the lock, as a context.
+
+        What has become possible meanwhile happens before it is left.
+        """
+        return self
+
+    def __enter__(self) -> None:
         self._lock.acquire()
-        try:
-            yield
-        finally:
-            self._leave()
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
 
     def defer(self, work: Callable[[], None]) -> None:
         """Run `work` once, right after the current region, without the lock."""

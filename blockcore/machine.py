@@ -7,7 +7,7 @@ of the core.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import partial
 from itertools import count
 from typing import Any
@@ -50,8 +50,9 @@ Listener = Callable[[Event, int], None]
 class Machine:
     """The object that every command receives.
 
-    `spawn` starts a coroutine of the core that nobody waits for; it is set by
-    whoever runs the machine.
+    `region` holds the big lock, for threads that do not have it.  `spawn` starts
+    a coroutine of the core that nobody waits for; it is set by whoever runs the
+    machine.
     """
 
     spawn: Callable[[Coroutine[Any, Any, None]], None]
@@ -61,6 +62,7 @@ class Machine:
         clock: Clock,
         random: Callable[[], float],
         *,
+        region: Callable[[], AbstractContextManager[object]],
         directory: str,
         name: str | None = None,
         prelaunch: bool = False,
@@ -68,6 +70,7 @@ class Machine:
     ) -> None:
         self.clock = clock
         self.random = random
+        self.region = region
         self.name = name
         self.job_error_check_modern = job_error_check_modern
         self.vm = Vm(RunState.PRELAUNCH if prelaunch else RunState.RUNNING, self.emit)

@@ -86,6 +86,7 @@ class Server:
         self.machine = Machine(
             self.lock.clock,
             random.Random(seed).random,
+            region=self.lock.region,
             directory=self._directory,
             name=config.name,
             prelaunch=config.prelaunch,

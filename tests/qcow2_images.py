@@ -12,6 +12,7 @@ from typing import Any
 from sim import perform
 
 from blockcore.accounting import Slot
+from blockcore.bql import BigLock
 from blockcore.clock import Clock, SystemClock
 from blockcore.events import Event
 from blockcore.nodes.driver import NodeOptions
@@ -29,6 +30,7 @@ class Around:
         self.clock: Clock = SystemClock()
         self.events: list[Event] = []
         self.slots: list[Slot] = []
+        self.region = BigLock(self.clock).region
 
     def emit(self, event: Event) -> None:
         self.events.append(event)

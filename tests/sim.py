@@ -257,7 +257,9 @@ def perform(coro: Coroutine[Any, Any, Any]) -> Any:
 
 def new_machine(sim: Sim, *, prelaunch: bool = False) -> Machine:
     """A machine of the simulation, with its own loops running."""
-    machine = Machine(sim, sim.random.random, directory="/", prelaunch=prelaunch)
+    machine = Machine(
+        sim, sim.random.random, region=sim.lock.region, directory="/", prelaunch=prelaunch
+    )
     machine.spawn = sim.spawn
     sim.start("stop on error", machine.stop_on_error(), now=True)
     sim.start("flush after stop", machine.flush_after_stop(), now=True)

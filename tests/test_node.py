@@ -42,7 +42,7 @@ ZEROES_MAX = len(ZEROES)
 @pytest.fixture(name="machine")
 def _machine() -> Machine:
     sim = Sim(0)
-    return Machine(sim, sim.random.random, directory="/")
+    return Machine(sim, sim.random.random, region=sim.lock.region, directory="/")
 
 
 def memory(machine: Machine, name: str = "disk", size: int = SIZE, **more: Any) -> MemoryNode:
@@ -377,7 +377,7 @@ def test_null(machine: Machine) -> None:
 @pytest.mark.parametrize("kind", ["read", "write", "zero", "flush"])
 def test_null_takes_its_time(kind: str) -> None:
     sim = Sim(0)
-    machine = Machine(sim, sim.random.random, directory="/")
+    machine = Machine(sim, sim.random.random, region=sim.lock.region, directory="/")
     null = NullNode(NodeOptions(node_name="n"), machine, size=K, latency_ns=1000)
     null.wrote_directly(0)
     sim.start(kind, _request(null, kind, 0, 512))

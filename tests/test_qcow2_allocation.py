@@ -12,9 +12,9 @@ from qcow2_images import Around, create, open_on
 from sim import perform
 
 from blockcore.events import BlockImageCorrupted
+from blockcore.nodes.qcow2.allocation import Allocation, InFlight
 from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.nodes.qcow2.tables import Table
-from blockcore.nodes.qcow2.write import Allocation, InFlight
 
 CLUSTER = 512
 PER_BLOCK = CLUSTER // 2

@@ -65,7 +65,7 @@ def translations(
         table[number] = entry
     with path.open("r+b", buffering=0) as file:
         below = Direct(file.fileno(), reads or Gate(), writes or Gate(), SHIFT)
-        yield Translation({1: table}, {10: "refcount block"}, 12, below, File())
+        yield Translation({1: table}, {10: "refcount block"}, 12, below, File(), None)
 
 
 GUEST = CLUSTER // 8 * CLUSTER

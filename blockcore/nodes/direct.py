@@ -39,7 +39,8 @@ class Direct:
     fault rule may concern, in the node's own offsets.  `read_passes` and
     `write_passes` are to be called for each request outside them.  `nodes` are
     those passed on the way, each with its shift, whose counters follow later.
-    `bitmaps`, with shifts likewise, record the writes.
+    `bitmaps`, with shifts likewise, record the writes.  `has_rules` says that
+    some node has fault rules, which may wait for any event.
 
     With a `translation`, the shifted offsets are those of a node that maps
     them to places in the file; what is below that node is the translation's.
@@ -53,6 +54,7 @@ class Direct:
     read_passes: list[Callable[[], None]] = field(default_factory=list)
     write_passes: list[Callable[[], None]] = field(default_factory=list)
     bitmaps: list[tuple[DirtyBitmap, int]] = field(default_factory=list)
+    has_rules: bool = False
     translation: Translation | None = None
 
     def shifted(self, by: int) -> Direct:
@@ -82,6 +84,13 @@ def watch(gate: Gate, passes: list[Callable[[], None]]) -> Callable[[int, int], 
     return touches
 
 
+class NewPlaces(Protocol):
+    """How to write what has no place in the file yet (`qcow2.short_write`)."""
+
+    def pwrite(self, buf: memoryview, offset: int) -> int:
+        """Write all of `buf`; gives where in the file it ended, 0 for the long path."""
+
+
 class Translation:
     """Guest clusters to places in a file, as qcow2's L2 tables have them.
 
@@ -90,7 +99,8 @@ class Translation:
     an entry changes in one step, and a cluster that lost its entry is not
     used for anything else as long as a slot may be busy with it
     (`qcow2.grace`).  `metadata` are the clusters never to be written.
-    `below` is how to reach the file, `file` the node that grows.
+    `below` is how to reach the file, `file` the node that grows, `new` what
+    writes where there is no cluster, if that can be done here.
     """
 
     def __init__(
@@ -100,8 +110,10 @@ class Translation:
         cluster_bits: int,
         below: Direct,
         file: Counted,
+        new: NewPlaces | None,
     ) -> None:
         self.nodes = tuple(below.nodes)
+        self._new = new
         self._tables = tables
         self._metadata = metadata
         self._bits = cluster_bits
@@ -146,24 +158,28 @@ class Translation:
                 return False
         else:
             places = self._places(offset, length, _COPIED)
-            if places is None or not self._pwrite_all(places, buf):
+            if places is None:
+                end = self._new.pwrite(buf, offset) if self._new is not None else 0
+            else:
+                end = self._pwrite_all(places, buf)
+            if not end:
                 return False
-            end = max(sum(place) for place in places)
         if end > slot.wr_highest_below:
             slot.wr_highest_below = end
         return True
 
-    def _pwrite_all(self, places: list[tuple[int, int]], buf: memoryview) -> bool:
+    def _pwrite_all(self, places: list[tuple[int, int]], buf: memoryview) -> int:
+        """Where in the file the highest of them ends; 0 if the long path has to do it."""
         touches, size = self._write_touches, self._file.size
         for host, length in places:
             if host + length > size or (touches is not None and touches(host, length)):
-                return False
+                return 0
         done = 0
         for host, length in places:
             if os.pwrite(self._fd, buf[done : done + length], host + self._shift) != length:
-                return False
+                return 0
             done += length
-        return True
+        return max(sum(place) for place in places)
 
     def _host(self, offset: int, length: int) -> int:
         """Where a range is in the file if it is plain data in one cluster that is nobody else's.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -25,6 +26,9 @@ class Surroundings(Protocol):
     """What a node needs of its machine."""
 
     clock: Clock
+
+    def region(self) -> AbstractContextManager[object]:
+        """Hold the big lock: for threads that do not have it."""
 
     def short_slots(self) -> Iterable[Slot]:
         """The slots of the workers that may be on the short path."""

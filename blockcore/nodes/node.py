@@ -305,6 +305,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         if direct is None:
             return None
         if self.faults is not None:
+            direct.has_rules |= bool(self.faults.rules)
             read = self.faults.gate(BlkdebugIOType.READ)
             written = self.faults.gate(BlkdebugIOType.WRITE)
             if read is None or written is None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple
 
+from blockcore.nodes.qcow2.allocation import Allocator
 from blockcore.nodes.qcow2.entries import (
     ENTRY_MASK,
     HAS_CLUSTER,
@@ -55,10 +56,16 @@ class Eraser:
     """Zeroes, discards and frees guest clusters of an image."""
 
     def __init__(
-        self, image: Image, mapping: Mapping, writer: Writer, reads_as_zero: ReadsAsZero
+        self,
+        image: Image,
+        mapping: Mapping,
+        allocator: Allocator,
+        writer: Writer,
+        reads_as_zero: ReadsAsZero,
     ) -> None:
         self.image = image
         self.mapping = mapping
+        self.allocator = allocator
         self.writer = writer
         self._reads_as_zero = reads_as_zero
 
@@ -156,7 +163,7 @@ class Eraser:
         while at <= last:
             number = at >> self.image.l2_bits
             stop = min(last, ((number + 1) << self.image.l2_bits) - 1)
-            await self.writer.in_flight.settled(at, stop)
+            await self.allocator.in_flight.settled(at, stop)
             await self.image.lock.free()
             with self.image.lock.held():
                 self.image.check_usable()
@@ -167,12 +174,12 @@ class Eraser:
         self, number: int, first: int, last: int, change: Change, sparse: bool, why: Discard
     ) -> bool:
         """The part of `_change` in one table; False if an allocation has come in between."""
-        writer = self.writer
-        await writer.write_back.limit()
+        allocator = self.allocator
+        await allocator.write_back.limit()
         if sparse and not await self.mapping.table(number):
             return True
         table = await self.mapping.table_for_write(number)
-        if writer.in_flight.meets(first, last):
+        if allocator.in_flight.meets(first, last):
             return False
         base = first & (self.image.l2_entries - 1)
         for index in range(base, base + last - first + 1):
@@ -183,5 +190,5 @@ class Eraser:
             table.values[index] = new
             self.mapping.tables.mark(table)
             if kind_of(old) in HAS_CLUSTER and kind_of(new) not in HAS_CLUSTER:
-                writer.free_entry(old, why)
+                allocator.free_entry(old, why)
         return True

@@ -159,6 +159,11 @@ class Mapping:
         self._remember(number, table)
         return table
 
+    def own_table(self, number: int) -> Table | None:
+        """What `table_for_write` would give, if the table is in memory and may be changed."""
+        entry = self.l1[number] if number in self.cached else 0
+        return self.tables.peek(entry & OFFSET_MASK) if entry & COPIED else None
+
     async def table_for_write(self, number: int) -> Table:
         """The L2 table of an L1 entry, made or copied if need be; the lock is held.
 

@@ -12,6 +12,7 @@ from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptions, BlockdevOptionsQcow2
 from blockcore.nodes.permissions import Pair, Perm, backing_child, image_child
+from blockcore.nodes.qcow2.allocation import Allocator
 from blockcore.nodes.qcow2.compressed import inflater
 from blockcore.nodes.qcow2.entries import READS_AS_ZERO, Kind
 from blockcore.nodes.qcow2.erase import Eraser
@@ -29,6 +30,7 @@ from blockcore.nodes.qcow2.refcount import Refcounts
 from blockcore.nodes.qcow2.repair import repair
 from blockcore.nodes.qcow2.resize import Resizer
 from blockcore.nodes.qcow2.settings import Qcow2Settings
+from blockcore.nodes.qcow2.short_write import new_clusters
 from blockcore.nodes.qcow2.write import Writer
 from blockcore.nodes.qcow2.write_back import Discard, WriteBack
 from blockcore.qapi import BlkdebugEvent, QmpError
@@ -47,6 +49,7 @@ class Qcow2Node(BlockNode):
     image: Image
     mapping: Mapping
     reader: Reader
+    allocator: Allocator
     writer: Writer
     eraser: Eraser
     write_back: WriteBack
@@ -108,8 +111,11 @@ class Qcow2Node(BlockNode):
         )
         inflate = inflater(header.compression)
         self.reader = Reader(image, self.mapping, inflate, lambda: self.backing)
-        self.writer = Writer(image, self.mapping, self.write_back, self.reader)
-        self.eraser = Eraser(image, self.mapping, self.writer, self._reads_as_zero)
+        self.allocator = Allocator(image, self.mapping, self.write_back)
+        self.writer = Writer(image, self.mapping, self.allocator, self.reader)
+        self.eraser = Eraser(
+            image, self.mapping, self.allocator, self.writer, self._reads_as_zero
+        )
         self.resizer = Resizer(image, self.mapping, self.write_back, self.eraser)
 
     async def _loading(self, failure: str, part: Mapping | Refcounts) -> None:
@@ -252,7 +258,14 @@ class Qcow2Node(BlockNode):
         if below is None or below.translation is not None or below.bitmaps or self.image.unusable:
             return None
         translation = Translation(
-            self.mapping.cached, self.image.metadata, self.image.cluster_bits, below, self._below
+            self.mapping.cached,
+            self.image.metadata,
+            self.image.cluster_bits,
+            below,
+            self._below,
+            new_clusters(
+                self._around.region, self.requests, self.allocator, self._below, below
+            ),
         )
         return Direct(below.fd, Gate(), Gate(), translation=translation)
 

@@ -25,10 +25,34 @@ MAX_OFFSET = 1 << 56
 class Refcounts(RefcountTable):
     """The refcount table and blocks of an image, and what is free by them."""
 
+    def take_at_hint(self, count: int) -> int | None:
+        """Take the clusters that `allocate` would find, if a look into one block in memory tells.
+
+        Nearly always it does.
+        """
+        number = self._hint >> self.block_bits
+        block = self.blocks.peek(self.table[number]) if number < len(self.table) else None
+        if block is None:
+            return None
+        values, base = block.values, number << self.block_bits
+        index = _free_from(values, self._hint - base)
+        first, end = base + index, index + count
+        if end > len(values) or first + count > MAX_OFFSET >> self.image.cluster_bits:
+            return None
+        if count > 1 and any(values[index:end]):
+            return None
+        if not self.image.metadata.keys().isdisjoint(range(first, first + count)):
+            return None
+        for at in range(index, end):
+            values[at] = 1
+        self.blocks.mark(block)
+        self._hint = first + count
+        return first
+
     async def allocate(self, count: int) -> int:
         """Take `count` contiguous clusters, each with one reference; gives their offset."""
         await self.image.check_metadata_write()
-        at_once = self._take_at_hint(count)
+        at_once = self.take_at_hint(count)
         if at_once is not None:
             return at_once << self.image.cluster_bits
         first = await self._find(count)
@@ -43,30 +67,6 @@ class Refcounts(RefcountTable):
         await self._take(first, count)
         self._hint = first + count
         return first << self.image.cluster_bits
-
-    def _take_at_hint(self, count: int) -> int | None:
-        """Take the clusters that `allocate` would find, if a look into one block in memory tells.
-
-        Nearly always it does.
-        """
-        number = self._hint >> self.block_bits
-        block = self.blocks.peek(self.table[number]) if number < len(self.table) else None
-        if block is None:
-            return None
-        values, base = block.values, number << self.block_bits
-        index = _free_from(values, self._hint - base)
-        first, end = base + index, index + count
-        if end > len(values) or first + count > MAX_OFFSET >> self.image.cluster_bits:
-            return None
-        if any(values[index:end]):
-            return None
-        if not self.image.metadata.keys().isdisjoint(range(first, first + count)):
-            return None
-        for at in range(index, end):
-            values[at] = 1
-        self.blocks.mark(block)
-        self._hint = first + count
-        return first
 
     async def _find(self, count: int) -> int:
         """The first run of `count` clusters without references, from the hint on."""

@@ -3,87 +3,27 @@
 from __future__ import annotations
 
 import errno
-from array import array
-from dataclasses import dataclass
 
-from blockcore.effects import Until
-from blockcore.nodes.qcow2.entries import (
-    COMPRESSED,
-    COPIED,
-    OFFSET_MASK,
-    Kind,
-    compressed_range,
-    kind_of,
-    writable_in_place,
-)
+from blockcore.nodes.qcow2.allocation import Allocation, Allocator
+from blockcore.nodes.qcow2.entries import COPIED, Kind
 from blockcore.nodes.qcow2.image import Image
 from blockcore.nodes.qcow2.mapping import Mapping
 from blockcore.nodes.qcow2.read import Reader
-from blockcore.nodes.qcow2.tables import Table
-from blockcore.nodes.qcow2.write_back import Discard, WriteBack
 from blockcore.qapi import BlkdebugEvent
 
 MERGE_BYTES = 256 << 10
 """New clusters up to this size are written in one go together with what is copied."""
 
 
-@dataclass(slots=True, eq=False)
-class Allocation:
-    """A write under way to new clusters: guest clusters `first` to `last` get those at `host`.
-
-    `table` has their entries from `index` on.  `fresh` is false if they had
-    the clusters already (zero clusters with a cluster).
-    """
-
-    first: int
-    last: int
-    host: int
-    table: Table
-    index: int
-    fresh: bool
-
-    @property
-    def count(self) -> int:
-        return self.last - self.first + 1
-
-
-class InFlight:
-    """The allocations under way (QEMU's cluster_allocs), by guest cluster."""
-
-    def __init__(self) -> None:
-        self._all: list[Allocation] = []
-        self._clusters: set[int] = set()
-
-    def meets(self, first: int, last: int) -> bool:
-        """Whether one of them concerns guest clusters `first` to `last`."""
-        if first == last:
-            return first in self._clusters
-        return any(one.first <= last and first <= one.last for one in self._all)
-
-    async def settled(self, first: int, last: int) -> None:
-        """Wait until none of them does (handle_dependencies)."""
-        while self.meets(first, last):
-            await Until(lambda: not self.meets(first, last))
-
-    def begin(self, allocation: Allocation) -> None:
-        self._all.append(allocation)
-        self._clusters.update(range(allocation.first, allocation.last + 1))
-
-    def end(self, allocation: Allocation) -> None:
-        self._all.remove(allocation)
-        self._clusters.difference_update(range(allocation.first, allocation.last + 1))
-
-
 class Writer:
     """Writes guest data to an image."""
 
     def __init__(
-        self, image: Image, mapping: Mapping, write_back: WriteBack, reader: Reader
+        self, image: Image, mapping: Mapping, allocator: Allocator, reader: Reader
     ) -> None:
         self.image = image
         self.mapping = mapping
-        self.write_back = write_back
-        self.in_flight = InFlight()
+        self.allocator = allocator
         self._reader = reader
 
     async def pwrite(self, offset: int, buf: memoryview) -> None:
@@ -91,8 +31,8 @@ class Writer:
         bits = self.image.cluster_bits
         while buf:
             first, last = offset >> bits, (offset + len(buf) - 1) >> bits
-            if self.in_flight.meets(first, last):
-                await self.in_flight.settled(first, last)
+            if self.allocator.in_flight.meets(first, last):
+                await self.allocator.in_flight.settled(first, last)
             done = 0
             if not self.mapping.known_hole(offset):
                 done = await self._write_in_place(offset, buf)
@@ -113,62 +53,26 @@ class Writer:
 
     async def _write_new(self, offset: int, buf: memoryview) -> int:
         """Write the beginning of `buf` to new clusters; gives how much, 0 to look again."""
-        lock = self.image.lock
-        if lock.taken:
-            await lock.free()
-        with lock.held():
-            self.image.check_usable()
-            allocation = await self._allocate(offset, len(buf))
+        allocation = self.allocator.begin_at_once(offset, len(buf))
+        if allocation is None:
+            allocation = await self._begin(offset, len(buf))
         if allocation is None:
             return 0
         end = (allocation.last + 1) << self.image.cluster_bits
         done = min(len(buf), end - offset)
-        linked = False
+        written = False
         try:
             await self._write_clusters(allocation, offset, buf[:done])
-            self._link(allocation)
-            linked = True
+            written = True
         finally:
-            allocation.table.pins -= 1
-            self.in_flight.end(allocation)
-            if not linked and allocation.fresh:
-                first = allocation.host >> self.image.cluster_bits
-                self.write_back.give_back(first, allocation.count)
+            self.allocator.end(allocation, written=written)
         return done
 
-    async def _allocate(self, offset: int, length: int) -> Allocation | None:
-        """Register clusters for the beginning of a write; None if that is not needed any more.
-
-        The lock is held.
-        """
-        image = self.image
-        first = offset >> image.cluster_bits
-        table = await self.mapping.table_for_write(offset >> image.table_shift)
-        table.pins += 1
-        registered = False
-        try:
-            await self.write_back.limit()
-            await self.write_back.take_back()
-            index = first & (image.l2_entries - 1)
-            wanted = ((offset + length - 1) >> image.cluster_bits) - first + 1
-            count, host = _alike(table.values, index, wanted, image.cluster_size)
-            if not count or self.in_flight.meets(first, first + count - 1):
-                return None
-            fresh = not host
-            if fresh:
-                image.event(BlkdebugEvent.CLUSTER_ALLOC)
-                host = await self.write_back.refcounts.allocate(count)
-            else:
-                await image.check_data_write(host, count << image.cluster_bits)
-            if self.in_flight.meets(first, first + count - 1):
-                raise AssertionError("the lock was held")
-            allocation = Allocation(first, first + count - 1, host, table, index, fresh)
-            self.in_flight.begin(allocation)
-            registered = True
-            return allocation
-        finally:
-            if not registered:
-                table.pins -= 1
+    async def _begin(self, offset: int, length: int) -> Allocation | None:
+        await self.image.lock.free()
+        with self.image.lock.held():
+            self.image.check_usable()
+            return await self.allocator.begin(offset, length)
 
     async def _write_clusters(self, new: Allocation, offset: int, buf: memoryview) -> None:
         """Fill the new clusters: with `buf`, and around it with what was there (perform_cow)."""
@@ -222,44 +126,3 @@ class Writer:
         if buf:
             self.image.event(BlkdebugEvent.COW_READ)
             await self._reader.pread(offset, buf)
-
-    def _link(self, new: Allocation) -> None:
-        """Enter the new clusters into their table: from now on they are the guest's."""
-        size = self.image.cluster_size
-        values = new.table.values
-        for number in range(new.count):
-            old = values[new.index + number]
-            values[new.index + number] = COPIED | (new.host + number * size)
-            if new.fresh:
-                self.free_entry(old)
-        self.mapping.tables.mark(new.table)
-
-    def free_entry(self, entry: int, discard: Discard = Discard.OTHER) -> None:
-        """An L2 entry has just been overwritten: its clusters lose a reference."""
-        bits = self.image.cluster_bits
-        if entry & COMPRESSED:
-            start, length = compressed_range(entry, bits)
-            first, last = start >> bits, (start + length - 1) >> bits
-            self.write_back.free(first, last - first + 1, discard)
-        elif entry & OFFSET_MASK and not entry & OFFSET_MASK & self.image.cluster_mask:
-            self.write_back.free((entry & OFFSET_MASK) >> bits, 1, discard)
-
-
-def _alike(values: array[int], index: int, wanted: int, size: int) -> tuple[int, int]:
-    """How many entries from `index` on need the same: new clusters, or (offset) to be reused.
-
-    0 clusters if the first entry can be written in place by now.
-    """
-    entry = values[index]
-    if kind_of(entry) is Kind.NORMAL and writable_in_place(entry):
-        return 0, 0
-    reuse = writable_in_place(entry)
-    end = min(index + wanted, len(values))
-    at = index + 1
-    while at < end:
-        if reuse and values[at] != entry + (at - index) * size:
-            break
-        if not reuse and writable_in_place(values[at]):
-            break
-        at += 1
-    return at - index, entry & OFFSET_MASK if reuse else 0

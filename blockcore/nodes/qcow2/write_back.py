@@ -134,12 +134,23 @@ class WriteBack:
 
     async def limit(self) -> None:
         """Write back if a lot has changed; the lock is held."""
+        if self._is_much:
+            await self.run()
+            self.mapping.tables.trim()
+
+    @property
+    def _is_much(self) -> bool:
         tables = self.mapping.tables
-        if len(tables) > tables.limit or tables.changed > self._max_dirty:
-            await self.run()
-            tables.trim()
-        elif len(self._freed) > MAX_FREED:
-            await self.run()
+        return (
+            tables.changed > self._max_dirty
+            or len(tables) > tables.limit
+            or len(self._freed) > MAX_FREED
+        )
+
+    @property
+    def is_due(self) -> bool:
+        """Whether `limit` or `take_back` has something to do."""
+        return bool(self._returned) or self._is_much
 
     async def run(self, *, everything: bool = False) -> None:
         """Write all that has changed; the lock is held.
