@@ -34,6 +34,16 @@ class Call:
         return self.fn(*self.args)
 
 
+class Copy(Call):
+    """A call that moves data from memory to memory, and keeps a processor busy with it.
+
+    No more of them are performed at a time than there are processors; a wait
+    for a disk or a server does not have to end for others to begin.
+    """
+
+    __slots__ = ()
+
+
 class Until:
     """Wait until ``condition()`` is true; the await gives True.
 

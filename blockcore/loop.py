@@ -19,6 +19,7 @@ import structlog
 
 from blockcore.bql import BigLock
 from blockcore.control import Client
+from blockcore.effects import Call, Copy
 from blockcore.events import Event
 from blockcore.machine import Machine
 from blockcore.pool import ThreadPool
@@ -57,7 +58,10 @@ class MainLoop:
 
     def start(self) -> None:
         """Start the thread; returns when clients are accepted."""
-        self._pool = ThreadPool(POOL_THREADS)
+        self._pools = {
+            Call: ThreadPool("pool", POOL_THREADS),
+            Copy: ThreadPool("copy", len(os.sched_getaffinity(0))),
+        }
         self._lock.pool = self
         self._machine.spawn = self._spawn
         self._thread.start()
@@ -72,7 +76,8 @@ class MainLoop:
         with contextlib.suppress(RuntimeError):
             self._asyncio.call_soon_threadsafe(self._finish)
         self._thread.join()
-        self._pool.close()
+        for pool in self._pools.values():
+            pool.close()
         self.unlink()
 
     def unlink(self) -> None:
@@ -84,11 +89,11 @@ class MainLoop:
             if os.stat(path).st_ino == self._path_inode[1]:
                 os.unlink(path)
 
-    def submit(self, work: Callable[[], None]) -> None:
-        self._pool.submit(work)
+    def submit(self, work: Callable[[], None], kind: type[Call]) -> None:
+        self._pools[kind].submit(work)
 
-    def is_wanted(self) -> bool:
-        return self._pool.is_wanted()
+    def is_wanted(self, kind: type[Call]) -> bool:
+        return self._pools[kind].is_wanted()
 
     def call_at(self, deadline_ns: int, work: Callable[[], None]) -> None:
         def arm() -> None:

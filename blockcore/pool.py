@@ -14,11 +14,11 @@ class ThreadPool:
     it is told, and the thread goes on, since others need it.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, name: str, threads: int) -> None:
         self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._closed = False
         self._threads = [
-            threading.Thread(target=self._run, name=f"pool {number}") for number in range(threads)
+            threading.Thread(target=self._run, name=f"{name} {number}") for number in range(threads)
         ]
         for thread in self._threads:
             thread.start()

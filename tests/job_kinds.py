@@ -35,10 +35,12 @@ class Flat(MemoryNode):
     """A disk that knows where it is zero, and says so, or with `vague` that nothing is there."""
 
     vague = False
+    step = CLUSTER
+    """Of no more than that does it know at a time."""
     zeroes_unmap = True
 
     async def do_block_status(self, offset: int, length: int) -> Extent:
-        end = min(offset - offset % CLUSTER + CLUSTER, offset + length)
+        end = min(offset - offset % self.step + self.step, offset + length)
         zero = not any(self.data[offset:end])
         return Extent(end - offset, data=not zero, zero=zero and not self.vague)
 
@@ -51,7 +53,8 @@ class Kind:
     `to_image`: its target is one.  `sync` is what it copies.  If it can
     succeed, the images named in `rebased` have another backing file then, or
     none; `pivots`: the drive has another root.  `vague`: zeroes of the source
-    are holes of which nobody knows anything.
+    are holes of which nobody knows anything.  `together`: small parts are copied
+    by one, as they are where nobody is concerned, which here everybody is.
     """
 
     command: str
@@ -63,6 +66,7 @@ class Kind:
     policies: tuple[str, ...] = ("on-source-error", "on-target-error")
     rebased: tuple[tuple[str, str | None], ...] = ()
     pivots: bool = False
+    together: bool = False
 
     @property
     def writes_both(self) -> bool:
@@ -95,7 +99,11 @@ def _commit(**more: Any) -> Kind:
 
 
 def _mirror(
-    on_chain: bool = False, to_image: bool = False, vague: bool = False, **more: Any
+    on_chain: bool = False,
+    to_image: bool = False,
+    vague: bool = False,
+    together: bool = False,
+    **more: Any,
 ) -> Kind:
     """With small granules and a small buffer, so that there is a lot to do."""
     plain = {"device": "vda", "target": "dst", "sync": "full", "granularity": 32 * KIB}
@@ -107,6 +115,7 @@ def _mirror(
         on_chain=on_chain,
         to_image=to_image,
         vague=vague,
+        together=together,
         pivots=pivots,
     )
 
@@ -132,6 +141,7 @@ KINDS: dict[str, Kind] = {
     "mirror": _mirror(),
     "mirror with many parts at a time": _mirror(buf_size=0, granularity=4 * KIB),
     "mirror of holes": _mirror(vague=True),
+    "mirror of small parts": _mirror(together=True, granularity=4 * KIB),
     "mirror top": _mirror(on_chain=True, sync="top"),
     "mirror none": _mirror(sync="none"),
     "mirror of a chain to an image": _mirror(on_chain=True, to_image=True),

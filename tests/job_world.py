@@ -64,6 +64,9 @@ from blockcore.qapi import (
 DISTURBANCES = ("hold the graph", "drain")
 """No commands: what others do that a job has to wait for, for some `steps`."""
 
+TOGETHER = "small parts together"
+"""The name of a machine whose mirrors copy them so."""
+
 Script = list[tuple[str, dict[str, Any]]]
 """Commands with their arguments."""
 
@@ -99,6 +102,7 @@ class JobWorld:
         self.kind = kind
         self.machine = new_machine(sim)
         self.machine.job_error_check_modern = True
+        self.machine.name = TOGETHER if kind.together else None
         self.fails: Callable[[str, str, str], int] = lambda side, disk, what: 0
         self.io_count: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
@@ -133,6 +137,7 @@ class JobWorld:
         node = Flat(options(name, read_only=read_only), self.machine, len(data))
         node.on_io = partial(self._on_io, name)
         node.vague = self.kind.vague
+        node.step = SIZE if self.kind.together else CLUSTER
         node.data[:] = data
         node.stable = data
         node.definition = BlockdevOptionsFile(driver="file", filename=f"/{name}")
@@ -350,6 +355,10 @@ class JobWorld:
                 fails = isinstance(event, BlockJobCancelled) or event.error is not None
                 last = JobStatus.ABORTING if fails else JobStatus.PENDING
                 self.require(told.status is last, f"the end comes when it is {last}")
+                if not fails and self.kind.command == "block-commit":
+                    base = self.nodes["base"]
+                    assert isinstance(base, Flat)
+                    self.require(base.stable == base.data, "what was committed is stable")
             case BlockIoError():
                 self.require(event.node_name == self.blk.root.node_name, "the drive's node")
                 self.ignored += event.action is BlockErrorAction.IGNORE
@@ -425,7 +434,7 @@ class JobWorld:
         if active is None or source == target or over:
             return
         copier = job.copier
-        busy = [(op.offset, op.end) for op in (*copier.ops, *copier.active)]
+        busy = [(op.offset, op.end) for op in copier.ops]
         busy += [(first * BLOCK, last * BLOCK) for first, last in self.busy]
         for at in range(0, SIZE, step):
             if job.bitmap.get(at) or any(a < at + step and at < b for a, b in busy):
@@ -442,6 +451,8 @@ class JobWorld:
             self._check_mirror()
 
     def _check_mirror(self) -> None:
+        progress = self.machine.jobs[0].progress
+        self.require(progress.current == progress.total, f"all is counted: {progress}")
         source, target = self.peek(self.source), self.peek(self.target)
         for at in range(0, SIZE, BLOCK):
             part = slice(at, at + BLOCK)
@@ -560,12 +571,9 @@ class JobWorld:
                 self.require(said == (below and f"/{below}"), f"{name} says {said}")
             # An image that cannot be flushed cannot become read-only again.
             self.require(nodes["mid"].read_only or self.mid_failed, "mid is read-only")
-            base = nodes["base"]
-            if well and self.kind.command == "block-commit" and isinstance(base, Flat):
-                self.require(base.stable == base.data, "what was committed is stable")
             # After an active commit the base stays writable, whatever came of it (as in QEMU).
             if self.kind.command != "block-commit" or not self.kind.pivots:
-                self.require(base.read_only, "base is read-only")
+                self.require(nodes["base"].read_only, "base is read-only")
         root = self.new_root if well else self.source
         self.require(self.blk.root is root, f"the drive is on {root.node_name}")
 

@@ -86,10 +86,10 @@ class Sim:
     def realtime_ns(self) -> int:
         return START_REALTIME_NS + self.now_ns
 
-    def submit(self, work: Callable[[], None]) -> None:
+    def submit(self, work: Callable[[], None], kind: type[Call]) -> None:
         self._ready.append(work)
 
-    def is_wanted(self) -> bool:
+    def is_wanted(self, kind: type[Call]) -> bool:
         """So that no call follows another before all others have had their chance."""
         return True
 

@@ -12,7 +12,7 @@ import pytest
 
 from blockcore.bql import BigLock
 from blockcore.clock import SystemClock
-from blockcore.effects import Call, Until
+from blockcore.effects import Call, Copy, Until
 from blockcore.routine import Routine
 
 HANG_S = 30
@@ -26,13 +26,15 @@ class Pool:
 
     def __init__(self) -> None:
         self.work: list[Callable[[], None]] = []
+        self.kinds: list[type[Call]] = []
         self.timers: list[tuple[int, Callable[[], None]]] = []
         self.wanted = True
 
-    def submit(self, work: Callable[[], None]) -> None:
+    def submit(self, work: Callable[[], None], kind: type[Call]) -> None:
         self.work.append(work)
+        self.kinds.append(kind)
 
-    def is_wanted(self) -> bool:
+    def is_wanted(self, kind: type[Call]) -> bool:
         return self.wanted
 
     def call_at(self, deadline_ns: int, work: Callable[[], None]) -> None:
@@ -281,6 +283,22 @@ def test_a_thread_goes_on_with_a_routine_unless_it_is_wanted(wanted: bool, story
             lock.spawn(five(name), ignore)
     pool.run()
     assert "".join(done) == story
+
+
+def test_calls_of_another_kind_are_for_other_threads() -> None:
+    """What copies is not held up by what waits, and the other way round."""
+    lock, pool = make_lock()
+    pool.wanted = False
+    kinds = [Call, Copy, Copy, Copy, Call, Call]
+
+    async def work() -> None:
+        for kind in kinds:
+            await kind(ignore, None)
+
+    with lock.region():
+        lock.spawn(work(), ignore)
+    pool.run()
+    assert pool.kinds == [Call, Copy, Call]
 
 
 def test_a_routine_that_waits_leaves_its_thread() -> None:

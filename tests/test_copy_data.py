@@ -174,6 +174,68 @@ def test_past_the_nodes_is_as_through_them(
 
 
 @pytest.mark.parametrize(
+    "concern",
+    [
+        nothing,
+        bitmap("target-file"),
+        rule("source", iotype="read", errno="EIO", offset=0, length=512),
+        rule("source-file", iotype="read", errno="ENOMEM", offset=PART, length=512),
+        rule("target", iotype="write", errno="ENOSPC", offset=2 * PART, length=512),
+        rule("target-file", iotype="write", errno="EIO"),
+    ],
+)
+def test_several_parts_are_as_one_after_the_other(
+    concern: Callable[[Pair], None], tmp_path: Path
+) -> None:
+    """Up to the one that fails."""
+    parts = [(at, PART // 2) for at in range(0, SIZE, PART)]
+    together, singly = make_pair(tmp_path / "together"), make_pair(tmp_path / "singly")
+    for pair in (together, singly):
+        concern(pair)
+    done, error = perform(together.copier.copy_all(parts))
+    outcomes = [outcome(singly, *part) for part in parts[: done + 1]]
+    told = (isinstance(error, SourceError), error.errno) if error else (False, 0)
+    assert outcomes == [(False, 0)] * done + ([told] if error else [])
+    assert (done == len(parts)) is (error is None)
+    assert together.traces() == singly.traces()
+
+
+@pytest.mark.parametrize("call", ["read_all", "write_all"])
+@pytest.mark.parametrize("nth", [1, 2, 4])
+def test_those_before_the_one_that_fails_are_done(
+    call: str, nth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = make_pair(tmp_path / "pair")
+    bitmap("target")(pair)
+    real, calls = getattr(copy_data, call), []
+
+    def fails(*arguments: Any) -> None:
+        calls.append(call)
+        if len(calls) == nth:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(*arguments)
+
+    monkeypatch.setattr(copy_data, call, fails)
+    parts = [(at, PART) for at in range(0, SIZE, PART)]
+    done, error = perform(pair.copier.copy_all(parts))
+    assert done == nth - 1 and isinstance(error, SourceError) is (call == "read_all")
+    touched = (done + (call == "write_all")) * PART
+    assert pair.traces()["bitmaps"]["target"] == [[(0, touched)] if touched else []]
+    assert (tmp_path / "pair" / "target").read_bytes()[: done * PART] == DATA[: done * PART]
+
+
+def test_what_is_unseen(tmp_path: Path) -> None:
+    """A rule anywhere at the source could be about the question what is there."""
+    pair = make_pair(tmp_path / "pair")
+    assert pair.copier.is_unseen(0, PART)
+    pair("x-fault-add", id="f", node_name="target", iotype="write", offset=0, length=512)
+    assert not pair.copier.is_unseen(0, PART) and pair.copier.is_unseen(PART, PART)
+    pair("x-fault-remove", id="f")
+    pair("x-fault-add", node_name="source-file", iotype="block-status", offset=0, length=512)
+    assert not pair.copier.is_unseen(PART, PART)
+
+
+@pytest.mark.parametrize(
     ("call", "outcome_of", "touched"),
     [("read_all", (True, errno.EIO), False), ("write_all", (False, errno.ENOSPC), True)],
 )

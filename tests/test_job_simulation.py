@@ -12,12 +12,16 @@ import os
 from functools import partial
 
 import pytest
-from job_kinds import KINDS, SIZE, Kind
-from job_world import Guest, JobWorld, Script
+from job_kinds import BLOCK, KINDS, SIZE, Kind
+from job_world import TOGETHER, Guest, JobWorld, Script
 from sim import Every, Sim
 
 from blockcore.block_job import RETRY_NS, BlockJob
 from blockcore.events import BlockJobCancelled, BlockJobCompleted
+from blockcore.jobs.mirror import MirrorJob
+from blockcore.jobs.mirror_ops import Op
+from blockcore.machine import Machine
+from blockcore.nodes.copy_data import DataCopier, Part
 from blockcore.policy import error_action
 from blockcore.qapi import BlockdevOnError, BlockErrorAction, IoOperationType, JobStatus
 
@@ -32,6 +36,25 @@ NUMBERS = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC}
 
 ERRORS_MAX = 4
 """So many errors of a fault that does not go away are enough."""
+
+
+@pytest.fixture(autouse=True, name="grouped")
+def _grouped(monkeypatch: pytest.MonkeyPatch) -> list[list[Part]]:
+    """The parts that were copied at a time, small ones together by the kinds of job that do so."""
+    grouped: list[list[Part]] = []
+    copy_all = DataCopier.copy_all
+
+    def is_unseen(copier: DataCopier, offset: int, length: int) -> bool:
+        assert isinstance(copier._host, Machine)
+        return copier._host.name == TOGETHER
+
+    async def counted(copier: DataCopier, parts: list[Part]) -> tuple[int, OSError | None]:
+        grouped.append(list(parts))
+        return await copy_all(copier, parts)
+
+    monkeypatch.setattr(DataCopier, "is_unseen", is_unseen)
+    monkeypatch.setattr(DataCopier, "copy_all", counted)
+    return grouped
 
 
 def expected_action(policy: str, number: int) -> BlockErrorAction:
@@ -206,6 +229,74 @@ def test_seeds(name: str, seed: int) -> None:
         world.quit()
     else:
         world.finish(complete=choice([True, False]), cancel=random() < 0.2)
+
+
+SCATTERED = range(0, SIZE // BLOCK, 3)
+"""Blocks that a guest writes one by one: small parts, with clean ones between them."""
+
+
+@pytest.mark.parametrize("persistent", [False, True], ids=["once", "from then on"])
+@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_one_of_several_small_parts_fails(
+    policy: str, side: str, persistent: bool, grouped: list[list[Part]]
+) -> None:
+    """The others are copied, and this one again."""
+    for nth in range(1, len(SCATTERED) + 1):
+        world, job = ready_with_scattered_writes(nth, policy)
+        before, copied = world.io_count[side], job.progress.current
+        world.fails = partial(fails_from, world, side, before + nth, persistent)
+        world.act("resume", world.command("job-resume", id="job"))
+        world.run(partial(has_failed_or_copied, world, job))
+        assert world.told["job"].errors
+        world.finish()
+        if world.succeeded():
+            more = job.progress.current - copied
+            world.require(more == len(SCATTERED) * BLOCK, "each counts once")
+    assert max(map(len, grouped)) == 8  # what the buffer holds
+
+
+def ready_with_scattered_writes(seed: int, policy: str) -> tuple[JobWorld, MirrorJob]:
+    """A mirror that is paused."""
+    world = JobWorld(Sim(seed), KINDS["mirror of small parts"])
+    world.start_job(policy)
+    world.run(lambda: bool(world.told and world.told["job"].ready))
+    (job,) = world.machine.jobs
+    assert isinstance(job, MirrorJob)
+    world.act("pause", world.command("job-pause", id="job"))
+    world.run()
+    world.run(partial(is_paused, job))
+    for block in SCATTERED:
+        world.act(f"guest {block}", Guest(world, f"guest {block}", block).write(block, 1))
+    world.run()
+    return world, job
+
+
+def test_small_parts_keep_off_what_is_on_its_way(grouped: list[list[Part]]) -> None:
+    world, job = ready_with_scattered_writes(1, "report")
+    del grouped[:]
+    other = Op(30 * BLOCK, 31 * BLOCK)
+    job.copier.ops.own.append(other)
+    world.act("resume", world.command("job-resume", id="job"))
+    world.run(lambda: bool(grouped) and job.copier.ops.own == [other])
+    assert [offset // BLOCK for parts in grouped for offset, _ in parts] == [*range(0, 30, 3)]
+    job.copier.ops.own.remove(other)
+    world.finish()
+    assert world.succeeded()
+
+
+def has_failed_or_copied(world: JobWorld, job: MirrorJob) -> bool:
+    done = not (job.bitmap.count or job.copier.ops.own)
+    return bool(world.told["job"].errors or done)
+
+
+def fails_from(
+    world: JobWorld, side: str, nth: int, persistent: bool, where: str, disk: str, what: str
+) -> int:
+    """ENOSPC for the I/O of that number of a side, and with `persistent` for all after it."""
+    count = world.io_count[side]
+    hit = where == side and (count >= nth if persistent else count == nth)
+    return errno.ENOSPC if hit else 0
 
 
 PAUSE = ("job-pause", {"id": "job"})

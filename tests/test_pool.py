@@ -12,7 +12,7 @@ from blockcore.pool import ThreadPool
 
 
 def test_all_threads_work_at_once_and_in_turn() -> None:
-    pool = ThreadPool(2)
+    pool = ThreadPool("pool", 2)
     meeting = threading.Barrier(3)
     done: SimpleQueue[int] = SimpleQueue()
 
@@ -33,7 +33,7 @@ def test_all_threads_work_at_once_and_in_turn() -> None:
 def test_a_thread_survives_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
     told: SimpleQueue[threading.ExceptHookArgs] = SimpleQueue()
     monkeypatch.setattr(threading, "excepthook", told.put)
-    pool = ThreadPool(1)
+    pool = ThreadPool("pool", 1)
     done: SimpleQueue[int] = SimpleQueue()
 
     def fail() -> None:
@@ -47,7 +47,7 @@ def test_a_thread_survives_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_waits_is_dropped_when_the_pool_is_closed() -> None:
-    pool = ThreadPool(1)
+    pool = ThreadPool("pool", 1)
     begun, go = threading.Event(), threading.Event()
     done: SimpleQueue[int] = SimpleQueue()
 

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from blockcore.job_driver import Progress
-from blockcore.jobs.mirror_copy import Copier, Op
+from blockcore.jobs.mirror_copy import Copier
+from blockcore.jobs.mirror_ops import Op
 from blockcore.nodes.mirror_top import ToTarget
 
 
@@ -34,12 +35,12 @@ class ActiveWrites:
     async def write(self, offset: int, length: int) -> AsyncIterator[None]:
         """From before the source is written until the target is."""
         op = Op(offset, offset + length)
-        await self._copier.alone(op)
-        self._copier.active.append(op)
+        await self._copier.ops.alone(op)
+        self._copier.ops.active.append(op)
         try:
             yield
         finally:
-            self._copier.active.remove(op)
+            self._copier.ops.active.remove(op)
 
     async def to_target(self, offset: int, length: int, do: ToTarget) -> None:
         """Do the same to the target (do_sync_target_write).

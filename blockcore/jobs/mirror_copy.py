@@ -1,20 +1,19 @@
-"""The copying of a mirror: which parts are dirty, which are on their way (`block/mirror.c`).
+"""The copying of a mirror: what is dirty, part by part (`block/mirror.c`: mirror_iteration).
 
 Several parts are copied side by side, each by a coroutine of its own that
-nobody waits for by name; no two of them, and no guest's write that goes to the
-target as well, touch the same place at the same time.
+nobody waits for by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 from blockcore.bitmap import DirtyBitmap
 from blockcore.effects import Until
+from blockcore.jobs.mirror_ops import Op, OpsInFlight
 from blockcore.nodes.block_copy import CopyHost
 from blockcore.nodes.chain import skip_filters
-from blockcore.nodes.copy_data import DataCopier, SourceError
+from blockcore.nodes.copy_data import DataCopier, Part, SourceError
 from blockcore.nodes.driver import Extent
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.qcow2.node import Qcow2Node
@@ -23,24 +22,14 @@ from blockcore.qapi import IoOperationType
 MAX_IN_FLIGHT = 16
 """How many parts are copied at the same time."""
 
+MAX_PARTS = 16
+"""How many small parts are copied by one."""
+
 MAX_IO_BYTES = 1 << 20
 """How large a part is, unless the buffer allows for larger ones."""
 
 MAX_ZERO_BYTES = 1 << 30
 """How much is made zero in one go."""
-
-
-@dataclass(slots=True, eq=False)
-class Op:
-    """A part on its way, in bytes; `buffered` of them are in memory."""
-
-    offset: int
-    end: int
-    buffered: int = 0
-
-    @property
-    def nbytes(self) -> int:
-        return self.end - self.offset
 
 
 class Copier:
@@ -64,9 +53,7 @@ class Copier:
         self.source = source
         self.target = target
         self.bitmap = bitmap
-        self.ops: list[Op] = []
-        self.active: list[Op] = []
-        """Writes of guests that go to the target as well."""
+        self.ops = OpsInFlight(bitmap.granularity)
         self.bytes_in_flight = 0
         self._host = host
         self._unmap = unmap
@@ -98,35 +85,7 @@ class Copier:
 
     def is_full(self) -> bool:
         """Whether nothing can be begun before something has ended."""
-        return len(self.ops) >= MAX_IN_FLIGHT or self._buffered >= self._buf_size
-
-    def has_room(self) -> bool:
-        return not self.is_full()
-
-    def is_idle(self) -> bool:
-        """Whether nothing is on its way."""
-        return not self.ops
-
-    async def one_ends(self) -> None:
-        """Wait until something that is on its way has ended."""
-        before = list(self.ops)
-        await Until(lambda: any(op not in self.ops for op in before) or not before)
-
-    async def all_end(self) -> None:
-        await Until(self.is_idle)
-
-    async def alone(self, op: Op) -> None:
-        """Wait until nothing else is on its way to the same granules (mirror_wait_on_conflicts)."""
-        if not self._is_alone(op):
-            await Until(lambda: self._is_alone(op))
-
-    def _is_alone(self, op: Op) -> bool:
-        granularity = self.bitmap.granularity
-        start, end = op.offset - op.offset % granularity, op.end + -op.end % granularity
-        return not any(
-            other is not op and other.offset < end and start < other.end
-            for other in (*self.ops, *self.active)
-        )
+        return len(self.ops.own) >= MAX_IN_FLIGHT or self._buffered >= self._buf_size
 
     async def iteration(self, account: Callable[[int], int]) -> int:
         """Begin to copy the next dirty parts that are neighbours (mirror_iteration).
@@ -140,12 +99,15 @@ class Copier:
             return 0
         self._position = rest.end
         self.bitmap.reset(rest.offset, rest.nbytes)
-        self.ops.append(rest)
+        self.ops.own.append(rest)
         self.bytes_in_flight += rest.nbytes
         delay_ns = 0
         try:
             while rest.nbytes:
-                extent = await self._status(rest.offset, rest.nbytes)
+                extent = await self._status(rest.offset, self._horizon(rest))
+                if extent.data and extent.length > rest.nbytes:
+                    delay_ns = account(await self._begin_several(rest, extent.length))
+                    continue
                 stop = self._clip(rest.offset + extent.length, rest)
                 while rest.offset < stop:
                     most = self._max_io if extent.data else MAX_ZERO_BYTES
@@ -153,7 +115,7 @@ class Copier:
                     delay_ns = account(await self._begin(part, rest, extent))
         finally:
             self.bytes_in_flight -= rest.nbytes
-            self.ops.remove(rest)
+            self.ops.own.remove(rest)
         return delay_ns
 
     async def _next_area(self) -> Op | None:
@@ -165,13 +127,17 @@ class Copier:
             if area is None:
                 return None
             found = Op(area[0], sum(area))
-            for op in (*self.ops, *self.active):
-                start = op.offset - op.offset % self.bitmap.granularity
-                if found.offset < start < found.end:
-                    found.end = start
-            if self._is_alone(found):
-                return found
-            await self.alone(found)
+            free = self.ops.free_until(found.offset, found.end)
+            if free > found.offset:
+                return Op(found.offset, free)
+            await self.ops.alone(found)
+
+    def _horizon(self, rest: Op) -> int:
+        """How much to know of what there is: more than the area, if it is small and unseen."""
+        if rest.nbytes < self._max_io and self._cow is None:
+            if self._data.is_unseen(rest.offset, rest.nbytes):
+                return min(MAX_ZERO_BYTES, self.bitmap.size - rest.offset)
+        return rest.nbytes
 
     def _clip(self, stop: int, rest: Op) -> int:
         """Whole granules only, at least one (the last of the drive may be short)."""
@@ -201,7 +167,7 @@ class Copier:
         if extent.data or not whole:
             self._align_to_clusters(op)
             op.buffered = op.nbytes
-        await Until(lambda: len(self.ops) <= MAX_IN_FLIGHT and self._fits(op.buffered))
+        await Until(lambda: len(self.ops.own) <= MAX_IN_FLIGHT and self._fits(op.buffered))
         rest.offset += taken
         self.bytes_in_flight -= taken
         if op.buffered:
@@ -211,6 +177,54 @@ class Copier:
         else:
             self._start(op, self.target.discard(op.offset, op.nbytes))
         return op.buffered
+
+    async def _begin_several(self, rest: Op, known: int) -> int:
+        """Start `rest`, and with it what else is dirty in the `known` bytes of data from there.
+
+        To begin a part costs as much as to copy a small one, and guests who
+        write here and there leave many.
+        """
+        await Until(lambda: len(self.ops.own) <= MAX_IN_FLIGHT and self._fits(rest.nbytes))
+        most = min(self._max_io, max(self._buf_size - self._buffered, rest.nbytes))
+        parts = [(rest.offset, rest.nbytes)]
+        whole = Op(rest.offset, rest.end, rest.nbytes)
+        granularity = self.bitmap.granularity
+        end = rest.offset + known
+        if end < self.bitmap.size:
+            end -= end % granularity
+        while len(parts) < MAX_PARTS:
+            room = (most - whole.buffered) // granularity * granularity
+            if not room:
+                break
+            more = self.bitmap.next_dirty_area(self._position, end, max_length=room)
+            if more is None or self.ops.free_until(more[0], sum(more)) < sum(more):
+                break
+            if not self._data.is_unseen(*more):
+                break
+            self.bitmap.reset(*more)
+            self._position = whole.end = sum(more)
+            whole.buffered += more[1]
+            parts.append(more)
+        self.bytes_in_flight += whole.buffered - rest.nbytes
+        self._buffered += whole.buffered
+        self.ops.own.append(whole)
+        rest.offset = rest.end
+        self._host.spawn(self._carry_out_several(whole, parts))
+        return whole.buffered
+
+    async def _carry_out_several(self, op: Op, parts: list[Part]) -> None:
+        left = op.buffered
+        try:
+            while parts:
+                done, error = await self._data.copy_all(parts)
+                self._copied(sum(length for _, length in parts[:done]))
+                if error is not None:
+                    self._not_copied(*parts[done], error)
+                parts = parts[done + 1 :]
+        finally:
+            self.ops.own.remove(op)
+            self.bytes_in_flight -= left
+            self._buffered -= left
 
     def _fits(self, nbytes: int) -> bool:
         return not nbytes or not self._buffered or self._buffered + nbytes <= self._buf_size
@@ -227,7 +241,7 @@ class Copier:
         self._start(op, work, counts=False)
 
     def _start(self, op: Op, work: Awaitable[None], *, counts: bool = True) -> None:
-        self.ops.append(op)
+        self.ops.own.append(op)
         self.bytes_in_flight += op.nbytes
         self._buffered += op.buffered
         self._host.spawn(self._carry_out(op, work, counts))
@@ -236,15 +250,18 @@ class Copier:
         try:
             await work
         except OSError as exc:
-            self.bitmap.set(op.offset, op.nbytes)
-            reading = isinstance(exc, SourceError)
-            self._failed(IoOperationType.READ if reading else IoOperationType.WRITE, exc)
+            self._not_copied(op.offset, op.nbytes, exc)
         else:
             if counts:
                 self._copied(op.nbytes)
             if self._cow is not None:
                 self._cow.set(op.offset, op.nbytes)
         finally:
-            self.ops.remove(op)
+            self.ops.own.remove(op)
             self.bytes_in_flight -= op.nbytes
             self._buffered -= op.buffered
+
+    def _not_copied(self, offset: int, length: int, exc: OSError) -> None:
+        self.bitmap.set(offset, length)
+        reading = isinstance(exc, SourceError)
+        self._failed(IoOperationType.READ if reading else IoOperationType.WRITE, exc)

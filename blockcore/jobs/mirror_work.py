@@ -154,7 +154,7 @@ class MirrorWork(BlockJob):
                 if self.is_cancelled:
                     return
                 self.copier.zero(offset, min(MAX_ZERO_BYTES, size - offset))
-            await self.copier.all_end()
+            await self.copier.ops.all_end()
         offset = 0
         while offset < size:
             await self._throttle()
@@ -190,13 +190,13 @@ class MirrorWork(BlockJob):
             on_their_way = copier.bytes_in_flight + active.bytes_in_flight
             self.progress.set_remaining(on_their_way + dirty)
             if self._may_iterate():
-                if copier.is_full() or (not dirty and copier.ops):
-                    await copier.one_ends()
+                if copier.is_full() or (not dirty and copier.ops.own):
+                    await copier.ops.one_ends()
                     continue
                 if dirty:
                     delay_ns = await copier.iteration(self.delay_ns)
             should_complete = False
-            if not copier.ops and not dirty:
+            if not copier.ops.own and not dirty:
                 if not self.is_ready:
                     if not await self._flush():
                         continue
@@ -206,7 +206,7 @@ class MirrorWork(BlockJob):
             if not dirty and should_complete and await self._in_sync():
                 return
             if self.is_ready and not should_complete:
-                delay_ns = 0 if copier.ops or dirty else SLICE_NS
+                delay_ns = 0 if copier.ops.own or dirty else SLICE_NS
             if self._ignored:
                 delay_ns, self._ignored = max(delay_ns, RETRY_NS), False
             await self.sleep(delay_ns)
@@ -258,7 +258,7 @@ class MirrorWork(BlockJob):
 
     async def on_pause(self) -> None:
         if self._copier is not None:
-            await self._copier.all_end()
+            await self._copier.ops.all_end()
 
     def on_cancel(self, force: bool) -> bool:
         """Once it is ready, to cancel it gently is to let it finish, and to stay on the source."""

@@ -5,12 +5,16 @@ What forbids a guest the short path forbids this one too (`direct`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from blockcore.effects import Call
+from blockcore.effects import Copy
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.file import read_all, write_all
 from blockcore.nodes.node import BlockNode
+
+Part = tuple[int, int]
+"""Offset and length, in bytes."""
 
 
 class SourceError(OSError):
@@ -44,9 +48,10 @@ class DataCopier:
 
     async def copy(self, offset: int, length: int) -> None:
         """Raises SourceError, or OSError if it was the target that failed."""
-        ways = self._ways(offset, length)
-        if ways is not None:
-            await self._past(*ways, offset, length)
+        if self._ways(offset, length) is not None:
+            _, error = await self.copy_all(((offset, length),))
+            if error is not None:
+                raise error
             return
         buffer = self._buffer(length)
         try:
@@ -57,6 +62,26 @@ class DataCopier:
             await self._target.pwrite(offset, buffer[:length])
         finally:
             self._buffers.append(buffer)
+
+    def is_unseen(self, offset: int, length: int) -> bool:
+        """Whether to read and write a part, and to ask what it is, concerns nobody now."""
+        ways = self._ways(offset, length)
+        return ways is not None and not ways[0].has_rules
+
+    async def copy_all(self, parts: Sequence[Part]) -> tuple[int, OSError | None]:
+        """Copy one part after the other, until one fails.
+
+        Gives how many have been copied, and the error of the next as `copy` raises it.
+        """
+        ways = self._ways(*parts[0])
+        if ways is not None and all(self._ways(*part) is not None for part in parts[1:]):
+            return await self._past(*ways, parts)
+        for done, part in enumerate(parts):
+            try:
+                await self.copy(*part)
+            except OSError as exc:
+                return done, exc
+        return len(parts), None
 
     def _ways(self, offset: int, length: int) -> tuple[Direct, Direct] | None:
         """Both files, if what is to be read and written there concerns nobody now."""
@@ -73,22 +98,30 @@ class DataCopier:
             return None
         return read, write
 
-    async def _past(self, read: Direct, write: Direct, offset: int, length: int) -> None:
-        """Leave the traces that the nodes' own read and write would have left."""
+    async def _past(
+        self, read: Direct, write: Direct, parts: Sequence[Part]
+    ) -> tuple[int, OSError | None]:
+        """Leave the traces that the nodes' own reads and writes would have left."""
         for passing in read.read_passes:
             passing()
-        places = read.fd, offset + read.shift, write.fd, offset + write.shift
-        try:
-            await Call(self._move, *places, length)
-        except SourceError:
-            raise
-        except OSError:
-            _written(write, offset, length)
-            raise
-        _written(write, offset, length)
+        done, error = await Copy(self._move_all, read, write, parts)
+        touched = done if error is None or isinstance(error, SourceError) else done + 1
+        for part in parts[:touched]:
+            _written(write, *part)
+        return done, error
+
+    def _move_all(
+        self, read: Direct, write: Direct, parts: Sequence[Part]
+    ) -> tuple[int, OSError | None]:
+        """Called without the lock, on several threads."""
+        for done, (offset, length) in enumerate(parts):
+            try:
+                self._move(read.fd, offset + read.shift, write.fd, offset + write.shift, length)
+            except OSError as exc:
+                return done, exc
+        return len(parts), None
 
     def _move(self, read_fd: int, read_at: int, write_fd: int, write_at: int, length: int) -> None:
-        """Called without the lock, on several threads."""
         buffer = self._buffer(length)
         try:
             try:
