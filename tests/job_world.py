@@ -394,7 +394,8 @@ class JobWorld:
         self.require(working or (blocking and told.status in late), "errors of a job that works")
         if event.action is BlockErrorAction.STOP:
             told.stopped = True
-            self.resets = 0
+            # To cancel a job, as quitting does, is to let it go on.
+            self.resets = int(self.machine.quit_requested)
 
     def _step(self) -> None:
         for job in self.machine.jobs:
