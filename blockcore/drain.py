@@ -6,8 +6,8 @@ pause, and those that are started meanwhile begin with that.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 from blockcore.block_backend import BlockBackend
@@ -27,7 +27,11 @@ class Drainable(Protocol):
 
 
 class Drain:
-    """One section, around everything that can reach one of `nodes`: `begin`, `settled`, `end`."""
+    """One section, around everything that can reach one of `nodes`.
+
+    As a context it is settled at its beginning; there are `begin`, `settled`,
+    `end` or `leave` for those who need them one by one.
+    """
 
     def __init__(self, host: Drainable, nodes: Iterable[BlockNode]) -> None:
         self._host = host
@@ -35,6 +39,17 @@ class Drain:
         self._above = [blk for blk in host.backends if self._concerns([blk.root])]
         self._jobs: list[BlockJob] = []
         self._held = ExitStack()
+
+    async def __aenter__(self) -> None:
+        self.begin()
+        try:
+            await self.settled()
+        except BaseException:
+            self.end()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.leave()
 
     def begin(self) -> None:
         """Nobody begins anything from now on."""
@@ -65,8 +80,9 @@ class Drain:
         for job in self._jobs:
             job.resume()
 
-    async def left(self) -> None:
-        """After the end: wait until the jobs have noticed it, as in QEMU, which enters them."""
+    async def leave(self) -> None:
+        """`end`, and wait until the jobs have noticed it, as in QEMU, which enters them."""
+        self.end()
         for job in self._jobs:
             await Until(job.entry_taken)
 
@@ -74,24 +90,6 @@ class Drain:
         return any(
             not self._nodes.isdisjoint(self._host.graph.subtree(node)) for node in users
         )
-
-
-@asynccontextmanager
-async def drained(host: Drainable, nodes: Iterable[BlockNode]) -> AsyncIterator[None]:
-    """A section from its beginning, settled, to its end."""
-    drain = Drain(host, nodes)
-    drain.begin()
-    abandoned = False
-    try:
-        await drain.settled()
-        yield
-    except GeneratorExit:
-        abandoned = True
-        raise
-    finally:
-        drain.end()
-        if not abandoned:
-            await drain.left()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 from blockcore.block_backend import BlockBackend
 from blockcore.block_job import JobUser
-from blockcore.drain import drained
+from blockcore.drain import Drain
 from blockcore.machine import Machine
 from blockcore.nodes import reopen
 from blockcore.nodes.filter import FilterNode
@@ -64,7 +64,7 @@ def using(node: BlockNode, perm: Perm) -> Iterator[None]:
 
 async def reopen_nodes(machine: Machine, changes: list[reopen.Change]) -> None:
     """Give nodes other options or children, all or none; QmpError."""
-    async with drained(machine, [change.node for change in changes]):
+    async with Drain(machine, [change.node for change in changes]):
         try:
             await reopen.reopen(machine.graph, changes)
         except OSError as exc:

@@ -7,7 +7,7 @@ of the core.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import count
 from typing import Any
@@ -16,7 +16,7 @@ from blockcore.accounting import Slot
 from blockcore.block_backend import BlockBackend
 from blockcore.block_job import BlockJob
 from blockcore.clock import Clock
-from blockcore.drain import Drain, drained
+from blockcore.drain import Drain
 from blockcore.effects import Until
 from blockcore.events import Event, Reset, Shutdown
 from blockcore.faults import FaultRule
@@ -159,9 +159,9 @@ class Machine:
             raise QmpError(f"Duplicate ID '{wanted}' for fault")
         return wanted
 
-    def all_drained(self) -> AbstractAsyncContextManager[None]:
+    def all_drained(self) -> Drain:
         """A drained section of everything (bdrv_drain_all_begin)."""
-        return drained(self, self.graph.nodes.values())
+        return Drain(self, self.graph.nodes.values())
 
     async def leave_short_paths(self, node: BlockNode) -> None:
         """Wait until the requests have ended that went past the node on a short path.

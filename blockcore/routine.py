@@ -64,9 +64,19 @@ class Routine:
         raise NotImplementedError
 
     def abandon(self) -> None:
-        """End a waiting routine; its `finally` clauses run here, under the lock."""
+        """End a waiting routine; its `finally` clauses run here, under the lock.
+
+        One that awaits something is cut short there: nobody is left to
+        perform it.
+        """
         self.until = None
-        self.coro.close()
+        ended = False
+        while not ended:
+            try:
+                self.coro.close()
+                ended = True
+            except RuntimeError:  # it has awaited, and can be closed there
+                continue
         self.done, self.error = True, OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))
 
     def outcome(self) -> Any:

@@ -7,8 +7,7 @@ others have registered for that case happens in reverse order.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 
 from blockcore.drain import Drain, Drainable
@@ -48,20 +47,12 @@ class Transaction:
         self._drains.append(drain)
         await drain.settled()
 
-    @asynccontextmanager
-    async def sections(self) -> AsyncIterator[None]:
-        """What actions have drained is so until the end of this, which is the transaction's."""
-        abandoned = False
-        try:
-            yield
-        except GeneratorExit:
-            abandoned = True
-            raise
-        finally:
-            for drain in self._drains:
-                drain.end()
-                if not abandoned:
-                    await drain.left()
+    async def __aenter__(self) -> None:
+        """What actions drain is so until the end of this."""
+
+    async def __aexit__(self, *_: object) -> None:
+        for drain in self._drains:
+            await drain.leave()
 
     def on_commit(self, step: Step) -> None:
         """Do this once all actions have been prepared."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import queue
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -448,6 +449,42 @@ def test_a_dead_client_s_request_is_abandoned(lock: BigLock) -> None:
     with lock.region():
         flag.up = True
     assert guests.outcome() is True
+
+
+@asynccontextmanager
+async def section(ended: list[str], flag: Flag) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        ended.append("section")
+        await Until(flag.is_up)
+        ended.append("not reached")
+
+
+def test_what_is_abandoned_may_await_at_its_end() -> None:
+    """It ends there; what encloses it still has its turn."""
+    lock, _ = make_lock()
+    ended: list[str] = []
+    outcome: list[Routine] = []
+    flag = Flag()
+
+    async def work() -> None:
+        try:
+            async with section(ended, flag):
+                try:
+                    await Until(flag.is_up)
+                finally:
+                    ended.append("inner")
+                    await Call(ended.append, "not reached")
+        finally:
+            await Until(flag.is_up)
+            ended.append("not reached")
+
+    with lock.region():
+        lock.spawn(work(), outcome.append)
+    lock.close()
+    assert ended == ["inner", "section"]
+    assert isinstance(outcome[0].error, OSError) and outcome[0].error.errno == errno.ESHUTDOWN
 
 
 def test_close_abandons_all_that_waits() -> None:

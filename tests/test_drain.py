@@ -5,7 +5,7 @@ from __future__ import annotations
 from job_bench import CANCELLED, STARTED, SUCCESS, Bench, Work, in_state, working
 from sim import MemoryNode, add_node, pause
 
-from blockcore.drain import Drain, drained
+from blockcore.drain import Drain
 from blockcore.job_txn import JobTxn
 from blockcore.nodes.driver import NodeOptions
 from blockcore.qapi import JobStatus
@@ -68,7 +68,7 @@ def test_a_section_waits_for_requests_and_jobs() -> None:
             seen.append(f"request {number}")
 
     async def section() -> None:
-        async with drained(bench.machine, [bench.node]):
+        async with Drain(bench.machine, [bench.node]):
             seen.append("drained")
             await pause()
             await pause()

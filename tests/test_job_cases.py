@@ -12,7 +12,7 @@ from job_kinds import BLOCK, CLUSTER, KINDS, Flat, Kind
 from job_world import Guest, JobWorld
 from sim import Sim, perform
 
-from blockcore.drain import drained
+from blockcore.drain import Drain
 from blockcore.effects import Until
 from blockcore.events import BlockJobCompleted
 from blockcore.nodes.links import attach, detach
@@ -33,7 +33,7 @@ def held_drained(world: JobWorld) -> Iterator[None]:
     held = True
 
     async def hold() -> None:
-        async with drained(world.machine, [world.source]):
+        async with Drain(world.machine, [world.source]):
             await Until(lambda: not held)
 
     world.act("hold", hold())

@@ -9,7 +9,7 @@ from typing import Annotated
 from blockcore import graph_changes
 from blockcore.block_backend import BlockBackend
 from blockcore.commands.block_info import BUCKET_MEMBERS
-from blockcore.drain import drained
+from blockcore.drain import Drain
 from blockcore.events import BlockWriteThreshold
 from blockcore.graph_changes import changing_graph, reopen_nodes, using
 from blockcore.machine import Machine
@@ -46,7 +46,7 @@ async def block_resize(
         raise QmpError("Parameter 'size' expects a >0 size")
     if node.op_blockers.reason(BlockOpType.RESIZE) is not None:
         raise QmpError(f"Device '{device or node_name}' is in use")
-    async with changing_graph(machine), drained(machine, [node]):
+    async with changing_graph(machine), Drain(machine, [node]):
         with using(node, Perm.RESIZE):
             if node.read_only:
                 raise QmpError("Image is read-only")

@@ -43,7 +43,7 @@ async def transaction(
         with guests_held(machine):
             async with machine.all_drained():
                 pass
-            async with under_way.sections():
+            async with under_way:
                 await _carry_out(machine, wanted, under_way)
 
 

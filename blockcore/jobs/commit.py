@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 
 from blockcore.block_job import RETRY_NS, BlockJob
-from blockcore.drain import drained
+from blockcore.drain import Drain
 from blockcore.graph_changes import set_read_only
 from blockcore.job import check_job_id
 from blockcore.job_txn import JobTxn
@@ -122,7 +122,7 @@ class CommitJob(BlockJob):
         assert top_filter is not None
         await self._base.flush()
         base = self._base
-        async with drained(self._machine, [base]):
+        async with Drain(self._machine, [base]):
             for overlay in [one for one in top_filter.parents if isinstance(one, BlockNode)]:
                 await self._rename(overlay)
                 detach(overlay, "backing")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from blockcore.drain import drained
+from blockcore.drain import Drain
 from blockcore.machine import Machine
 from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.filter import FilterNode
@@ -35,7 +35,7 @@ async def insert_filter(
     """
     node = _make(machine, over, make, definition, read_only)
     node.implicit = implicit and definition.node_name is None
-    async with drained(machine, [over]):
+    async with Drain(machine, [over]):
         await node.do_open()
         _link(machine, node)
         with _undone(machine, node):
@@ -56,7 +56,7 @@ async def insert_node(
     with told("Could not create node: "):
         node = _make(machine, over, make, definition, False)
     node.implicit = implicit and definition.node_name is None
-    async with drained(machine, [over]):
+    async with Drain(machine, [over]):
         await node.do_open()
         _link(machine, node)
         with _undone(machine, node):
@@ -122,7 +122,7 @@ def _put_over(machine: Machine, node: FilterNode, over: BlockNode) -> None:
 
 async def drop_filter(machine: Machine, node: FilterNode) -> None:
     """Whoever uses the filter uses what it shows from now on."""
-    async with drained(machine, [node]):
+    async with Drain(machine, [node]):
         await remove_filter(machine, node)
         machine.graph.refresh_filenames(machine.graph.connected(node.below))
     machine.concerns_changed()

@@ -10,7 +10,7 @@ import errno
 import os
 from dataclasses import replace
 
-from blockcore.drain import Drain, drained
+from blockcore.drain import Drain
 from blockcore.graph_changes import set_read_only
 from blockcore.jobs.filters import insert_filter, remove_filter
 from blockcore.jobs.mirror_options import BackingMode, MirrorOptions
@@ -132,7 +132,7 @@ class MirrorJob(MirrorWork):
         try:
             if old.read_only is not target.read_only:
                 await set_read_only(self.machine, target, old.read_only)
-            async with drained(self.machine, [target]):
+            async with Drain(self.machine, [target]):
                 if old not in _shown(source):
                     return False
                 replace_node(old, target, graph.subtree(target))
@@ -188,7 +188,7 @@ async def start_mirror(
     definition = BlockdevOptionsTop(
         driver="mirror_top", node_name=options.filter_node_name, backing=source.node_name
     )
-    async with drained(machine, [source]):
+    async with Drain(machine, [source]):
         top = await insert_filter(machine, source, make, definition)
         try:
             job = MirrorJob(machine, top, target, replace(options, job_id=job_id), mirror)

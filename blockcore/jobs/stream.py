@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 
 from blockcore.block_job import BlockJob
-from blockcore.drain import drained
+from blockcore.drain import Drain
 from blockcore.graph_changes import set_read_only
 from blockcore.job_txn import JobTxn
 from blockcore.jobs.filters import drop_filter, insert_node
@@ -168,7 +168,7 @@ class StreamJob(BlockJob):
         assert isinstance(target, Qcow2Node)
         await target.flush()
         base = above.filtered or above.cow
-        async with drained(self._machine, [target]):
+        async with Drain(self._machine, [target]):
             await self._write_header(target, None if base is None else skip_filters(base))
             obsolete = detach(target, "backing")
             if base is not None:
