@@ -129,10 +129,10 @@ class JobCoroutine(JobDriver):
             self.enter()
 
     def resume(self) -> None:
-        """One less; a job that sleeps for its speed limit sleeps on."""
+        """One less who wants that."""
         assert self.pause_count > 0
         self.pause_count -= 1
-        if not self.pause_count and not self._sleeping:
+        if not self.pause_count:
             self.enter()
 
     def _go_to(self, status: JobStatus) -> None:
