@@ -1,4 +1,4 @@
-"""The main loop: the one thread with asyncio on it, and the pool beside it.
+"""The main loop: the one thread with asyncio on it, and the pools beside it.
 
 It serves the control socket, performs the blocking calls of the routines that
 are not a guest's (`bql.Pool`), keeps their deadlines, and logs events.

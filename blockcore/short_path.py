@@ -13,6 +13,10 @@ the path gone when it is done pokes the lock, since somebody may be waiting.
 
 `BlockBackend.find_short_path` is the one function that decides whether there
 may be a short path.
+
+What needs a decision after all takes the lock for it and no longer
+(`qcow2.short_write`): never to wait for anything, since others may wait for
+this very slot under it.
 """
 
 from __future__ import annotations
