@@ -118,8 +118,14 @@ class JobCoroutine(JobDriver):
             await Call(_breathe)
 
     def enter(self) -> None:
-        """Wake the work if it waits (job_enter); if not, nothing happens."""
-        if not self.busy and self.started and not self._work_ended:
+        """Wake the work if it waits (job_enter); if not, nothing happens.
+
+        One that has to pause goes on pausing, unlike in QEMU, where nobody
+        can ask for anything while a section is drained.
+        """
+        if self.busy or not self.started or self._work_ended:
+            return
+        if not self._paused or self._may_pass():
             self._entered = True
 
     def pause(self) -> None:

@@ -293,7 +293,7 @@ class JobWorld:
         self.require(not self.actors, f"{self.actors} never end")
         self.sim.be_orderly()
         self.fails = lambda side, disk, what: 0
-        for _ in range(20):
+        for _ in range(20 * max(1, len(self.machine.jobs))):
             self._do("cont")
             self.run(lambda: not self.machine.jobs or self._next(complete, cancel) is not None)
             if not self.machine.jobs:
@@ -301,7 +301,8 @@ class JobWorld:
             wanted = self._next(complete, cancel)
             self.require(wanted is not None, "the job hangs")
             assert wanted is not None
-            self._do(wanted, **{"device" if wanted.startswith("block-") else "id": "job"})
+            name, job = wanted
+            self._do(name, **{"device" if name.startswith("block-") else "id": job.id})
         self.sim.run()
         self.require(not self.machine.jobs, "the job never ends")
         self._check_end()
@@ -311,9 +312,14 @@ class JobWorld:
         self.run()
         self.require(not self.actors, f"{name} never ends")
 
-    def _next(self, complete: bool, cancel: bool) -> str | None:
-        """What has to be done for the job to come to its end; None if it does so by itself."""
-        job: BlockJob = self.machine.jobs[0]
+    def _next(self, complete: bool, cancel: bool) -> tuple[str, BlockJob] | None:
+        """What has to be done for a job to come to its end; None if all do so by themselves."""
+        for job in self.machine.jobs:
+            if (name := self._wanted(job, complete, cancel)) is not None:
+                return name, job
+        return None
+
+    def _wanted(self, job: BlockJob, complete: bool, cancel: bool) -> str | None:
         moving = job.status not in (JobStatus.WAITING, JobStatus.ABORTING)
         if job.status is JobStatus.CONCLUDED:
             return None if job.auto_dismiss else "job-dismiss"
@@ -343,8 +349,7 @@ class JobWorld:
                 told = self.told[event.device]
                 told.ready += 1
                 self.require(told.status is JobStatus.READY and told.ready == 1, "READY once")
-                if isinstance(self.target, Flat) and not self.kind.writes_both:
-                    self.require(self.target.stable == self.target.data, "what is READY is stable")
+                self._check_ready()
             case BlockJobPending():
                 told = self.told[event.id]
                 told.pending += 1
@@ -415,6 +420,10 @@ class JobWorld:
                 self._check_clean(self.machine.jobs[0], source.data, target.data)
             elif self.kind.sync in ("full", "none"):
                 self._check_saved(source.data, target.data)
+
+    def _check_ready(self) -> None:
+        if isinstance(self.target, Flat) and not self.kind.writes_both:
+            self.require(self.target.stable == self.target.data, "what is READY is stable")
 
     def _check_saved(self, source: bytearray, target: bytearray) -> None:
         """What guests have overwritten was saved before."""

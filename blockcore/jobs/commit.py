@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 from blockcore.block_job import RETRY_NS, BlockJob
 from blockcore.drain import Drain
@@ -15,7 +16,12 @@ from blockcore.job_txn import JobTxn
 from blockcore.jobs.filters import drop_filter, insert_filter
 from blockcore.jobs.rules import JobOptions, quietly_read_only
 from blockcore.machine import Machine
-from blockcore.nodes.chain import chain, find_overlay, is_allocated_above, skip_filters
+from blockcore.nodes.chain import (
+    FrozenChain,
+    chain,
+    find_overlay,
+    is_allocated_above,
+)
 from blockcore.nodes.commit_top import CommitTopNode
 from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.filter_options import BlockdevOptionsTop
@@ -62,7 +68,7 @@ class CommitJob(BlockJob):
         self._backing_file = backing_file
         self._base_read_only = base_read_only
         self._buffer = memoryview(bytearray(CHUNK))
-        self._frozen: list[BlockNode] = []
+        self._frozen: FrozenChain | None = None
 
     def take_nodes(self, commit_top: CommitTopNode) -> None:
         """Use everything from under the filter down to the base; QmpError."""
@@ -76,10 +82,12 @@ class CommitJob(BlockJob):
             self.add_node(node, NONE, shared, has_backend=node is self._top)
         reads = Perm.CONSISTENT_READ
         writes = reads | Perm.WRITE | Perm.RESIZE
-        self.add_node(base, writes, reads | Perm.WRITE_UNCHANGED, has_backend=True)
-        for node in (commit_top, *self._between):
-            node.frozen.add("backing")
-            self._frozen.append(node)
+        self._frozen = FrozenChain(commit_top, base)
+        try:
+            self.add_node(base, writes, reads | Perm.WRITE_UNCHANGED, has_backend=True)
+        except QmpError:
+            self._unfreeze()
+            raise
 
     async def run(self) -> None:
         length = self._top.size
@@ -123,10 +131,10 @@ class CommitJob(BlockJob):
         await self._base.flush()
         base = self._base
         async with Drain(self._machine, [base]):
-            for overlay in [one for one in top_filter.parents if isinstance(one, BlockNode)]:
-                await self._rename(overlay)
-                detach(overlay, "backing")
-                attach(overlay, "backing", base)
+            for user, name in self._overlays(top_filter):
+                await self._rename(user)
+                detach(user, name)
+                attach(user, name, base)
             self._filter = None
             for node in self._between:
                 self.remove_node(node)
@@ -134,9 +142,25 @@ class CommitJob(BlockJob):
             self._machine.graph.refresh_filenames()
         self._machine.concerns_changed()
 
-    async def _rename(self, overlay: BlockNode) -> None:
-        """Write the new name into the header of an image, which may be read-only."""
-        image = skip_filters(overlay)
+    def _overlays(self, top_filter: CommitTopNode) -> list[tuple[BlockNode, str]]:
+        """Who is on it, and by which child; OSError(EIO) if another job relies on that."""
+        users = []
+        for user in top_filter.parents:
+            if isinstance(user, BlockJob):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            if isinstance(user, BlockNode):
+                children = user.children.items()
+                users += [(user, name) for name, child in children if child is top_filter]
+        if any(name in user.frozen for user, name in users):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return users
+
+    async def _rename(self, image: BlockNode) -> None:
+        """Write the new name into the header of an image, which may be read-only.
+
+        As in QEMU the image above a filter that is in between keeps its name
+        for what it is on.
+        """
         if not isinstance(image, Qcow2Node):
             return
         if read_only := image.read_only:
@@ -162,9 +186,8 @@ class CommitJob(BlockJob):
             await quietly_read_only(self._machine, self._base)
 
     def _unfreeze(self) -> None:
-        for node in self._frozen:
-            node.frozen.discard("backing")
-        self._frozen.clear()
+        if self._frozen is not None:
+            self._frozen.thaw()
 
 
 async def start_commit(

@@ -17,7 +17,7 @@ from blockcore.jobs.mirror_options import BackingMode, MirrorOptions
 from blockcore.jobs.mirror_work import MirrorWork
 from blockcore.jobs.rules import JobOptions, quietly_read_only
 from blockcore.machine import Machine
-from blockcore.nodes.chain import chain, skip_filters
+from blockcore.nodes.chain import FrozenChain, chain, skip_filters
 from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.filter_options import BlockdevOptionsTop
 from blockcore.nodes.links import attach, check, detach
@@ -45,7 +45,7 @@ class MirrorJob(MirrorWork):
     ) -> None:
         super().__init__(machine, top, target, options, mirror)
         self._over = False
-        self._frozen: list[BlockNode] = []
+        self._frozen: FrozenChain | None = None
         try:
             self._take_nodes()
         except QmpError:
@@ -63,9 +63,7 @@ class MirrorJob(MirrorWork):
             self.add_node(node, NONE, _UNCHANGED | _WRITE)
         grows = Perm.RESIZE if self.target.size < self.source.size else NONE
         self.add_node(self.target, _WRITE | grows, _UNCHANGED | _READ, has_backend=True)
-        for node in nodes[: nodes.index(self.target)]:
-            node.frozen.add("backing")
-            self._frozen.append(node)
+        self._frozen = FrozenChain(self.top, self.target)
 
     async def prepare(self) -> None:
         await self._exit(failed=False)
@@ -81,8 +79,8 @@ class MirrorJob(MirrorWork):
         if self._over:
             return
         self._over = True
-        for node in self._frozen:
-            node.frozen.discard("backing")
+        if self._frozen is not None:
+            self._frozen.thaw()
         machine, top, source, target = self.machine, self.top, self.source, self.target
         drain = Drain(machine, [top])
         drain.begin()

@@ -11,10 +11,17 @@ from blockcore.block_job import BlockJob
 from blockcore.drain import Drain
 from blockcore.graph_changes import set_read_only
 from blockcore.job_txn import JobTxn
-from blockcore.jobs.filters import drop_filter, insert_node
+from blockcore.jobs.filters import drop_filter, insert_node, told
 from blockcore.jobs.rules import JobOptions, quietly_read_only
 from blockcore.machine import Machine
-from blockcore.nodes.chain import chain, find_base, find_overlay, is_allocated_above, skip_filters
+from blockcore.nodes.chain import (
+    FrozenChain,
+    chain,
+    find_base,
+    find_overlay,
+    is_allocated_above,
+    skip_filters,
+)
 from blockcore.nodes.copy_on_read_filter import CopyOnReadNode
 from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.filter_options import BlockdevOptionsCor
@@ -73,6 +80,7 @@ class StreamJob(BlockJob):
         on_error: BlockdevOnError,
         backing_file: str | None,
         target_read_only: bool,
+        frozen: FrozenChain,
     ) -> None:
         self._cor: CopyOnReadNode | None = cor
         super().__init__(
@@ -90,7 +98,7 @@ class StreamJob(BlockJob):
         self._on_error = on_error
         self._backing_file = backing_file
         self._target_read_only = target_read_only
-        self._frozen: list[BlockNode] = []
+        self._frozen = frozen
         try:
             self.add_node(extent.target, Perm.WRITE_UNCHANGED, _SHARED | Perm.WRITE)
             for node in extent.intermediate():
@@ -98,13 +106,6 @@ class StreamJob(BlockJob):
         except QmpError:
             self.fail_early()
             raise
-        self._freeze()
-
-    def _freeze(self) -> None:
-        for node in [self._target, *self._extent.intermediate()]:
-            if node is not self._extent.above_base:
-                node.frozen.add("backing")
-                self._frozen.append(node)
 
     async def run(self) -> None:
         target = skip_filters(self._target)
@@ -159,7 +160,7 @@ class StreamJob(BlockJob):
         What has been copied is on the disk before the header does without
         what it was copied from, as with commits.
         """
-        self._unfreeze()
+        self._frozen.thaw()
         await self._drop_filter()
         target = skip_filters(self._target)
         above = self._extent.above_base
@@ -188,16 +189,11 @@ class StreamJob(BlockJob):
             await target.set_backing(self._backing_file or base.filename, base.driver)
 
     async def clean(self) -> None:
-        self._unfreeze()
+        self._frozen.thaw()
         await self._drop_filter()
         if self._target_read_only:
             self.keep_blocked(self._target, Perm.CONSISTENT_READ)
             await quietly_read_only(self._machine, self._target)
-
-    def _unfreeze(self) -> None:
-        for node in self._frozen:
-            node.frozen.discard("backing")
-        self._frozen.clear()
 
     async def _drop_filter(self) -> None:
         cor, self._cor = self._cor, None
@@ -220,7 +216,7 @@ async def start_stream(
     extent = Extent(target, base, bottom)
     read_only = target.read_only
     if read_only:
-        await set_read_only(machine, target, False)
+        await _make_writable(machine, extent)
 
     def make(node: NodeOptions) -> CopyOnReadNode:
         return CopyOnReadNode(node, machine, target, extent.bottom)
@@ -231,9 +227,11 @@ async def start_stream(
         file=target.node_name,
         bottom=extent.bottom.node_name,
     )
-    cor = None
+    cor = frozen = None
     try:
         cor = await insert_node(machine, target, make, definition)
+        with told("Could not create node: "):
+            frozen = FrozenChain(cor, extent.bottom)
         job = StreamJob(
             machine,
             cor,
@@ -242,11 +240,23 @@ async def start_stream(
             on_error=on_error,
             backing_file=backing_file,
             target_read_only=read_only,
+            frozen=frozen,
         )
     except QmpError:
+        if frozen is not None:
+            frozen.thaw()
         if cor is not None:
             await drop_filter(machine, cor)
         if read_only:
             await quietly_read_only(machine, target)
         raise
     job.start()
+
+
+async def _make_writable(machine: Machine, extent: Extent) -> None:
+    """With the chain held, as it will be from then on."""
+    held = FrozenChain(extent.target, extent.above_base)
+    try:
+        await set_read_only(machine, extent.target, False)
+    finally:
+        held.thaw()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 
 from blockcore.nodes.backing import backing_name
 from blockcore.nodes.node import BlockNode
@@ -16,6 +17,33 @@ def chain(node: BlockNode | None) -> Iterator[BlockNode]:
     while node is not None:
         yield node
         node = node.filtered or node.cow
+
+
+class FrozenChain:
+    """Keeps the links from `top` down to `base` as they are (bdrv_freeze_backing_chain).
+
+    QmpError if another job does so, or if one of the nodes is going to go.
+    """
+
+    def __init__(self, top: BlockNode, base: BlockNode) -> None:
+        nodes = takewhile(lambda node: node is not base, chain(top))
+        self._links = [(node, node.filters or "backing") for node in nodes if node.children]
+        for node, name in self._links:
+            if name in node.frozen:
+                child = node.children[name].node_name
+                raise QmpError(f"Cannot change '{name}' link from '{node.node_name}' to '{child}'")
+        for node, name in self._links:
+            if name in node.children and node.children[name].never_frozen:
+                child = node.children[name].node_name
+                raise QmpError(f"Cannot freeze '{name}' link to '{child}'")
+        for node, name in self._links:
+            node.frozen.add(name)
+
+    def thaw(self) -> None:
+        """Let others change them; once is enough."""
+        while self._links:
+            node, name = self._links.pop()
+            node.frozen.discard(name)
 
 
 def skip_filters(node: BlockNode) -> BlockNode:

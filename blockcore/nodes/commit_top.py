@@ -16,6 +16,7 @@ class CommitTopNode(FilterNode):
     driver = "commit_top"
     filters = "backing"
     of_job = True
+    never_frozen = True
 
     def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
         return NONE, ALL

@@ -46,6 +46,7 @@ class MirrorTopNode(FilterNode):
     driver = "mirror_top"
     filters = "backing"
     of_job = True
+    never_frozen = True
 
     job: Active | None = None
     marks: DirtyBitmap | None = None

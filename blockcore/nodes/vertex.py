@@ -17,6 +17,9 @@ class Vertex(Generic[N]):
     filters: ClassVar[str | None] = None
     """The child whose data is shown as it is, if that is all there is to see (is_filter)."""
 
+    never_frozen: ClassVar[bool] = False
+    """Whether it will go, however others may rely on the links to it (never_freeze)."""
+
     def __init__(self, node_name: str) -> None:
         self.node_name = node_name
         self.children: dict[str, N] = {}
