@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
@@ -178,7 +179,8 @@ class Server:
     def _reported(self, what: str | None = None) -> Iterator[None]:
         """Name the pair that is wrong: `what`, or the one the parser is at.
 
-        Under `faultline serve` nbdkit is silent, so the line is printed here.
+        Under `faultline serve` nbdkit is silent, so the line is printed here,
+        and so is anything else that goes wrong, which is a bug of ours.
         """
         try:
             yield
@@ -188,6 +190,11 @@ class Server:
                 print(f"faultline: {line}", file=sys.stderr)
             self._remove_files()
             raise QmpError(line) from None
+        except Exception:
+            if self._serving:
+                traceback.print_exc()
+            self._remove_files()
+            raise
 
     def _watch(self, wait_for_shutdown: Callable[[], None]) -> None:
         """Let go of everything that would keep nbdkit from ending."""

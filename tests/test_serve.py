@@ -14,6 +14,9 @@ import nbd
 import pytest
 from live import FAULTLINE, TIMEOUT_S, TREE, Flight, Live, Qmp, make_image
 
+from blockcore.assemble import Assembly
+from blockcore.server import Server
+
 MIB = 1 << 20
 BLOCK = 4096
 ENVIRON = {**os.environ, "PYTHONPATH": str(TREE)}
@@ -193,3 +196,20 @@ def test_events_command(tmp_path: Path) -> None:
         follower.stdout.close()
     names = [json.loads(line)["event"] for line in lines]
     assert set(names[:-1]) == {"STOP", "RESUME"} and names[-1] == "SHUTDOWN"
+
+
+def test_a_bug_is_not_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """nbdkit, which would tell it, was told to be silent."""
+
+    async def fails(_assembly: Assembly, _drive: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Assembly, "add_drive", fails)
+    server = Server({"FAULTLINE_SERVE": "1"}, str(tmp_path))
+    server.config("drive", "id=a,driver=null-co")
+    server.config_complete()
+    with pytest.raises(ZeroDivisionError):
+        server.get_ready()
+    assert "ZeroDivisionError" in capsys.readouterr().err
