@@ -13,12 +13,50 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import nbd
 from live import Flight, Live, Qmp, QmpFailed, Request
 
 BLOCK = 4096
+
+
+DEPTH = 8
+
+
+class Writer(threading.Thread):
+    """A guest that writes pieces, offset and data, `DEPTH` of them at a time, and flushes.
+
+    `failed` has what was refused.
+    """
+
+    def __init__(self, live: Live, pieces: Iterable[tuple[int, bytes]]) -> None:
+        super().__init__()
+        self.live = live
+        self.pieces = pieces
+        self.failed: list[str] = []
+
+    def run(self) -> None:
+        try:
+            with self.live.guest() as guest:
+                self._write(guest)
+        except nbd.Error as error:
+            self.failed.append(error.string)
+
+    def _write(self, guest: nbd.NBD) -> None:
+        def done(error: int) -> int:
+            if error:
+                self.failed.append(str(error))
+            return 1
+
+        for offset, data in self.pieces:
+            while guest.aio_in_flight() >= DEPTH:
+                guest.poll(-1)
+            guest.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(data)), offset, completion=done)
+        while guest.aio_in_flight():
+            guest.poll(-1)
+        guest.flush()
 
 
 @dataclass

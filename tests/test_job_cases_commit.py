@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from beside_qemu import Shared, Side
 from job_chains import ends, images, long, three
-
-
-@pytest.fixture(scope="module")
-def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
-    shared = Shared(lambda: tmp_path_factory.mktemp("machines"))
-    yield shared
-    shared.close()
 
 
 def commit_by_file_names(m: Side) -> None:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from beside_qemu import Shared, Side
 from job_chains import ends, target, three
-
-
-@pytest.fixture(scope="module")
-def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
-    shared = Shared(lambda: tmp_path_factory.mktemp("machines"))
-    yield shared
-    shared.close()
 
 
 def raw(m: Side, **more: Any) -> None:

@@ -16,13 +16,6 @@ from beside_qemu import Shared, Side
 from job_chains import long, target
 
 
-@pytest.fixture(scope="module")
-def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
-    shared = Shared(lambda: tmp_path_factory.mktemp("machines"))
-    yield shared
-    shared.close()
-
-
 class Kind(NamedTuple):
     """A job: its command, and whether it has to be told to complete."""
 

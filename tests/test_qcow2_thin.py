@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import random
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nbd
 import pytest
 from live import TIMEOUT_S, Live, Qmp
+from load import Writer
 
 KIB = 1024
 CYCLES = 50
 SIZE = 16 << 20
 START = 512 * KIB
 CHUNK = 256 * KIB
-DEPTH = 8
 BASE = 0x5A
 """What every byte of the backing image is."""
 
@@ -42,51 +40,23 @@ def make_overlay(directory: Path, size: int, cluster_size: int) -> bytearray:
     return content
 
 
-class Writer(threading.Thread):
-    """Fills the drive piece by piece in a random order, `DEPTH` requests at a time.
+def pieces(content: bytearray, seed: int) -> Iterator[tuple[int, bytes]]:
+    """New data for all of `content`, which is what has to come of it, in a random order.
 
     The pieces do not end where clusters end, so that clusters are copied,
-    and two requests meet in one.  `content` is what has to come of it.
+    and two requests meet in one.
     """
-
-    def __init__(self, live: Live, content: bytearray, seed: int) -> None:
-        super().__init__()
-        self.live = live
-        self.content = content
-        self.random = random.Random(seed)
-        self.failed: list[str] = []
-
-    def run(self) -> None:
-        try:
-            with self.live.guest() as guest:
-                self._write(guest)
-        except nbd.Error as error:
-            self.failed.append(error.string)
-
-    def _write(self, guest: nbd.NBD) -> None:
-        def done(error: int) -> int:
-            if error:
-                self.failed.append(str(error))
-            return 1
-
-        for offset, length in self._pieces():
-            while guest.aio_in_flight() >= DEPTH:
-                guest.poll(-1)
-            data = self.random.randbytes(length)
-            self.content[offset : offset + length] = data
-            guest.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(data)), offset, completion=done)
-        while guest.aio_in_flight():
-            guest.poll(-1)
-        guest.flush()
-
-    def _pieces(self) -> list[tuple[int, int]]:
-        pieces, offset = [], 0
-        while offset < len(self.content):
-            length = min(512 * self.random.randrange(1, 150), len(self.content) - offset)
-            pieces.append((offset, length))
-            offset += length
-        self.random.shuffle(pieces)
-        return pieces
+    rng = random.Random(seed)
+    parts, offset = [], 0
+    while offset < len(content):
+        length = min(512 * rng.randrange(1, 150), len(content) - offset)
+        parts.append((offset, length))
+        offset += length
+    rng.shuffle(parts)
+    for offset, length in parts:
+        data = rng.randbytes(length)
+        content[offset : offset + length] = data
+        yield offset, data
 
 
 def until_stopped(qmp: Qmp) -> Iterator[dict[str, Any]]:
@@ -110,7 +80,7 @@ def test_fifty_times_full_extended_and_resumed(
     limited = f"{DRIVE},file.node-name=volume,file.x-physical-size={START}"
     with Live(tmp_path, limited) as live, live.qmp() as qmp:
         physical_size = START
-        writer = Writer(live, content, cluster_size)
+        writer = Writer(live, pieces(content, cluster_size))
         for cycle in range(CYCLES):
             threshold = physical_size - CHUNK // 2 if thresholds else 0
             qmp("block-set-write-threshold", node_name="volume", write_threshold=threshold)

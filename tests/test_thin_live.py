@@ -6,7 +6,6 @@ import json
 import random
 import socket
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import nbd
 import pytest
 from live import TIMEOUT_S, Live, Qmp, make_image
+from load import Writer
 
 KIB = 1024
 MIB = 1 << 20
@@ -22,44 +22,16 @@ CYCLES = 50
 TREE = 64 << 10
 """What a file system may count for a file besides its data: the blocks of its extent tree."""
 BLOCK = 64 * KIB
-DEPTH = 8
-
-
-class Writer(threading.Thread):
-    """Fills the drive from its beginning to its end, `DEPTH` requests at a time."""
-
-    def __init__(self, live: Live, size: int) -> None:
-        super().__init__()
-        self.live = live
-        self.size = size
-        self.failed: list[str] = []
-
-    def run(self) -> None:
-        try:
-            with self.live.guest() as guest:
-                self._write(guest)
-        except nbd.Error as error:
-            self.failed.append(error.string)
-
-    def _write(self, guest: nbd.NBD) -> None:
-        def done(error: int) -> int:
-            if error:
-                self.failed.append(str(error))
-            return 1
-
-        for offset in range(0, self.size, BLOCK):
-            while guest.aio_in_flight() >= DEPTH:
-                guest.poll(-1)
-            data = nbd.Buffer.from_bytearray(bytearray(pattern(offset)))
-            guest.aio_pwrite(data, offset, completion=done)
-        while guest.aio_in_flight():
-            guest.poll(-1)
-        guest.flush()
 
 
 def pattern(offset: int) -> bytes:
     """What belongs there: no two blocks are the same."""
     return offset.to_bytes(8, "little") * (BLOCK // 8)
+
+
+def pieces(size: int) -> Iterator[tuple[int, bytes]]:
+    """From the beginning of a drive to its end."""
+    return ((offset, pattern(offset)) for offset in range(0, size, BLOCK))
 
 
 def is_filled(image: Path, size: int) -> bool:
@@ -77,7 +49,7 @@ def test_fifty_times_full_extended_and_resumed(tmp_path: Path, short: str) -> No
         f"file.x-physical-size=1M,file.x-extent-size=256k,file.x-short-write={short}"
     )
     with Live(tmp_path, key) as live, live.qmp() as qmp:
-        writer = Writer(live, size)
+        writer = Writer(live, pieces(size))
         writer.start()
         for cycle in range(CYCLES):
             assert qmp.wait_event("BLOCK_IO_ERROR")["data"]["nospace"]
@@ -108,7 +80,7 @@ def test_the_machine_is_its_own_storage_manager(tmp_path: Path) -> None:
             **{"node_name": "vda", "chunk": 2 * MIB, "percent": 50},
             **{"latency_min_ms": 0, "latency_max_ms": 20, "seed": 7},
         )
-        writer = Writer(live, size)
+        writer = Writer(live, pieces(size))
         writer.start()
         while qmp.wait_event("X_VOLUME_EXTENDED")["data"]["new-size"] < size:
             assert not writer.failed
@@ -259,7 +231,7 @@ def test_no_write_escapes_a_bitmap_that_is_added_under_load(tmp_path: Path) -> N
     make_image(tmp_path / "d.img", size)
     with Live(tmp_path, "drive=id=vda,file=d.img,format=raw") as live, live.qmp() as qmp:
         for _ in range(10):
-            writer = Writer(live, size)
+            writer = Writer(live, pieces(size))
             writer.start()
             qmp("block-dirty-bitmap-add", node="vda", name="b")
             with live.guest() as guest:
