@@ -60,7 +60,7 @@ class MainLoop:
         """Start the thread; returns when clients are accepted."""
         self._pools = {
             Call: ThreadPool("pool", POOL_THREADS),
-            Copy: ThreadPool("copy", len(os.sched_getaffinity(0))),
+            Copy: ThreadPool("copy", min(POOL_THREADS, len(os.sched_getaffinity(0)))),
         }
         self._lock.pool = self
         self._machine.spawn = self._spawn
