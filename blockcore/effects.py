@@ -35,10 +35,10 @@ class Call:
 
 
 class Copy(Call):
-    """A call that moves data from memory to memory, and keeps a processor busy with it.
+    """A call that moves data, mostly from memory to memory: it keeps a processor busy.
 
-    No more of them are performed at a time than there are processors; a wait
-    for a disk or a server does not have to end for others to begin.
+    About as many of them are performed at a time as there are processors, and
+    beside other calls, which mostly wait.
     """
 
     __slots__ = ()

@@ -28,6 +28,9 @@ from blockcore.routine import Routine
 
 POOL_THREADS = 4
 
+COPY_THREADS = min(max(2, len(os.sched_getaffinity(0))), POOL_THREADS)
+"""More of them than processors make jobs slower, and leave guests less; but one may hang."""
+
 _log = structlog.get_logger()
 
 
@@ -60,7 +63,7 @@ class MainLoop:
         """Start the thread; returns when clients are accepted."""
         self._pools = {
             Call: ThreadPool("pool", POOL_THREADS),
-            Copy: ThreadPool("copy", min(POOL_THREADS, len(os.sched_getaffinity(0)))),
+            Copy: ThreadPool("copy", COPY_THREADS),
         }
         self._lock.pool = self
         self._machine.spawn = self._spawn

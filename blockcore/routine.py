@@ -8,6 +8,7 @@ their calls on its pool: QMP commands, the machine's own loops, jobs.
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -70,14 +71,16 @@ class Routine:
         perform it.
         """
         self.until = None
-        ended = False
-        while not ended:
+        self.done, self.error = True, OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))
+        while True:
             try:
                 self.coro.close()
-                ended = True
-            except RuntimeError:  # it has awaited, and can be closed there
-                continue
-        self.done, self.error = True, OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))
+                return
+            except Exception as exc:
+                if inspect.getcoroutinestate(self.coro) == inspect.CORO_CLOSED:  # a clause failed
+                    self.error = exc
+                    return
+                # It has awaited, and can be closed there.
 
     def outcome(self) -> Any:
         """The result of a routine that is done, or its exception raised."""

@@ -51,8 +51,13 @@ class Transaction:
         """What actions drain is so until the end of this."""
 
     async def __aexit__(self, *_: object) -> None:
-        for drain in self._drains:
-            await drain.leave()
+        drains = list(self._drains)
+        try:
+            while drains:
+                await drains.pop(0).leave()
+        finally:  # the first may be abandoned
+            for drain in drains:
+                drain.end()
 
     def on_commit(self, step: Step) -> None:
         """Do this once all actions have been prepared."""

@@ -24,14 +24,16 @@ def target(m: Side, size: str = "2M", name: str = "target.qcow2", **opts: str) -
     m.node(name.partition(".")[0], name)
 
 
-def long(m: Side, count: int) -> None:
-    """A chain n0 <- n1 <- ..., each image with 128k of its own."""
+def long(m: Side, count: int, writable: int = 1) -> None:
+    """A chain n0 <- n1 <- ..., each image with 128k of its own, the last ones writable."""
     m.image("n0.raw", "2M", "write -P 1 0 128k")
-    m.node("n0", "n0.raw", read_only=True)
     for n in range(1, count):
         below = "n0.raw" if n == 1 else f"n{n - 1}.qcow2"
         m.image(f"n{n}.qcow2", "2M", f"write -P {n + 1} {n * 128}k 128k", below=below)
-        m.node(f"n{n}", f"n{n}.qcow2", backing=f"n{n - 1}", read_only=n < count - 1)
+    m.node("n0", "n0.raw", read_only=True)
+    for n in range(1, count):
+        read_only = n < count - writable
+        m.node(f"n{n}", f"n{n}.qcow2", backing=f"n{n - 1}", read_only=read_only)
 
 
 def ends(m: Side, job: str = "j") -> None:

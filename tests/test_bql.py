@@ -487,6 +487,24 @@ def test_what_is_abandoned_may_await_at_its_end() -> None:
     assert isinstance(outcome[0].error, OSError) and outcome[0].error.errno == errno.ESHUTDOWN
 
 
+def test_an_error_at_the_end_of_what_is_abandoned_is_its_outcome() -> None:
+    """And the others are abandoned as well."""
+    lock, _ = make_lock()
+    outcomes: list[Routine] = []
+
+    async def work() -> None:
+        try:
+            await Until(Flag().is_up)
+        finally:
+            raise RuntimeError("a bug")
+
+    with lock.region():
+        for _ in range(2):
+            lock.spawn(work(), outcomes.append)
+    lock.close()
+    assert [str(routine.error) for routine in outcomes] == ["a bug", "a bug"]
+
+
 def test_close_abandons_all_that_waits() -> None:
     lock, _ = make_lock()
     parked: queue.Queue[None] = queue.Queue()

@@ -33,6 +33,21 @@ def commit_several_images(m: Side) -> None:
     ends(m)
 
 
+def commit_under_a_stream(m: Side) -> None:
+    """The stream's target is writable, so that the stream relies on the commit's filter."""
+    for finished in (["commit", "stream"], ["stream", "commit"]):
+        long(m, 5, writable=2)
+        arguments = {"device": "n4", "top_node": "n2", "base_node": "n1"}
+        m("block-commit", job_id="commit", auto_finalize=False, **arguments)
+        m.status("commit", "pending")
+        m("block-stream", job_id="stream", device="n3", base_node="n2", auto_finalize=False)
+        m.status("stream", "pending")
+        for job in finished:
+            m("job-finalize", id=job)
+            ends(m, job)
+        m.remove_nodes()
+
+
 def commit_of_the_wrong_images(m: Side) -> None:
     three(m)
     m.image("other.qcow2")
@@ -225,6 +240,7 @@ CASES = [
     *(commit_without_a_backing_file, commit_into_a_smaller_image),
     *(commit_the_active_image_into_a_smaller_one, commit_under_two_overlays),
     *(commit_what_is_not_in_the_header, commit_with_a_filter_between, commit_into_a_busy_image),
+    commit_under_a_stream,
     *(a_failed_read_is_reported, a_failed_read_is_ignored, a_failed_read_stops),
     *(a_failed_write_is_reported, a_failed_write_is_ignored, a_full_base_stops),
 ]

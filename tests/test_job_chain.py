@@ -15,7 +15,7 @@ import pytest
 from job_kinds import FILLER, SIZE, Kind, base_data, image
 from job_world import JobWorld, Script, Told
 from qcow2_disk import judge
-from sim import Sim, perform
+from sim import Sim, add_drive, perform
 
 from blockcore.block_job import BlockJob
 from blockcore.events import JobStatusChange
@@ -191,6 +191,18 @@ def play(seed: int) -> Chain:
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_seeds(seed: int) -> None:
     play(seed)
+
+
+def test_a_drive_on_a_committed_image_is_on_the_base_afterwards() -> None:
+    world = Chain(Sim(1))
+    other = add_drive(world.machine, world.nodes["n2"], "vdb")
+    before = world.peek(other.root)
+    command, arguments = JOBS["commit n2 to n1"]
+    world.act("commit", world.command(command, job_id="a", **arguments))
+    world.run()
+    world.run(lambda: not world.machine.jobs)
+    assert other.root is world.nodes["n1"] and world.peek(other.root) == before
+    assert set(world.machine.graph.nodes) == set(world.nodes)
 
 
 def test_jobs_are_there_at_the_same_time() -> None:

@@ -25,9 +25,9 @@ from blockcore.nodes.chain import (
 from blockcore.nodes.commit_top import CommitTopNode
 from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.filter_options import BlockdevOptionsTop
-from blockcore.nodes.links import attach, detach
+from blockcore.nodes.links import replace as replace_node
 from blockcore.nodes.node import BlockNode
-from blockcore.nodes.permissions import NONE, Perm
+from blockcore.nodes.permissions import NONE, NodeUser, Perm
 from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.qapi import BlockdevOnError, BlockErrorAction, IoOperationType, JobType, QmpError
 
@@ -131,10 +131,9 @@ class CommitJob(BlockJob):
         await self._base.flush()
         base = self._base
         async with Drain(self._machine, [base]):
-            for user, name in self._overlays(top_filter):
-                await self._rename(user)
-                detach(user, name)
-                attach(user, name, base)
+            for overlay in self._overlays(top_filter):
+                await self._rename(overlay)
+            replace_node(top_filter, base, self._machine.graph.subtree(base))
             self._filter = None
             for node in self._between:
                 self.remove_node(node)
@@ -142,18 +141,18 @@ class CommitJob(BlockJob):
             self._machine.graph.refresh_filenames()
         self._machine.concerns_changed()
 
-    def _overlays(self, top_filter: CommitTopNode) -> list[tuple[BlockNode, str]]:
-        """Who is on it, and by which child; OSError(EIO) if another job relies on that."""
-        users = []
-        for user in top_filter.parents:
-            if isinstance(user, BlockJob):
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            if isinstance(user, BlockNode):
-                children = user.children.items()
-                users += [(user, name) for name, child in children if child is top_filter]
-        if any(name in user.frozen for user, name in users):
+    def _overlays(self, top_filter: CommitTopNode) -> list[BlockNode]:
+        """The nodes on it; OSError(EIO) if another job relies on it or on one of the links."""
+        overlays = [user for user in top_filter.parents if isinstance(user, BlockNode)]
+        frozen = [
+            name
+            for node in overlays
+            for name, child in node.children.items()
+            if child is top_filter and name in node.frozen
+        ]
+        if frozen or any(isinstance(user, NodeUser) for user in top_filter.parents):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return users
+        return overlays
 
     async def _rename(self, image: BlockNode) -> None:
         """Write the new name into the header of an image, which may be read-only.

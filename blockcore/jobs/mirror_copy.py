@@ -104,7 +104,7 @@ class Copier:
         delay_ns = 0
         try:
             while rest.nbytes:
-                extent = await self._status(rest.offset, self._horizon(rest))
+                extent = await self._status(rest)
                 if extent.data and extent.length > rest.nbytes:
                     delay_ns = account(await self._begin_several(rest, extent.length))
                     continue
@@ -146,15 +146,16 @@ class Copier:
             stop -= stop % granularity
         return min(max(stop, rest.offset + granularity), rest.end)
 
-    async def _status(self, offset: int, length: int) -> Extent:
+    async def _status(self, rest: Op) -> Extent:
         """What is there; what cannot be found out is copied, and the copy will fail.
 
         So is a granule that is of one kind in a part only.
         """
+        length = self._horizon(rest)
         try:
-            extent = await self.source.block_status(offset, length)
+            extent = await self.source.block_status(rest.offset, length)
         except OSError:
-            return Extent(length, data=True, zero=False)
+            return Extent(rest.nbytes, data=True, zero=False)
         if extent.length < min(self.bitmap.granularity, length):
             return extent._replace(data=True)
         return extent
@@ -213,18 +214,22 @@ class Copier:
         return whole.buffered
 
     async def _carry_out_several(self, op: Op, parts: list[Part]) -> None:
-        left = op.buffered
+        """Until one of them fails: then the policy decides, and what follows is dirty again.
+
+        It is next, so that it has its turn even if the same one always fails.
+        """
         try:
-            while parts:
-                done, error = await self._data.copy_all(parts)
-                self._copied(sum(length for _, length in parts[:done]))
-                if error is not None:
-                    self._not_copied(*parts[done], error)
-                parts = parts[done + 1 :]
+            done, error = await self._data.copy_all(parts)
+            self._copied(sum(length for _, length in parts[:done]))
+            if error is not None:
+                for part in parts[done + 1 :]:
+                    self.bitmap.set(*part)
+                self._position = sum(parts[done])
+                self._not_copied(*parts[done], error)
         finally:
             self.ops.own.remove(op)
-            self.bytes_in_flight -= left
-            self._buffered -= left
+            self.bytes_in_flight -= op.buffered
+            self._buffered -= op.buffered
 
     def _fits(self, nbytes: int) -> bool:
         return not nbytes or not self._buffered or self._buffered + nbytes <= self._buf_size

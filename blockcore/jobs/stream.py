@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 from blockcore.block_job import BlockJob
 from blockcore.drain import Drain
@@ -27,7 +28,7 @@ from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.filter_options import BlockdevOptionsCor
 from blockcore.nodes.links import attach, check, detach
 from blockcore.nodes.node import BlockNode
-from blockcore.nodes.permissions import NONE, Perm
+from blockcore.nodes.permissions import NONE, NodeUser, Perm
 from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.qapi import BlockdevOnError, BlockErrorAction, IoOperationType, JobType, QmpError
 
@@ -171,16 +172,35 @@ class StreamJob(BlockJob):
         base = above.filtered or above.cow
         async with Drain(self._machine, [target]):
             await self._write_header(target, None if base is None else skip_filters(base))
-            obsolete = detach(target, "backing")
-            if base is not None:
-                attach(target, "backing", base)
+            obsolete = self._put_on(target, base)
             for node in self.nodes:
                 if node is not self._target:
                     self.remove_node(node)
             await self._machine.graph.release(obsolete)
-            check(self._machine.graph.nodes.values())
             self._machine.graph.refresh_filenames()
         self._machine.concerns_changed()
+
+    def _put_on(self, target: Qcow2Node, base: BlockNode | None) -> BlockNode:
+        """Change the link, or nothing and OSError(EPERM); gives what was below.
+
+        (bdrv_set_backing_hd.)  The job reads the target still, as it did
+        through the filter.
+        """
+        reader = NodeUser(Perm.CONSISTENT_READ, _SHARED | Perm.WRITE)
+        target.parents.append(reader)
+        old = detach(target, "backing")
+        if base is not None:
+            attach(target, "backing", base)
+        try:
+            check(self._machine.graph.nodes.values())
+        except QmpError:
+            if base is not None:
+                detach(target, "backing")
+            attach(target, "backing", old)
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM)) from None
+        finally:
+            target.parents.remove(reader)
+        return old
 
     async def _write_header(self, target: Qcow2Node, base: BlockNode | None) -> None:
         if base is None:

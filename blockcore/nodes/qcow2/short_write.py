@@ -12,23 +12,18 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from blockcore.nodes.direct import Direct, watch
+from blockcore.nodes.direct import Counted, Direct, watch
 from blockcore.nodes.qcow2.allocation import Allocation, Allocator
 from blockcore.nodes.tracking import RequestTracker, TrackedRequest
 
 Region = Callable[[], AbstractContextManager[object]]
 
 
-class GrowingFile(Protocol):
+class GrowingFile(Counted, Protocol):
     """The node with the image's data, of which new clusters are beyond the end."""
-
-    size: int
 
     def resized(self, size: int) -> None:
         """It is longer now."""
-
-    def wrote_directly(self, highest: int) -> None:
-        """Writes have reached the file past the node, up to `highest`."""
 
 
 class NewClusters:
@@ -52,6 +47,7 @@ class NewClusters:
         self._file = file
         self._fd = below.fd
         self._within = allocator.image.cluster_mask
+        self._table_shift = allocator.image.table_shift
         self._touches = watch(below.write_gate, below.write_passes)
 
     def pwrite(self, buf: memoryview, offset: int) -> int:
@@ -61,6 +57,8 @@ class NewClusters:
         """
         length = len(buf)
         if offset & self._within or length & self._within:
+            return 0
+        if offset >> self._table_shift != (offset + length - 1) >> self._table_shift:
             return 0
         with self._region():
             begun = self._begin(offset, length)
@@ -81,8 +79,7 @@ class NewClusters:
         new = self._allocator.begin_at_once(offset, length)
         if new is None:
             return None
-        all_of_it = new.count << self._allocator.image.cluster_bits == length
-        if not all_of_it or (self._touches is not None and self._touches(new.host, length)):
+        if self._touches is not None and self._touches(new.host, length):
             self._allocator.end(new, written=False)
             return None
         request = self._requests.tracked(offset, length)
