@@ -10,7 +10,7 @@ from typing import Any
 
 from qcow2_disk import Disk
 from qcow2_images import Around, create, open_on
-from sim import MemoryNode, perform
+from sim import MemoryNode, pause, perform
 
 from blockcore.nodes.driver import Extent
 
@@ -35,11 +35,15 @@ class Flat(MemoryNode):
     """A disk that knows where it is zero, and says so, or with `vague` that nothing is there."""
 
     vague = False
+    asks_slowly = False
+    """Whether others may come in between when it is asked."""
     step = CLUSTER
     """Of no more than that does it know at a time."""
     zeroes_unmap = True
 
     async def do_block_status(self, offset: int, length: int) -> Extent:
+        if self.asks_slowly:
+            await pause()
         end = min(offset - offset % self.step + self.step, offset + length)
         zero = not any(self.data[offset:end])
         return Extent(end - offset, data=not zero, zero=zero and not self.vague)

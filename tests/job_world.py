@@ -138,6 +138,7 @@ class JobWorld:
         node.on_io = partial(self._on_io, name)
         node.vague = self.kind.vague
         node.step = SIZE if self.kind.together else CLUSTER
+        node.asks_slowly = self.kind.together
         node.data[:] = data
         node.stable = data
         node.definition = BlockdevOptionsFile(driver="file", filename=f"/{name}")

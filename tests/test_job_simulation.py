@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+from dataclasses import replace
 from functools import partial
 
 import pytest
-from job_kinds import BLOCK, KINDS, SIZE, Kind
+from job_kinds import BLOCK, KIB, KINDS, SIZE, Kind
 from job_world import TOGETHER, Guest, JobWorld, Script
 from sim import Every, Sim
 
@@ -50,6 +51,7 @@ def _grouped(monkeypatch: pytest.MonkeyPatch) -> list[list[Part]]:
 
     async def counted(copier: DataCopier, parts: list[Part]) -> tuple[int, OSError | None]:
         grouped.append(list(parts))
+        assert sorted(parts) == grouped[-1]
         return await copy_all(copier, parts)
 
     monkeypatch.setattr(DataCopier, "is_unseen", is_unseen)
@@ -235,19 +237,20 @@ SCATTERED = range(0, SIZE // BLOCK, 3)
 """Blocks that a guest writes one by one: small parts, with clean ones between them."""
 
 
-PARTS = 8
-"""So many of them the buffer holds."""
+PARTS = {32 * KIB: 8, 256 * KIB: 16}
+"""How many are copied together, by the buffer: what it holds, or as many as there may be."""
 
 
+@pytest.mark.parametrize("buf_size", PARTS)
 @pytest.mark.parametrize("persistent", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("side", ["source", "target"])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_one_of_several_small_parts_fails(
-    policy: str, side: str, persistent: bool, grouped: list[list[Part]]
+    buf_size: int, policy: str, side: str, persistent: bool, grouped: list[list[Part]]
 ) -> None:
     """The others are copied, and this one again."""
     for nth in range(1, len(SCATTERED) + 1):
-        world, job = ready_with_scattered_writes(nth, policy)
+        world, job = ready_with_scattered_writes(nth, policy, buf_size)
         before, copied = world.io_count[side], job.progress.current
         world.fails = partial(fails_from, world, side, before + nth, persistent)
         world.act("resume", world.command("job-resume", id="job"))
@@ -255,16 +258,19 @@ def test_one_of_several_small_parts_fails(
         assert world.told["job"].errors
         world.finish()
         if policy != "ignore":
-            assert len(world.told["job"].errors) <= -(-len(SCATTERED) // PARTS)
+            assert len(world.told["job"].errors) <= -(-len(SCATTERED) // PARTS[buf_size])
         if world.succeeded():
             more = job.progress.current - copied
             world.require(more == len(SCATTERED) * BLOCK, "each counts once")
-    assert max(map(len, grouped)) == PARTS
+    assert max(map(len, grouped)) == PARTS[buf_size]
 
 
-def ready_with_scattered_writes(seed: int, policy: str) -> tuple[JobWorld, MirrorJob]:
+def ready_with_scattered_writes(
+    seed: int, policy: str, buf_size: int = 32 * KIB
+) -> tuple[JobWorld, MirrorJob]:
     """A mirror that is paused."""
-    world = JobWorld(Sim(seed), KINDS["mirror of small parts"])
+    kind = KINDS["mirror of small parts"]
+    world = JobWorld(Sim(seed), replace(kind, arguments=kind.arguments | {"buf_size": buf_size}))
     world.start_job(policy)
     world.run(lambda: bool(world.told and world.told["job"].ready))
     (job,) = world.machine.jobs

@@ -60,6 +60,7 @@ class Copier:
         self._failed = failed
         self._copied = copied
         self._position = 0
+        self._turn: int | None = None
         self._buffered = 0
         granularity = bitmap.granularity
         self._buf_size = -(-buf_size // granularity) * granularity
@@ -120,6 +121,8 @@ class Copier:
 
     async def _next_area(self) -> Op | None:
         """The next dirty granules, up to what is in the way or the buffer's size."""
+        if self._turn is not None:
+            self._position, self._turn = self._turn, None
         while True:
             area = self.bitmap.next_dirty_area(self._position, max_length=self._buf_size)
             if area is None and self._position:
@@ -197,15 +200,16 @@ class Copier:
             room = (most - whole.buffered) // granularity * granularity
             if not room:
                 break
-            more = self.bitmap.next_dirty_area(self._position, end, max_length=room)
+            more = self.bitmap.next_dirty_area(whole.end, end, max_length=room)
             if more is None or self.ops.free_until(more[0], sum(more)) < sum(more):
                 break
             if not self._data.is_unseen(*more):
                 break
             self.bitmap.reset(*more)
-            self._position = whole.end = sum(more)
+            whole.end = sum(more)
             whole.buffered += more[1]
             parts.append(more)
+        self._position = whole.end
         self.bytes_in_flight += whole.buffered - rest.nbytes
         self._buffered += whole.buffered
         self.ops.own.append(whole)
@@ -216,7 +220,7 @@ class Copier:
     async def _carry_out_several(self, op: Op, parts: list[Part]) -> None:
         """Until one of them fails: then the policy decides, and what follows is dirty again.
 
-        It is next, so that it has its turn even if the same one always fails.
+        It has its turn next, even if the same one always fails.
         """
         try:
             done, error = await self._data.copy_all(parts)
@@ -224,7 +228,7 @@ class Copier:
             if error is not None:
                 for part in parts[done + 1 :]:
                     self.bitmap.set(*part)
-                self._position = sum(parts[done])
+                self._turn = sum(parts[done])
                 self._not_copied(*parts[done], error)
         finally:
             self.ops.own.remove(op)
