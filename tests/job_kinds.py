@@ -43,6 +43,8 @@ class Flat(MemoryNode):
 
     async def do_block_status(self, offset: int, length: int) -> Extent:
         if self.asks_slowly:
+            # After one call the same thread may go on.
+            await pause()
             await pause()
         end = min(offset - offset % self.step + self.step, offset + length)
         zero = not any(self.data[offset:end])
