@@ -26,15 +26,14 @@ async def insert_filter(
     definition: BlockdevOptions,
     *,
     read_only: bool = False,
-    implicit: bool = True,
 ) -> F:
     """Whoever uses `over` uses a filter on it from now on (bdrv_append); QmpError.
 
     `definition` says its name, or that it is to have none of the user's; then
-    it is implicit, if that is allowed.
+    it is implicit.
     """
     node = _make(machine, over, make, definition, read_only)
-    node.implicit = implicit and definition.node_name is None
+    node.implicit = definition.node_name is None
     async with Drain(machine, [over]):
         await node.do_open()
         _link(machine, node)
@@ -52,7 +51,10 @@ async def insert_node(
     *,
     implicit: bool = True,
 ) -> F:
-    """The same for a filter that is opened first, and told apart in errors (bdrv_insert_node)."""
+    """The same for a filter that is opened first, and told apart in errors (bdrv_insert_node).
+
+    `implicit` says whether one without a name of the user's may be so.
+    """
     with told("Could not create node: "):
         node = _make(machine, over, make, definition, False)
     node.implicit = implicit and definition.node_name is None
