@@ -48,8 +48,9 @@ class DataCopier:
 
     async def copy(self, offset: int, length: int) -> None:
         """Raises SourceError, or OSError if it was the target that failed."""
-        if self._ways(offset, length) is not None:
-            _, error = await self.copy_all(((offset, length),))
+        ways = self._ways(offset, length)
+        if ways is not None:
+            _, error = await self._past(*ways, ((offset, length),))
             if error is not None:
                 raise error
             return
