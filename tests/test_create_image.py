@@ -49,9 +49,11 @@ def served(path: Path, *options: str) -> Iterator[str]:
     with subprocess.Popen([str(word) for word in command], stderr=subprocess.DEVNULL) as server:
         while not (pid.exists() and pid.read_text()):
             assert server.poll() is None
-        yield str(socket)
-        server.terminate()
-        server.wait(TIMEOUT_S)
+        try:
+            yield str(socket)
+        finally:
+            server.terminate()
+            server.wait(TIMEOUT_S)
 
 
 @pytest.mark.parametrize("size", [0, 512, 3 * MIB])
