@@ -12,6 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
+REQUIREMENTS = ("plugin/requirements.txt", "blockcore/cli/requirements.txt")
+
 SHELL_TOOLS = (
     *("apt-cache", "bash", "cat", "dirname", "env", "flock", "grep", "head", "ldd", "ln", "mkdir"),
     *("mktemp", "mv", "readlink", "rm", "sed", "sha256sum", "tail"),
@@ -30,8 +32,9 @@ def test_every_package_is_shipped() -> None:
 def tree(tmp_path: Path) -> Path:
     """A copy of what scripts/setup reads, and a directory `bin` with the basic tools."""
     shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
-    for name in ("setup.cfg", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path)
+    for name in ("setup.cfg", "pyproject.toml", *REQUIREMENTS):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "bin").mkdir()
     for tool in SHELL_TOOLS:
         where = shutil.which(tool)
