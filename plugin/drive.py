@@ -8,6 +8,7 @@ The keys are described in the README; `faultline serve` runs this plugin too.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import site
 import sys
@@ -20,15 +21,18 @@ import nbdkit
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 TREE = os.path.dirname(HERE)
+VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 sys.path.insert(0, HERE)
-if os.path.isdir(os.path.join(TREE, "blockcore")):
-    # Not installed: the packages are beside this directory, and in the tree's own environment.
-    sys.path.insert(0, TREE)
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    site.addsitedir(os.path.join(TREE, ".venv", "lib", version, "site-packages"))
-# An embedded interpreter takes its prefix from the first python3 on PATH; if that is not
-# Debian's, libnbd would not be found.
-sys.path.append("/usr/lib/python3/dist-packages")
+# The core is the one beside this directory.  What else is there counts last: when that is
+# where another Python has its packages, those of this one come before it.
+sys.path.insert(0, TREE)
+importlib.import_module("blockcore")
+sys.path.remove(TREE)
+site.addsitedir(os.path.join(TREE, ".venv", "lib", VERSION, "site-packages"))
+sys.path.append(TREE)
+# An embedded interpreter takes its prefix from the first python3 on PATH; if that is not the
+# distribution's, libnbd would not be found.
+sys.path += ["/usr/lib/python3/dist-packages", f"/usr/lib64/{VERSION}/site-packages"]
 
 import survive  # noqa: E402
 import threadstate  # noqa: E402

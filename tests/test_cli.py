@@ -18,8 +18,12 @@ import pytest
 
 from blockcore.cli import main, session
 from blockcore.cli.arguments import parse_arguments
+from blockcore.cli.embedding import Nbdkit, find_nbdkit
 from blockcore.cli.listen import TcpPort, UnixSocket
+from blockcore.cli.plugin_packages import plugin_packages
 from blockcore.cli.serve import TOP, embedded_drive, serve_command
+
+NBDKIT = Nbdkit(Path("/opt/kit/sbin/nbdkit"), (3, 11))
 
 FAULTLINE = [sys.executable, "-c", "import sys, blockcore.cli; sys.exit(blockcore.cli.main())"]
 
@@ -131,15 +135,18 @@ def test_help_shows_examples(command: list[str], capsys: pytest.CaptureFixture[s
 def test_serve_command_line() -> None:
     argv, env = serve_command(
         ["drive=id=a,,b", "control=relative", "drive=id=c"],
+        nbdkit=NBDKIT,
         plugin=Path("/p/drive.py"),
+        packages=[Path("/packages")],
         listen=UnixSocket(Path("/s/nbd")),
         control=Path("/s/control"),
         threads=7,
         log_format="json",
         runtime_dir=None,
         environ={
-            "PATH": "/usr/bin",
+            "PATH": "/own:/usr/bin",
             "PYTHONPATH": "/mine",
+            "PYTHONHOME": "/mine",
             "HOME": "/h",
             "FAULTLINE_RUNTIME_DIR": "/h",
             "FAULTLINE_NBD_PORT": "1",
@@ -147,7 +154,7 @@ def test_serve_command_line() -> None:
     )
     options = ["-f", "--log=null", "-U", "/s/nbd", "-t", "7"]
     keys = ["drive=id=a,,b", "drive=id=c", "control=/s/control"]
-    assert argv == ["nbdkit", *options, "python", "/p/drive.py", *keys]
+    assert argv == ["/opt/kit/sbin/nbdkit", *options, "python", "/p/drive.py", *keys]
     # An inherited runtime directory would be deleted at the end.
     assert {name: value for name, value in env.items() if name.startswith("FAULTLINE")} == {
         "FAULTLINE_SERVE": "1",
@@ -155,16 +162,18 @@ def test_serve_command_line() -> None:
         "FAULTLINE_NBD_SOCKET": "/s/nbd",
     }
     assert env["HOME"] == "/h"
-    path, pythonpath = env["PATH"].split(":"), env["PYTHONPATH"].split(":")
-    assert path == [str(Path(sys.executable).parent), "/usr/bin"]
-    assert pythonpath[0] == str(TOP)
-    assert pythonpath[-1] == "/mine"
+    assert env["PYTHONPATH"] == f"/packages:{TOP}:/mine"
+    # The embedded interpreter's standard library and libnbd are found from the first python3.
+    assert env["PATH"] == "/opt/kit/bin:/usr/bin:/own:/usr/bin"
+    assert "PYTHONHOME" not in env
 
 
 def test_serve_command_line_tcp_and_private_directory() -> None:
     argv, env = serve_command(
         [],
+        nbdkit=NBDKIT,
         plugin=Path("/p/drive.py"),
+        packages=[Path("/packages")],
         listen=TcpPort("127.0.0.1", 10809),
         control=None,
         log_format="console",
@@ -172,7 +181,7 @@ def test_serve_command_line_tcp_and_private_directory() -> None:
         environ={},
     )
     assert argv == [
-        *("nbdkit", "-f", "--log=null", "-i", "127.0.0.1", "-p", "10809"),
+        *("/opt/kit/sbin/nbdkit", "-f", "--log=null", "-i", "127.0.0.1", "-p", "10809"),
         *("python", "/p/drive.py", "control=/run/private/control"),
     ]
     assert env["FAULTLINE_NBD_PORT"] == "10809"
@@ -200,9 +209,12 @@ def pread(handle, buffer, offset, flags): pass
 def test_embedded_interpreter_finds_every_package(tmp_path: Path) -> None:
     plugin = tmp_path / "drive.py"
     plugin.write_text(PROBE_PLUGIN)
+    nbdkit = find_nbdkit(os.environ)
     argv, env = serve_command(
         ["drive=id=vda"],
+        nbdkit=nbdkit,
         plugin=plugin,
+        packages=plugin_packages(nbdkit, os.environ),
         listen=UnixSocket(tmp_path / "nbd"),
         control=None,
         log_format="json",

@@ -16,16 +16,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 
+from blockcore.cli.embedding import Nbdkit, embedded_environment, find_nbdkit
 from blockcore.cli.listen import TcpPort, UnixSocket
+from blockcore.cli.plugin_packages import plugin_packages
 
 TOP = Path(__file__).absolute().parents[2]
 """Where the package `blockcore` is: the source tree, or site-packages."""
@@ -106,7 +106,8 @@ def serve(
     if isinstance(listen, UnixSocket) and listen.path == control_path:
         raise click.UsageError("the NBD and the control socket cannot be the same")
     plugin = find_plugin()
-    check_nbdkit()
+    nbdkit = find_nbdkit(os.environ)
+    packages = plugin_packages(nbdkit, os.environ)
     embedded = not any(key.startswith(("drive=", "blockdev=")) for key in keys)
     runtime_dir = None
     if embedded or listen is None or control_path is None:
@@ -121,7 +122,9 @@ def serve(
         listen.claim()
         argv, env = serve_command(
             keys,
+            nbdkit=nbdkit,
             plugin=plugin,
+            packages=packages,
             listen=listen,
             control=control_path,
             threads=threads,
@@ -129,7 +132,7 @@ def serve(
             runtime_dir=runtime_dir,
             environ=os.environ,
         )
-        os.execvpe(argv[0], argv, env)
+        os.execve(argv[0], argv, env)
     except (OSError, click.ClickException) as exc:
         if runtime_dir is not None:
             shutil.rmtree(runtime_dir, ignore_errors=True)
@@ -141,7 +144,9 @@ def serve(
 def serve_command(
     keys: Sequence[str],
     *,
+    nbdkit: Nbdkit,
     plugin: Path,
+    packages: Sequence[Path],
     listen: UnixSocket | TcpPort,
     control: Path | None,
     threads: int | None = None,
@@ -151,33 +156,27 @@ def serve_command(
 ) -> tuple[list[str], dict[str, str]]:
     """nbdkit's argument vector and environment for one machine; touches nothing.
 
-    `control` None means a socket in `runtime_dir`.  A `control=` among `keys`
-    is replaced, because its path may be relative and `control` is not.
+    `packages` are directories with what the plugin imports.  `control` None
+    means a socket in `runtime_dir`.  A `control=` among `keys` is replaced,
+    because its path may be relative and `control` is not.
     """
     if control is None:
         assert runtime_dir is not None
         control = runtime_dir / "control"
     # The plugin reports its errors itself; nbdkit would say each one twice, with a traceback.
-    argv = ["nbdkit", "-f", "--log=null", *listen.arguments()]
+    argv = [str(nbdkit.program), "-f", "--log=null", *listen.arguments()]
     if threads is not None:
         argv += ["-t", str(threads)]
     argv += ["python", str(plugin)]
     argv += [key for key in keys if not key.startswith("control=")]
     argv.append(f"control={control}")
 
-    env = {name: value for name, value in environ.items() if name not in PRIVATE_VARIABLES}
+    # The core comes last: where it is installed are packages for this interpreter, too.
+    env = embedded_environment(nbdkit.program, [*packages, TOP], environ)
+    env = {name: value for name, value in env.items() if name not in PRIVATE_VARIABLES}
     env |= {"FAULTLINE_SERVE": "1", "FAULTLINE_LOG": log_format, **listen.environment()}
     if runtime_dir is not None:
         env["FAULTLINE_RUNTIME_DIR"] = str(runtime_dir)
-    env["PYTHONPATH"] = _join(
-        TOP,
-        sysconfig.get_path("purelib"),
-        sysconfig.get_path("platlib"),
-        environ.get("PYTHONPATH"),
-    )
-    # An embedded interpreter takes its prefix, and with it the module libnbd, from
-    # the first python3 on PATH: with pyenv's 3.11 there `import nbd` fails.
-    env["PATH"] = _join(Path(sys.executable).parent, environ.get("PATH", os.defpath))
     return argv, env
 
 
@@ -196,30 +195,6 @@ def find_plugin() -> Path:
         if path.is_file():
             return path
     raise click.ClickException(f"the plugin is missing: no plugin/drive.py in {TOP}")
-
-
-def check_nbdkit() -> None:
-    """Refuse to start without nbdkit, or with one whose Python is not this one.
-
-    The plugin is given this interpreter's packages, compiled modules among them.
-    """
-    try:
-        dump = subprocess.run(
-            ["nbdkit", "python", "--dump-plugin"], capture_output=True, text=True, check=False
-        )
-    except OSError as exc:
-        raise click.ClickException(
-            f"nbdkit: {exc.strerror} (Debian packages: nbdkit, nbdkit-plugin-python)"
-        ) from exc
-    found = re.search(r"^python_version=(\d+\.\d+)", dump.stdout, re.MULTILINE)
-    if dump.returncode != 0 or found is None:
-        raise click.ClickException("nbdkit has no Python plugin (Debian: nbdkit-plugin-python)")
-    ours = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if found[1] != ours:
-        raise click.ClickException(
-            f"nbdkit embeds Python {found[1]}, faultline is installed for {ours}: "
-            f"install it with python{found[1]}"
-        )
 
 
 def _listen(
@@ -266,7 +241,3 @@ def _make_runtime_dir(embedded: bool) -> Path:
         return Path(tempfile.mkdtemp(prefix="faultline-", dir=parent))
     except OSError as exc:
         raise click.ClickException(f"no place for a private directory: {exc.strerror}") from exc
-
-
-def _join(*entries: Path | str | None) -> str:
-    return os.pathsep.join(dict.fromkeys(str(entry) for entry in entries if entry))
