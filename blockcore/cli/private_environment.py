@@ -118,7 +118,7 @@ class PrivateEnvironment:
         if done.returncode != 0:
             shutil.rmtree(new, ignore_errors=True)
             by_hand = shlex.join([*command, str(self.directory), *self.requirements])
-            raise self._failure(_last_line(done.stderr), f"see to it that this works: {by_hand}")
+            raise self._failure(_reason(done.stderr), f"get them by hand: {by_hand}")
         new.rename(self.directory)
 
     def _failure(self, reason: str, remedy: str) -> click.ClickException:
@@ -135,7 +135,9 @@ def _has_pip(interpreter: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def _last_line(text: str) -> str:
-    """What pip says at last, which is why it failed."""
+def _reason(text: str) -> str:
+    """Why pip failed: its last line, unless the network was what it complained of before."""
+    if "connection broken by" in text:
+        return "the package index cannot be reached"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1].removeprefix("ERROR: ") if lines else "pip failed"
