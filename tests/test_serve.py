@@ -115,6 +115,24 @@ def test_wrong_keys(keys: tuple[list[str], str], tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_libnbd(tmp_path: Path) -> None:
+    """Only the driver nbd misses it."""
+    (tmp_path / "nbd.py").write_text("raise ImportError")
+    serve = ["serve", "--nbd", "n.sock", "drive=id=a,driver=null-co"]
+    done = subprocess.run(
+        [*FAULTLINE, *serve, "drive=id=b,driver=nbd,server.type=unix,server.path=b.sock"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{TREE}:{tmp_path}"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("faultline: drive=id=b,")
+    assert "The driver 'nbd' needs libnbd's module for Python 3." in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_tcp(tmp_path: Path) -> None:
     """A port that is free now may be taken a moment later: try another then."""
     for _ in range(10):

@@ -8,18 +8,22 @@ import queue
 import re
 import select
 import socket
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
-
-import nbd
 
 from blockcore.effects import Call
 from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptions
 from blockcore.qapi import QmpError
+
+try:
+    import nbd
+except ImportError:
+    nbd = None
 
 CONNECTIONS = 4
 """Handles to a server that allows multi-conn; a handle does one request at a time."""
@@ -91,6 +95,9 @@ class NbdNode(BlockNode):
 
     async def do_open(self) -> None:
         """Raises QmpError in QEMU's words (nbd_client_connect)."""
+        if nbd is None:
+            version = f"{sys.version_info.major}.{sys.version_info.minor}"
+            raise QmpError(f"The driver 'nbd' needs libnbd's module for Python {version}")
         await Call(self._open)
 
     async def do_reopen(self, options: NodeOptions, definition: BlockdevOptions) -> None:
