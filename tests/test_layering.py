@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -67,6 +68,11 @@ ONLY = {
     "time": {"clock", "server", "nodes.nbd"},
 }
 """What these do is for these modules only (or for all modules of a package)."""
+
+NOT_REQUIRED = frozenset(
+    {*sys.stdlib_module_names, "blockcore", "survive", "threadstate", "nbd", "nbdkit", "zstandard"}
+)
+"""What is imported without a requirement: ours, nbdkit's own, and what only some nodes need."""
 
 FORBIDDEN_NAMES = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
 
@@ -169,6 +175,22 @@ def test_restricted_imports(module: str) -> None:
     for name, _ in imported(module):
         allowed = ONLY.get(name.partition(".")[0])
         assert allowed is None or within(module, allowed), f"{module} imports {name}"
+
+
+def test_requirements_are_what_is_imported() -> None:
+    """What is imported inside nbdkit, and what besides it by the command."""
+
+    def required(path: str) -> set[str]:
+        lines = (ROOT / path).read_text().splitlines()
+        return {line.split()[0].partition(".")[0] for line in lines if not line.startswith("#")}
+
+    inside: set[str] = set()
+    command: set[str] = set()
+    for module in modules():
+        found = {name.partition(".")[0] for name, _ in imported(module)}
+        (command if within(module, {"cli"}) else inside).update(found - NOT_REQUIRED)
+    assert inside == required("plugin/requirements.txt")
+    assert command - inside == required("blockcore/cli/requirements.txt")
 
 
 @pytest.mark.parametrize("module", sorted(CORE))

@@ -1,0 +1,72 @@
+"""The wheel: what is in it, and a machine served from where it is installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from live import TIMEOUT_S, TREE
+
+PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, because setuptools ships what an earlier build has left in a tree."""
+    top = tmp_path_factory.mktemp("wheel")
+    for name in ("README.md", "pyproject.toml", "setup.cfg"):
+        shutil.copy(TREE / name, top)
+    for name in ("blockcore", "plugin"):
+        shutil.copytree(TREE / name, top / name, ignore=shutil.ignore_patterns("__pycache__"))
+    build = ["wheel", "--no-build-isolation", "--no-deps", "--no-index", "--wheel-dir", "dist"]
+    subprocess.run([*PIP, *build, "."], cwd=top, check=True)
+    (built,) = (top / "dist").iterdir()
+    return built
+
+
+def test_contents(wheel: Path) -> None:
+    assert wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        (metadata,) = (name for name in names if name.endswith("/METADATA"))
+        entry_points = archive.read(metadata.replace("METADATA", "entry_points.txt")).decode()
+    modules = {str(path.relative_to(TREE)) for path in TREE.glob("blockcore/**/*.py")}
+    plugin = {f"faultline_plugin/{path.name}" for path in TREE.glob("plugin/*.py")}
+    assert {name for name in names if ".dist-info/" not in name} == modules | plugin
+    assert "faultline = blockcore.cli:main" in entry_points
+
+
+def test_it_serves_from_where_it_is_installed(wheel: Path, tmp_path: Path) -> None:
+    """The plugin and the core are the installed ones, and not those of this tree."""
+    site = tmp_path / "site"
+    install = ["install", "--no-deps", "--no-index", "--target", str(site)]
+    subprocess.run([*PIP, *install, str(wheel)], check=True)
+    # A core from elsewhere would not say this.
+    with (site / "blockcore" / "server.py").open("a") as module:
+        module.write('\nprint("installed", file=sys.stderr)\n')
+    environ = {**os.environ, "PYTHONPATH": str(site)}
+    faultline = str(site / "bin" / "faultline")
+    process = subprocess.Popen(
+        [faultline, "serve", "--control", "q", "drive=id=a,driver=null-co"],
+        cwd=tmp_path,
+        env=environ | {"XDG_RUNTIME_DIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert list(json.loads(process.stdout.readline())["drives"]) == ["a"]
+    plugin = f"{site}/faultline_plugin/drive.py"
+    assert plugin in Path(f"/proc/{process.pid}/cmdline").read_text().split("\0")
+    for command in ("query-status", "quit"):
+        qmp = [faultline, "qmp", "-s", "q", command]
+        subprocess.run(qmp, cwd=tmp_path, env=environ, check=True, stdout=subprocess.DEVNULL)
+    _, log = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0
+    assert log.startswith("installed\n")
