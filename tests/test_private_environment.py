@@ -131,6 +131,13 @@ def test_the_same_python_has_its_own_packages(environ: dict[str, str]) -> None:
     assert not Path(environ["XDG_CACHE_HOME"]).exists()
 
 
+def test_another_build_of_the_version_is_another_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    same = Nbdkit(Path("/usr/bin/nbdkit"), (sys.version_info.major, sys.version_info.minor))
+    assert same.is_this_python() and not OTHER.is_this_python()
+    monkeypatch.setattr(sys, "abiflags", "t")
+    assert not same.is_this_python()
+
+
 def test_a_missing_package_is_named() -> None:
     with pytest.raises(click.ClickException) as caught:
         installed_packages(["no-such-thing>=3.0"])
@@ -151,7 +158,7 @@ def test_pip_of_this_python_does_for_the_other(environ: dict[str, str]) -> None:
     command = environment(environ).command(environ)
     assert command is not None
     assert command[:5] == [sys.executable, "-P", "-m", "pip", "install"]
-    assert {"--only-binary=:all:", "--python-version=3.97"} < set(command)
+    assert {"--only-binary=:all:", "--python-version=3.97", "--abi=cp397"} < set(command)
     assert command[-1] == "--target"
 
 

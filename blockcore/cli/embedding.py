@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,11 @@ class Nbdkit:
     def python_name(self) -> str:
         """What an interpreter of that version is called: python3.11."""
         return f"python{self.python[0]}.{self.python[1]}"
+
+    def is_this_python(self) -> bool:
+        """Whether compiled modules of the interpreter that runs load in the embedded one."""
+        tag = f"cpython-{self.python[0]}{self.python[1]}"
+        return sys.implementation.cache_tag == tag and not sys.abiflags
 
     def interpreter(self, environ: Mapping[str, str]) -> str | None:
         """A program of that Python, the distribution's own before others; None without one."""

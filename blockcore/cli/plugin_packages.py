@@ -1,8 +1,8 @@
 """The packages that the plugin imports, for the Python which nbdkit embeds.
 
-This interpreter's own serve if it is of the same version; otherwise their
+This interpreter's own do if it is of the same version and kind; otherwise their
 compiled modules would not load, and a private environment has others.  The
-plugin and the core are pure Python: those that are installed serve always.
+plugin and the core are pure Python: those that are installed do for all.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def plugin_packages(nbdkit: Nbdkit, environ: Mapping[str, str]) -> list[Path]:
     except metadata.PackageNotFoundError as exc:
         raise click.ClickException("faultline is not installed: use pip, or scripts/run") from exc
     requirements = plugin_requirements(listed)
-    if nbdkit.python == sys.version_info[:2]:
+    if nbdkit.is_this_python():
         return installed_packages(requirements)
     version = metadata.version("faultline")
     environment = PrivateEnvironment.of(nbdkit, version, requirements, environ)

@@ -74,8 +74,9 @@ class PrivateEnvironment:
         version = self.nbdkit.python_name.removeprefix("python")
         foreign = ["--only-binary=:all:", f"--python-version={version}"]
         if find_spec("pip") is not None:
-            pip = [sys.executable, "-P", "-m", "pip", *INSTALL]
-            return [*pip, *foreign, "--implementation=cp", "--no-compile", "--target"]
+            abis = [f"--abi={abi}" for abi in (f"cp{version.replace('.', '')}", "abi3", "none")]
+            pip = [sys.executable, "-P", "-m", "pip", *INSTALL, *foreign, "--implementation=cp"]
+            return [*pip, *abis, "--no-compile", "--target"]
         uv = shutil.which("uv", path=environ.get("PATH", os.defpath))
         if uv is not None:
             return [uv, "pip", "install", "--quiet", *foreign, "--target"]
@@ -123,7 +124,8 @@ class PrivateEnvironment:
 
     def _failure(self, reason: str, remedy: str) -> click.ClickException:
         theirs = self.nbdkit.python_name
-        ours = f"{sys.version_info.major}.{sys.version_info.minor}"
+        version = f"{sys.version_info.major}.{sys.version_info.minor}{sys.abiflags}"
+        ours = f"{sys.implementation.name} {version}"
         return click.ClickException(
             f"nbdkit embeds {theirs}, faultline is installed for {ours}, and packages for "
             f"{theirs} cannot be had: {reason}; install faultline with {theirs}, or {remedy}"
