@@ -223,7 +223,10 @@ def test_unknown_option(tree: Path) -> None:
     assert (result.returncode, result.stderr) == (2, "usage: scripts/setup [--test]\n")
 
 
-@pytest.mark.parametrize("name", ["scripts/run", "scripts/setup", "scripts/test", ".ci/run"])
+@pytest.mark.parametrize(
+    "name",
+    [".ci/run", "scripts/on-release", "scripts/run", "scripts/setup", "scripts/test"],
+)
 def test_scripts_parse_and_are_executable(name: str) -> None:
     subprocess.run(["bash", "-n", ROOT / name], check=True)
     assert os.access(ROOT / name, os.X_OK)
