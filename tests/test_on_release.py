@@ -1,4 +1,4 @@
-"""scripts/on-release, with a system of busybox instead of Debian."""
+"""scripts/on-release with a system of busybox instead of Debian, and what leads there."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def tree() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="test-on-release-") as name:
         tree = Path(name).resolve()
         tree.chmod(0o755)
-        shutil.copytree(ROOT / "scripts", tree / "scripts")
+        for directory in ("scripts", ".ci"):
+            shutil.copytree(ROOT / directory, tree / directory)
         (tree / "bin").mkdir()
         yield tree
 
@@ -236,7 +237,7 @@ def test_what_the_command_finds(system: Path, git: bool) -> None:
     assert not [line for line in lines if line.startswith(("PIP_FIND", "PIP_EXTRA", "SECRET"))]
     # Of the files only what belongs to the tree is there.
     files = {line for line in lines if line.startswith("./")}
-    assert {"./scripts/test", "./scripts/setup", "./not committed"} < files
+    assert {"./scripts/test", "./.ci/run", "./not committed"} < files
     assert not [file for file in files if file.startswith(("./.git/", "./.venv", "./bin", "./g"))]
     assert {"null", "ptmx", "pts", "shm", "urandom"} < set(lines)
     assert_nothing_left(system)
@@ -309,3 +310,25 @@ def test_a_killed_run_is_removed_by_the_next(system: Path) -> None:
     assert len(copies(system)) == 1
     assert run(system, "scripts/on-release", "trixie", "true").returncode == 0
     assert_nothing_left(system)
+
+
+@pytest.mark.parametrize("fails", [None, "here", "there"])
+def test_continuous_integration(tree: Path, fails: str | None) -> None:
+    program(tree / "bin" / "debootstrap", DEBOOTSTRAP)
+    program(
+        tree / "scripts" / "test",
+        "#!/bin/bash\n"
+        "[[ $1 == --on ]] && where=there || where=here\n"
+        'printf "<%s>" "$@" >>asked; echo >>asked\n'
+        f'echo "closing line"; [[ $where != {fails} ]]\n',
+    )
+    result = run(tree, ".ci/run", "-x", "a b")
+    assert (result.returncode == 0) == (fails is None)
+    assert result.stdout.splitlines()[-1] == "closing line"
+    here, *there = (tree / "asked").read_text().splitlines()
+    assert here == "<-x><a b>"
+    assert there in (
+        [[]]
+        if fails == "here"
+        else [[f"<--on><{name}><-m><not slow><-x><a b>"] for name in ("bookworm", "trixie")]
+    )
