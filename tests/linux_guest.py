@@ -6,6 +6,7 @@ init runs what the test writes to the serial console, line by line.
 
 from __future__ import annotations
 
+import lzma
 import re
 import shutil
 import subprocess
@@ -41,26 +42,40 @@ reboot -f
 """
 
 
-def load_order() -> list[Path]:
-    """The wanted modules' files and those they depend on, each after its dependencies.
+def module(path: Path) -> bytes:
+    """A kernel module as the kernel takes it; Debian 13 and Fedora have compressed files."""
+    data = path.read_bytes()
+    if path.suffix == ".xz":
+        return lzma.decompress(data)
+    if path.suffix == ".zst":
+        return subprocess.run(["zstd", "-dc"], input=data, capture_output=True, check=True).stdout
+    return data
+
+
+def load_order() -> dict[str, bytes]:
+    """The wanted modules and those they depend on by name, each after its dependencies.
 
     Read from the modules themselves: `modules.dep` is made when a kernel is
     installed, and the kernel used here need not be.
     """
-    files = {path.stem.replace("-", "_"): path for path in MODULES.resolve().rglob("*.ko")}
-    order: dict[str, Path] = {}
+    files = {
+        path.name.partition(".")[0].replace("-", "_"): path
+        for path in MODULES.resolve().rglob("*.ko*")
+    }
+    order: dict[str, bytes] = {}
 
     def visit(name: str) -> None:
         if name not in files or name in order:
             return
-        depends = re.search(rb"\0depends=([^\0]*)\0", files[name].read_bytes())
+        data = module(files[name])
+        depends = re.search(rb"\0depends=([^\0]*)\0", data)
         for needed in depends[1].decode().split(",") if depends else ():
             visit(needed.replace("-", "_"))
-        order[name] = files[name]
+        order[name] = data
 
     for name in WANTED_MODULES:
         visit(name)
-    return list(order.values())
+    return order
 
 
 def make_initramfs(directory: Path) -> Path:
@@ -72,10 +87,10 @@ def make_initramfs(directory: Path) -> Path:
     assert busybox is not None
     shutil.copy(busybox, root / "bin" / "busybox")
     modules = load_order()
-    for path in modules:
-        shutil.copy(path, root / "modules")
+    for name, data in modules.items():
+        (root / "modules" / f"{name}.ko").write_bytes(data)
     init = root / "init"
-    init.write_text(INIT % " ".join(path.stem for path in modules))
+    init.write_text(INIT % " ".join(modules))
     init.chmod(0o755)
     archive = directory / "initramfs.cpio"
     names = "".join(f"{path.relative_to(root)}\0" for path in sorted(root.rglob("*")))
