@@ -13,6 +13,7 @@ import errno
 import os
 from typing import Protocol
 
+from blockcore.effects import Until
 from blockcore.job_coroutine import JobCoroutine
 from blockcore.job_driver import JobHost, not_completable
 from blockcore.job_status import check_verb
@@ -88,7 +89,12 @@ class Job(JobCoroutine):
             self.error = exc
         self._work_ended = True
         self.busy = False
+        await Until(self._others_have_moved)
         await self.txn.completed(self)
+
+    def _others_have_moved(self) -> bool:
+        """Whether all jobs that have been entered go on: job_exit is a bottom half in QEMU."""
+        return all(job.entry_taken() for job in self._host.jobs)
 
     def check_verb(self, verb: JobVerb) -> None:
         """QmpError if the job does not take the verb in its present state."""
