@@ -82,14 +82,14 @@ class Assembly:
         """The device model, with the path that QEMU's object tree has for it."""
         if device is None:
             number = next(self._implied)
-            return Device(qdev=f"/machine/peripheral-anon/device[{number}]/virtio-backend")
+            return Device(path=f"/machine/peripheral-anon/device[{number}]/virtio-backend")
         if device.id is None:
             place = f"/machine/peripheral-anon/device[{self._nameless.index(device)}]"
         else:
             place = f"/machine/peripheral/{device.id}"
         virtio = device.driver.startswith("virtio-blk")
         return Device(
-            qdev=f"{place}/virtio-backend" if virtio else device.id or place,
+            path=f"{place}/virtio-backend" if virtio else place,
             id=device.id,
             logical_block_size=device.logical_block_size,
             physical_block_size=device.physical_block_size,

@@ -66,6 +66,7 @@ class BlockBackend:
         self._guest = guest
         self._requests = GuestRequests(self, guest, stats or BlockAcctStats())
         self._quiesced = 0
+        self._retired_ops = self._ops_at_reset = 0
         self._short_writes = 0
         self._short_nodes: tuple[tuple[Counted, int], ...] = ()
         self._short_nodes_below: tuple[tuple[Counted, int], ...] = ()
@@ -135,7 +136,16 @@ class BlockBackend:
 
     def drop_held(self) -> None:
         """End every held request: the device was reset (virtio_blk_reset)."""
+        self._ops_at_reset = self._ops()
         self._requests.drop_held()
+
+    def is_driven(self) -> bool:
+        """Whether the guest has sent something since the last reset: its driver is up."""
+        return self._ops() > self._ops_at_reset
+
+    def _ops(self) -> int:
+        in_slots = sum(slot.rd_ops + slot.wr_ops for slot in self.slots)
+        return self._requests.arrivals + self._retired_ops + in_slots
 
     def accepts(self) -> bool:
         """Whether no drained section keeps requests out."""
@@ -255,6 +265,7 @@ class BlockBackend:
         self.publish_short_writes()
         self._requests.stats.add(slot)
         self._short_writes -= slot.wr_ops
+        self._retired_ops += slot.rd_ops + slot.wr_ops
         self.slots.remove(slot)
 
     def publish_short_writes(self) -> None:

@@ -26,8 +26,10 @@ from blockcore.qapi import (
     BlockErrorAction,
     IoOperationType,
     JobVerb,
+    MirrorCopyMode,
     QmpError,
 )
+from blockcore.qemu import Release
 from blockcore.ratelimit import RateLimit
 
 RETRY_NS = 10_000_000
@@ -54,6 +56,9 @@ class BlockJobHost(JobHost, Protocol):
     @property
     def graph(self) -> BlockGraph: ...
 
+    @property
+    def qemu(self) -> Release: ...
+
     def device_of(self, node: object) -> str:
         """The name of the drive whose root the node is, or empty."""
 
@@ -73,8 +78,12 @@ class BlockJob(Job):
     """Works on `nodes`, each with the permissions that the job needs and leaves to others.
 
     As long as the job lives, commands may not change them.  `iostatus` is the
-    job's own; the guest's drives have theirs.
+    job's own; the guest's drives have theirs.  `actively_synced` is a
+    mirror's: whether writes reach its target before they are answered, and it
+    has all others; None for other kinds.
     """
+
+    actively_synced: bool | None = None
 
     def __init__(
         self,
@@ -172,6 +181,18 @@ class BlockJob(Job):
         self.limit.set_speed(speed)
         if self._sleeping and not slower:
             self.enter()
+
+    def change_copy_mode(self, mode: MirrorCopyMode) -> None:
+        """Copy guests' writes in another way from now on; QmpError if the job cannot."""
+        raise QmpError("Job type does not support change")
+
+    async def sleep_for_limit(self, delay_ns: int) -> None:
+        """Sleep, and if that has been cut short perhaps go on, as long as the limit wants it."""
+        await self.sleep(delay_ns)
+        while self._block_host.qemu.jobs_sleep_out and not self.is_cancelled:
+            if (left_ns := self.delay_ns(0)) <= 0:
+                return
+            await self.sleep(left_ns)
 
     def delay_ns(self, nbytes: int) -> int:
         """Count copied bytes; how long to wait for the speed limit's sake."""

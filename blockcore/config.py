@@ -8,6 +8,7 @@ control=PATH            where the QMP socket is bound
 prelaunch=on|off        begin stopped, as with QEMU's -S (off)
 job-error-check=        strict (the default) refuses a job's on-error=stop on a
                         device whose own policies do not stop; modern does not
+qemu=7.2|10.0           whose answers are given (10.0)
 seed=NUMBER             of the random numbers of rules with a rate
 name=TEXT               what query-name answers
 ======================  =====================================================
@@ -38,6 +39,7 @@ from blockcore.nodes.options import (
     parse_blockdev_options,
 )
 from blockcore.qapi import QmpError
+from blockcore.qemu import LATEST, Release, release_of
 from blockcore.qmp.jsonstream import parse_json
 
 
@@ -51,22 +53,34 @@ class Config:
     control: str | None = None
     prelaunch: bool = False
     job_error_check_modern: bool = False
+    qemu: Release = LATEST
     seed: int | None = None
     name: str | None = None
 
 
 class ConfigParser:
-    """Takes one pair after the other; `pair` is the one that an error is about."""
+    """Takes one pair after the other; `pair` is the one that an error is about.
+
+    What a pair means depends on the key `qemu`, which may come last.
+    """
 
     def __init__(self) -> None:
         self.pair = ""
+        self._given: list[tuple[str, str]] = []
+        self._qemu = LATEST
         self._drives: list[DriveConfig] = []
         self._blockdevs: list[BlockdevOptions] = []
         self._devices: list[tuple[str, DeviceConfig]] = []
         self._machine: dict[str, str] = {}
 
     def add(self, key: str, value: str) -> None:
-        """Check and take a pair; QmpError if its value or its key is wrong."""
+        """Take a pair; QmpError if it is one of `qemu` with a wrong value."""
+        self.pair = f"{key}={value}"
+        self._given.append((key, value))
+        if key == "qemu":
+            self._qemu = release_of(value)
+
+    def _check(self, key: str, value: str) -> None:
         self.pair = f"{key}={value}"
         try:
             self._add(key, value)
@@ -78,7 +92,7 @@ class ConfigParser:
             case "drive":
                 self._add_drive(value)
             case "blockdev":
-                self._blockdevs.append(_parse_blockdev(value))
+                self._blockdevs.append(_parse_blockdev(value, self._qemu))
             case "device":
                 self._add_device(value)
             case "control" | "name":
@@ -90,6 +104,8 @@ class ConfigParser:
                 if value not in ("strict", "modern"):
                     raise QmpError(f"Parameter '{key}' does not accept value '{value}'")
                 self._machine[key] = value
+            case "qemu":
+                """Its value is known already."""
             case "seed":
                 opt_number(value, key)
                 self._machine[key] = value
@@ -97,7 +113,12 @@ class ConfigParser:
                 raise QmpError(f"Invalid parameter '{key}'")
 
     def finish(self) -> Config:
-        """What was added; QmpError if devices and drives do not fit together."""
+        """What was added.
+
+        QmpError if a pair is wrong, or devices and drives do not fit together.
+        """
+        for key, value in self._given:
+            self._check(key, value)
         self._connect()
         given = self._machine
         return Config(
@@ -106,6 +127,7 @@ class ConfigParser:
             devices=tuple(device for _, device in self._devices),
             control=given.get("control"),
             prelaunch=opt_bool(given.get("prelaunch", "off"), "prelaunch"),
+            qemu=self._qemu,
             job_error_check_modern=given.get("job-error-check") == "modern",
             seed=opt_number(given["seed"], "seed") if "seed" in given else None,
             name=given.get("name"),
@@ -120,7 +142,7 @@ class ConfigParser:
         self._drives.append(drive)
 
     def _add_device(self, text: str) -> None:
-        device = parse_device(text)
+        device = parse_device(text, self._qemu)
         if device.id is not None and any(device.id == other.id for _, other in self._devices):
             raise QmpError(f"Duplicate ID '{device.id}' for device")
         self._devices.append((self.pair, device))
@@ -161,11 +183,13 @@ def parse_config(pairs: Iterable[tuple[str, str]]) -> Config:
     return parser.finish()
 
 
-def _parse_blockdev(text: str) -> BlockdevOptions:
+def _parse_blockdev(text: str, qemu: Release) -> BlockdevOptions:
     if text.startswith("{"):
-        options = parse_blockdev_options(parse_json(text))
+        options = parse_blockdev_options(parse_json(text), absent=qemu.absent)
     else:
-        options = parse_blockdev_options(parse_keyval(text, "driver"), keyval=True)
+        options = parse_blockdev_options(
+            parse_keyval(text, "driver"), keyval=True, absent=qemu.absent
+        )
     if options.node_name is None:
         raise QmpError("'node-name' must be specified for the root node")
     for name in _node_names([options]):

@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from blockcore.bql import BigLock
-from blockcore.commands.table import VERSION, table
+from blockcore.commands.table import table, version_info
 from blockcore.machine import Machine
 from blockcore.qapi import QmpError
 from blockcore.qmp.jsonstream import encode
@@ -80,7 +80,9 @@ class Client(asyncio.Protocol):
     def __init__(
         self, machine: Machine, lock: BigLock, clients: set[Client], after_reply: Callable[[], None]
     ) -> None:
-        self.session = Session(table, to_wire(VERSION))
+        release = machine.qemu
+        version = to_wire(version_info(release))
+        self.session = Session(table, version, absent=release.absent)
         self._machine = machine
         self._lock = lock
         self._clients = clients

@@ -13,6 +13,7 @@ from typing import Final
 from blockcore.keyval import opt_size, parse_opts, well_formed_id
 from blockcore.nodes.options import OnOffAuto
 from blockcore.qapi import BlockdevOnError, QmpError
+from blockcore.qemu import LATEST, Release
 from blockcore.qmp.jsonstream import parse_json
 
 BLOCK_SIZE_MIN: Final = 512
@@ -45,8 +46,8 @@ class DeviceConfig:
     write_cache: bool | None = None
 
 
-def parse_device(text: str) -> DeviceConfig:
-    """The device that `text` describes; QmpError in QEMU's words."""
+def parse_device(text: str, qemu: Release = LATEST) -> DeviceConfig:
+    """The device that `text` describes; QmpError in the words of the release."""
     opts = _json_opts(text) if text.startswith("{") else parse_opts(text, "driver")
     driver = opts.pop("driver", None)
     if driver is None:
@@ -63,8 +64,8 @@ def parse_device(text: str) -> DeviceConfig:
         id=device_id,
         rerror=_policy(opts, "rerror"),
         werror=_policy(opts, "werror"),
-        logical_block_size=_block_size(opts, "logical_block_size"),
-        physical_block_size=_block_size(opts, "physical_block_size"),
+        logical_block_size=_block_size(opts, "logical_block_size", qemu),
+        physical_block_size=_block_size(opts, "physical_block_size", qemu),
         write_cache=_write_cache(opts),
     )
     for name in opts:
@@ -104,7 +105,7 @@ def _write_cache(opts: dict[str, str]) -> bool | None:
     return None if text == OnOffAuto.AUTO else text == OnOffAuto.ON
 
 
-def _block_size(opts: dict[str, str], name: str) -> int | None:
+def _block_size(opts: dict[str, str], name: str, qemu: Release) -> int | None:
     text = opts.pop(name, None)
     if text is None:
         return None
@@ -112,11 +113,13 @@ def _block_size(opts: dict[str, str], name: str) -> int | None:
         size = opt_size(text, name)
     except QmpError:
         raise QmpError(f"Parameter '{name}' expects size") from None
+    text = None
     if size and not BLOCK_SIZE_MIN <= size <= BLOCK_SIZE_MAX:
+        text = qemu.block_size_range
+    elif size & (size - 1):
+        text = qemu.block_size_power
+    if text is not None:
         raise QmpError(
-            f"Property .{name} doesn't take value {size}"
-            f" (minimum: {BLOCK_SIZE_MIN}, maximum: {BLOCK_SIZE_MAX})"
+            text.format(name=name, size=size, minimum=BLOCK_SIZE_MIN, maximum=BLOCK_SIZE_MAX)
         )
-    if size & (size - 1):
-        raise QmpError(f"Property .{name} doesn't take value '{size}', it's not a power of 2")
     return size or None

@@ -73,6 +73,14 @@ class Drain:
             if job is not but:
                 await Until(job.quiescent)
 
+    def jobs_are_quiescent(self) -> bool:
+        """Whether the jobs have paused."""
+        return all(job.quiescent() for job in self._jobs)
+
+    def jobs_go_on(self) -> bool:
+        """After `end`: whether the jobs have noticed it."""
+        return all(job.entry_taken() for job in self._jobs)
+
     def end(self) -> None:
         """All go on."""
         self._host.drains.remove(self)
@@ -81,10 +89,13 @@ class Drain:
             job.resume()
 
     async def leave(self) -> None:
-        """`end`, and wait until the jobs have noticed it, as in QEMU, which enters them."""
+        """`end`, and wait until the jobs have noticed it."""
         self.end()
-        for job in self._jobs:
-            await Until(job.entry_taken)
+        await self.noticed()
+
+    async def noticed(self) -> None:
+        """After `end`: wait until the jobs go on, as in QEMU, which enters them."""
+        await Until(self.jobs_go_on)
 
     def _concerns(self, users: Collection[BlockNode]) -> bool:
         return any(

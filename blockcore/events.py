@@ -49,13 +49,15 @@ class Reset:
 class BlockIoError:
     """One failed guest request.
 
-    `device` is empty for an anonymous drive; `nospace` is absent unless the
+    `device` is empty for an anonymous drive; `qom_path` is where QEMU's object
+    tree has the device; `nospace` is absent unless the
     io-status of the drive is enabled (`blk_iostatus_is_enabled`); `reason` is
     strerror's text.
     """
 
     NAME: ClassVar[str] = "BLOCK_IO_ERROR"
     device: str
+    qom_path: str
     node_name: str | None = None
     operation: IoOperationType
     action: BlockErrorAction

@@ -46,15 +46,23 @@ class Guest(Protocol):
 class Device:
     """The device model a guest would see on the drive.
 
-    `qdev` is the path that query-block shows, `id` the user's name for it.
+    `path` is where QEMU's object tree has it, `id` the user's name for it.
     `logical_block_size` (bytes) is what requests must be aligned to; None
     leaves any alignment to the client, which has no sectors to think in.
     """
 
-    qdev: str
+    path: str
     id: str | None = None
     logical_block_size: int | None = None
     physical_block_size: int | None = None
+
+    @property
+    def qdev(self) -> str:
+        """What query-block shows: the path, or the id of a device that has the drive itself.
+
+        The part of a virtio device that has the drive has no id (blk_get_attached_dev_id).
+        """
+        return self.id if self.id is not None and self.path.endswith(f"/{self.id}") else self.path
 
 
 class Drive(Protocol):
@@ -128,7 +136,8 @@ class _Hold:
 class GuestRequests:
     """The requests of one drive's guest, but for those on the short path.
 
-    `in_flight` of them are at a node; `stats` counts those that are over.
+    `in_flight` of them are at a node; `stats` counts those that are over;
+    `arrivals` is how many have come.
     """
 
     def __init__(self, drive: Drive, guest: Guest, stats: BlockAcctStats) -> None:
@@ -136,7 +145,7 @@ class GuestRequests:
         self.stats = stats
         self._drive = drive
         self._guest = guest
-        self._arrivals = 0
+        self.arrivals = 0
         self._hold = _Hold(drive, guest.vm)
 
     def drop_held(self) -> None:
@@ -159,8 +168,8 @@ class GuestRequests:
         scratch, and lets the policy decide about a failure.  Held requests go
         on in the order in which they arrived.
         """
-        self._arrivals += 1
-        rank = self._arrivals
+        self.arrivals += 1
+        rank = self.arrivals
         while True:
             if error is None:
                 hold = self._hold
@@ -232,6 +241,7 @@ class GuestRequests:
             drive.iostatus = iostatus_after(drive.iostatus, number)
         self._guest.emit(
             BlockIoError(
+                qom_path=drive.device.path,
                 device=drive.name,
                 node_name=drive.root.node_name,
                 operation=operation,

@@ -33,6 +33,7 @@ JOB_VERBS: Final[dict[V, frozenset[S]]] = {
     V.COMPLETE: frozenset({S.READY, S.STANDBY}),
     V.FINALIZE: frozenset({S.PENDING}),
     V.DISMISS: frozenset({S.CONCLUDED}),
+    V.CHANGE: _MOVING,
 }
 """In which states a user's wish is accepted."""
 

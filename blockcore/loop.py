@@ -23,7 +23,7 @@ from blockcore.effects import Call, Copy
 from blockcore.events import Event
 from blockcore.machine import Machine
 from blockcore.pool import ThreadPool
-from blockcore.qmp.schema import to_wire
+from blockcore.qmp.schema import Wire
 from blockcore.routine import Routine
 
 POOL_THREADS = 4
@@ -49,6 +49,7 @@ class MainLoop:
         on_quit: Callable[[], None],
     ) -> None:
         self._machine = machine
+        self._to_wire = Wire(machine.qemu.absent)
         self._lock = lock
         self._listener = listener
         self._on_quit = on_quit
@@ -71,7 +72,8 @@ class MainLoop:
         self._started.wait()
         with self._lock.region():
             self._machine.listeners.append(self._event)
-            for coro in (self._machine.stop_on_error(), self._machine.flush_after_stop()):
+            stopping = self._machine.stopping
+            for coro in (stopping.stop_on_error(), stopping.flush_after_stop()):
                 self._spawn(coro)
 
     def stop(self) -> None:
@@ -142,7 +144,7 @@ class MainLoop:
             "timestamp": {"seconds": seconds, "microseconds": rest_ns // 1000},
             "event": event.NAME,
         }
-        if data := to_wire(event):
+        if data := self._to_wire(event):
             message["data"] = data
         for client in self._clients:
             client.event(message)

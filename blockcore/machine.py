@@ -25,20 +25,12 @@ from blockcore.nodes.graph import BlockGraph
 from blockcore.nodes.links import check
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi import JobStatus, QmpError, RunState, ShutdownCause
+from blockcore.qemu import LATEST, Release
 from blockcore.runstate import Vm
 from blockcore.throttle import ThrottleConfig
 from blockcore.throttle_group import ThrottleGroups
+from blockcore.vm_stop import Stopping
 from blockcore.volume_responder import VolumeResponder
-
-STOP_LATENCY_NS = 20_000_000
-"""From an I/O error to the STOP it asks for.
-
-In QEMU the main loop stops the machine only after it has seen the completions
-of all requests that were submitted together, so that three failing writes of
-one batch give three BLOCK_IO_ERRORs and then one STOP (recorded:
-guest-write-3inflight-stop).  Over NBD the requests of a batch reach us one by
-one, on threads of their own, some milliseconds apart on a busy host.
-"""
 
 CANCEL_NS = 500_000_000
 """For jobs to come to an end before the process does; one may hang at its target."""
@@ -50,7 +42,8 @@ Listener = Callable[[Event, int], None]
 class Machine:
     """The object that every command receives.
 
-    `region` holds the big lock, for threads that do not have it.  `spawn` starts
+    `qemu` is the release whose answers are given.  `region` holds the big lock,
+    for threads that do not have it.  `spawn` starts
     a coroutine of the core that nobody waits for; it is set by whoever runs the
     machine.
     """
@@ -67,12 +60,14 @@ class Machine:
         name: str | None = None,
         prelaunch: bool = False,
         job_error_check_modern: bool = False,
+        qemu: Release = LATEST,
     ) -> None:
         self.clock = clock
         self.random = random
         self.region = region
         self.name = name
         self.job_error_check_modern = job_error_check_modern
+        self.qemu = qemu
         self.vm = Vm(RunState.PRELAUNCH if prelaunch else RunState.RUNNING, self.emit)
         self.graph = BlockGraph(self, directory)
         self.changing = self.graph.changing
@@ -84,7 +79,7 @@ class Machine:
         self.listeners: list[Listener] = []
         self.quit_requested = False
         self.concerns = 0
-        self._flush_due = False
+        self.stopping = Stopping(self)
 
     def emit(self, event: Event) -> None:
         """Send an event to every client, in order."""
@@ -192,22 +187,7 @@ class Machine:
 
     async def stop(self, state: RunState) -> None:
         """Stop as do_vm_stop does: the event, then let in-flight requests end, then flush."""
-        self._enter_stop(state)
-        await self.settle_storage()
-
-    def _enter_stop(self, state: RunState) -> None:
-        if self.vm.stop(state):
-            self.concerns_changed()
-            self._flush_due = True
-
-    async def settle_storage(self) -> None:
-        """Let the requests in flight end and flush all nodes; flush errors are not reported."""
-        self._flush_due = False
-        async with self.all_drained():
-            pass
-        for blk in self.backends:
-            blk.publish_short_writes()
-        await self.graph.flush_all()
+        await self.stopping.stop(state)
 
     def cont(self) -> None:
         """Run again: every io-status becomes ok, then RESUME, then held requests are retried.
@@ -267,27 +247,3 @@ class Machine:
 
     def _has_no_jobs(self) -> bool:
         return not self.jobs
-
-    async def stop_on_error(self) -> None:
-        """The part of the main loop that carries out the stops that errors ask for."""
-        while True:
-            await Until(self._stop_requested)
-            await Until(self._no_stop_requested, self.clock.monotonic_ns() + STOP_LATENCY_NS)
-            state = self.vm.take_stop_request()
-            if state is not None:
-                self._enter_stop(state)
-
-    async def flush_after_stop(self) -> None:
-        """The part that drains and flushes after such a stop; `stop` does it for itself."""
-        while True:
-            await Until(self._is_flush_due)
-            await self.settle_storage()
-
-    def _is_flush_due(self) -> bool:
-        return self._flush_due
-
-    def _stop_requested(self) -> bool:
-        return self.vm.stop_requested is not None
-
-    def _no_stop_requested(self) -> bool:
-        return self.vm.stop_requested is None

@@ -109,6 +109,7 @@ class JobVerb(StrEnum):
     COMPLETE = "complete"
     DISMISS = "dismiss"
     FINALIZE = "finalize"
+    CHANGE = "change"
 
 
 class MirrorSyncMode(StrEnum):
@@ -119,6 +120,13 @@ class MirrorSyncMode(StrEnum):
     NONE = "none"
     INCREMENTAL = "incremental"
     BITMAP = "bitmap"
+
+
+class MirrorCopyMode(StrEnum):
+    """When guests' writes reach the target: some time later, or before they are answered."""
+
+    BACKGROUND = "background"
+    WRITE_BLOCKING = "write-blocking"
 
 
 class RunState(StrEnum):

@@ -92,6 +92,7 @@ class Server:
             name=config.name,
             prelaunch=config.prelaunch,
             job_error_check_modern=config.job_error_check_modern,
+            qemu=config.qemu,
         )
         assembly = Assembly(self.machine, config.devices)
         self._add("blockdev", config.blockdevs, assembly.add_node)
@@ -230,10 +231,12 @@ class Server:
     def _exit(self) -> None:
         """End now, whatever nbdkit's threads are at; what was flushed is safe.
 
-        nbdkit waits for its clients to hang up.  Hanging up on them instead
-        kills the process when it is sending: a reply that cannot be sent
-        makes nbdkit 1.32 forget the socket, and the next worker with one in
-        hand fails its assertion that there is a socket.
+        nbdkit waits for its clients to hang up, and 1.42 still does.  Hanging
+        up on them instead kills the process when it is sending: a reply that
+        cannot be sent makes nbdkit 1.32 forget the socket, and the next worker
+        with one in hand fails its assertion that there is a socket.  With
+        nbdkit's own `disconnect`, which newer ones have, a request can hang up
+        on its own client only, and takes the reply along.
         """
         self._loop.unlink()
         self._remove_files()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 from blockcore.graph_changes import set_read_only
 from blockcore.machine import Machine
 from blockcore.new_image import NewImageMode, opened_like
@@ -25,7 +28,7 @@ async def prepare_snapshot_sync(
     node_name: str | None,
 ) -> None:
     """Make or open the image `filename` and put it over `old`; QmpError."""
-    await _prepare_old(old)
+    await _prepare_old(machine, old)
     if mode is not NewImageMode.EXISTING:
         backing = Backing(old.filename, old.driver)
         graph = machine.graph
@@ -47,17 +50,19 @@ async def prepare_snapshot(
     machine: Machine, transaction: Transaction, old: BlockNode, overlay: BlockNode
 ) -> None:
     """Put a node that exists over `old`; QmpError."""
-    await _prepare_old(old)
+    await _prepare_old(machine, old)
     put_over(machine, transaction, old, overlay)
 
 
-async def _prepare_old(old: BlockNode) -> None:
+async def _prepare_old(machine: Machine, old: BlockNode) -> None:
     old.check_op(BlockOpType.EXTERNAL_SNAPSHOT)
     if not old.read_only:
         try:
             await old.flush()
-        except OSError:
-            raise QmpError("An IO error has occurred") from None
+        except OSError as exc:
+            reason = os.strerror(exc.errno or errno.EIO)
+            text = machine.qemu.failed_flush
+            raise QmpError(text.format(node=old.device_or_node_name, reason=reason)) from None
 
 
 def put_over(

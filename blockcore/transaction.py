@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
+from typing import TypeVar
 
 from blockcore.drain import Drain, Drainable
 from blockcore.job_txn import JobTxn
 from blockcore.nodes.node import BlockNode
+
+T = TypeVar("T")
 
 Step = Callable[[], Awaitable[None] | None]
 """Something that does not fail; a coroutine function or a plain one."""
@@ -28,14 +31,20 @@ class ActionCompletionMode(StrEnum):
 class Transaction:
     """One transaction under way; `completion_mode` is for actions that start jobs.
 
-    Jobs that are to succeed or fail together share `job_txn`.
+    Jobs that are to succeed or fail together share `job_txn`.  With
+    `newest_first` the commit goes through the actions the other way round.
     """
 
     def __init__(
-        self, completion_mode: ActionCompletionMode, job_txn: JobTxn | None = None
+        self,
+        completion_mode: ActionCompletionMode,
+        job_txn: JobTxn | None = None,
+        *,
+        newest_first: bool = False,
     ) -> None:
         self.completion_mode = completion_mode
         self.job_txn = job_txn
+        self._newest_first = newest_first
         self._commit: list[Step] = []
         self._abort: list[Step] = []
         self._drains: list[Drain] = []
@@ -51,13 +60,11 @@ class Transaction:
         """What actions drain is so until the end of this."""
 
     async def __aexit__(self, *_: object) -> None:
-        drains = list(self._drains)
-        try:
-            while drains:
-                await drains.pop(0).leave()
-        finally:  # the first may be abandoned
-            for drain in drains:
-                drain.end()
+        drains = self._ordered(self._drains)
+        for drain in drains:
+            drain.end()
+        for drain in drains:
+            await drain.noticed()
 
     def on_commit(self, step: Step) -> None:
         """Do this once all actions have been prepared."""
@@ -69,8 +76,11 @@ class Transaction:
 
     async def commit(self) -> None:
         """Carry out what was registered, in order."""
-        for step in self._commit:
+        for step in self._ordered(self._commit):
             await _take(step)
+
+    def _ordered(self, registered: list[T]) -> list[T]:
+        return registered[::-1] if self._newest_first else list(registered)
 
     async def abort(self) -> None:
         """Undo, last things first."""

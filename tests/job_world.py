@@ -101,6 +101,7 @@ class JobWorld:
         self.nodes: dict[str, BlockNode] = {}
         self.kind = kind
         self.machine = new_machine(sim)
+        self.machine.qemu = sim.release
         self.machine.job_error_check_modern = True
         self.machine.name = TOGETHER if kind.together else None
         self.fails: Callable[[str, str, str], int] = lambda side, disk, what: 0
@@ -507,6 +508,10 @@ class JobWorld:
         end = self.told["job"].ends[-1] if "job" in self.told and self.told["job"].ends else None
         return isinstance(end, BlockJobCompleted) and end.error is None
 
+    def job_failed(self) -> bool:
+        """Whether the job has failed, or was cancelled before it could end well."""
+        return "job" in self.told and JobStatus.ABORTING in self.told["job"].seen
+
     def _state(self) -> dict[str, Any]:
         nodes = self.machine.graph.nodes.values()
         return {
@@ -580,13 +585,21 @@ class JobWorld:
                 self.require(backing == below, f"{name} is on {backing}, not on {below}")
                 said = node.header.backing_file
                 self.require(said == (below and f"/{below}"), f"{name} says {said}")
-            # An image that cannot be flushed cannot become read-only again.
-            self.require(nodes["mid"].read_only or self.mid_failed, "mid is read-only")
-            # After an active commit the base stays writable, whatever came of it (as in QEMU).
-            if self.kind.command != "block-commit" or not self.kind.pivots:
-                self.require(nodes["base"].read_only, "base is read-only")
+            self._check_read_only()
         root = self.new_root if well else self.source
         self.require(self.blk.root is root, f"the drive is on {root.node_name}")
+
+    def _check_read_only(self) -> None:
+        """What was made writable for the job is as before, as far as QEMU sees to it."""
+        qemu, kind = self.machine.qemu, self.kind
+        # An image that cannot be flushed cannot become read-only again.
+        if kind.command != "block-stream" or qemu.streams_restore_read_only:
+            self.require(self.nodes["mid"].read_only or self.mid_failed, "mid is read-only")
+        if kind.command != "block-commit" or not kind.pivots:
+            self.require(self.nodes["base"].read_only, "base is read-only")
+        elif qemu.failed_commits_restore_base and self.job_failed():
+            writable = not self.nodes["base"].read_only
+            self.require(not writable or bool(self.failures["base-file"]), "base is read-only")
 
     def _check_nodes(self) -> None:
         """Those that somebody uses, or the monitor owns, are there and open; others are closed."""

@@ -21,6 +21,7 @@ from blockcore.nodes.node import BlockNode
 from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.nodes.qcow2.settings import Qcow2Settings
 from blockcore.nodes.raw import RawNode
+from blockcore.qemu import LATEST
 
 
 class Around:
@@ -28,6 +29,7 @@ class Around:
 
     def __init__(self) -> None:
         self.clock: Clock = SystemClock()
+        self.qemu = LATEST
         self.events: list[Event] = []
         self.slots: list[Slot] = []
         self.region = BigLock(self.clock).region

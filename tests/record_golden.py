@@ -1,7 +1,7 @@
 """The scenarios of tests/golden that this project has recorded itself, from real QEMU.
 
 python tests/record_golden.py            lists them
-python tests/record_golden.py NAME...    records them anew, into tests/golden
+python tests/record_golden.py NAME...    records them anew, into the directory of this QEMU
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from chain_scenarios import SCENARIOS as CHAINS
 from job_scenarios import SCENARIOS as JOBS
-from recorder import Recorder, Scenario, record
-from replay import GOLDEN
+from recorder import Recorder, Scenario, installed_release, record
+from replay import GOLDENS
 
 DRIVE = (
     "-drive if=none,id=drive0,node-name=disk,driver=raw,file.driver=blkdebug,"
@@ -255,7 +255,7 @@ def main(names: list[str]) -> None:
     for name in names:
         lines = record(name, SCENARIOS[name])
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        (GOLDEN / f"{name}.jsonl").write_text(text)
+        (GOLDENS[installed_release()] / f"{name}.jsonl").write_text(text)
     if not names:
         print("\n".join(SCENARIOS))
 

@@ -7,6 +7,7 @@ tests/golden/README.md describes the files.
 
 from __future__ import annotations
 
+import functools
 import json
 import select
 import shlex
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from replay import STALE, WRITTEN
+
+from blockcore.qemu import RELEASES
 
 QEMU = "/usr/bin/qemu-system-x86_64"
 MACHINE = "-nodefaults -display none -no-user-config -m 16 -machine pc,accel=tcg -bios halt.bin"
@@ -44,6 +47,15 @@ class Scenario:
     options: str
     setup: tuple[str, ...]
     files: dict[str, str] = field(default_factory=dict)
+
+
+@functools.cache
+def installed_release() -> str:
+    """The QEMU that is here, as the key `qemu` names it; AssertionError if it is neither."""
+    shown = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True).stdout
+    release = ".".join(shown.removeprefix("QEMU emulator version ").split(".")[:2])
+    assert release in RELEASES, shown
+    return release
 
 
 class Qtest:
@@ -75,7 +87,8 @@ class VirtioBlk:
     """A driver for the legacy virtio-blk-pci device in slot 4, with the one queue it has."""
 
     PORT = 0xC000
-    RING, AVAIL, USED = 0x100000, 0x101000, 0x102000
+    RING, RING_SIZE = 0x100000, 0x10000
+    ALIGNMENT = 4096
     REQUESTS, REQUEST_SIZE = 0x200000, 0x20000
     FEATURES = 1 << 9 | 1 << 11 | 1 << 13 | 1 << 14
     """FLUSH, CONFIG_WCE (without it the device would turn the write cache on), DISCARD,
@@ -90,11 +103,16 @@ class VirtioBlk:
         for register, value in ((0x10, self.PORT), (0x04, 7)):
             self._qtest("outl", 0xCF8, 0x80000000 | 4 << 11 | register)
             self._qtest("outl", 0xCFC, value)
-        self._qtest("memset", self.RING, 0x3000, 0)
+        self._qtest("memset", self.RING, self.RING_SIZE, 0)
         for status in (0, 1, 3):
             self._qtest("outb", self.PORT + 18, status)
         self._qtest("outl", self.PORT + 4, self._qtest("inl", self.PORT) & self.FEATURES)
         self._qtest("outw", self.PORT + 14, 0)
+        # The device says how long its queue is: 256 in QEMU 7.2, 1024 in 10.0.
+        length = self._qtest("inw", self.PORT + 12)
+        self._avail = self.RING + 16 * length
+        self._used = -(-(self._avail + 6 + 2 * length) // self.ALIGNMENT) * self.ALIGNMENT
+        assert self._used + 6 + 8 * length <= self.RING + self.RING_SIZE
         self._qtest("outl", self.PORT + 8, self.RING >> 12)
         self._qtest("outb", self.PORT + 18, 7)
         self._offered = self._seen = 0
@@ -120,20 +138,20 @@ class VirtioBlk:
             more = index < head + len(parts) - 1
             entry = struct.pack("<QIHH", address, size, flags | more, index + 1 if more else 0)
             self._qtest.write(self.RING + 16 * index, entry)
-        self._qtest.write(self.AVAIL + 4 + 2 * self._offered, struct.pack("<H", head))
+        self._qtest.write(self._avail + 4 + 2 * self._offered, struct.pack("<H", head))
         self._heads[head] = tag
         self._offered += 1
 
     def kick(self) -> None:
-        self._qtest.write(self.AVAIL + 2, struct.pack("<H", self._offered))
+        self._qtest.write(self._avail + 2, struct.pack("<H", self._offered))
         self._qtest("outw", self.PORT + 16, 0)
 
     def completed(self) -> list[int]:
         """Tags of the requests that have ended since the last time."""
-        (used,) = struct.unpack("<H", self._qtest.read(self.USED + 2, 2))
+        (used,) = struct.unpack("<H", self._qtest.read(self._used + 2, 2))
         new = range(self._seen, used)
         self._seen = used
-        entries = [self._qtest.read(self.USED + 4 + 8 * index, 4) for index in new]
+        entries = [self._qtest.read(self._used + 4 + 8 * index, 4) for index in new]
         return [self._heads[int.from_bytes(entry, "little")] for entry in entries]
 
     def status(self, tag: int) -> str:

@@ -51,9 +51,9 @@ class JobPlayer(Player):
     """A `human-monitor-command` is a request of the guest; its reply is the completion."""
 
     def __init__(
-        self, recording: Recording, control: str, guest: nbd.NBD, side: Qmp
+        self, recording: Recording, control: str, guest: nbd.NBD, side: Qmp, *, rests: bool
     ) -> None:
-        super().__init__(recording, control, guest)
+        super().__init__(recording, control, guest, rests=rests)
         self._side = side
         self._comparison = Sampled()
         self._writes: dict[int, Request] = {}
@@ -83,8 +83,12 @@ class JobPlayer(Player):
         What they have found is in their progress before it leaves the bitmap.
         """
         nodes = self._side("query-named-block-nodes", flat=True)
-        bitmaps = [bitmap for node in nodes for bitmap in node.get("dirty-bitmaps", [])]
-        dirty = any(b["recording"] and b["count"] for b in bitmaps if "name" not in b)
+        dirty = any(
+            bitmap["count"] and (bitmap["recording"] or node["drv"] == "mirror_top")
+            for node in nodes
+            for bitmap in node.get("dirty-bitmaps", [])
+            if "name" not in bitmap
+        )
         ready = [job for job in self._side("query-block-jobs") if job["status"] == "ready"]
         return not ready or not (dirty or any(job["offset"] != job["len"] for job in ready))
 
@@ -98,12 +102,14 @@ class JobPlayer(Player):
             self._side.wait_for(self._has_caught_up)
 
 
-def play_with_jobs(recording: Recording, directory: Path) -> dict[str, tuple[Any, Any]]:
+def play_with_jobs(
+    recording: Recording, directory: Path, *, rests: bool = True
+) -> dict[str, tuple[Any, Any]]:
     """Play it with everything in `directory`; what was different, by path."""
     recording.prepare(directory)
     machine = Live(directory, *recording.keys(), MODERN)
     with machine as live, live.guest() as guest, live.qmp() as side:
-        player = JobPlayer(recording, live.control, guest, side)
+        player = JobPlayer(recording, live.control, guest, side, rests=rests)
         try:
             found = player.play()
         finally:

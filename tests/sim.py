@@ -25,7 +25,8 @@ from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptionsFile
 from blockcore.qapi import BlockdevOnError
-from blockcore.qmp.schema import to_wire
+from blockcore.qemu import LATEST, RELEASES
+from blockcore.qmp.schema import Wire
 from blockcore.routine import Routine
 
 START_REALTIME_NS = 1_700_000_000 * 10**9
@@ -64,12 +65,16 @@ class Every:
 
 
 class Sim:
-    """One run; `seed` is a number, or what chooses.  It is also the machine's clock."""
+    """One run; `seed` is a number, or what chooses.  It is also the machine's clock.
+
+    `release` is the QEMU whose answers a machine of it may give: half of the seeds have each.
+    """
 
     def __init__(self, seed: int | Choose) -> None:
         self.random = Random(seed if isinstance(seed, int) else 0)
         self._choose: Choose = self.random.randrange if isinstance(seed, int) else seed
         self._seed = seed if isinstance(seed, int) else "every"
+        self.release = RELEASES["7.2"] if isinstance(seed, int) and seed % 2 else LATEST
         self.trace: list[str] = []
         self.checks: list[Callable[[], None]] = []
         self.running: dict[str, Routine] = {}
@@ -261,8 +266,8 @@ def new_machine(sim: Sim, *, prelaunch: bool = False) -> Machine:
         sim, sim.random.random, region=sim.lock.region, directory="/", prelaunch=prelaunch
     )
     machine.spawn = sim.spawn
-    sim.start("stop on error", machine.stop_on_error(), now=True)
-    sim.start("flush after stop", machine.flush_after_stop(), now=True)
+    sim.start("stop on error", machine.stopping.stop_on_error(), now=True)
+    sim.start("flush after stop", machine.stopping.flush_after_stop(), now=True)
     return machine
 
 
@@ -285,7 +290,7 @@ def add_drive(
     """A drive on `root`, which is added to the graph if it is not there."""
     if root.node_name not in machine.graph.nodes:
         add_node(machine, root)
-    device = Device(qdev=f"/machine/peripheral/{name}/virtio-backend", id=f"{name}-device")
+    device = Device(path=f"/machine/peripheral/{name}/virtio-backend", id=f"{name}-device")
     blk = BlockBackend(
         machine,
         name=name,
@@ -310,4 +315,4 @@ async def execute(machine: Machine, name: str, /, **arguments: Any) -> Any:
         key if key in known else key.replace("_", "-"): value for key, value in arguments.items()
     }
     result = command.function(machine, **command.bind(wire))
-    return to_wire(await result if command.is_coroutine else result)
+    return Wire(machine.qemu.absent)(await result if command.is_coroutine else result)

@@ -21,6 +21,7 @@ from blockcore.commands.table import table
 from blockcore.machine import Machine
 from blockcore.nodes.driver import NodeOptions
 from blockcore.qapi import QmpError
+from blockcore.qemu import RELEASES
 from blockcore.qmp.introspect import schema_info
 from blockcore.transaction import ActionCompletionMode, Transaction
 
@@ -90,7 +91,7 @@ def refused(bench: Bench, command: str, /, **arguments: Any) -> str:
 
 
 def test_transaction_differs_only_by_the_actions_that_are_not_here() -> None:
-    different = arguments_differ(schema_info(table), QEMU, "transaction")
+    different = arguments_differ(schema_info(table, RELEASES["7.2"].absent), QEMU, "transaction")
     assert {line for line in different if " here" in line} == set()
     assert {line.split()[2] for line in different} == {"blockdev-snapshot-internal-sync"}
 
@@ -378,7 +379,7 @@ def test_transaction_undoes_all(bench: Bench, count: int) -> None:
             [act("block-dirty-bitmap-clear", name="zz")],
             {"completion-mode": "grouped"},
             "Action 'block-dirty-bitmap-clear' does not support"
-            " Transaction property completion-mode = grouped",
+            " transaction property completion-mode = grouped",
         ),
         (
             [act("block-dirty-bitmap-clear", name="zz")],
@@ -388,7 +389,7 @@ def test_transaction_undoes_all(bench: Bench, count: int) -> None:
         (
             [act("abort")],
             {"completion-mode": "grouped"},
-            "Transaction aborted using Abort action",
+            "Action 'abort' does not support transaction property completion-mode = grouped",
         ),
         ([{"type": "abort"}], {}, "Parameter 'actions[0].data' is missing"),
         ([{"data": {}}], {}, "Parameter 'actions[0].type' is missing"),
@@ -420,6 +421,20 @@ def test_transactions_that_cannot_be(
     assert bench.bitmaps() == before
 
 
+def test_grouped_transactions_of_7_2(bench: Bench) -> None:
+    """The check comes with each action, and `abort` has none."""
+    bench.machine.qemu = RELEASES["7.2"]
+    grouped = {"completion-mode": "grouped"}
+    clear = act("block-dirty-bitmap-clear", name="zz")
+    assert refused(bench, "transaction", actions=[act("abort"), clear], properties=grouped) == (
+        "Transaction aborted using Abort action"
+    )
+    assert refused(bench, "transaction", actions=[clear], properties=grouped) == (
+        "Action 'block-dirty-bitmap-clear' does not support"
+        " Transaction property completion-mode = grouped"
+    )
+
+
 def test_no_write_falls_between_two_actions(bench: Bench) -> None:
     """Of two bitmaps that begin together no write is in only one."""
     for seed in range(200):
@@ -447,7 +462,7 @@ def test_action_of_another_module_may_take_its_time(bench: Bench) -> None:
     class Named(TransactionAction):
         data: str
 
-    @other.action("test", Named, may_be_grouped=True)
+    @other.action("test", Named)
     async def prepare(machine: Machine, action: Named, transaction: Transaction) -> None:
         async def step(what: str) -> None:
             log.append(f"{what} {action.data}")
@@ -456,7 +471,7 @@ def test_action_of_another_module_may_take_its_time(bench: Bench) -> None:
         transaction.on_abort(lambda: step("abort"))
 
     async def run(finish: str) -> None:
-        transaction = Transaction(ActionCompletionMode.GROUPED)
+        transaction = Transaction(ActionCompletionMode.INDIVIDUAL)
         for data in ("1", "2"):
             await other.prepare(bench.machine, Named(type="test", data=data), transaction)
         await (transaction.commit() if finish == "commit" else transaction.abort())

@@ -141,6 +141,7 @@ def test_failure(rerror: str, werror: str, kind: str, number: int) -> None:
     assert outcome == wanted[policy]
     enabled = rerror == "stop" or werror in ("stop", "enospc")
     assert drive.events[0] == BlockIoError(
+        qom_path="/machine/peripheral/vda/virtio-backend",
         device="vda",
         node_name="disk",
         operation=operation,
@@ -213,7 +214,7 @@ def test_invalid_requests(
     kind: str, block: int | None, offset: int, length: int, valid: bool
 ) -> None:
     """No policy, no event, counted apart (semantics 1.3, guest-invalid-request)."""
-    device = Device(qdev="/machine/peripheral/vda", logical_block_size=block)
+    device = Device(path="/machine/peripheral/vda", logical_block_size=block)
     drive = Drive("stop", "stop", device=device)
     assert drive.request(kind, offset, length) == ("ok" if valid else "EINVAL")
     count = (1, length, 0, 0) if valid else (0, 0, 0, 1)
@@ -442,7 +443,7 @@ def _write_through(machine: Machine, blk: BlockBackend) -> None:
 
 
 def _sectors(machine: Machine, blk: BlockBackend) -> None:
-    blk.device = Device(qdev="", logical_block_size=512)
+    blk.device = Device(path="", logical_block_size=512)
     machine.concerns_changed()
 
 

@@ -27,6 +27,7 @@ from blockcore.qapi import (
     BlockdevOnError,
     QmpError,
 )
+from blockcore.qemu import LATEST
 from blockcore.throttle import Limit, ThrottleConfig
 
 NULL = "if=none,id=d,driver=null-co"
@@ -300,10 +301,10 @@ REFUSED_DEVICES = {
     "virtio-blk-pci,drive=d,write-cache=yes": "Parameter 'write-cache' does not accept value 'yes'",
     "virtio-blk-pci,drive=d,logical_block_size=x": "Parameter 'logical_block_size' expects size",
     "virtio-blk-pci,drive=d,logical_block_size=513": (
-        "Property .logical_block_size doesn't take value '513', it's not a power of 2"
+        "parameter logical_block_size must be a power of 2 between 512 and 2097152"
     ),
     "virtio-blk-pci,drive=d,logical_block_size=256": (
-        "Property .logical_block_size doesn't take value 256 (minimum: 512, maximum: 2097152)"
+        "parameter logical_block_size must be a power of 2 between 512 and 2097152"
     ),
     "virtio-blk-pci,drive=d,logical_block_size=4k": (
         "logical_block_size > physical_block_size not supported"
@@ -390,13 +391,40 @@ def test_pairs_refused(pairs: list[tuple[str, str]], message: str) -> None:
     assert caught.value.desc == message
 
 
-def test_a_wrong_pair_is_refused_when_it_is_added() -> None:
+def test_a_wrong_pair_is_named() -> None:
     parser = ConfigParser()
-    parser.add("drive", NULL)
+    for pair in (("drive", NULL), ("name", "vm"), ("seed", "x"), ("prelaunch", "on")):
+        parser.add(*pair)
     with pytest.raises(QmpError):
-        parser.add("drive", NULL)
-    parser.add("name", "vm")
-    assert [config.id for config in parser.finish().drives] == ["d"]
+        parser.finish()
+    assert parser.pair == "seed=x"
+
+
+REFUSED_BY_7_2 = {
+    "virtio-blk-pci,drive=d,logical_block_size=513": (
+        "Property .logical_block_size doesn't take value '513', it's not a power of 2"
+    ),
+    "virtio-blk-pci,drive=d,logical_block_size=256": (
+        "Property .logical_block_size doesn't take value 256 (minimum: 512, maximum: 2097152)"
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), REFUSED_BY_7_2.items(), ids=REFUSED_BY_7_2)
+def test_the_release_may_come_last(text: str, message: str) -> None:
+    with pytest.raises(QmpError) as caught:
+        parse_config([("drive", f"if=none,{NULL}"), ("device", text), ("qemu", "7.2")])
+    assert caught.value.desc == message
+
+
+def test_releases() -> None:
+    assert parse_config([]).qemu is LATEST is parse_config([("qemu", "10.0")]).qemu
+    assert parse_config([("qemu", "7.2")]).qemu.version == (7, 2, 22)
+    with pytest.raises(QmpError) as caught:
+        parse_config([("qemu", "8.2")])
+    assert caught.value.desc == (
+        "Parameter 'qemu' does not accept value '8.2' (it may be 7.2 or 10.0)"
+    )
 
 
 WORDS = st.sampled_from(

@@ -104,8 +104,9 @@ def test_on_a_server_that_does_not_allow_it(machine: Machine, tmp_path: Path) ->
     far.write_bytes(bytes(MIB))
     with served(far, "-r") as socket:
         assert refused(machine, f"nbd:unix:{socket}", "raw", MIB) == (
-            "Protocol driver 'nbd' does not support image creation, and opening the image failed:"
-            " Could not open image: Permission denied"
+            "Protocol driver 'nbd' does not support creating new images, so an existing image must"
+            " be selected as the target; however, opening the given target as an existing image"
+            " failed: Could not open image: Permission denied"
         )
 
 

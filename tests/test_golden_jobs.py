@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from replay import GOLDEN, Recording
+from replay import Recording, recording_id, recordings
 from replay_jobs import play_with_jobs
 
 KINDS = ("stream", "commit", "mirror", "backup", "drive", "job", "jobs", "transaction")
 
-RECORDINGS = sorted(path for kind in KINDS for path in GOLDEN.glob(f"{kind}-*.jsonl"))
+RECORDINGS = recordings(*KINDS)
 
 UNUSED = re.compile(r"\d+\.return\.1\.(io-status|qdev|removable)")
 """A second drive that no device is on: here every drive is one that a guest can see."""
@@ -21,7 +21,7 @@ UNUSED = re.compile(r"\d+\.return\.1\.(io-status|qdev|removable)")
 PACED = {
     "job-vm-stop-cont": r"event\.7\.data\.offset|note\.after exit: cmp .*",
     "job-verb-errors": r"(41\.return\.0|event\.7\.data)\.offset",
-    "jobs-quit": r"event\.27\.data\.offset",
+    "jobs-quit": r"event\.(17|27)\.data\.offset",
     "mirror-filter-and-replaces": r"10\.return\.3\.dirty-bitmaps\.0\.count",
     "stream-parallel": r"7\.return\.6\.image\.virtual-size",
 }
@@ -31,16 +31,22 @@ PACED = {
 LATE = {"backup-incremental-error-then-ok": 11}
 """A command that QEMU carried out after the end of a job that had been started right before."""
 
+UNDISTURBED = {"10.0-jobs-quit", "10.0-stream-parallel"}
+"""QEMU 10.0 drains all that there is for each change of the graph, up to six times for one command
+(bdrv_graph_wrlock), so that a job that sleeps pauses and goes on, wherever it works.  Here a change
+drains what it concerns, so that nobody waits for a disk that has nothing to do with it."""
+
 NAMELESS = "Device '(null)' is in use"
 """QEMU prints the missing name of a device; here it is the node's."""
 
 
-@pytest.mark.parametrize("path", RECORDINGS, ids=[path.stem for path in RECORDINGS])
+@pytest.mark.parametrize("path", RECORDINGS, ids=recording_id)
 def test_recorded(path: Path, tmp_path: Path) -> None:
     recording = Recording.load(path)
     if path.stem in LATE:
         recording = later(recording, LATE[path.stem])
-    found = play_with_jobs(recording, tmp_path)
+    rests = recording_id(path) not in UNDISTURBED
+    found = play_with_jobs(recording, tmp_path, rests=rests)
     assert {key: pair for key, pair in found.items() if not wanted(path.stem, key, pair)} == {}
 
 
@@ -61,6 +67,7 @@ def later(recording: Recording, command: int) -> Recording:
 
 
 def test_all_kinds_are_recorded() -> None:
+    assert {recording_id(path) for path in RECORDINGS} > UNDISTURBED
     names: list[Any] = [path.stem for path in RECORDINGS]
     assert all(any(name.startswith(kind) for name in names) for kind in KINDS)
     assert PACED.keys() | LATE.keys() <= set(names)

@@ -68,7 +68,9 @@ def test_finalized_and_dismissed_by_hand() -> None:
     bench.command("job-finalize", id="job")
     assert bench.told() == [*STARTED, "waiting", "pending", "PENDING", *SUCCESS[2:]]
     assert bench.machine.jobs == [job]
-    assert bench.refused("block_resize", device="vda", size=8192) == "Device 'vda' is in use"
+    assert bench.refused("block_resize", device="vda", size=8192) == (
+        "Node 'vda' is busy: block device is in use by block job: stream"
+    )
     bench.command("block-job-dismiss", id="job")
     assert bench.told()[-1] == "null" and not bench.machine.jobs
     assert bench.node.parents == [bench.blk]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 from beside_qemu import Shared, Side
 from job_chains import long, target
+from replay import without_rests
 
 
 class Kind(NamedTuple):
@@ -110,18 +111,3 @@ def end(m: Side, job: str, kind: Kind, cancelled: bool) -> None:
         m("job-finalize", id=job)
     m.status(job, "null")
     m.look()
-
-
-def without_rests(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leave out that jobs rest in drained sections, of which QEMU has more."""
-    kept: list[dict[str, Any]] = []
-    resting: set[str] = set()
-    for event in events:
-        job, status = event["data"].get("id"), event["data"].get("status")
-        if status in ("paused", "standby"):
-            resting.add(job)
-        elif job in resting and status in ("running", "ready"):
-            resting.discard(job)
-        else:
-            kept.append(event)
-    return kept

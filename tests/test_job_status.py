@@ -34,6 +34,7 @@ set-speed        -        x       x      x      x      x       -       -       -
 complete         -        -       -      -      x      x       -       -       -         -       -
 finalize         -        -       -      -      -      -       -       x       -         -       -
 dismiss          -        -       -      -      -      -       -       -       -         x       -
+change           -        x       x      x      x      x       -       -       -         -       -
 """
 """JobVerbTable: what is accepted (lines), and when (columns)."""
 
@@ -74,4 +75,4 @@ def test_verbs(verb: JobVerb, status: JobStatus) -> None:
 
 def test_the_tables_are_whole() -> None:
     assert set(JOB_TRANSITIONS) == set(JobStatus) and len(JobStatus) == 11
-    assert set(JOB_VERBS) == set(JobVerb) and len(JobVerb) == 7
+    assert set(JOB_VERBS) == set(JobVerb) and len(JobVerb) == 8

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 LAYERS = (
-    ("qapi", "events", "effects", "clock"),
+    ("qapi", "qemu", "events", "effects", "clock"),
     ("keyval", "qmp"),
     ("gate", "lock"),
     (
@@ -24,7 +24,7 @@ LAYERS = (
     ("short_path", "guest_request", "block_backend", "volume_responder"),
     (
         *("job_status", "job_driver", "job_coroutine", "job", "job_txn", "block_job"),
-        *("drain", "transaction"),
+        *("drain", "transaction", "vm_stop"),
     ),
     ("machine",),
     ("graph_changes", "new_image", "snapshot", "jobs"),
@@ -41,7 +41,7 @@ CORE = frozenset(
         *("qapi", "events", "effects", "policy", "runstate", "accounting", "gate", "lock"),
         *("faults", "throttle", "throttle_group", "guest_request", "block_backend", "machine"),
         *("job_status", "ratelimit", "job_driver", "job_coroutine", "job", "job_txn"),
-        *("block_job", "drain"),
+        *("block_job", "drain", "qemu", "vm_stop"),
         *("bitmap", "transaction", "volume", "volume_responder"),
     }
 )

@@ -10,11 +10,12 @@ from sim import MemoryNode, Sim, add_drive, add_node, execute, new_machine, paus
 
 from blockcore.events import Event
 from blockcore.graph_changes import blockdev_add, blockdev_del
-from blockcore.machine import STOP_LATENCY_NS, Machine
+from blockcore.machine import Machine
 from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.options import parse_blockdev_options
 from blockcore.qapi import BlockDeviceIoStatus, QmpError, RunState, ShutdownCause
 from blockcore.throttle import Limit, ThrottleConfig
+from blockcore.vm_stop import STOP_LATENCY_NS
 
 SIZE = 64 << 10
 

@@ -80,6 +80,7 @@ def test_a_write_is_held_and_completes(machine: Live, qmp: Qmp) -> None:
         error = qmp.wait_event("BLOCK_IO_ERROR")["data"]
         assert error == {
             "device": "vda",
+            "qom-path": "/machine/peripheral-anon/device[0]/virtio-backend",
             "node-name": error["node-name"],
             "operation": "write",
             "action": "stop",
@@ -89,7 +90,6 @@ def test_a_write_is_held_and_completes(machine: Live, qmp: Qmp) -> None:
         qmp.wait_event("STOP")
         assert qmp("query-status") == {
             "running": False,
-            "singlestep": False,
             "status": "io-error",
         }
         assert iostatus(qmp) == {"vda": "nospace", "vdb": "ok", "mixed": "ok", "off": None}

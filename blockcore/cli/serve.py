@@ -91,6 +91,7 @@ def serve(
       control=SOCKET           the QMP socket
       prelaunch=on             start stopped, as QEMU's -S
       job-error-check=modern   accept job error policies as QEMU 7.2 does
+      qemu=7.2                 answer as QEMU 7.2 does, not as 10.0
       seed=N                   for fault rules with a rate
       name=TEXT                what query-name answers
 

@@ -29,29 +29,22 @@ Prepare = Callable[[Machine, Any, Transaction], Awaitable[None]]
 P = TypeVar("P", bound=Prepare)
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    prepare: Prepare
-    may_be_grouped: bool
-
-
 class ActionTable:
     """Kinds of action by name; `union` is the QAPI type of all of them."""
 
     def __init__(self) -> None:
         self.union = FlatUnion("TransactionAction", tag="type", base=TransactionAction)
-        self._kinds: dict[str, _Kind] = {}
+        self._prepare: dict[str, Prepare] = {}
 
-    def action(self, name: str, variant: type, *, may_be_grouped: bool = False) -> Callable[[P], P]:
+    def action(self, name: str, variant: type) -> Callable[[P], P]:
         """Register the decorated function as what prepares actions of type `name`.
 
-        `variant` is their class.  Actions that start no job have no part in a
-        grouped completion, and QEMU refuses them there, all but `abort`.
+        `variant` is their class.
         """
 
         def register(prepare: P) -> P:
-            assert name not in self._kinds, name
-            self._kinds[name] = _Kind(prepare, may_be_grouped)
+            assert name not in self._prepare, name
+            self._prepare[name] = prepare
             self.union.variants[name] = variant
             return prepare
 
@@ -59,19 +52,23 @@ class ActionTable:
 
     def include(self, other: ActionTable) -> None:
         """Take over everything that `other` has by now."""
-        assert not self._kinds.keys() & other._kinds.keys()
-        self._kinds |= other._kinds
+        assert not self._prepare.keys() & other._prepare.keys()
+        self._prepare |= other._prepare
         self.union.variants |= other.union.variants
 
     async def prepare(
         self, machine: Machine, action: TransactionAction, transaction: Transaction
     ) -> None:
         """Prepare one action; QmpError if it cannot be."""
-        kind = self._kinds[action.type]
-        mode = transaction.completion_mode
-        if mode is not ActionCompletionMode.INDIVIDUAL and not kind.may_be_grouped:
-            raise QmpError(
-                f"Action '{action.type}' does not support"
-                f" Transaction property completion-mode = {mode}"
-            )
-        await kind.prepare(machine, action, transaction)
+        if transaction.completion_mode is ActionCompletionMode.GROUPED:
+            check_grouped(machine, action)
+        await self._prepare[action.type](machine, action, transaction)
+
+
+def check_grouped(machine: Machine, action: TransactionAction) -> None:
+    """QmpError for an action that has no part in a grouped completion: it starts no job."""
+    if action.type not in machine.qemu.groupable_actions:
+        raise QmpError(
+            f"Action '{action.type}' does not support {machine.qemu.transaction_property}"
+            f" completion-mode = {ActionCompletionMode.GROUPED}"
+        )

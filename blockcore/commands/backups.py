@@ -13,8 +13,8 @@ from blockcore.jobs.backup import BackupOptions, BitmapSyncMode, create_backup
 from blockcore.jobs.rules import JobOptions, check_on_error
 from blockcore.machine import Machine
 from blockcore.new_image import NewImageMode, opened_like
-from blockcore.nodes.block_copy import MAX_WORKERS
 from blockcore.nodes.chain import skip_filters, skip_implicit_filters
+from blockcore.nodes.copy_call import MAX_WORKERS
 from blockcore.nodes.create import Backing, create_image_file
 from blockcore.nodes.links import attach
 from blockcore.nodes.node import BlockNode
@@ -26,6 +26,7 @@ from blockcore.qapi import (
     BlockdevOnError,
     MirrorSyncMode,
     QmpError,
+    Size,
 )
 from blockcore.qmp.schema import CommandTable
 from blockcore.transaction import Transaction
@@ -45,6 +46,7 @@ class BackupPerf:
     use_copy_range: bool | None = None
     max_workers: int | None = None
     max_chunk: int | None = None
+    min_cluster_size: Size | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,7 @@ class BackupCommon:
     auto_finalize: bool | None = None
     auto_dismiss: bool | None = None
     filter_node_name: str | None = None
+    discard_source: bool | None = None
     x_perf: BackupPerf | None = None
 
 
@@ -93,7 +96,7 @@ class DriveBackupAction(TransactionAction):
     data: DriveBackup
 
 
-@actions.action("blockdev-backup", BlockdevBackupAction, may_be_grouped=True)
+@actions.action("blockdev-backup", BlockdevBackupAction)
 async def _blockdev_backup(
     machine: Machine, action: BlockdevBackupAction, under_way: Transaction
 ) -> None:
@@ -104,7 +107,7 @@ async def _blockdev_backup(
     await _prepare(machine, under_way, source, target, data)
 
 
-@actions.action("drive-backup", DriveBackupAction, may_be_grouped=True)
+@actions.action("drive-backup", DriveBackupAction)
 async def _drive_backup(
     machine: Machine, action: DriveBackupAction, under_way: Transaction
 ) -> None:
@@ -210,6 +213,8 @@ def _backup_options(source: BlockNode, data: BackupCommon) -> BackupOptions:
         on_target_error=data.on_target_error or BlockdevOnError.REPORT,
         max_workers=workers,
         max_chunk=perf.max_chunk or 0,
+        min_cluster_size=perf.min_cluster_size or 0,
+        discard_source=data.discard_source is True,
     )
 
 

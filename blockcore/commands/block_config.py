@@ -44,8 +44,9 @@ async def block_resize(
     node = machine.node_or_device(device, node_name)
     if size < 0:
         raise QmpError("Parameter 'size' expects a >0 size")
-    if node.op_blockers.reason(BlockOpType.RESIZE) is not None:
+    if not machine.qemu.resize_names_blocker and node.op_blockers.reason(BlockOpType.RESIZE):
         raise QmpError(f"Device '{device or node_name}' is in use")
+    node.check_op(BlockOpType.RESIZE)
     async with changing_graph(machine), Drain(machine, [node]):
         with using(node, Perm.RESIZE):
             if node.read_only:

@@ -54,6 +54,7 @@ class BlockDeviceInfo:
     node_name: str
     ro: bool
     drv: str
+    active: bool = True
     backing_file: str | None = None
     backing_file_depth: int = 0
     encrypted: bool = False

@@ -26,7 +26,7 @@ class BlockDeviceTimedStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockDeviceStats:
-    """QAPI's BlockDeviceStats: counts, bytes and nanoseconds."""
+    """QAPI's BlockDeviceStats: counts, bytes and nanoseconds.  No device here has zones."""
 
     answer: ClassVar[bool] = True
     wire_names: ClassVar[dict[str, str]] = {
@@ -42,30 +42,39 @@ class BlockDeviceStats:
             *("invalid_rd_operations", "invalid_wr_operations"),
             *("invalid_flush_operations", "invalid_unmap_operations"),
             *("account_invalid", "account_failed", "timed_stats"),
+            *("zone_append_bytes", "zone_append_operations", "zone_append_merged"),
+            *("zone_append_total_time_ns", "failed_zone_append_operations"),
+            "invalid_zone_append_operations",
         )
     }
     rd_bytes: int = 0
     wr_bytes: int = 0
+    zone_append_bytes: int = 0
     unmap_bytes: int = 0
     rd_operations: int = 0
     wr_operations: int = 0
+    zone_append_operations: int = 0
     flush_operations: int = 0
     unmap_operations: int = 0
     rd_total_time_ns: int = 0
     wr_total_time_ns: int = 0
+    zone_append_total_time_ns: int = 0
     flush_total_time_ns: int = 0
     unmap_total_time_ns: int = 0
     wr_highest_offset: int = 0
     rd_merged: int = 0
     wr_merged: int = 0
+    zone_append_merged: int = 0
     unmap_merged: int = 0
     idle_time_ns: int | None = None
     failed_rd_operations: int = 0
     failed_wr_operations: int = 0
+    failed_zone_append_operations: int = 0
     failed_flush_operations: int = 0
     failed_unmap_operations: int = 0
     invalid_rd_operations: int = 0
     invalid_wr_operations: int = 0
+    invalid_zone_append_operations: int = 0
     invalid_flush_operations: int = 0
     invalid_unmap_operations: int = 0
     account_invalid: bool = False

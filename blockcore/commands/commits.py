@@ -9,7 +9,7 @@ from blockcore.graph_changes import changing_graph, root_node
 from blockcore.jobs.commit import overlay_of, start_commit
 from blockcore.jobs.mirror import start_active_commit
 from blockcore.jobs.mirror_options import DEFAULT_BUF_SIZE, MirrorOptions
-from blockcore.jobs.rules import JobOptions, check_on_error, check_ops
+from blockcore.jobs.rules import JobOptions, NewBacking, check_on_error, check_ops
 from blockcore.machine import Machine
 from blockcore.nodes.chain import chain, find_backing_image, find_base, skip_filters
 from blockcore.nodes.links import needed
@@ -33,6 +33,7 @@ async def block_commit(
     top_node: str | None = None,
     top: str | None = None,
     backing_file: str | None = None,
+    backing_mask_protocol: bool = False,
     speed: int = 0,
     on_error: BlockdevOnError = BlockdevOnError.REPORT,
     filter_node_name: str | None = None,
@@ -43,6 +44,7 @@ async def block_commit(
 
     `top` is the drive's own image if it is not given; then the job becomes
     ready, and the drive is on `base` once it is completed.
+    `backing_mask_protocol` is as for `block-stream`.
     """
     options = JobOptions(
         job_id=job_id,
@@ -63,20 +65,25 @@ async def block_commit(
         check_on_error(machine, root, on_error, "on-error")
         if not _is_active(root, image, backing_file):
             overlay_of(root, image).check_op(BlockOpType.COMMIT_TARGET)
+            backing = NewBacking(name=backing_file, mask_protocol=backing_mask_protocol)
             await start_commit(
-                machine, root, image, below, options, on_error=on_error, backing_file=backing_file
+                machine, root, image, below, options, on_error=on_error, backing=backing
             )
             return
-        mirror = MirrorOptions(
-            granularity=default_granularity(below),
-            buf_size=DEFAULT_BUF_SIZE,
-            on_source_error=on_error,
-            on_target_error=on_error,
-            base=below,
-            is_commit=True,
-        )
         options = replace(options, job_id=machine.device_of(root) if job_id is None else job_id)
-        await start_active_commit(machine, image, below, options, mirror)
+        await start_active_commit(machine, image, below, options, _mirror_to(below, on_error))
+
+
+def _mirror_to(base: BlockNode, on_error: BlockdevOnError) -> MirrorOptions:
+    """How a mirror commits everything above `base` into it."""
+    return MirrorOptions(
+        granularity=default_granularity(base),
+        buf_size=DEFAULT_BUF_SIZE,
+        on_source_error=on_error,
+        on_target_error=on_error,
+        base=base,
+        is_commit=True,
+    )
 
 
 def _is_active(root: BlockNode, image: BlockNode, backing_file: str | None) -> bool:

@@ -13,7 +13,7 @@ from blockcore.nodes.node import BlockNode
 from blockcore.nodes.null import NullNode
 from blockcore.nodes.qcow2.header import CORRUPT, DIRTY, LAZY_REFCOUNTS, ZSTD
 from blockcore.nodes.qcow2.node import Qcow2Node
-from blockcore.qapi import QmpError
+from blockcore.qapi import QmpError, Size
 from blockcore.qmp.schema import FlatUnion
 
 
@@ -52,11 +52,23 @@ class ImageInfoSpecificQCow2Wrapper(ImageInfoSpecific):
     data: ImageInfoSpecificQCow2
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageInfoSpecificFile:
+    """QAPI's: the hint is known only of a file whose file system has one (FS_IOC_FSGETXATTR)."""
+
+    extent_size_hint: Size | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageInfoSpecificFileWrapper(ImageInfoSpecific):
+    data: ImageInfoSpecificFile
+
+
 IMAGE_INFO_SPECIFIC = FlatUnion(
     "ImageInfoSpecific",
     tag="type",
     base=ImageInfoSpecific,
-    variants={"qcow2": ImageInfoSpecificQCow2Wrapper},
+    variants={"qcow2": ImageInfoSpecificQCow2Wrapper, "file": ImageInfoSpecificFileWrapper},
 )
 
 
@@ -103,7 +115,7 @@ async def image_info(
         full_backing_filename=_full_backing_filename(node),
         backing_filename_format=_backing_format(node),
         backing_image=backing,
-        format_specific=_specific(node),
+        format_specific=await _specific(node),
     )
     return info, depth
 
@@ -153,21 +165,25 @@ def _full_backing_filename(node: BlockNode) -> str | None:
         return None
 
 
-def _specific(node: BlockNode) -> ImageInfoSpecific | None:
-    """qcow2_get_specific_info."""
+async def _specific(node: BlockNode) -> ImageInfoSpecific | None:
+    """qcow2_get_specific_info, raw_get_specific_info."""
+    if isinstance(node, FileNode):
+        hint = await node.extent_size_hint()
+        data = ImageInfoSpecificFile(extent_size_hint=None if hint is None else Size(hint))
+        return ImageInfoSpecificFileWrapper(type="file", data=data)
     if not isinstance(node, Qcow2Node):
         return None
     header = node.header
     zstd = header.compression == ZSTD
     compression = Qcow2CompressionType.ZSTD if zstd else Qcow2CompressionType.ZLIB
     if header.version == 2:
-        data = ImageInfoSpecificQCow2(compat="0.10", compression_type=compression)
+        qcow2 = ImageInfoSpecificQCow2(compat="0.10", compression_type=compression)
     else:
-        data = ImageInfoSpecificQCow2(
+        qcow2 = ImageInfoSpecificQCow2(
             compat="1.1",
             lazy_refcounts=bool(header.compatible & LAZY_REFCOUNTS),
             corrupt=bool(header.incompatible & CORRUPT),
             extended_l2=False,
             compression_type=compression,
         )
-    return ImageInfoSpecificQCow2Wrapper(type="qcow2", data=data)
+    return ImageInfoSpecificQCow2Wrapper(type="qcow2", data=qcow2)

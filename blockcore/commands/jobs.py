@@ -1,11 +1,12 @@
-"""Jobs as seen from outside, and what may be asked of any of them."""
+"""What may be asked of any job."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 from blockcore.block_job import BlockJob
+from blockcore.commands.job_info import undisturbed
 from blockcore.effects import Until
 from blockcore.events import (
     BlockJobCancelled,
@@ -18,14 +19,13 @@ from blockcore.events import (
 from blockcore.job_txn import JobTxn
 from blockcore.machine import Machine
 from blockcore.qapi import (
-    BlockDeviceIoStatus,
-    JobStatus,
     JobType,
     JobVerb,
+    MirrorCopyMode,
     QapiErrorClass,
     QmpError,
 )
-from blockcore.qmp.schema import CommandTable
+from blockcore.qmp.schema import CommandTable, FlatUnion
 
 table = CommandTable()
 for _event in (
@@ -36,91 +36,27 @@ for _event in (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlockJobInfo:
-    """QAPI's BlockJobInfo: `len` and `offset` in bytes, `speed` in bytes per second.
-
-    `device` is the job's id.  `paused`: somebody wants it to pause, whatever
-    `status` says.  `busy`: it is at work right now.
-    """
-
-    answer: ClassVar[bool] = True
+class BlockJobChangeOptions:
+    id: str
     type: JobType
-    device: str
-    len: int
-    offset: int
-    busy: bool
-    paused: bool
-    speed: int
-    io_status: BlockDeviceIoStatus
-    ready: bool
-    status: JobStatus
-    auto_finalize: bool
-    auto_dismiss: bool
-    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobInfo:
-    """QAPI's JobInfo; progress in bytes, as far as it is known."""
-
-    answer: ClassVar[bool] = True
-    id: str
-    type: JobType
-    status: JobStatus
-    current_progress: int
-    total_progress: int
-    error: str | None = None
+class BlockJobChangeOptionsMirror(BlockJobChangeOptions):
+    copy_mode: MirrorCopyMode
 
 
-@table.command("query-block-jobs")
-async def query_block_jobs(machine: Machine) -> list[BlockJobInfo]:
-    """All block jobs, the newest first."""
-    await _undisturbed(machine)
-    return [
-        BlockJobInfo(
-            type=job.type,
-            device=job.id,
-            len=job.progress.total,
-            offset=job.progress.current,
-            busy=job.busy,
-            paused=job.should_pause,
-            speed=job.limit.speed,
-            io_status=job.iostatus,
-            ready=job.is_ready,
-            status=job.status,
-            auto_finalize=job.auto_finalize,
-            auto_dismiss=job.auto_dismiss,
-            error=job.error_text,
-        )
-        for job in machine.jobs
-    ]
-
-
-@table.command("query-jobs")
-async def query_jobs(machine: Machine) -> list[JobInfo]:
-    """All jobs, the newest first."""
-    await _undisturbed(machine)
-    return [
-        JobInfo(
-            id=job.id,
-            type=job.type,
-            status=job.status,
-            current_progress=job.progress.current,
-            total_progress=job.progress.total,
-            error=job.error_text,
-        )
-        for job in machine.jobs
-    ]
-
-
-async def _undisturbed(machine: Machine) -> None:
-    """Wait until no job takes its last steps, which nobody sees from outside in QEMU."""
-    await Until(lambda: not any(job.txn.finalizing for job in machine.jobs))
+BLOCK_JOB_CHANGE_OPTIONS = FlatUnion(
+    "BlockJobChangeOptions",
+    tag="type",
+    base=BlockJobChangeOptions,
+    variants={"mirror": BlockJobChangeOptionsMirror},
+)
 
 
 async def find_job(machine: Machine, job_id: str) -> BlockJob:
     """The job of that id; QmpError as job-* commands have it."""
-    await _undisturbed(machine)
+    await undisturbed(machine)
     for job in machine.jobs:
         if job.id == job_id:
             return job
@@ -247,6 +183,24 @@ async def block_job_dismiss(machine: Machine, *, id: str) -> None:
 def _dismiss(job: BlockJob) -> None:
     job.check_verb(JobVerb.DISMISS)
     job.dismiss()
+
+
+@table.command("block-job-change", boxed=True)
+async def block_job_change(
+    machine: Machine,
+    *,
+    options: Annotated[BlockJobChangeOptions, BLOCK_JOB_CHANGE_OPTIONS],
+) -> None:
+    """Let a mirror copy guests' writes before they are answered from now on.
+
+    What `type` does not have an option for is asked to change to `background`, as in QEMU.
+    """
+    job = await find_block_job(machine, options.id)
+    job.check_verb(JobVerb.CHANGE)
+    if isinstance(options, BlockJobChangeOptionsMirror):
+        job.change_copy_mode(options.copy_mode)
+    else:
+        job.change_copy_mode(MirrorCopyMode.BACKGROUND)
 
 
 @table.command("block-job-set-speed")

@@ -8,12 +8,7 @@ from blockcore.bitmap import MIN_GRANULARITY
 from blockcore.commands.bitmaps import default_granularity
 from blockcore.graph_changes import changing_graph, root_node
 from blockcore.jobs.mirror import check_to_replace, start_mirror
-from blockcore.jobs.mirror_options import (
-    DEFAULT_BUF_SIZE,
-    BackingMode,
-    MirrorCopyMode,
-    MirrorOptions,
-)
+from blockcore.jobs.mirror_options import DEFAULT_BUF_SIZE, BackingMode, MirrorOptions
 from blockcore.jobs.rules import JobOptions, check_on_error
 from blockcore.machine import Machine
 from blockcore.new_image import NewImageMode, opened_like
@@ -22,7 +17,7 @@ from blockcore.nodes.chain import backing_chain_next, skip_implicit_filters
 from blockcore.nodes.create import Backing, create_image_file
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
-from blockcore.qapi import BlockdevOnError, MirrorSyncMode, QmpError, UInt32
+from blockcore.qapi import BlockdevOnError, MirrorCopyMode, MirrorSyncMode, QmpError, UInt32
 from blockcore.qmp.schema import CommandTable
 
 table = CommandTable()

@@ -18,10 +18,10 @@ for _event in (Stop, Resume, Shutdown, Reset):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusInfo:
-    """QAPI's StatusInfo; `singlestep` is always false here."""
+    """QAPI's StatusInfo; `singlestep`, which QEMU 7.2 has, is always false here."""
 
     running: bool
-    singlestep: bool
+    singlestep: bool = False
     status: RunState
 
 
@@ -70,7 +70,7 @@ class WatchdogAction(StrEnum):
 def query_status(machine: Machine) -> StatusInfo:
     """The run state; `running` only in the state of that name."""
     vm = machine.vm
-    return StatusInfo(running=vm.running, singlestep=False, status=vm.state)
+    return StatusInfo(running=vm.running, status=vm.state)
 
 
 @table.command("query-name")

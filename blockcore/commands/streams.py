@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blockcore.graph_changes import changing_graph
-from blockcore.jobs.rules import JobOptions, check_on_error, check_ops
+from blockcore.jobs.rules import JobOptions, NewBacking, check_on_error, check_ops
 from blockcore.jobs.stream import start_stream
 from blockcore.machine import Machine
 from blockcore.nodes.chain import chain, find_backing_image
@@ -24,6 +24,7 @@ async def block_stream(
     base: str | None = None,
     base_node: str | None = None,
     backing_file: str | None = None,
+    backing_mask_protocol: bool = False,
     bottom: str | None = None,
     speed: int = 0,
     on_error: BlockdevOnError = BlockdevOnError.REPORT,
@@ -34,7 +35,8 @@ async def block_stream(
     """Copy into an image what it lacks from the images above `base`, or from all of its chain.
 
     Afterwards `base` is its backing file, or it has none.  `bottom` names the
-    lowest image that is copied instead.
+    lowest image that is copied instead.  `backing_mask_protocol` writes the
+    format `raw` into the header where the new backing file has none.
     """
     _exclude(base=base, base_node=base_node, bottom=bottom)
     async with changing_graph(machine):
@@ -58,7 +60,7 @@ async def block_stream(
                 filter_node_name=filter_node_name,
             ),
             on_error=on_error,
-            backing_file=backing_file,
+            backing=NewBacking(name=backing_file, mask_protocol=backing_mask_protocol),
         )
 
 

@@ -14,6 +14,7 @@ from blockcore.commands import (
     block_stats,
     commits,
     faults,
+    job_info,
     jobs,
     mirrors,
     run_state,
@@ -24,6 +25,7 @@ from blockcore.commands import (
 )
 from blockcore.events import BlockIoError
 from blockcore.machine import Machine
+from blockcore.qemu import Release
 from blockcore.qmp.introspect import schema_info
 from blockcore.qmp.schema import CommandTable
 from blockcore.qmp.session import NEGOTIATION
@@ -32,7 +34,7 @@ table = CommandTable()
 table.include(NEGOTIATION)
 for _part in (
     *(run_state, block_info, block_stats, block_config, faults),
-    *(jobs, streams, commits, mirrors, backups),
+    *(job_info, jobs, streams, commits, mirrors, backups),
     *(bitmaps, snapshots, transaction, volumes),
 ):
     table.include(_part.table)
@@ -57,7 +59,12 @@ class VersionInfo:
     package: str
 
 
-VERSION = VersionInfo(qemu=VersionTriple(major=7, minor=2, micro=22), package="faultline")
+def version_info(release: Release) -> VersionInfo:
+    """What a release answers to `query-version`; `package` says that it is not QEMU."""
+    major, minor, micro = release.version
+    return VersionInfo(
+        qemu=VersionTriple(major=major, minor=minor, micro=micro), package="faultline"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,17 +74,18 @@ class CommandInfo:
 
 @table.command("query-version")
 def query_version(machine: Machine) -> VersionInfo:
-    """The version of QEMU that is emulated; `package` says that it is not QEMU."""
-    return VERSION
+    """The version of QEMU whose answers are given; `package` says that it is not QEMU."""
+    return version_info(machine.qemu)
 
 
 @table.command("query-commands")
 def query_commands(machine: Machine) -> list[CommandInfo]:
     """The names of all commands."""
-    return [CommandInfo(name=command.name) for command in table]
+    absent = machine.qemu.absent
+    return [CommandInfo(name=command.name) for command in table if command.name not in absent]
 
 
 @table.command("query-qmp-schema")
 def query_qmp_schema(machine: Machine) -> list[Any]:
     """All commands, events and types, as QEMU's introspection describes its own."""
-    return schema_info(table)
+    return schema_info(table, machine.qemu.absent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from blockcore.commands.actions import ActionTable, TransactionAction
+from blockcore.commands.actions import ActionTable, TransactionAction, check_grouped
 from blockcore.drain import guests_held
 from blockcore.graph_changes import changing_graph
 from blockcore.job_txn import JobTxn
@@ -38,7 +38,14 @@ async def transaction(
     except for those on nodes that an action drains.
     """
     grouped = properties.completion_mode is ActionCompletionMode.GROUPED
-    under_way = Transaction(properties.completion_mode, JobTxn(machine) if grouped else None)
+    under_way = Transaction(
+        properties.completion_mode,
+        JobTxn(machine) if grouped else None,
+        newest_first=machine.qemu.transactions_start_newest_first,
+    )
+    if grouped and machine.qemu.grouped_actions_are_checked_first:
+        for action in wanted:
+            check_grouped(machine, action)
     async with changing_graph(machine):
         with guests_held(machine):
             async with machine.all_drained():
@@ -69,7 +76,7 @@ class AbortAction(TransactionAction):
     data: Abort
 
 
-@actions.action("abort", AbortAction, may_be_grouped=True)
+@actions.action("abort", AbortAction)
 async def _abort(machine: Machine, action: AbortAction, transaction: Transaction) -> None:
     """Fails, so that one can see how the others are undone."""
     raise QmpError("Transaction aborted using Abort action")

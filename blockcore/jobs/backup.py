@@ -10,12 +10,13 @@ from blockcore.bitmap import DirtyBitmap
 from blockcore.block_job import RETRY_NS, BlockJob
 from blockcore.effects import Until
 from blockcore.job import Completion
-from blockcore.jobs.filters import drop_filter, insert_node
+from blockcore.jobs.filters import drop_filter, insert_node, told
 from blockcore.jobs.rules import JobOptions
 from blockcore.machine import Machine
 from blockcore.nodes.abilities import cancel_in_flight
-from blockcore.nodes.block_copy import MAX_WORKERS, BlockCopy, CopyCall
+from blockcore.nodes.block_copy import BlockCopy
 from blockcore.nodes.copy_before_write import CopyBeforeWriteNode
+from blockcore.nodes.copy_call import MAX_WORKERS, CopyCall
 from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.filter_options import BlockdevOptionsCbw
 from blockcore.nodes.node import BlockNode
@@ -28,6 +29,8 @@ from blockcore.qapi import (
     QmpError,
 )
 
+INT64_MAX = (1 << 63) - 1
+
 
 class BitmapSyncMode(StrEnum):
     """When a bitmap that says what to copy forgets it."""
@@ -39,7 +42,11 @@ class BitmapSyncMode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupOptions:
-    """How to back up; `bitmap` is one of the source's.  `max_chunk` in bytes, 0 without a limit."""
+    """How to back up; `bitmap` is one of the source's.
+
+    `max_chunk` and `min_cluster_size` in bytes, 0 without a limit.
+    `discard_source`: what has been copied is discarded from the source.
+    """
 
     sync: MirrorSyncMode
     bitmap: DirtyBitmap | None = None
@@ -48,6 +55,8 @@ class BackupOptions:
     on_target_error: BlockdevOnError = BlockdevOnError.REPORT
     max_workers: int = MAX_WORKERS
     max_chunk: int = 0
+    min_cluster_size: int = 0
+    discard_source: bool = False
 
 
 class BackupJob(BlockJob):
@@ -224,7 +233,14 @@ async def create_backup(
 
     The source is drained by the caller until it is.
     """
-    copy = BlockCopy(machine, source, target)
+    _check_cluster_size(backup.min_cluster_size)
+    copy = BlockCopy(
+        machine,
+        source,
+        target,
+        min_cluster_size=backup.min_cluster_size,
+        discard_source=backup.discard_source,
+    )
     if backup.max_chunk and backup.max_chunk < copy.cluster_size:
         raise QmpError(
             f"Required max-chunk ({backup.max_chunk}) is less than backup cluster size"
@@ -232,7 +248,8 @@ async def create_backup(
         )
 
     def make(node: NodeOptions) -> CopyBeforeWriteNode:
-        return CopyBeforeWriteNode(node, machine, copy)
+        keeper = None if machine.qemu.job_filters_keep_bitmaps else source
+        return CopyBeforeWriteNode(node, machine, copy, keeper)
 
     definition = BlockdevOptionsCbw(
         driver="copy-before-write",
@@ -245,7 +262,8 @@ async def create_backup(
         source.bitmaps.create_successor(backup.bitmap)
     try:
         cbw = await insert_node(machine, source, make, definition, implicit=False)
-        source.bitmaps.add(copy.bitmap)
+        if cbw.keeper is not cbw:
+            cbw.keeper.bitmaps.add(copy.bitmap)
         return BackupJob(machine, txn, cbw, options, backup)
     except QmpError:
         if cbw is not None:
@@ -255,10 +273,19 @@ async def create_backup(
         raise
 
 
+def _check_cluster_size(size: int) -> None:
+    """In the words of bdrv_cbw_append and of block_copy_state_new."""
+    if size > INT64_MAX:
+        raise QmpError(f"min-cluster-size too large: {size} > {INT64_MAX}")
+    if size & (size - 1):
+        with told("Could not create node: Cannot create block-copy-state: "):
+            raise QmpError("min-cluster-size needs to be a power of 2")
+
+
 async def drop_backup_filter(machine: Machine, cbw: CopyBeforeWriteNode) -> None:
-    """Take the filter away, with its bitmap on the source (bdrv_cbw_drop).
+    """Take the filter away, with the bitmap of what is to be copied (bdrv_cbw_drop).
 
     An overlay of the source may be under the filter by now.
     """
     await drop_filter(machine, cbw)
-    cbw.copy.source.bitmaps.remove(cbw.copy.bitmap)
+    cbw.keeper.bitmaps.remove(cbw.copy.bitmap)

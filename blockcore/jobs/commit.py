@@ -14,7 +14,7 @@ from blockcore.graph_changes import set_read_only
 from blockcore.job import check_job_id
 from blockcore.job_txn import JobTxn
 from blockcore.jobs.filters import drop_filter, insert_filter
-from blockcore.jobs.rules import JobOptions, quietly_read_only
+from blockcore.jobs.rules import JobOptions, NewBacking, quietly_read_only
 from blockcore.machine import Machine
 from blockcore.nodes.chain import (
     FrozenChain,
@@ -48,7 +48,7 @@ class CommitJob(BlockJob):
         options: JobOptions,
         *,
         on_error: BlockdevOnError,
-        backing_file: str | None,
+        backing: NewBacking,
         base_read_only: bool,
     ) -> None:
         super().__init__(
@@ -65,7 +65,7 @@ class CommitJob(BlockJob):
         self._filter: CommitTopNode | None = None
         self._base = base
         self._on_error = on_error
-        self._backing_file = backing_file
+        self._backing = backing
         self._base_read_only = base_read_only
         self._buffer = memoryview(bytearray(CHUNK))
         self._frozen: FrozenChain | None = None
@@ -96,7 +96,7 @@ class CommitJob(BlockJob):
             await self._base.truncate(length)
         offset = delay_ns = 0
         while offset < length:
-            await self.sleep(delay_ns)
+            await self.sleep_for_limit(delay_ns)
             if self.is_cancelled:
                 return
             operation, copied, done = IoOperationType.READ, False, 0
@@ -104,7 +104,14 @@ class CommitJob(BlockJob):
                 copied, done = await is_allocated_above(
                     self._top, self._base, offset, min(CHUNK, length - offset)
                 )
-                if copied:
+                zero = False
+                if copied and self._machine.qemu.commits_write_zeroes:
+                    extent = await self._top.block_status(offset, done)
+                    zero, done = extent.zero, extent.length
+                if zero:
+                    operation = IoOperationType.WRITE
+                    await self._base.zero(offset, done, may_unmap=True)
+                elif copied:
                     part = self._buffer[:done]
                     await self._top.pread(offset, part)
                     operation = IoOperationType.WRITE
@@ -165,8 +172,7 @@ class CommitJob(BlockJob):
         if read_only := image.read_only:
             await set_read_only(self._machine, image, False)
         try:
-            name = self._backing_file or self._base.filename
-            await image.set_backing(name, self._base.driver)
+            await image.set_backing(*self._backing.of(self._base))
         finally:
             if read_only:
                 await quietly_read_only(self._machine, image)
@@ -197,7 +203,7 @@ async def start_commit(
     options: JobOptions,
     *,
     on_error: BlockdevOnError,
-    backing_file: str | None,
+    backing: NewBacking,
 ) -> None:
     """Start committing `top`, which is under `root`, into `base` (commit_start); QmpError."""
     check_job_id(machine, machine.device_of(root) if options.job_id is None else options.job_id)
@@ -219,7 +225,7 @@ async def start_commit(
             base,
             options,
             on_error=on_error,
-            backing_file=backing_file,
+            backing=backing,
             base_read_only=base_read_only,
         )
         commit_top = await insert_filter(machine, top, make, definition, read_only=True)

@@ -85,7 +85,7 @@ class MirrorJob(MirrorWork):
         drain = Drain(machine, [top])
         drain.begin()
         await drain.settled()
-        source.bitmaps.remove(self.bitmap)
+        self.keeper.bitmaps.remove(self.bitmap)
         self.remove_node(target)
         top.stopped = True
         done = failed or await self._set_backing()
@@ -96,6 +96,8 @@ class MirrorJob(MirrorWork):
         self.remove_nodes()
         await remove_filter(machine, top)
         machine.graph.refresh_filenames()
+        if failed and self.mirror.base_read_only:
+            await quietly_read_only(machine, target)
         drain.end()
         self.end_drain()
         machine.concerns_changed()
@@ -195,7 +197,7 @@ async def start_mirror(
             machine.graph.refresh_filenames()
             raise
         # Before the section ends: nothing is written that is not marked.
-        source.bitmaps.add(job.bitmap)
+        job.keeper.bitmaps.add(job.bitmap)
     machine.concerns_changed()
     job.start()
 
@@ -212,6 +214,8 @@ async def start_active_commit(
     if read_only:
         await set_read_only(machine, base, False)
     try:
+        restores = read_only and machine.qemu.failed_commits_restore_base
+        mirror = replace(mirror, base_read_only=restores)
         await start_mirror(machine, top, base, options, mirror)
     except QmpError:
         if read_only:

@@ -6,17 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from blockcore.nodes.node import BlockNode
-from blockcore.qapi import BlockdevOnError
+from blockcore.qapi import BlockdevOnError, MirrorCopyMode
 
 DEFAULT_BUF_SIZE = 16 << 20
 """How much is in memory at most, in bytes."""
-
-
-class MirrorCopyMode(StrEnum):
-    """When guests' writes reach the target: some time later, or before they are answered."""
-
-    BACKGROUND = "background"
-    WRITE_BLOCKING = "write-blocking"
 
 
 class BackingMode(StrEnum):
@@ -33,7 +26,8 @@ class MirrorOptions:
 
     Everything above `base` is copied (None: all of the chain), with
     `is_none_mode` only what is written from now on.  `zero_target`: what is
-    not copied has to be made zero.
+    not copied has to be made zero.  `base_read_only`: if the job fails, the
+    target is to be read-only again.
     """
 
     granularity: int
@@ -48,3 +42,4 @@ class MirrorOptions:
     copy_mode: MirrorCopyMode = MirrorCopyMode.BACKGROUND
     replaces: str | None = None
     is_commit: bool = False
+    base_read_only: bool = False

@@ -13,12 +13,12 @@ from blockcore.drain import Drain
 from blockcore.job_driver import not_completable
 from blockcore.job_txn import JobTxn
 from blockcore.jobs.mirror_active import ActiveWrites
-from blockcore.jobs.mirror_copy import MAX_ZERO_BYTES, Copier
-from blockcore.jobs.mirror_options import MirrorCopyMode, MirrorOptions
+from blockcore.jobs.mirror_copy import Copier
+from blockcore.jobs.mirror_init import find_out_what_to_copy
+from blockcore.jobs.mirror_options import MirrorOptions
 from blockcore.jobs.rules import JobOptions
 from blockcore.machine import Machine
-from blockcore.nodes.abilities import cancel_in_flight, zeroes_with_unmap
-from blockcore.nodes.chain import is_allocated_above
+from blockcore.nodes.abilities import cancel_in_flight
 from blockcore.nodes.mirror_top import MirrorTopNode
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import Perm
@@ -27,6 +27,7 @@ from blockcore.qapi import (
     BlockErrorAction,
     IoOperationType,
     JobType,
+    MirrorCopyMode,
     QmpError,
 )
 from blockcore.ratelimit import SLICE_NS
@@ -35,8 +36,8 @@ from blockcore.ratelimit import SLICE_NS
 class MirrorWork(BlockJob):
     """The work of a mirror; `MirrorJob` has its end.
 
-    `bitmap`, on the source, says what differs.  `failure` is the error that
-    ends the job once what is on its way has ended.
+    `bitmap` says what differs; it belongs to `keeper`, the source or the filter.
+    `failure` is the error that ends the job once what is on its way has ended.
     """
 
     type = JobType.MIRROR
@@ -51,7 +52,10 @@ class MirrorWork(BlockJob):
     ) -> None:
         if mirror.is_commit:
             self.type = JobType.COMMIT  # type: ignore[misc]  # what users have always seen
+        else:
+            self.actively_synced = False
         self.mirror = mirror
+        self.copy_mode = mirror.copy_mode
         self.machine = machine
         self.top = top
         self.source = top.below
@@ -64,7 +68,9 @@ class MirrorWork(BlockJob):
         self._last_drain: Drain | None = None
         self._replaced: BlockNode | None = None
         self.bitmap = DirtyBitmap(self.source.size, mirror.granularity)
-        if mirror.copy_mode is MirrorCopyMode.WRITE_BLOCKING:
+        self.keeper = top if machine.qemu.job_filters_keep_bitmaps else self.source
+        top.copies = mirror.copy_mode is MirrorCopyMode.WRITE_BLOCKING
+        if top.copies or self.keeper is top:
             self.bitmap.enabled = False
             top.marks = self.bitmap
         self._copier: Copier | None = None
@@ -87,7 +93,7 @@ class MirrorWork(BlockJob):
 
     def _copies_writes(self) -> bool:
         """Whether guests' writes go to the target as well."""
-        blocking = self.mirror.copy_mode is MirrorCopyMode.WRITE_BLOCKING
+        blocking = self.copy_mode is MirrorCopyMode.WRITE_BLOCKING
         return blocking and self.failure is None and not self.is_cancelled
 
     async def run(self) -> None:
@@ -120,7 +126,7 @@ class MirrorWork(BlockJob):
             await self._mirror_nothing()
             return
         if not self.mirror.is_none_mode:
-            await self._find_out_what_to_copy()
+            await find_out_what_to_copy(self._copier, self.mirror, self._go_on)
         if not self.is_cancelled:
             self._active = self.top.job = ActiveWrites(
                 self.copier,
@@ -139,41 +145,18 @@ class MirrorWork(BlockJob):
 
     async def _mirror_nothing(self) -> None:
         await self.become_ready()
+        self._synced(True)
         while not self.cancel_requested and not self.should_complete:
             await self.wait()
 
-    async def _find_out_what_to_copy(self) -> None:
-        """mirror_dirty_init: what is zero in the source is made zero by one request, if it can."""
-        size, target = self.source.size, self.target
-        if self.mirror.zero_target:
-            if not (target.options.discard_unmap and zeroes_with_unmap(target)):
-                self.bitmap.set(0, size)
-                return
-            for offset in range(0, size, MAX_ZERO_BYTES):
-                await self._throttle()
-                if self.is_cancelled:
-                    return
-                self.copier.zero(offset, min(MAX_ZERO_BYTES, size - offset))
-            await self.copier.ops.all_end()
-        offset = 0
-        while offset < size:
-            await self._throttle()
-            if self.is_cancelled:
-                return
-            there, known = await is_allocated_above(
-                self.source, self.mirror.base, offset, min(MAX_ZERO_BYTES, size - offset)
-            )
-            if there:
-                self.bitmap.set(offset, known)
-            offset += known
-
-    async def _throttle(self) -> None:
+    async def _go_on(self) -> bool:
         now_ns = self._host.clock.monotonic_ns()
         if now_ns - self._last_pause_ns > SLICE_NS:
             self._last_pause_ns = now_ns
             await self.sleep(0)
         else:
             await self.pause_point()
+        return not self.is_cancelled
 
     async def _mirror(self) -> None:
         """The main loop of mirror_run; at its end the source is drained, if all is well."""
@@ -201,6 +184,8 @@ class MirrorWork(BlockJob):
                     if not await self._flush():
                         continue
                     await self.become_ready()
+                if self.copy_mode is MirrorCopyMode.WRITE_BLOCKING:
+                    self._synced(True)
                 should_complete = self.should_complete or self.cancel_requested
                 dirty = self.bitmap.count
             if not dirty and should_complete and await self._in_sync():
@@ -209,7 +194,10 @@ class MirrorWork(BlockJob):
                 delay_ns = 0 if copier.ops.own or dirty else SLICE_NS
             if self._ignored:
                 delay_ns, self._ignored = max(delay_ns, RETRY_NS), False
-            await self.sleep(delay_ns)
+            if self.is_ready and not should_complete:
+                await self.sleep(delay_ns)
+            else:
+                await self.sleep_for_limit(delay_ns)
             self._last_pause_ns = self._host.clock.monotonic_ns()
 
     def _may_iterate(self) -> bool:
@@ -248,6 +236,7 @@ class MirrorWork(BlockJob):
 
     def _failed(self, operation: IoOperationType, exc: OSError) -> None:
         """Apply the policy of the side that has failed."""
+        self._synced(False)
         reading = operation is IoOperationType.READ
         policy = self.mirror.on_source_error if reading else self.mirror.on_target_error
         action = self.error_action(policy, operation, exc.errno or errno.EIO)
@@ -255,6 +244,26 @@ class MirrorWork(BlockJob):
             self.failure = self.failure or exc
         elif action is BlockErrorAction.IGNORE:
             self._ignored = True
+
+    def _synced(self, synced: bool) -> None:
+        if self.actively_synced is not None:
+            self.actively_synced = synced
+
+    def change_copy_mode(self, mode: MirrorCopyMode) -> None:
+        """From `background` to `write-blocking`, which is all that QEMU can (mirror_change).
+
+        Writes under way are marked when they end; from now on the filter does both.
+        """
+        if self.mirror.is_commit:
+            super().change_copy_mode(mode)
+        if mode is self.copy_mode:
+            return
+        if mode is not MirrorCopyMode.WRITE_BLOCKING:
+            raise QmpError(f"Change to copy mode '{mode}' is not implemented")
+        assert self.keeper is self.top, "the filter marks what it does not copy"
+        self.copy_mode = mode
+        self.top.copies = True
+        self.machine.concerns_changed()
 
     async def on_pause(self) -> None:
         if self._copier is not None:

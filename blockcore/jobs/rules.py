@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from blockcore.graph_changes import set_read_only
 from blockcore.machine import Machine
+from blockcore.nodes.flat_options import FORMATS
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.qapi import BlockdevOnError, QmpError
@@ -22,6 +23,23 @@ class JobOptions:
     auto_finalize: bool = True
     auto_dismiss: bool = True
     filter_node_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewBacking:
+    """What a job writes into the header of an image that comes to be on another one.
+
+    `name` None: the file name of that one.  `mask_protocol`: call it `raw` if
+    it has no format of its own.
+    """
+
+    name: str | None = None
+    mask_protocol: bool = False
+
+    def of(self, node: BlockNode) -> tuple[str, str]:
+        """The name and the format for `node`."""
+        masked = self.mask_protocol and node.driver not in FORMATS
+        return self.name or node.filename, "raw" if masked else node.driver
 
 
 def check_on_error(machine: Machine, node: BlockNode, policy: BlockdevOnError, name: str) -> None:

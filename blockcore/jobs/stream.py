@@ -13,7 +13,7 @@ from blockcore.drain import Drain
 from blockcore.graph_changes import set_read_only
 from blockcore.job_txn import JobTxn
 from blockcore.jobs.filters import drop_filter, insert_node, told
-from blockcore.jobs.rules import JobOptions, quietly_read_only
+from blockcore.jobs.rules import JobOptions, NewBacking, quietly_read_only
 from blockcore.machine import Machine
 from blockcore.nodes.chain import (
     FrozenChain,
@@ -79,7 +79,7 @@ class StreamJob(BlockJob):
         options: JobOptions,
         *,
         on_error: BlockdevOnError,
-        backing_file: str | None,
+        backing: NewBacking,
         target_read_only: bool,
         frozen: FrozenChain,
     ) -> None:
@@ -97,7 +97,7 @@ class StreamJob(BlockJob):
         self._target = extent.target
         self._extent = extent
         self._on_error = on_error
-        self._backing_file = backing_file
+        self._backing = backing
         self._target_read_only = target_read_only
         self._frozen = frozen
         try:
@@ -117,7 +117,7 @@ class StreamJob(BlockJob):
         first_error: OSError | None = None
         offset = delay_ns = 0
         while offset < length:
-            await self.sleep(delay_ns)
+            await self.sleep_for_limit(delay_ns)
             if self.is_cancelled:
                 break
             delay_ns, copied, done = 0, False, 0
@@ -206,12 +206,12 @@ class StreamJob(BlockJob):
         if base is None:
             await target.set_backing(None, None)
         else:
-            await target.set_backing(self._backing_file or base.filename, base.driver)
+            await target.set_backing(*self._backing.of(base))
 
     async def clean(self) -> None:
         self._frozen.thaw()
         await self._drop_filter()
-        if self._target_read_only:
+        if self._target_read_only and self._machine.qemu.streams_restore_read_only:
             self.keep_blocked(self._target, Perm.CONSISTENT_READ)
             await quietly_read_only(self._machine, self._target)
 
@@ -230,7 +230,7 @@ async def start_stream(
     options: JobOptions,
     *,
     on_error: BlockdevOnError,
-    backing_file: str | None,
+    backing: NewBacking,
 ) -> None:
     """Start streaming (stream_start); QmpError, and nothing has changed."""
     extent = Extent(target, base, bottom)
@@ -258,7 +258,7 @@ async def start_stream(
             extent,
             options,
             on_error=on_error,
-            backing_file=backing_file,
+            backing=backing,
             target_read_only=read_only,
             frozen=frozen,
         )

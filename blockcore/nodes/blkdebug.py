@@ -39,6 +39,7 @@ class BlkdebugNode(FilterNode):
 
     driver = "blkdebug"
     filters = "image"
+    passes_fua = True
 
     def __init__(
         self,

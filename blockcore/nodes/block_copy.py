@@ -7,6 +7,7 @@ same cluster wait for the outcome.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
@@ -15,16 +16,14 @@ from blockcore.bitmap import DirtyBitmap
 from blockcore.clock import Clock
 from blockcore.effects import Until
 from blockcore.nodes.chain import backing_chain_next, is_allocated_above
+from blockcore.nodes.copy_call import CopyCall
 from blockcore.nodes.copy_data import Concerned, DataCopier, SourceError
 from blockcore.nodes.node import BlockNode
-from blockcore.ratelimit import RateLimit
 
 MIN_CLUSTER = 64 << 10
 
 MAX_CHUNK = 1 << 20
 """How much one task copies, unless clusters are larger (BLOCK_COPY_MAX_BUFFER)."""
-
-MAX_WORKERS = 64
 
 
 class CopyHost(Concerned, Protocol):
@@ -44,49 +43,6 @@ class Meter(Protocol):
         """So much more is done."""
 
 
-class CopyCall:
-    """One wish to have a range copied; offsets in bytes.
-
-    `error` is the first that was met, and `error_is_read` which side it was.
-    """
-
-    def __init__(
-        self, offset: int, end: int, *, max_workers: int = MAX_WORKERS, max_chunk: int = 0
-    ) -> None:
-        self.offset = offset
-        self.end = end
-        self.max_workers = max_workers
-        self.max_chunk = max_chunk
-        self.limit: RateLimit | None = None
-        self.cancelled = False
-        self.finished = False
-        self.error: OSError | None = None
-        self.error_is_read = False
-        self.running = 0
-        self._woken = False
-
-    def cancel(self) -> None:
-        """Begin nothing more; what has begun goes on to its end."""
-        self.cancelled = True
-        self.wake()
-
-    def wake(self) -> None:
-        """Do not sleep any longer: the speed limit is another."""
-        self._woken = True
-
-    def over(self) -> bool:
-        """Whether nothing more is to be begun."""
-        return self.cancelled or self.error is not None
-
-    def is_finished(self) -> bool:
-        return self.finished
-
-    async def sleep(self, deadline_ns: int) -> None:
-        """Not for one that is cancelled: nobody wakes it any more (in QEMU it sleeps)."""
-        self._woken = self.cancelled
-        await Until(lambda: self._woken, deadline_ns)
-
-
 class _Task:
     """A part on its way."""
 
@@ -102,20 +58,29 @@ class BlockCopy:
     """The state that all calls on one pair of nodes share.
 
     `skip_unallocated`: what is not in the top image of the source is not
-    copied, and found out on the way.
+    copied, and found out on the way.  `discard_source`: what has been copied is
+    not needed any more.
     """
 
     def __init__(
-        self, host: CopyHost, source: BlockNode, target: BlockNode, meter: Meter | None = None
+        self,
+        host: CopyHost,
+        source: BlockNode,
+        target: BlockNode,
+        meter: Meter | None = None,
+        *,
+        min_cluster_size: int = 0,
+        discard_source: bool = False,
     ) -> None:
         self.source = source
         self.target = target
-        self.cluster_size = max(MIN_CLUSTER, target.cluster_size or 0)
+        self.cluster_size = max(MIN_CLUSTER, min_cluster_size, target.cluster_size or 0)
         self.bitmap = DirtyBitmap(source.size, self.cluster_size)
         self.bitmap.enabled = False
         self.bitmap.set(0, source.size)
         self.meter = meter
         self.skip_unallocated = False
+        self.discard_source = discard_source
         self._host = host
         self._tasks: list[_Task] = []
         self._in_flight_bytes = 0
@@ -247,6 +212,10 @@ class BlockCopy:
         if self.meter is not None:
             self.meter.update(task.end - task.offset)
         self._end(task)
+        if self.discard_source:
+            # Whether it works is nobody's affair (block_copy_task_entry).
+            with contextlib.suppress(OSError):
+                await self.source.discard(task.offset, task.end - task.offset)
 
     async def _copy(self, task: _Task) -> None:
         offset, length = task.offset, task.end - task.offset

@@ -8,24 +8,40 @@ from __future__ import annotations
 
 from blockcore.bitmap import DirtyBitmap
 from blockcore.gate import EVERYWHERE
-from blockcore.nodes.block_copy import BlockCopy, CopyCall
+from blockcore.nodes.block_copy import BlockCopy
+from blockcore.nodes.copy_call import CopyCall
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import NodeOptions, Surroundings
 from blockcore.nodes.filter import FilterNode
+from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import ALL, Pair, Perm, filtered_child
 
 
 class CopyBeforeWriteNode(FilterNode):
-    """A copy that fails fails the guest's write; the backup itself hears nothing of that."""
+    """A copy that fails fails the guest's write; the backup itself hears nothing of that.
+
+    `keeper` is the node that the bitmap of what is to be copied belongs to:
+    the source, or None for the filter itself.
+    """
 
     driver = "copy-before-write"
     filters = "file"
+    passes_fua = True
     of_job = True
 
-    def __init__(self, options: NodeOptions, around: Surroundings, copy: BlockCopy) -> None:
+    def __init__(
+        self,
+        options: NodeOptions,
+        around: Surroundings,
+        copy: BlockCopy,
+        keeper: BlockNode | None = None,
+    ) -> None:
         super().__init__(options, around, copy.source)
         self.children["target"] = copy.target
         self.copy = copy
+        self.keeper = self if keeper is None else keeper
+        if self.keeper is self:
+            self.bitmaps.add(copy.bitmap)
         self._done = DirtyBitmap(copy.source.size, copy.cluster_size)
         access = DirtyBitmap(copy.source.size, copy.cluster_size)
         access.set(0, access.size)
@@ -43,8 +59,10 @@ class CopyBeforeWriteNode(FilterNode):
         needs, shares = filtered_child(perm, shared)
         if not self.parents:
             return needs, shares
-        if perm & Perm.WRITE:
+        if self._around.qemu.backups_read_below or perm & Perm.WRITE:
             needs |= Perm.CONSISTENT_READ
+        if self.copy.discard_source:
+            needs |= Perm.WRITE
         return needs, shares & ~(Perm.WRITE | Perm.RESIZE)
 
     async def do_pwrite(self, offset: int, buf: memoryview) -> None:

@@ -19,6 +19,7 @@ class CopyOnReadNode(FilterNode):
 
     driver = "copy-on-read"
     filters = "file"
+    passes_fua = True
     of_job = True
 
     def __init__(

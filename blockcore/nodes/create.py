@@ -118,9 +118,9 @@ async def _existing(
         node = await make_node(options, effective, around, graph.path, child)
         await node.do_open()
     except QmpError as exc:
+        text = around.qemu.not_created
         raise QmpError(
-            f"Protocol driver '{protocol_of(filename)}' does not support image creation,"
-            f" and opening the image failed: {exc.desc}"
+            text.format(driver=protocol_of(filename), reason=exc.desc)
         ) from None
     try:
         if size > node.size:

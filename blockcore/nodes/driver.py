@@ -20,12 +20,14 @@ from blockcore.events import Event
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.options import BlockdevOptions
 from blockcore.qapi import BlockdevDetectZeroesOptions, QmpError
+from blockcore.qemu import Release
 
 
 class Surroundings(Protocol):
     """What a node needs of its machine."""
 
     clock: Clock
+    qemu: Release
 
     def region(self) -> AbstractContextManager[object]:
         """Hold the big lock: for threads that do not have it."""
@@ -77,6 +79,13 @@ class BlockDriver:
 
     zeroes_unmap: ClassVar[bool] = False
     """Whether write-zeroes can deallocate, of those that write to no child."""
+
+    passes_fua: ClassVar[bool] = False
+    """Whether a write with FUA is passed on with it (of `supported_write_flags`)."""
+
+    def writes_through(self) -> bool:
+        """Whether the driver itself sees to it that a write with FUA is stable."""
+        return False
 
     async def do_open(self) -> None:
         """Acquire what the driver needs and set `size`; raises OSError or QmpError."""

@@ -40,7 +40,8 @@ class MirrorTopNode(FilterNode):
     """`job` is there while the mirror works; `stopped` when it needs the source no more.
 
     `marks` is the job's bitmap if the source does not keep it itself: what
-    does not go to the target at once is marked there.
+    does not go to the target at once is marked there.  `copies` is set from
+    when the job may want writes to go there.
     """
 
     driver = "mirror_top"
@@ -50,6 +51,7 @@ class MirrorTopNode(FilterNode):
 
     job: Active | None = None
     marks: DirtyBitmap | None = None
+    copies = False
     stopped = False
     is_commit = False
 
@@ -104,6 +106,8 @@ class MirrorTopNode(FilterNode):
 
     def do_direct(self) -> Direct | None:
         direct = super().do_direct()
-        if direct is not None and self.marks is not None:
+        if direct is not None and self.copies:
             direct.write_gate = EVERYWHERE
+        elif direct is not None and self.marks is not None:
+            direct.bitmaps.append((self.marks, 0))
         return direct

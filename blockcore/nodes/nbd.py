@@ -128,6 +128,7 @@ class NbdNode(BlockNode):
             "zero": first.can_zero(),
             "trim": first.can_trim(),
             "flush": first.can_flush(),
+            "fua": first.can_fua(),
             "extents": first.can_meta_context(nbd.CONTEXT_BASE_ALLOCATION),
         }
         self._server_read_only = first.is_read_only()
@@ -223,6 +224,9 @@ class NbdNode(BlockNode):
     async def do_discard(self, offset: int, length: int) -> None:
         if self._can["trim"]:
             await Call(self._request, lambda handle: handle.trim(length, offset))
+
+    def writes_through(self) -> bool:
+        return self._can["fua"]
 
     async def do_flush(self) -> None:
         if self._can["flush"]:

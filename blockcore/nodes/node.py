@@ -119,8 +119,9 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
     async def pwrite(self, offset: int, buf: memoryview, *, fua: bool = False) -> None:
         """Write `buf` at `offset`; with `fua` it is on stable storage on return.
 
-        Drivers know no FUA, so that a flush of this node follows the write,
-        as bdrv_driver_pwritev emulates it.
+        A flush follows then: of this node (bdrv_driver_pwritev emulates it),
+        or only of the one whose driver takes care of FUA, past the rules of
+        those that pass it on.
         """
         zeroes = self.options.detect_zeroes
         if zeroes is not BlockdevDetectZeroesOptions.OFF and is_zero(buf):
@@ -135,7 +136,17 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
                     await self.requests.settled(request)
                 await self._pwrite(offset, buf)
         if fua:
-            await self.flush()
+            await self._flush_written()
+
+    async def _flush_written(self) -> None:
+        node: BlockNode | None = self
+        while node is not None and node.passes_fua:
+            node = node.file or node.filtered
+        await (node if node is not None and node.writes_through() else self).write_through()
+
+    async def write_through(self) -> None:
+        """Make the write with FUA stable that has just been carried out here."""
+        await self.flush()
 
     async def _pwrite(self, offset: int, buf: memoryview) -> None:
         length = len(buf)

@@ -42,6 +42,12 @@ class NullNode(BlockNode):
     async def do_pwrite(self, offset: int, buf: memoryview) -> None:
         await self._take_time()
 
+    def writes_through(self) -> bool:
+        return True
+
+    async def write_through(self) -> None:
+        """Nothing is kept, and the write itself has taken its time."""
+
     async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
         await self._take_time()
 

@@ -271,12 +271,16 @@ def check_node_name(name: str) -> None:
         raise QmpError("Node name too long")
 
 
-def parse_blockdev_options(value: Any, *, keyval: bool = False) -> BlockdevOptions:
+def parse_blockdev_options(
+    value: Any, *, keyval: bool = False, absent: frozenset[str] = frozenset()
+) -> BlockdevOptions:
     """Check a whole definition (an object as `blockdev-add` takes it).
 
-    With `keyval` its scalars are strings, as `-blockdev` gives them.  QmpError
-    in QEMU's words; whether nodes named in it exist is for the graph to say.
+    With `keyval` its scalars are strings, as `-blockdev` gives them.  Members
+    in `absent` are not known (`qemu.Release.absent`).  QmpError in QEMU's words;
+    whether nodes named in it exist is for the graph to say.
     """
-    options = parse(Annotated[BlockdevOptions, BLOCKDEV_OPTIONS], value, keyval=keyval)
+    annotation = Annotated[BlockdevOptions, BLOCKDEV_OPTIONS]
+    options = parse(annotation, value, keyval=keyval, absent=absent)
     assert isinstance(options, BlockdevOptions)
     return options

@@ -26,6 +26,7 @@ class RawNode(BlockNode):
     """
 
     driver = "raw"
+    passes_fua = True
 
     def __init__(
         self,

@@ -18,7 +18,8 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
 
-from blockcore.qmp.qapitypes import Alternate, FlatUnion, Member, Struct
+from blockcore.qmp.members import Member, present
+from blockcore.qmp.qapitypes import Alternate, FlatUnion, Struct
 from blockcore.qmp.schema import Command, CommandTable
 from blockcore.qmp.visitor import INT, Array, Builtin, Enumeration, QapiType, Unsigned
 
@@ -26,10 +27,15 @@ SchemaInfo = dict[str, Any]
 """One entry, as it goes on the wire."""
 
 
-def schema_info(table: CommandTable) -> list[SchemaInfo]:
-    """Everything a client can know about `table`; entries are new, the caller's to keep."""
-    types = _Types()
-    entries = [_command(command, types) for command in table]
+def schema_info(
+    table: CommandTable, absent: frozenset[str] = frozenset()
+) -> list[SchemaInfo]:
+    """Everything a client can know about `table`; entries are new, the caller's to keep.
+
+    What is in `absent` is not there (`qemu.Release.absent`).
+    """
+    types = _Types(absent)
+    entries = [_command(command, types) for command in table if command.name not in absent]
     for name, cls in table.events.items():
         entries.append({"name": name, "meta-type": "event", "arg-type": types.name(Struct(cls))})
     return entries + types.entries()
@@ -57,7 +63,8 @@ class _Types:
     Describing a type names the types of its members, which may be itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, absent: frozenset[str]) -> None:
+        self._absent = absent
         self._names: dict[Hashable, str] = {}
         self._numbered = 0
         self._undescribed: deque[tuple[str, Callable[[], SchemaInfo]]] = deque()
@@ -112,14 +119,18 @@ class _Types:
             choices = [{"type": self.name(choice)} for choice in tp.choices.values()]
             return {"meta-type": "alternate", "members": choices}
         assert isinstance(tp, FlatUnion), tp
+        gone = tp.variants.keys() - tp.present_variants(self._absent)
         variants = [
             {"case": value, "type": self.object(tp.own_members(value), tp.variants.get(value))}
             for value in tp.tag_values
+            if value not in gone
         ]
-        return self._object(tp.members) | {"tag": tp.tag, "variants": variants}
+        common = tp.present_members(self._absent)
+        return self._object(common) | {"tag": tp.tag, "variants": variants}
 
     def _object(self, members: tuple[Member, ...]) -> SchemaInfo:
-        return {"meta-type": "object", "members": [self._member(member) for member in members]}
+        shown = [self._member(member) for member in present(members, self._absent)]
+        return {"meta-type": "object", "members": shown}
 
     def _member(self, member: Member) -> SchemaInfo:
         return {

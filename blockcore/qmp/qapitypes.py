@@ -37,7 +37,8 @@ from enum import StrEnum
 from functools import cache, cached_property
 from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
 
-from blockcore.qapi import QmpError, Size, UInt32, UInt64
+from blockcore.qapi import Size, UInt32, UInt64
+from blockcore.qmp.members import Member, origin_of, refuse_others, visit_members, wire_name_of
 from blockcore.qmp.visitor import (
     ANY,
     BOOL,
@@ -66,14 +67,22 @@ _SCALARS: Final[dict[Any, QapiType]] = {
 }
 
 
-def parse(tp: Any, value: Any, name: str = "", *, keyval: bool = False) -> Any:
+def parse(
+    tp: Any,
+    value: Any,
+    name: str = "",
+    *,
+    keyval: bool = False,
+    absent: frozenset[str] = frozenset(),
+) -> Any:
     """Check `value` against the annotation `tp` and return it as Python sees it.
 
     `name` is the path of the value in error messages.  With `keyval` every
-    scalar is a string, as on a command line.  Raises QmpError in QEMU's words:
-    the first offending member in order of declaration, unknown members last.
+    scalar is a string, as on a command line.  Members in `absent`
+    (`qemu.Release.absent`) are not known.  Raises QmpError in QEMU's words: the
+    first offending member in order of declaration, unknown members last.
     """
-    return qapi_type(tp).visit(value, Name(name, name.rpartition(".")[2], keyval))
+    return qapi_type(tp).visit(value, Name(name, name.rpartition(".")[2], keyval, absent))
 
 
 @cache
@@ -103,38 +112,6 @@ def _anonymous_alternate(choices: list[Any]) -> Alternate:
     return Alternate("Or".join(name[0].upper() + name[1:] for name in names), *choices)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Member:
-    """A member of a struct, an event, or of a command's arguments."""
-
-    python_name: str
-    wire_name: str
-    type: QapiType
-    optional: bool
-
-
-def visit_members(members: tuple[Member, ...], value: Any, name: Name) -> dict[str, Any]:
-    """Visit those of `members` that `value` has; keys of the result are Python names."""
-    if type(value) is not dict:
-        raise name.type_error("object")
-    result = {}
-    for member in members:
-        inner = name.member(member.wire_name)
-        if member.wire_name in value:
-            result[member.python_name] = member.type.visit(value[member.wire_name], inner)
-        elif not member.optional:
-            raise QmpError(f"Parameter '{inner.full}' is missing")
-    return result
-
-
-def refuse_others(members: tuple[Member, ...], value: dict[str, Any], name: Name) -> None:
-    """Raise QmpError if `value` has a member that is none of `members`."""
-    known = {member.wire_name for member in members}
-    for key in value:
-        if key not in known:
-            raise QmpError(f"Parameter '{name.member(key).full}' is unexpected")
-
-
 class Struct(QapiType):
     """A dataclass.
 
@@ -159,6 +136,7 @@ class Struct(QapiType):
                 wire_name_of(self.cls, field.name),
                 qapi_type(hints[field.name]),
                 optional=field.default is None if answer else _has_default(field),
+                origin=origin_of(self.cls, field.name),
             )
             for field in dataclasses.fields(self.cls)
         )
@@ -229,15 +207,31 @@ class FlatUnion(QapiType):
     @cached_property
     def members(self) -> tuple[Member, ...]:
         """The common ones, with the tag's type an enum in any case."""
+        return self._common_members(self.variants)
+
+    def present_members(self, absent: frozenset[str]) -> tuple[Member, ...]:
+        """`members`, without the values of the tag whose variants are in `absent`."""
+        present_variants = self.present_variants(absent)
+        if len(present_variants) == len(self.variants):
+            return self.members
+        return self._common_members(present_variants)
+
+    def _common_members(self, variants: Mapping[str, Any]) -> tuple[Member, ...]:
         members = Struct(self.base).members
         assert self.tag in {member.wire_name for member in members}
-        values = Enumeration(f"{self.name}Tag", {value: value for value in self.variants})
+        values = Enumeration(f"{self.name}Tag", {value: value for value in variants})
         return tuple(
             dataclasses.replace(member, type=values)
             if member.wire_name == self.tag and member.type is STR
             else member
             for member in members
         )
+
+    def present_variants(self, absent: frozenset[str]) -> dict[str, Any]:
+        """`variants` without those whose type is in `absent`."""
+        return {
+            value: cls for value, cls in self.variants.items() if cls.__name__ not in absent
+        }
 
     @property
     def tag_values(self) -> list[str]:
@@ -262,9 +256,3 @@ class FlatUnion(QapiType):
 @cache
 def _members(cls: Any) -> tuple[Member, ...]:
     return Struct(cls).members
-
-
-def wire_name_of(owner: Any, python_name: str) -> str:
-    """What `owner` (a dataclass) calls its field `python_name` on the wire."""
-    names: Mapping[str, str] = getattr(owner, "wire_names", {})
-    return names.get(python_name) or python_name.replace("_", "-")

@@ -30,17 +30,8 @@ from functools import cached_property
 from typing import Any, Final, TypeVar, get_type_hints
 
 from blockcore.qapi import QmpError
-from blockcore.qmp.qapitypes import (
-    Alternate,
-    FlatUnion,
-    Member,
-    Struct,
-    parse,
-    qapi_type,
-    refuse_others,
-    visit_members,
-    wire_name_of,
-)
+from blockcore.qmp.members import Member, origin_of, refuse_others, visit_members, wire_name_of
+from blockcore.qmp.qapitypes import Alternate, FlatUnion, Struct, parse, qapi_type
 from blockcore.qmp.visitor import Name, Null, QapiType
 
 __all__ = [
@@ -51,6 +42,7 @@ __all__ = [
     "Member",
     "Null",
     "Struct",
+    "Wire",
     "parse",
     "qapi_type",
     "to_wire",
@@ -85,6 +77,7 @@ class Command:
                 self.wire_names(parameter.name),
                 qapi_type(self._hints[parameter.name]),
                 optional=parameter.default is not parameter.empty,
+                origin=f"{self.name}.{self.wire_names(parameter.name)}",
             )
             for parameter in inspect.signature(self.function).parameters.values()
             if parameter.kind is parameter.KEYWORD_ONLY
@@ -100,9 +93,18 @@ class Command:
     def _hints(self) -> dict[str, Any]:
         return get_type_hints(self.function, include_extras=True)
 
-    def bind(self, arguments: dict[str, Any], *, keyval: bool = False) -> dict[str, Any]:
-        """The function's keyword arguments for `arguments`; QmpError if they do not fit."""
-        name = Name(keyval=keyval)
+    def bind(
+        self,
+        arguments: dict[str, Any],
+        *,
+        keyval: bool = False,
+        absent: frozenset[str] = frozenset(),
+    ) -> dict[str, Any]:
+        """The function's keyword arguments for `arguments`; QmpError if they do not fit.
+
+        Members in `absent` are not known (`qemu.Release.absent`).
+        """
+        name = Name(keyval=keyval, absent=absent)
         try:
             if self.boxed:
                 (only,) = self.members
@@ -172,42 +174,59 @@ class CommandTable:
         return iter(self.commands.values())
 
 
-def to_wire(value: Any) -> Any:
-    """`value` in terms of JSON: dataclasses become objects without their None members.
+class Wire:
+    """Turns values into JSON, without the members and types in `absent`.
 
-    None elsewhere (in a dict of unknown structure, as a result) is JSON's null.
+    (`qemu.Release.absent`.)  How instances of a class are converted is worked
+    out once.
     """
-    convert = _CONVERTERS[type(value)]
-    return value if convert is None else convert(value)
+
+    def __init__(self, absent: frozenset[str] = frozenset()) -> None:
+        self._absent = absent
+        self._converters: dict[type, Callable[[Any], Any] | None] = {}
+
+    def __call__(self, value: Any) -> Any:
+        """`value` in terms of JSON: dataclasses become objects without their None members.
+
+        None elsewhere (in a dict of unknown structure, as a result) is JSON's null.
+        """
+        convert = self._converter(type(value))
+        return value if convert is None else convert(value)
+
+    def _converter(self, cls: type) -> Callable[[Any], Any] | None:
+        """None: instances are JSON already."""
+        try:
+            return self._converters[cls]
+        except KeyError:
+            self._converters[cls] = converter = self._new_converter(cls)
+            return converter
+
+    def _new_converter(self, cls: type) -> Callable[[Any], Any] | None:
+        if issubclass(cls, Enum):
+            return lambda value: value.value
+        if issubclass(cls, (list, tuple)):
+            return lambda value: [self(item) for item in value]
+        if issubclass(cls, dict):
+            return lambda value: {key: self(item) for key, item in value.items()}
+        return self._struct_converter(cls) if dataclasses.is_dataclass(cls) else None
+
+    def _struct_converter(self, cls: type) -> Callable[[Any], Any]:
+        names = [
+            (field.name, wire_name_of(cls, field.name))
+            for field in dataclasses.fields(cls)
+            if origin_of(cls, field.name) not in self._absent
+        ]
+
+        def convert(value: Any) -> dict[str, Any]:
+            return {
+                wire_name: item if type(item) is int else self(item)
+                for name, wire_name in names
+                if (item := getattr(value, name)) is not None
+                and type(item).__name__ not in self._absent
+            }
+
+        return convert
 
 
-class _Converters(dict[type, Callable[[Any], Any] | None]):
-    """How instances of a class are converted, worked out once; None: they are JSON already."""
-
-    def __missing__(self, cls: type) -> Callable[[Any], Any] | None:
-        self[cls] = converter = _converter(cls)
-        return converter
-
-
-_CONVERTERS: Final = _Converters()
-
-
-def _converter(cls: type) -> Callable[[Any], Any] | None:
-    if issubclass(cls, Enum):
-        return lambda value: value.value
-    if issubclass(cls, (list, tuple)):
-        return lambda value: [to_wire(item) for item in value]
-    if issubclass(cls, dict):
-        return lambda value: {key: to_wire(item) for key, item in value.items()}
-    if not dataclasses.is_dataclass(cls):
-        return None
-    names = [(field.name, wire_name_of(cls, field.name)) for field in dataclasses.fields(cls)]
-
-    def convert(value: Any) -> dict[str, Any]:
-        return {
-            wire_name: item if type(item) is int else to_wire(item)
-            for name, wire_name in names
-            if (item := getattr(value, name)) is not None
-        }
-
-    return convert
+to_wire: Final = Wire()
+"""The conversion of all that there is."""

@@ -11,7 +11,7 @@ Input behind it waits; a host should not read more while `wants_data()` is false
 and what it holds in the outbox is for the host to measure and to limit.
 Everything that needs no command function is answered in here: malformed input,
 negotiation, unknown commands, arguments that do not fit.  Texts and the order
-of checks are those of QEMU 7.2 (`monitor/qmp.c`, `qapi/qmp-dispatch.c`); where
+of checks are QEMU's (`monitor/qmp.c`, `qapi/qmp-dispatch.c`); where
 QEMU's order is that of a hash table, known members come first.
 """
 
@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from blockcore.qapi import QapiErrorClass, QmpError
 from blockcore.qmp.jsonstream import JsonStream, Limits, ParseError
-from blockcore.qmp.schema import Command, CommandTable, to_wire
+from blockcore.qmp.schema import Command, CommandTable, Wire
 
 
 class QMPCapability(StrEnum):
@@ -78,14 +78,21 @@ class Session:
     """The state of one connection.
 
     `table` has the commands; `version` is the greeting's ``VersionInfo``
-    object, as it goes on the wire.
+    object, as it goes on the wire.  What is in `absent` is not there for the
+    client (`qemu.Release.absent`).
     """
 
     def __init__(
-        self, table: CommandTable, version: dict[str, Any], limits: Limits | None = None
+        self,
+        table: CommandTable,
+        version: dict[str, Any],
+        limits: Limits | None = None,
+        absent: frozenset[str] = frozenset(),
     ) -> None:
         self.outbox: deque[dict[str, Any]] = deque()
         self._commands = table.commands
+        self._absent = absent
+        self._to_wire = Wire(absent)
         self._version = version
         self._input = JsonStream(limits)
         self._negotiated = False
@@ -165,7 +172,7 @@ class Session:
         try:
             self._check(request)
             command = self._lookup(request)
-            kwargs = command.bind(request.get("arguments", {}))
+            kwargs = command.bind(request.get("arguments", {}), absent=self._absent)
             if command is not _NEGOTIATE:
                 return Invocation(command, kwargs, tags)
             qmp_capabilities(self, **kwargs)
@@ -199,7 +206,7 @@ class Session:
         elif not self._negotiated:
             text = f"Expecting capabilities negotiation with '{_NEGOTIATE.name}'"
             raise QmpError(text, not_found)
-        elif name in self._commands:
+        elif name in self._commands and name not in self._absent:
             command = self._commands[name]
         else:
             raise QmpError(f"The command {name} has not been found", not_found)
@@ -212,7 +219,7 @@ class Session:
         self._outstanding = None
 
     def _answer(self, result: Any, tags: dict[str, Any]) -> None:
-        self.outbox.append({"return": {} if result is None else to_wire(result), **tags})
+        self.outbox.append({"return": {} if result is None else self._to_wire(result), **tags})
 
     def _answer_error(self, error: QmpError, tags: dict[str, Any]) -> None:
         body = {"class": error.error_class.value, "desc": error.desc}

@@ -30,21 +30,25 @@ class Null(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """Where a value stands: the dotted path, its last component, and the kind of source."""
+    """Where a value stands: the dotted path, its last component, and the kind of source.
+
+    `absent` has the members that are not known there (`qemu.Release.absent`).
+    """
 
     full: str = ""
     local: str = ""
     keyval: bool = False
+    absent: frozenset[str] = frozenset()
 
     def member(self, key: str) -> Name:
         """The name of member `key` of the object that stands here."""
-        return Name(f"{self.full}.{key}" if self.full else key, key, self.keyval)
+        full = f"{self.full}.{key}" if self.full else key
+        return Name(full, key, self.keyval, self.absent)
 
     def item(self, index: int) -> Name:
         """The name of one element; elements have no name of their own."""
-        return Name(
-            f"{self.full}.{index}" if self.keyval else f"{self.full}[{index}]", "", self.keyval
-        )
+        full = f"{self.full}.{index}" if self.keyval else f"{self.full}[{index}]"
+        return Name(full, "", self.keyval, self.absent)
 
     def type_error(self, expected: str) -> QmpError:
         """The value has the wrong JSON type."""

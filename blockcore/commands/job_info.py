@@ -1,0 +1,115 @@
+"""Jobs as seen from outside: query-jobs and query-block-jobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from blockcore.block_job import BlockJob
+from blockcore.effects import Until
+from blockcore.machine import Machine
+from blockcore.qapi import BlockDeviceIoStatus, JobStatus, JobType
+from blockcore.qmp.schema import CommandTable, FlatUnion
+
+table = CommandTable()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockJobInfo:
+    """QAPI's BlockJobInfo: `len` and `offset` in bytes, `speed` in bytes per second.
+
+    `device` is the job's id.  `paused`: somebody wants it to pause, whatever
+    `status` says.  `busy`: it is at work right now.
+    """
+
+    answer: ClassVar[bool] = True
+    type: JobType
+    device: str
+    len: int
+    offset: int
+    busy: bool
+    paused: bool
+    speed: int
+    io_status: BlockDeviceIoStatus
+    ready: bool
+    status: JobStatus
+    auto_finalize: bool
+    auto_dismiss: bool
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockJobInfoMirror(BlockJobInfo):
+    """What query-block-jobs says of a mirror besides."""
+
+    actively_synced: bool
+
+
+BLOCK_JOB_INFO = FlatUnion(
+    "BlockJobInfo", tag="type", base=BlockJobInfo, variants={"mirror": BlockJobInfoMirror}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobInfo:
+    """QAPI's JobInfo; progress in bytes, as far as it is known."""
+
+    answer: ClassVar[bool] = True
+    id: str
+    type: JobType
+    status: JobStatus
+    current_progress: int
+    total_progress: int
+    error: str | None = None
+
+
+@table.command("query-block-jobs")
+async def query_block_jobs(
+    machine: Machine,
+) -> list[Annotated[BlockJobInfo, BLOCK_JOB_INFO]]:
+    """All block jobs, the newest first."""
+    await undisturbed(machine)
+    return [_block_job_info(job) for job in machine.jobs]
+
+
+def _block_job_info(job: BlockJob) -> BlockJobInfo:
+    shared: dict[str, Any] = dict(
+        type=job.type,
+        device=job.id,
+        len=job.progress.total,
+        offset=job.progress.current,
+        busy=job.busy,
+        paused=job.should_pause,
+        speed=job.limit.speed,
+        io_status=job.iostatus,
+        ready=job.is_ready,
+        status=job.status,
+        auto_finalize=job.auto_finalize,
+        auto_dismiss=job.auto_dismiss,
+        error=job.error_text,
+    )
+    if job.actively_synced is None:
+        return BlockJobInfo(**shared)
+    return BlockJobInfoMirror(**shared, actively_synced=job.actively_synced)
+
+
+@table.command("query-jobs")
+async def query_jobs(machine: Machine) -> list[JobInfo]:
+    """All jobs, the newest first."""
+    await undisturbed(machine)
+    return [
+        JobInfo(
+            id=job.id,
+            type=job.type,
+            status=job.status,
+            current_progress=job.progress.current,
+            total_progress=job.progress.total,
+            error=job.error_text,
+        )
+        for job in machine.jobs
+    ]
+
+
+async def undisturbed(machine: Machine) -> None:
+    """Wait until no job takes its last steps, which nobody sees from outside in QEMU."""
+    await Until(lambda: not any(job.txn.finalizing for job in machine.jobs))
