@@ -182,7 +182,7 @@ class BlockJob(Job):
         if self._sleeping and not slower:
             self.enter()
 
-    def change_copy_mode(self, mode: MirrorCopyMode) -> None:
+    async def change_copy_mode(self, mode: MirrorCopyMode) -> None:
         """Copy guests' writes in another way from now on; QmpError if the job cannot."""
         raise QmpError("Job type does not support change")
 

@@ -11,12 +11,18 @@ from blockcore.short_path import ShortPath
 
 
 class Connection:
-    """One NBD connection: nbdkit's handle."""
+    """One NBD connection: nbdkit's handle.
+
+    `opener` is the native id of the thread that has opened it.
+    """
+
+    opener = 0
 
     def __init__(self, lock: BigLock, blk: BlockBackend, readonly: bool) -> None:
         self.blk = blk
         self.writable = not readonly and not blk.read_only
         self._lock = lock
+        self._opener_slot: Slot | None = None
 
     def block_size(self) -> tuple[int, int, int]:
         """Minimum, preferred and maximum size of a request, in bytes."""
@@ -30,6 +36,17 @@ class Connection:
         with self._lock.region():
             self.blk.slots.append(slot)
         return slot
+
+    def opener_slot(self) -> Slot:
+        """The slot of the opener, where that thread has the requests as well."""
+        if self._opener_slot is None:
+            self._opener_slot = self.new_slot()
+        return self._opener_slot
+
+    def close(self) -> None:
+        """The client has gone, and nothing is under way."""
+        if self._opener_slot is not None:
+            self.retire(self._opener_slot)
 
     def retire(self, slot: Slot) -> None:
         """The slot's thread has ended."""

@@ -63,8 +63,8 @@ class Release:
     node without a drive with "(null)" for a name (job-verb-errors, chain-conflicts)."""
 
     files_write_through: bool
-    """A file's driver writes with FUA itself, so that no flush follows such a write, and no rule
-    for flushes strikes (guest-writethrough-flush-eio-stop)."""
+    """A file's driver takes care of FUA itself: of the nodes above none is flushed after such a
+    write, and none of their rules strikes (guest-writethrough-flush-eio-stop)."""
 
     stop_drains_devices: bool
     """The device of a guest that has used it is drained before STOP, so that a job that sleeps
@@ -115,6 +115,7 @@ _ONLY_10_0: Final = frozenset(
                 "invalid_zone_append_operations",
             )
         ),
+        "BlockJobInfoMirror",
         "BlockJobInfoMirror.actively-synced",
         "ImageInfoSpecificFileWrapper",
     }

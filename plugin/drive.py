@@ -12,6 +12,7 @@ import importlib
 import os
 import site
 import sys
+import threading
 import traceback
 from collections.abc import Coroutine
 from types import TracebackType
@@ -87,10 +88,18 @@ def _wait_for_shutdown() -> None:
 
 
 def _slot(h: Connection) -> Slot:
-    """This thread's slot, made on its first request."""
+    """This thread's slot, made on its first request.
+
+    With `-t 1` nbdkit has no workers: the requests come on the thread of the
+    connection, or with `-s` on the main one.  nbdkit does not wait for the end
+    of these before it takes the interpreter down, so that nothing of theirs
+    may be left to be given back then.
+    """
     try:
         slot: Slot = local.slot
     except AttributeError:
+        if threading.get_native_id() == h.opener:
+            return h.opener_slot()
         slot = local.slot = h.new_slot()
         threadstate.keep(lambda: h.retire(slot))
     return slot
@@ -148,10 +157,16 @@ def default_export(readonly: bool, is_tls: bool) -> str:
 
 def open(readonly: bool) -> Connection:
     try:
-        return server.connect(nbdkit.export_name(), readonly)
+        connection = server.connect(nbdkit.export_name(), readonly)
     except OSError as error:
         nbdkit.set_error(error.errno)
         raise
+    connection.opener = threading.get_native_id()
+    return connection
+
+
+def close(h: Connection) -> None:
+    h.close()
 
 
 def get_size(h: Connection) -> int:

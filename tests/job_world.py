@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -253,6 +253,10 @@ class JobWorld:
         try:
             run = self._disturb if name in DISTURBANCES else partial(execute, self.machine)
             result = await run(name, **arguments)
+            if name == "block-job-change":
+                # From now on it is the other kind of mirror.
+                changed = {"copy_mode": arguments["copy_mode"]}
+                self.kind = replace(self.kind, arguments=self.kind.arguments | changed)
         except QmpError as exc:
             result = exc.desc
         self.sim.note(f"{name}: {str(result)[:100]}")

@@ -24,7 +24,7 @@ from blockcore.machine import Machine
 from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptionsFile
-from blockcore.qapi import BlockdevOnError
+from blockcore.qapi import BlockdevOnError, QmpError
 from blockcore.qemu import LATEST, RELEASES
 from blockcore.qmp.schema import Wire
 from blockcore.routine import Routine
@@ -309,10 +309,13 @@ async def execute(machine: Machine, name: str, /, **arguments: Any) -> Any:
 
     Arguments of commands that keep their underscores are found as well.
     """
+    absent = machine.qemu.absent
+    if name in absent:
+        raise QmpError(f"The command {name} has not been found")
     command = table.commands[name]
     known = {member.wire_name for member in command.members}
     wire = {
         key if key in known else key.replace("_", "-"): value for key, value in arguments.items()
     }
-    result = command.function(machine, **command.bind(wire))
-    return Wire(machine.qemu.absent)(await result if command.is_coroutine else result)
+    result = command.function(machine, **command.bind(wire, absent=absent))
+    return Wire(absent)(await result if command.is_coroutine else result)

@@ -198,6 +198,8 @@ COMMANDS: Script = [
 
 COMPLETE = ("job-complete", {"id": "job"})
 
+CHANGE = ("block-job-change", {"id": "job", "type": "mirror", "copy_mode": "write-blocking"})
+
 CANCELS: Script = [("job-cancel", {"id": "job"})]
 CANCELS += [("block-job-cancel", {"device": "job", "force": True})]
 
@@ -224,6 +226,8 @@ def test_seeds(name: str, seed: int) -> None:
         choice(POLICIES), auto_finalize=auto_finalize, auto_dismiss=auto_dismiss, speed=speed
     )
     commands = COMMANDS + choice([[], [], CANCELS]) + kind.pivots * [COMPLETE]
+    if kind.command == "blockdev-mirror" and kind.pivots and not kind.on_chain:
+        commands = [*commands, CHANGE]
     for _ in range(2):
         world.add_admin([choice(commands) for _ in range(8)])
     world.run()

@@ -33,6 +33,10 @@ def plugin_packages(nbdkit: Nbdkit, environ: Mapping[str, str]) -> list[Path]:
     except metadata.PackageNotFoundError as exc:
         raise click.ClickException("faultline is not installed: use pip, or scripts/run") from exc
     requirements = plugin_requirements(listed)
+    if not requirements:
+        raise click.ClickException(
+            "the installed faultline does not say what its plugin needs: install it again"
+        )
     if nbdkit.is_this_python():
         return installed_packages(requirements)
     version = metadata.version("faultline")

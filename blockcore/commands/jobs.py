@@ -198,9 +198,9 @@ async def block_job_change(
     job = await find_block_job(machine, options.id)
     job.check_verb(JobVerb.CHANGE)
     if isinstance(options, BlockJobChangeOptionsMirror):
-        job.change_copy_mode(options.copy_mode)
+        await job.change_copy_mode(options.copy_mode)
     else:
-        job.change_copy_mode(MirrorCopyMode.BACKGROUND)
+        await job.change_copy_mode(MirrorCopyMode.BACKGROUND)
 
 
 @table.command("block-job-set-speed")

@@ -15,7 +15,8 @@ class ActiveWrites:
     """What mirror_top is given as its job, once the copying has begun.
 
     `wanted` says whether writes are to be copied, `failed` is told of errors
-    of the target: no guest's request fails for that.
+    of the target: no guest's request fails for that.  `missed` is told of
+    writes that were not copied.
     """
 
     def __init__(
@@ -24,12 +25,14 @@ class ActiveWrites:
         progress: Progress,
         wanted: Callable[[], bool],
         failed: Callable[[OSError], None],
+        missed: Callable[[], None],
     ) -> None:
         self.bytes_in_flight = 0
         self.wanted = wanted
         self._copier = copier
         self._progress = progress
         self._failed = failed
+        self.missed = missed
 
     @asynccontextmanager
     async def write(self, offset: int, length: int) -> AsyncIterator[None]:

@@ -133,6 +133,7 @@ class MirrorWork(BlockJob):
                 self.progress,
                 self._copies_writes,
                 lambda exc: self._failed(IoOperationType.WRITE, exc),
+                lambda: self._synced(False),
             )
             await self._mirror()
 
@@ -249,21 +250,22 @@ class MirrorWork(BlockJob):
         if self.actively_synced is not None:
             self.actively_synced = synced
 
-    def change_copy_mode(self, mode: MirrorCopyMode) -> None:
+    async def change_copy_mode(self, mode: MirrorCopyMode) -> None:
         """From `background` to `write-blocking`, which is all that QEMU can (mirror_change).
 
-        Writes under way are marked when they end; from now on the filter does both.
+        No write goes past the filter any more before one is copied.
         """
         if self.mirror.is_commit:
-            super().change_copy_mode(mode)
+            await super().change_copy_mode(mode)
         if mode is self.copy_mode:
             return
         if mode is not MirrorCopyMode.WRITE_BLOCKING:
             raise QmpError(f"Change to copy mode '{mode}' is not implemented")
         assert self.keeper is self.top, "the filter marks what it does not copy"
-        self.copy_mode = mode
         self.top.copies = True
         self.machine.concerns_changed()
+        await self.machine.leave_short_paths(self.top)
+        self.copy_mode = mode
 
     async def on_pause(self) -> None:
         if self._copier is not None:

@@ -209,13 +209,15 @@ class BlockCopy:
                 call.error, call.error_is_read = exc, isinstance(exc, SourceError)
             self._end(task, again=True)
             return
+        if self.discard_source:
+            # Whether it works is nobody's affair (block_copy_task_entry).  Those who wait for
+            # the task are about to write there, and go on only after it: in QEMU the discard
+            # is on its way before they can be.
+            with contextlib.suppress(OSError):
+                await self.source.discard(task.offset, task.end - task.offset)
         if self.meter is not None:
             self.meter.update(task.end - task.offset)
         self._end(task)
-        if self.discard_source:
-            # Whether it works is nobody's affair (block_copy_task_entry).
-            with contextlib.suppress(OSError):
-                await self.source.discard(task.offset, task.end - task.offset)
 
     async def _copy(self, task: _Task) -> None:
         offset, length = task.offset, task.end - task.offset

@@ -12,8 +12,10 @@ from functools import partial
 from typing import Protocol
 
 from blockcore.bitmap import DirtyBitmap
+from blockcore.effects import Until
 from blockcore.gate import EVERYWHERE
 from blockcore.nodes.direct import Direct
+from blockcore.nodes.driver import NodeOptions, Surroundings
 from blockcore.nodes.filter import FilterNode
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import ALL, NONE, Pair, Perm, filtered_child
@@ -28,6 +30,9 @@ class Active(Protocol):
     @property
     def wanted(self) -> Callable[[], bool]:
         """Whether writes are to go to the target now."""
+
+    def missed(self) -> None:
+        """Something was written that did not go to the target."""
 
     def write(self, offset: int, length: int) -> AbstractAsyncContextManager[None]:
         """From before the source is written until the target is; waits for its other copies."""
@@ -54,6 +59,11 @@ class MirrorTopNode(FilterNode):
     copies = False
     stopped = False
     is_commit = False
+
+    def __init__(self, options: NodeOptions, around: Surroundings, below: BlockNode) -> None:
+        super().__init__(options, around, below)
+        self._unmarked: list[tuple[int, int]] = []
+        """Where something is written that will be marked when it has been."""
 
     def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
         """Of a commit's, what is below may be inconsistent and is written by the job."""
@@ -88,21 +98,40 @@ class MirrorTopNode(FilterNode):
     ) -> None:
         job = self.job
         if job is None or not job.wanted():
-            try:
-                await once()
-            finally:
-                if self.marks is not None:
-                    self.marks.set(offset, length)
+            await self._once(offset, length, once)
             return
+        # Of a write that began before, the mark comes at its end; what overlaps it must not
+        # have taken away by then what it marks.  (QEMU does not wait: mirror_change.)
+        await Until(partial(self._is_settled, offset, offset + length))
         async with job.write(offset, length):
             try:
                 await once()
             except OSError:
                 # QEMU does not mark it, but a part may have been written.
-                if self.marks is not None:
-                    self.marks.set(offset, length)
+                self._missed(offset, length)
                 raise
             await job.to_target(offset, length, again)
+
+    async def _once(
+        self, offset: int, length: int, once: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Do it to the source only, and mark where."""
+        place = (offset, offset + length)
+        self._unmarked.append(place)
+        try:
+            await once()
+        finally:
+            self._unmarked.remove(place)
+            self._missed(offset, length)
+
+    def _missed(self, offset: int, length: int) -> None:
+        if self.marks is not None:
+            self.marks.set(offset, length)
+        if self.job is not None:
+            self.job.missed()
+
+    def _is_settled(self, start: int, end: int) -> bool:
+        return not any(start < others and other < end for other, others in self._unmarked)
 
     def do_direct(self) -> Direct | None:
         direct = super().do_direct()

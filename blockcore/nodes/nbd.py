@@ -226,7 +226,7 @@ class NbdNode(BlockNode):
             await Call(self._request, lambda handle: handle.trim(length, offset))
 
     def writes_through(self) -> bool:
-        return self._can["fua"]
+        return self._can["fua"] and self._can["flush"]
 
     async def do_flush(self) -> None:
         if self._can["flush"]:

@@ -119,7 +119,10 @@ class _Types:
             choices = [{"type": self.name(choice)} for choice in tp.choices.values()]
             return {"meta-type": "alternate", "members": choices}
         assert isinstance(tp, FlatUnion), tp
-        gone = tp.variants.keys() - tp.present_variants(self._absent)
+        here = tp.present_variants(self._absent)
+        if not here:
+            return self._object(tp.members)
+        gone = tp.variants.keys() - here
         variants = [
             {"case": value, "type": self.object(tp.own_members(value), tp.variants.get(value))}
             for value in tp.tag_values
