@@ -75,10 +75,19 @@ def _remove_stale(path: str) -> None:
 
 
 class Client(asyncio.Protocol):
-    """One connection to the control socket."""
+    """One connection to the control socket.
+
+    `on_lost` is told when it has ended, `after_reply` when something was
+    answered.
+    """
 
     def __init__(
-        self, machine: Machine, lock: BigLock, clients: set[Client], after_reply: Callable[[], None]
+        self,
+        machine: Machine,
+        lock: BigLock,
+        clients: set[Client],
+        on_lost: Callable[[Client], None],
+        after_reply: Callable[[], None],
     ) -> None:
         release = machine.qemu
         version = to_wire(version_info(release))
@@ -86,6 +95,7 @@ class Client(asyncio.Protocol):
         self._machine = machine
         self._lock = lock
         self._clients = clients
+        self._on_lost = on_lost
         self._after_reply = after_reply
         self._overflow = False
         self._loop = asyncio.get_running_loop()
@@ -102,6 +112,7 @@ class Client(asyncio.Protocol):
         self._transport = None
         with self._lock.region():
             self._clients.discard(self)
+        self._on_lost(self)
 
     def data_received(self, data: bytes) -> None:
         self.session.receive_data(data)
@@ -129,6 +140,11 @@ class Client(asyncio.Protocol):
         self.flush()
         if self._transport is not None:
             self._transport.close()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
 
     def _proceed(self) -> None:
         """Run the commands that have come, one after the other, as far as they go at once."""

@@ -54,6 +54,7 @@ class MainLoop:
         self._listener = listener
         self._on_quit = on_quit
         self._clients: set[Client] = set()
+        self._connections: set[Client] = set()
         self._unlogged: deque[dict[str, Any]] = deque()
         self._flush_scheduled = False
         self._path_inode = _inode(listener)
@@ -122,16 +123,34 @@ class MainLoop:
         await self._ended.wait()
         if server is not None:
             server.close()
-        for client in list(self._clients):
+            await self._hang_up()
+
+    async def _hang_up(self) -> None:
+        """Part with all clients; what they leave unread is lost.
+
+        A loop that ends before a connection has ended leaves it to the garbage
+        collector, where asyncio's server of Python 3.13 fails with a trace.
+        """
+        accepted = asyncio.all_tasks() - {asyncio.current_task()}
+        if accepted:
+            await asyncio.wait(accepted)
+        for client in self._connections:
             client.close()
-        await asyncio.sleep(0)
+        for client in self._connections:
+            client.abort()
+        while self._connections:
+            await asyncio.sleep(0)
 
     def _finish(self) -> None:
         self._flush()
         self._ended.set()
 
     def _client(self) -> Client:
-        return Client(self._machine, self._lock, self._clients, self._after_reply)
+        client = Client(
+            self._machine, self._lock, self._clients, self._connections.discard, self._after_reply
+        )
+        self._connections.add(client)
+        return client
 
     def _after_reply(self) -> None:
         if self._machine.quit_requested:

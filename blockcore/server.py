@@ -207,7 +207,8 @@ class Server:
         while self.machine.jobs and time.monotonic() < deadline:
             time.sleep(POLL_S)
         self.lock.close()
-        self.machine.graph.abort()
+        with self.lock.region():
+            self.machine.graph.abort()
         deadline = time.monotonic() + GRACE_S
         while not (quiet := self._quiet()) and time.monotonic() < deadline:
             time.sleep(POLL_S)
