@@ -13,9 +13,11 @@ from blockcore.guest_request import (
     FLUSH,
     READ,
     WRITE,
+    ZERO,
     Device,
     Guest,
     GuestRequests,
+    Request,
 )
 from blockcore.nodes.direct import Counted
 from blockcore.nodes.driver import Extent
@@ -131,6 +133,10 @@ class BlockBackend:
             below = self.short_path.translation
             self._short_nodes_below = below.nodes if below else ()
 
+    def open_requests(self) -> list[Request]:
+        """Those that have come and are not answered, but for any on the short path."""
+        return list(self._requests.open.values())
+
     def reset_iostatus(self) -> None:
         self.iostatus = BlockDeviceIoStatus.OK
 
@@ -213,7 +219,7 @@ class BlockBackend:
                 no_fallback=fast,
             )
 
-        await self._requests.carry_out(WRITE, offset, length, zero, fast=fast)
+        await self._requests.carry_out(ZERO, offset, length, zero, fast=fast)
 
     async def discard(self, offset: int, length: int, fua: bool = False) -> None:
         """A guest's discard: dropped unless the node was opened with discard=unmap."""

@@ -13,6 +13,7 @@ import errno
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Protocol
 
 from blockcore.accounting import AcctType, BlockAcctStats
@@ -22,6 +23,7 @@ from blockcore.events import BlockIoError, Event
 from blockcore.nodes.node import BlockNode
 from blockcore.policy import error_action, iostatus_after
 from blockcore.qapi import (
+    BlkdebugIOType,
     BlockDeviceIoStatus,
     BlockdevOnError,
     BlockErrorAction,
@@ -90,18 +92,40 @@ class Drive(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How a kind of request fails and counts."""
+    """What a kind of request is called, and how it fails and counts."""
 
+    iotype: BlkdebugIOType
     operation: IoOperationType
     acct: AcctType | None
     throttled: bool
 
 
-READ = Kind(IoOperationType.READ, AcctType.READ, throttled=True)
-WRITE = Kind(IoOperationType.WRITE, AcctType.WRITE, throttled=True)
-FLUSH = Kind(IoOperationType.WRITE, AcctType.FLUSH, throttled=False)
-DISCARD = Kind(IoOperationType.WRITE, None, throttled=False)
+READ = Kind(BlkdebugIOType.READ, IoOperationType.READ, AcctType.READ, throttled=True)
+WRITE = Kind(BlkdebugIOType.WRITE, IoOperationType.WRITE, AcctType.WRITE, throttled=True)
+ZERO = Kind(BlkdebugIOType.WRITE_ZEROES, IoOperationType.WRITE, AcctType.WRITE, throttled=True)
+FLUSH = Kind(BlkdebugIOType.FLUSH, IoOperationType.WRITE, AcctType.FLUSH, throttled=False)
+DISCARD = Kind(BlkdebugIOType.DISCARD, IoOperationType.WRITE, None, throttled=False)
 """virtio-blk does not account discards (recorded: guest-discard-zeroes-eio-stop)."""
+
+
+class Wait(Enum):
+    """What keeps a request from its node."""
+
+    HOLD = auto()
+    """Its machine is stopped, or about to, or a drained section keeps requests out."""
+    THROTTLE = auto()
+    """The drive's limits."""
+
+
+@dataclass(slots=True)
+class Request:
+    """One that has come and is not answered; `offset` and `length` in bytes."""
+
+    kind: Kind
+    offset: int
+    length: int
+    arrived_ns: int
+    waits_for: Wait | None = None
 
 
 class RequestDropped(OSError):
@@ -137,7 +161,8 @@ class GuestRequests:
     """The requests of one drive's guest, but for those on the short path.
 
     `in_flight` of them are at a node; `stats` counts those that are over;
-    `arrivals` is how many have come.
+    `arrivals` is how many have come, `open` those that are not answered, in
+    that order.
     """
 
     def __init__(self, drive: Drive, guest: Guest, stats: BlockAcctStats) -> None:
@@ -146,6 +171,7 @@ class GuestRequests:
         self._drive = drive
         self._guest = guest
         self.arrivals = 0
+        self.open: dict[int, Request] = {}
         self._hold = _Hold(drive, guest.vm)
 
     def drop_held(self) -> None:
@@ -170,42 +196,52 @@ class GuestRequests:
         """
         self.arrivals += 1
         rank = self.arrivals
-        while True:
-            if error is None:
-                hold = self._hold
-                if not hold.over():
-                    await Until(hold.over, rank=rank)
+        started_ns = self._guest.clock.monotonic_ns()
+        request = self.open[rank] = Request(kind, offset, nbytes, started_ns)
+        try:
+            while True:
+                if error is None:
+                    hold = self._hold
+                    if not hold.over():
+                        request.waits_for = Wait.HOLD
+                        await Until(hold.over, rank=rank)
+                        request.waits_for = None
+                        started_ns = self._guest.clock.monotonic_ns()
+                    hold.check()
+                    self._check(request)
+                    error = await self._attempt(request, attempt)
+                if error is None:
+                    self._count(request, started_ns)
+                    return True
+                if fast and error.errno == errno.ENOTSUP:
+                    raise error
+                action = self._error_action(kind.operation, error)
+                if action is BlockErrorAction.REPORT:
+                    self._count_failed(request, started_ns)
+                    raise error
+                if action is BlockErrorAction.IGNORE:
+                    self._count(request, started_ns)
+                    return False
+                error, hold = None, self._hold
+                request.waits_for = Wait.HOLD
+                await Until(hold.stop_decided, rank=rank)
+                request.waits_for = None
                 hold.check()
-                self._check(kind, offset, nbytes)
                 started_ns = self._guest.clock.monotonic_ns()
-                error = await self._attempt(kind, nbytes, attempt)
-            else:
-                started_ns = self._guest.clock.monotonic_ns()
-            if error is None:
-                self._count(kind, nbytes, started_ns)
-                return True
-            if fast and error.errno == errno.ENOTSUP:
-                raise error
-            action = self._error_action(kind.operation, error)
-            if action is BlockErrorAction.REPORT:
-                self._count_failed(kind, started_ns)
-                raise error
-            if action is BlockErrorAction.IGNORE:
-                self._count(kind, nbytes, started_ns)
-                return False
-            error, hold = None, self._hold
-            await Until(hold.stop_decided, rank=rank)
-            hold.check()
+        finally:
+            del self.open[rank]
 
     async def _attempt(
-        self, kind: Kind, nbytes: int, attempt: Callable[[], Awaitable[None]]
+        self, request: Request, attempt: Callable[[], Awaitable[None]]
     ) -> OSError | None:
-        drive = self._drive
+        throttle = self._drive.throttle
         self.in_flight += 1
         try:
-            if drive.throttle is not None and kind.throttled:
-                is_write = kind.operation is IoOperationType.WRITE
-                await drive.throttle.admit(is_write, nbytes, self._guest.clock.monotonic_ns)
+            if throttle is not None and request.kind.throttled:
+                is_write = request.kind.operation is IoOperationType.WRITE
+                request.waits_for = Wait.THROTTLE
+                await throttle.admit(is_write, request.length, self._guest.clock.monotonic_ns)
+                request.waits_for = None
             await attempt()
         except OSError as exc:
             return exc
@@ -213,22 +249,24 @@ class GuestRequests:
             self.in_flight -= 1
         return None
 
-    def _count_failed(self, kind: Kind, started_ns: int) -> None:
-        if kind.acct is not None:
-            self.stats.failed(kind.acct, started_ns, self._guest.clock.monotonic_ns())
+    def _count_failed(self, request: Request, started_ns: int) -> None:
+        if (acct := request.kind.acct) is not None:
+            self.stats.failed(acct, started_ns, self._guest.clock.monotonic_ns())
 
-    def _count(self, kind: Kind, nbytes: int, started_ns: int) -> None:
-        if kind.acct is not None:
-            self.stats.done(kind.acct, nbytes, started_ns, self._guest.clock.monotonic_ns())
+    def _count(self, request: Request, started_ns: int) -> None:
+        if (acct := request.kind.acct) is not None:
+            now_ns = self._guest.clock.monotonic_ns()
+            self.stats.done(acct, request.length, started_ns, now_ns)
 
-    def _check(self, kind: Kind, offset: int, nbytes: int) -> None:
+    def _check(self, request: Request) -> None:
         """Refuse what no device model would pass on: no policy, no event, counted as invalid."""
         drive = self._drive
         block = drive.device.logical_block_size or 1
-        if offset + nbytes <= drive.size and not (offset | nbytes) % block:
+        offset, length = request.offset, request.length
+        if offset + length <= drive.size and not (offset | length) % block:
             return
-        if kind.acct is not None:
-            self.stats.invalid(kind.acct, self._guest.clock.monotonic_ns())
+        if (acct := request.kind.acct) is not None:
+            self.stats.invalid(acct, self._guest.clock.monotonic_ns())
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
     def _error_action(self, operation: IoOperationType, error: OSError) -> BlockErrorAction:

@@ -12,7 +12,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -217,13 +218,20 @@ class Live:
         return self.process.wait(TIMEOUT_S)
 
 
+Looks = tuple[str, int, int]
+"""What a request is for the server: type, offset and length."""
+
+
 class Request:
     """A request that a guest has sent; `outcome` is "OK" or the name of an errno, once there."""
 
-    def __init__(self, guest: nbd.NBD, cookie: int, buffer: nbd.Buffer | None) -> None:
+    def __init__(
+        self, guest: nbd.NBD, cookie: int, buffer: nbd.Buffer | None, looks: Looks
+    ) -> None:
         self.guest = guest
         self.cookie = cookie
         self.buffer = buffer
+        self.looks = looks
         self.outcome: str | None = None
 
     @property
@@ -251,13 +259,15 @@ class Flight:
         """`what` is "pwrite", "flush", ...; `read` is the length of a "pread"."""
         buffer = nbd.Buffer(read) if read else None
         call = getattr(guest, f"aio_{what}")
-        request = Request(guest, call(*((buffer,) if buffer else ()), *args), buffer)
+        cookie = call(*((buffer,) if buffer else ()), *args)
+        request = Request(guest, cookie, buffer, _looks(what, args, read))
         self.pending.append(request)
         return request
 
     def write(self, guest: nbd.NBD, offset: int, data: bytes, flags: int = 0) -> Request:
         buffer = nbd.Buffer.from_bytearray(bytearray(data))
-        request = Request(guest, guest.aio_pwrite(buffer, offset, flags=flags), buffer)
+        cookie = guest.aio_pwrite(buffer, offset, flags=flags)
+        request = Request(guest, cookie, buffer, ("write", offset, len(data)))
         self.pending.append(request)
         return request
 
@@ -297,13 +307,36 @@ class Flight:
             self.poll(1.0)
         return [request.outcome for request in wanted]
 
-    def arrived(self, guest: nbd.NBD) -> None:
-        """Return when the server has read all that was sent on this handle.
+    def arrived(self, qmp: Qmp) -> None:
+        """Return when the machine has all that was sent and is not answered.
 
-        It reads in order, and answers block status whatever state it is in;
-        it must have a worker left for it.
+        An answer to something that was sent later does not tell: the server's
+        threads read in order, but go on in any.
         """
-        self.land(self.send(guest, "block_status", 512, 0, lambda *_: 0))
+
+        def have_arrived() -> bool:
+            self.poll(0)
+            return has_all(qmp, (request.looks for request in self.pending))
+
+        qmp.wait_for(have_arrived)
+
+
+def has_all(qmp: Qmp, requests: Iterable[Looks]) -> bool:
+    """Whether the machine has these requests, and has not answered them."""
+    there = Counter(
+        (request["iotype"], request["offset"], request["length"])
+        for request in qmp("x-query-requests")
+    )
+    return Counter(requests) <= there
+
+
+def _looks(what: str, args: tuple[Any, ...], read: int) -> Looks:
+    if what == "flush":
+        return "flush", 0, 0
+    if what == "pread":
+        return "read", args[0], read
+    length, offset = args[:2]
+    return {"trim": "discard", "zero": "write-zeroes"}[what], offset, length
 
 
 def make_image(path: Path, size: int, pattern: int = 0) -> Path:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import nbd
-from live import TIMEOUT_S, Live
+from live import TIMEOUT_S, Live, Looks, Qmp, has_all
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -221,6 +221,12 @@ class Request:
     cookie: int = 0
     status: str | None = None
 
+    @property
+    def looks(self) -> Looks:
+        if self.kind == "flush":
+            return "flush", 0, 0
+        return self.kind.replace("_", "-"), self.offset, self.nbytes
+
     def submit(self, guest: nbd.NBD) -> None:
         flags = nbd.CMD_FLAG_FUA if self.fua else 0
         if self.kind == "read":
@@ -279,6 +285,7 @@ class Player:
         # Whether a request is too small for the device is for the device to say.
         guest.set_strict_mode(guest.get_strict_mode() & ~nbd.STRICT_ALIGN)
         self._monitor = Monitor(control)
+        self._observer = Qmp(control)
         self._requests: dict[int, Request] = {}
         self._queued: list[Request] = []
         self._recorded_events: list[Any] = []
@@ -303,6 +310,7 @@ class Player:
 
     def close(self) -> None:
         self._monitor.socket.close()
+        self._observer.__exit__()
 
     def _quits(self) -> bool:
         commands = [entry for entry in self._recording.entries if entry["kind"] == "command"]
@@ -363,6 +371,17 @@ class Player:
         for request in self._queued:
             request.submit(self._guest)
         self._queued.clear()
+        self._arrive()
+
+    def _arrive(self) -> None:
+        """Wait until the machine has all that is not answered: what is sent next comes after it."""
+
+        def have_arrived() -> bool:
+            pending = self._pending()
+            looks = [one.looks for tag, one in self._requests.items() if tag in pending]
+            return not looks or has_all(self._observer, looks)
+
+        self._wait(have_arrived, "the arrival of requests", 0.0)
 
     def _completion(self, entry: Mapping[str, Any]) -> None:
         tag = entry["tag"]
@@ -378,9 +397,9 @@ class Player:
         self._expect_pending(set(entry["still_pending"]))
 
     def _expect_pending(self, wanted: set[int]) -> None:
-        """Wait until no others are pending; then see that these are, with a round trip between."""
+        """Wait until no others are pending; then see that these are, and that they have come."""
         self._wait(lambda: self._pending() <= wanted, f"only {wanted} to be pending")
-        self._guest.block_status(SECTOR, 0, lambda *_: 0)
+        self._arrive()
         self._comparison.compare("guest.pending", sorted(wanted), sorted(self._pending()))
 
     def _pending(self) -> set[int]:
@@ -399,6 +418,7 @@ class Player:
         request = Request(kind, entry["lba"] * SECTOR, entry["sectors"] * SECTOR)
         self._requests[0] = request
         request.submit(self._guest)
+        self._arrive()
 
     def _ide_status(self, entry: Mapping[str, Any]) -> None:
         """The register says how a command ended, but of a write not whether it has ended.
@@ -413,13 +433,15 @@ class Player:
         status = "IOERR" if "ERR" in entry["status"] else "OK"
         self._comparison.compare("guest.0.status", status, self._requests[0].status)
 
-    def _wait(self, condition: Callable[[], bool], what: str) -> None:
-        """Move both connections on until the condition holds."""
+    def _wait(
+        self, condition: Callable[[], bool], what: str, pause_s: float = TIMEOUT_S
+    ) -> None:
+        """Move both connections on until the condition holds, which one without them may do too."""
         deadline = time.monotonic() + TIMEOUT_S
         while not condition():
             left_s = deadline - time.monotonic()
             assert left_s > 0, f"{what} never came; events: {self._monitor.events}"
-            self._move(left_s)
+            self._move(min(left_s, pause_s))
 
     def _move(self, timeout_s: float) -> None:
         poll = select.poll()

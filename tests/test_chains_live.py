@@ -151,7 +151,7 @@ def test_held_requests_survive_a_snapshot(tmp_path: Path) -> None:
         flight.write(guest, 4096, b"\2" * 4096)
         qmp.wait_event("STOP")
         flight.write(guest, 8192, b"\3" * 4096)
-        flight.arrived(guest)
+        flight.arrived(qmp)
         qmp("blockdev-snapshot-sync", device="vda", snapshot_file="top", snapshot_node_name="top")
         assert not flight.poll(0)
         qmp("cont")

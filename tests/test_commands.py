@@ -510,6 +510,61 @@ def _looks(world: Setup) -> list[Any]:
     return [world.command(name) for name in queries]
 
 
+# Requests that are not answered.
+
+
+def _requests(world: Setup) -> list[tuple[Any, ...]]:
+    members = ("device", "iotype", "offset", "length", "waits-for")
+    listed = world.command("x-query-requests")
+    assert all(request["age-ms"] >= 0 for request in listed)
+    return [tuple(map(request.get, members)) for request in listed]
+
+
+def test_open_requests(world: Setup) -> None:
+    """Each kind is called what it is, in the order of arrival, until it is answered."""
+    assert _requests(world) == []
+    world.command("stop")
+    blk = world.blk
+    for coro in (
+        blk.pwrite(512, memoryview(bytes(1024))),
+        blk.pread(0, memoryview(bytearray(512))),
+        blk.zero(512, 512, may_unmap=True),
+        blk.discard(0, 2048),
+        blk.flush(),
+    ):
+        world.sim.start("guest", coro)
+    world.sim.run()
+    assert _requests(world) == [
+        ("vda", "write", 512, 1024, "run"),
+        ("vda", "read", 0, 512, "run"),
+        ("vda", "write-zeroes", 512, 512, "run"),
+        ("vda", "discard", 0, 2048, "run"),
+        ("vda", "flush", 0, 0, "run"),
+    ]
+    world.command("cont")
+    assert _requests(world) == []
+
+
+def test_open_request_that_failed(world: Setup) -> None:
+    """It waits for `cont` from the moment in which it asks for the stop."""
+    world.fails = errno.ENOSPC
+    world.write(4096)
+    assert _requests(world) == [("vda", "write", 4096, 512, "run")]
+    world.command("cont")
+    assert _requests(world) == [("vda", "write", 4096, 512, "run")]
+    world.fails = 0
+    world.command("cont")
+    assert _requests(world) == []
+
+
+def test_open_requests_in_a_drained_section(world: Setup) -> None:
+    with world.blk.quiesced():
+        world.write()
+        assert _requests(world) == [("vda", "write", 0, 512, "drain")]
+    world.sim.lock.poke()
+    assert _requests(world) == []
+
+
 # The table itself.
 
 def _qemu_s(release: str, command: str) -> Any:

@@ -186,7 +186,7 @@ def test_a_client_cannot_fill_the_memory_with_commands(machine: Live, qmp: Qmp) 
         eager.sendall(b'{"execute":"qmp_capabilities"}')
         flight = Flight()
         flight.write(guest, 0, b"x" * 512)
-        flight.arrived(guest)
+        flight.arrived(qmp)
         eager.sendall(b'{"execute":"stop"}')
         qmp.wait_event("STOP")
         eager.setblocking(False)
@@ -367,7 +367,7 @@ def test_client_that_goes_with_a_command_in_flight(machine: Live, qmp: Qmp) -> N
     with machine.guest("slow") as guest:
         flight = Flight()
         flight.write(guest, 0, b"x" * 512)
-        flight.arrived(guest)
+        flight.arrived(qmp)
         with machine.qmp() as leaver:
             leaver.send(b'{"execute":"stop"}{"execute":"query-status"}')
             qmp.wait_event("STOP")

@@ -162,7 +162,7 @@ def test_held_requests_that_are_dropped(machine: Live) -> None:
                 flight = Flight()
                 for block in range(8):
                     flight.write(guest, block * BLOCK, b"x" * BLOCK)
-                flight.arrived(guest)
+                flight.arrived(qmp)
                 if n % 2:
                     qmp.wait_for(lambda: flight.poll(0) and not flight.pending, "system_reset")
 

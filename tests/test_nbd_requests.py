@@ -390,11 +390,13 @@ def test_throttled_drive_holds_no_other(machine: Live, qmp: Qmp) -> None:
     with machine.guest("limited") as limited, machine.guest("plain") as plain:
         flight = Flight()
         queued = [flight.write(limited, n * BLOCK, b"q" * BLOCK) for n in range(12)]
-        flight.arrived(limited)
+        flight.arrived(qmp)
         for n in range(50):
             plain.pwrite(b"p" * BLOCK, n * BLOCK)
         flight.poll(0)
         assert any(request.outcome is None for request in queued)
+        waiting = [request for request in qmp("x-query-requests") if request["device"] == "limited"]
+        assert waiting and {request["waits-for"] for request in waiting} == {"throttle"}
         qmp("stop")
         assert flight.land(*queued) == ["OK"] * 12
         qmp("cont")
@@ -408,7 +410,7 @@ def test_bps_limit_counts_bytes(tmp_path: Path) -> None:
     with Live(tmp_path, drive) as live, live.qmp() as qmp, live.guest() as guest:
         flight = Flight()
         writes = [flight.write(guest, n * MIB // 2, b"x" * (MIB // 2)) for n in range(8)]
-        flight.arrived(guest)
+        flight.arrived(qmp)
         assert stats_of(qmp, "vda")["wr_bytes"] < 4 * MIB
         limits = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
         qmp.execute("block_set_io_throttle", {"device": "vda", **limits})

@@ -65,7 +65,7 @@ def test_with_200_held_requests(how: int, tmp_path: Path) -> None:
             guest = stack.enter_context(live.guest())
             for n in range(40):
                 flight.write(guest, n * BLOCK, b"x" * BLOCK)
-            flight.arrived(guest)
+            flight.arrived(qmp)
         qmp.wait_event("STOP")
         ends(live, how)
         outcomes = flight.land()
@@ -79,7 +79,7 @@ def test_in_the_middle_of_requests(tmp_path: Path) -> None:
         flight = Flight()
         for n in range(60):
             flight.write(guest, n * BLOCK, b"x" * BLOCK)
-        flight.arrived(guest)
+        flight.arrived(qmp)
         qmp("query-status")
         ends(live)
         assert set(flight.land()) <= {"OK", "ESHUTDOWN", "ENOTCONN"}
@@ -147,11 +147,11 @@ def test_with_a_client_in_the_middle_of_a_request(tmp_path: Path) -> None:
 @SIGNALS
 def test_with_throttled_requests(how: int, tmp_path: Path) -> None:
     key = "drive=id=vda,file=a.img,format=raw,throttling.iops-total=1"
-    with start(tmp_path, key) as live, live.guest() as guest:
+    with start(tmp_path, key) as live, live.guest() as guest, live.qmp() as qmp:
         flight = Flight()
         for n in range(30):
             flight.write(guest, n * BLOCK, b"x" * BLOCK)
-        flight.arrived(guest)
+        flight.arrived(qmp)
         ends(live, how)
         assert set(flight.land()) <= {"OK", "ESHUTDOWN", "ENOTCONN"}
 
@@ -213,10 +213,10 @@ def test_while_opening_a_server_that_does_not_answer(
 def test_during_block_resize_and_stop(tmp_path: Path) -> None:
     """Commands that wait for requests in flight."""
     key = "drive=id=vda,driver=null-co,size=1048576,latency-ns=60000000000"
-    with start(tmp_path, key) as live, live.guest() as guest:
+    with start(tmp_path, key) as live, live.guest() as guest, live.qmp() as qmp:
         flight = Flight()
         flight.write(guest, 0, b"x" * BLOCK)
-        flight.arrived(guest)
+        flight.arrived(qmp)
         with live.qmp() as one, live.qmp() as two:
             two.send(b'{"execute":"block_resize","arguments":{"device":"vda","size":512}}')
             one.send(b'{"execute":"stop"}')
@@ -230,7 +230,7 @@ def test_signal_upon_signal(tmp_path: Path) -> None:
         flight = Flight()
         for n in range(40):
             flight.write(guest, n * BLOCK, b"x" * BLOCK)
-        flight.arrived(guest)
+        flight.arrived(qmp)
         for _ in range(10):
             with contextlib.suppress(ProcessLookupError):
                 live.process.send_signal(signal.SIGTERM)

@@ -328,6 +328,7 @@ COMMANDS: Script = [
     ("x-fault-add", {"node_name": "vd0", "iotype": "flush", "once": True}),
     ("x-fault-clear", {}),
     ("x-query-faults", {}),
+    ("x-query-requests", {}),
     ("x-drive-set-policy", {"device": "vd0", "rerror": "report", "werror": "ignore"}),
     ("x-drive-set-policy", {"device": "node0", "rerror": "stop", "werror": "stop"}),
     ("block_resize", {"device": "vd0", "size": 2 * DISK}),

@@ -17,6 +17,7 @@ from blockcore.commands import (
     job_info,
     jobs,
     mirrors,
+    requests,
     run_state,
     snapshots,
     streams,
@@ -33,7 +34,7 @@ from blockcore.qmp.session import NEGOTIATION
 table = CommandTable()
 table.include(NEGOTIATION)
 for _part in (
-    *(run_state, block_info, block_stats, block_config, faults),
+    *(run_state, block_info, block_stats, block_config, faults, requests),
     *(job_info, jobs, streams, commits, mirrors, backups),
     *(bitmaps, snapshots, transaction, volumes),
 ):

@@ -1,0 +1,71 @@
+"""The requests of guests that are not answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from blockcore.block_backend import BlockBackend
+from blockcore.guest_request import Request, Wait
+from blockcore.machine import Machine
+from blockcore.qapi import BlkdebugIOType, UInt64
+from blockcore.qmp.schema import CommandTable
+
+table = CommandTable()
+
+
+class RequestWait(StrEnum):
+    """What a request waits for."""
+
+    RUN = "run"
+    DRAIN = "drain"
+    THROTTLE = "throttle"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestInfo:
+    """A request of a guest; `offset` and `length` in bytes.
+
+    `device` is the drive's id, or the path of its device if it has none.
+    Without `waits_for` the request is at a node.
+    """
+
+    device: str
+    iotype: BlkdebugIOType
+    offset: UInt64
+    length: UInt64
+    age_ms: int
+    waits_for: RequestWait | None = None
+
+
+@table.command("x-query-requests")
+def x_query_requests(machine: Machine) -> list[RequestInfo]:
+    """The requests that have come and are not answered, of each drive in their order.
+
+    A request `waits-for` the machine to `run` when the machine is stopped or
+    about to, for the end of a `drain`, or for the `throttle` of its drive.
+    Not among them are those that go straight to a file, which wait for
+    nothing, and questions for the block status.
+    """
+    return [
+        _info(machine, blk, request)
+        for blk in machine.backends
+        for request in blk.open_requests()
+    ]
+
+
+def _info(machine: Machine, blk: BlockBackend, request: Request) -> RequestInfo:
+    waits_for = None
+    if request.waits_for is Wait.THROTTLE:
+        waits_for = RequestWait.THROTTLE
+    elif request.waits_for is Wait.HOLD:
+        runs = machine.vm.running and machine.vm.stop_requested is None
+        waits_for = RequestWait.DRAIN if runs else RequestWait.RUN
+    return RequestInfo(
+        device=blk.name or blk.device.qdev,
+        iotype=request.kind.iotype,
+        offset=UInt64(request.offset),
+        length=UInt64(request.length),
+        age_ms=(machine.clock.monotonic_ns() - request.arrived_ns) // 1_000_000,
+        waits_for=waits_for,
+    )
