@@ -140,7 +140,7 @@ def test_without_debootstrap_it_names_the_package(tree: Path) -> None:
         assert where is not None
         (tree / "bin" / tool).symlink_to(where)
     result = run(tree, "scripts/test", "--on", "trixie", path=str(tree / "bin"))
-    assert (result.returncode, result.stdout) == (1, "")
+    assert (result.returncode, result.stdout) == (69, "")
     assert result.stderr == (
         "scripts/on-release: debootstrap is not on PATH (Debian package debootstrap)\n"
     )
@@ -150,7 +150,7 @@ def test_needs_root(tree: Path) -> None:
     program(tree / "bin" / "debootstrap", DEBOOTSTRAP)
     user = None if os.geteuid() else NOBODY
     result = run(tree, "scripts/test", "--on", "bookworm", user=user)
-    assert (result.returncode, result.stdout) == (1, "")
+    assert (result.returncode, result.stdout) == (69, "")
     assert result.stderr == (
         "scripts/on-release: needs root, as in: sudo scripts/test --on bookworm\n"
     )
@@ -169,7 +169,7 @@ def test_needs_namespaces(tree: Path) -> None:
         text=True,
         check=False,
     )
-    assert (result.returncode, result.stdout) == (1, "")
+    assert (result.returncode, result.stdout) == (69, "")
     assert result.stderr.startswith("scripts/on-release: needs mount and pid namespaces, which ")
     assert result.stderr.count("\n") == 1
     assert not (tree / ".cache").exists()
@@ -181,7 +181,7 @@ def test_failing_debootstrap_shows_why(system: Path) -> None:
         '#!/bin/bash\nmkdir "$4"; echo "E: not this time"; exit 1\n',
     )
     result = run(system, "scripts/on-release", "trixie", "true")
-    assert (result.returncode, result.stdout) == (1, "")
+    assert (result.returncode, result.stdout) == (69, "")
     assert result.stderr.splitlines() == [
         "scripts/on-release: making the base system of trixie",
         "E: not this time",
@@ -332,3 +332,17 @@ def test_continuous_integration(tree: Path, fails: str | None) -> None:
         if fails == "here"
         else [[f"<--on><{name}><-m><not slow><-x><a b>"] for name in ("bookworm", "trixie")]
     )
+
+
+@pytest.mark.parametrize(("status", "wanted"), [(69, 0), (75, 75)])
+def test_continuous_integration_without_another_system(
+    status: int, wanted: int, tree: Path
+) -> None:
+    """It says that nothing was tested there, and that is no failure; anything else is one."""
+    program(tree / "bin" / "debootstrap", DEBOOTSTRAP)
+    program(
+        tree / "scripts" / "test", f"#!/bin/bash\n[[ $1 != --on ]] || exit {status}\n"
+    )
+    result = run(tree, ".ci/run")
+    assert result.returncode == wanted
+    assert ("nothing was tested on" in result.stdout.splitlines()[-1]) == (status == 69)
