@@ -20,7 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 import structlog
 
@@ -70,7 +70,10 @@ class Server:
 
     def config(self, key: str, value: str) -> None:
         """Take one KEY=VALUE; QmpError with one line that names it if it is wrong."""
-        with self._reported():
+        if "FAULTLINE_QUOTED" in self._environ:
+            value = os.fsdecode(unquote_to_bytes(value))
+        with self._reported(f"{key}={value}"):
+            _refuse_what_cannot_be_named(value)
             self._parser.add(key, value)
         self._given.setdefault(key, []).append(value)
 
@@ -145,7 +148,7 @@ class Server:
 
     def exports(self) -> list[tuple[str, str]]:
         """Name and description of every export."""
-        return [(blk.export, blk.root.filename) for blk in self.machine.backends]
+        return [(blk.export, _as_utf8(blk.root.filename)) for blk in self.machine.backends]
 
     def default_export(self) -> str:
         """The first drive's."""
@@ -167,7 +170,7 @@ class Server:
 
         def uri(export: str) -> str:
             if nbd_socket is not None:
-                return f"nbd+unix:///{export}?socket={quote(nbd_socket)}"
+                return f"nbd+unix:///{export}?socket={quote(os.fsencode(nbd_socket))}"
             return f"nbd://{host}:{port}/{export}"
 
         return {
@@ -250,6 +253,22 @@ class Server:
                 os.unlink(path)
         if directory := self._environ.get("FAULTLINE_RUNTIME_DIR"):
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _refuse_what_cannot_be_named(value: str) -> None:
+    """QmpError if this interpreter, whose encoding is the locale's, has no such file names."""
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        raise QmpError(
+            f"Python takes file names as {encoding} in this locale: set LC_ALL=C.UTF-8"
+        ) from None
+
+
+def _as_utf8(name: str) -> str:
+    """A file name as NBD can tell it, with something else for bytes that are not UTF-8."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def _run_alone(coro: Coroutine[Any, Any, Any]) -> Any:

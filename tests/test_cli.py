@@ -166,6 +166,8 @@ def test_serve_command_line() -> None:
     # The embedded interpreter's standard library and libnbd are found from the first python3.
     assert env["PATH"] == "/opt/kit/bin:/usr/bin:/own:/usr/bin"
     assert "PYTHONHOME" not in env
+    # Whatever the user's is: the encoding of file names comes from it.
+    assert env["LC_ALL"] == "C.UTF-8"
 
 
 def test_serve_command_line_tcp_and_private_directory() -> None:

@@ -179,6 +179,8 @@ def test_floats_are_read_and_written_as_qemu_does(
         ),
         ("\u00e9\U0001f600\r\n", b'"\\u00e9\\ud83d\\ude00\\r\\n"'),
         (2.0, b"2"),
+        ({"f": "\udcfc\u00fc\U0001f600"}, b'{"f": "\\ufffd\\u00fc\\ud83d\\ude00"}'),
+        ("\\udcfc", b'"\\\\udcfc"'),
     ],
     ids=repr,
 )

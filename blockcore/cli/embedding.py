@@ -60,6 +60,7 @@ def find_nbdkit(environ: Mapping[str, str]) -> Nbdkit:
             env=embedded_environment(Path(program), [], environ),
             capture_output=True,
             text=True,
+            errors="replace",
             check=False,
         )
     except OSError as exc:
@@ -86,10 +87,15 @@ def embedded_environment(
     the system's packages `import nbd` fails, and the compiled modules of
     another build of the same version do not load.  PYTHONHOME, where set, is
     for the interpreter that runs now.
+
+    The embedded one takes the encoding of file names from the locale, has no
+    UTF-8 mode (PYTHONUTF8 is not read), and where the user's locale is C, or
+    is not installed, it could open ASCII names only.
     """
     env = {name: value for name, value in environ.items() if name != "PYTHONHOME"}
     env["PATH"] = _search_path(program, environ)
     env["PYTHONPATH"] = _join(*packages, environ.get("PYTHONPATH"))
+    env["LC_ALL"] = "C.UTF-8"
     return env
 
 

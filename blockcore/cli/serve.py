@@ -9,6 +9,7 @@ FAULTLINE_LOG            json or console
 FAULTLINE_NBD_SOCKET     the Unix socket, which the plugin removes at the end, or
 FAULTLINE_NBD_ADDRESS, FAULTLINE_NBD_PORT
 FAULTLINE_RUNTIME_DIR    a private directory, which the plugin removes at the end
+FAULTLINE_QUOTED=1       the values of the parameters are percent-encoded
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 
@@ -43,6 +45,7 @@ PRIVATE_VARIABLES = (
     "FAULTLINE_NBD_ADDRESS",
     "FAULTLINE_NBD_PORT",
     "FAULTLINE_RUNTIME_DIR",
+    "FAULTLINE_QUOTED",
 )
 
 
@@ -169,8 +172,9 @@ def serve_command(
     if threads is not None:
         argv += ["-t", str(threads)]
     argv += ["python", str(plugin)]
-    argv += [key for key in keys if not key.startswith("control=")]
-    argv.append(f"control={control}")
+    pairs = [key for key in keys if not key.startswith("control=")] + [f"control={control}"]
+    quoted = not all(_is_utf8(pair) for pair in pairs)
+    argv += [_quoted(pair) if quoted else pair for pair in pairs]
 
     # The core comes last: where it is installed are packages for this interpreter, too.
     env = embedded_environment(nbdkit.program, [*packages, TOP], environ)
@@ -178,7 +182,23 @@ def serve_command(
     env |= {"FAULTLINE_SERVE": "1", "FAULTLINE_LOG": log_format, **listen.environment()}
     if runtime_dir is not None:
         env["FAULTLINE_RUNTIME_DIR"] = str(runtime_dir)
+    if quoted:
+        env["FAULTLINE_QUOTED"] = "1"
     return argv, env
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether nbdkit can hand it to Python."""
+    try:
+        os.fsencode(text).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _quoted(pair: str) -> str:
+    key, _, value = pair.partition("=")
+    return f"{key}={quote(os.fsencode(value))}"
 
 
 def embedded_drive(image: Path) -> str:

@@ -216,10 +216,11 @@ def encode(value: Any) -> bytes:
     """`value` on one line of ASCII that ends in CRLF.
 
     Numbers look as QEMU writes them: 17 significant digits, 1000.0 as 1000.
+    What is not UTF-8 in a file name is U+FFFD.
     """
     try:
         text = _compact.encode(value)
-        if _has_float(text):
+        if _has_float(text) or "\\udc" in text:
             text = _encode_exactly(value)
     except RecursionError:
         text = _encode_exactly(value)
@@ -250,6 +251,9 @@ def _encode_exactly(value: Any) -> str:
             for member in reversed(item):
                 stack += [member, _Literal(", ")]
             stack[-1:] = [_Literal("[")] if item else [_Literal("]"), _Literal("[")]
+        elif isinstance(item, str):
+            whole = item.encode("utf-8", "surrogateescape").decode(errors="replace")
+            output.append(_compact.encode(whole))
         else:
             output.append(_compact.encode(item))
     return "".join(output)
