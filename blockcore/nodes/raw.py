@@ -15,12 +15,16 @@ from blockcore.nodes.permissions import Pair, Perm, data_child, filtered_child
 from blockcore.nodes.probe import PROBE_BYTES, format_of
 from blockcore.qapi import BlkdebugEvent, QmpError
 
+MAX_OFFSET = (1 << 63) - 1
+"""Of a file, on any system."""
+
 
 class RawNode(BlockNode):
     """Passes requests on, `offset` bytes further down, and says so to its child.
 
     `offset` and `size` are QAPI's BlockdevOptionsRaw, bytes; `size` None is
-    all there is behind `offset`.  Of a `probed` one nobody has said that it
+    all there is behind `offset`.  What a `size` leaves out is out of reach: a
+    format above looks for room there, too.  Of a `probed` one nobody has said that it
     is raw: a guest must not make it look like an image of another format,
     which could refer to any file, for the next who opens it.
     """
@@ -91,15 +95,23 @@ class RawNode(BlockNode):
         if size != self.size:
             self.resized(size)
 
+    def _place(self, offset: int, length: int, beyond: int = errno.ENOSPC) -> int:
+        """Where a range is in the child; OSError if it is not shown (raw_adjust_offset)."""
+        if self.window is not None and offset + length > self.window:
+            raise OSError(beyond, os.strerror(beyond))
+        return self.offset + offset
+
     async def do_pread(self, offset: int, buf: memoryview) -> None:
+        place = self._place(offset, len(buf), errno.EINVAL)
         self.child_event(BlkdebugEvent.READ_AIO)
-        await self.below.pread(self.offset + offset, buf)
+        await self.below.pread(place, buf)
 
     async def do_pwrite(self, offset: int, buf: memoryview) -> None:
         if self.probed and offset < PROBE_BYTES:
             await self._check_format(offset, buf)
+        place = self._place(offset, len(buf))
         self.child_event(BlkdebugEvent.WRITE_AIO)
-        await self.below.pwrite(self.offset + offset, buf)
+        await self.below.pwrite(place, buf)
 
     async def _check_format(self, offset: int, buf: memoryview) -> None:
         """OSError(EPERM) if a write would make a known format of this."""
@@ -112,28 +124,35 @@ class RawNode(BlockNode):
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
-        await self.below.zero(
-            self.offset + offset, length, may_unmap=may_unmap, no_fallback=True
-        )
+        place = self._place(offset, length)
+        await self.below.zero(place, length, may_unmap=may_unmap, no_fallback=True)
 
     async def do_discard(self, offset: int, length: int) -> None:
-        await self.below.discard(self.offset + offset, length)
+        await self.below.discard(self._place(offset, length), length)
 
     async def do_block_status(self, offset: int, length: int) -> Extent:
-        return await self.below.block_status(self.offset + offset, length)
+        place = self._place(offset, length, errno.EINVAL)
+        return await self.below.block_status(place, length)
 
     async def is_allocated(self, offset: int, length: int) -> tuple[bool, int]:
-        return await self.below.is_allocated(self.offset + offset, length)
+        place = self._place(offset, length, errno.EINVAL)
+        return await self.below.is_allocated(place, length)
 
     async def do_truncate(self, size: int) -> None:
         if self.window is not None:
             raise QmpError("Cannot resize fixed-size raw disks")
+        if size > MAX_OFFSET - self.offset:
+            raise QmpError("Disk size too large for the chosen offset")
         await self.below.truncate(self.offset + size)
 
     def do_direct(self) -> Direct | None:
         direct = self.below.direct((BlkdebugEvent.READ_AIO,), (BlkdebugEvent.WRITE_AIO,))
         if direct is not None and self.probed:
             direct.write_gate = direct.write_gate.union(Gate([(0, PROBE_BYTES)]), self.offset)
+        if direct is not None and self.window is not None:
+            hidden = Gate([(self.offset + self.window, MAX_OFFSET)])
+            direct.read_gate = direct.read_gate.union(hidden)
+            direct.write_gate = direct.write_gate.union(hidden)
         if direct is None or not self.offset:
             return direct
         return direct.shifted(self.offset)
