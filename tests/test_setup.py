@@ -121,8 +121,11 @@ def test_apt_installs_only_what_is_missing(tree: Path) -> None:
 
 
 SYSTEMS = {
-    "ubuntu": ("ID=ubuntu\nID_LIKE=debian", "Ubuntu", "linux-image-virtual", "apt-get"),
-    "mint": ('ID=linuxmint\nID_LIKE="ubuntu debian"', "Ubuntu", "linux-image-virtual", "apt-get"),
+    "ubuntu": ("ID=ubuntu\nID_LIKE=debian", "Ubuntu", "linux-image-virtual zstd", "apt-get"),
+    "mint": (
+        *('ID=linuxmint\nID_LIKE="ubuntu debian"', "Ubuntu"),
+        *("linux-image-virtual zstd", "apt-get"),
+    ),
     "raspbian": ("ID=raspbian\nID_LIKE=debian", "Debian", "linux-image-cloud-amd64", "apt-get"),
     "fedora": ("ID=fedora\nVERSION_ID=42", "Fedora", "kernel-core", "dnf"),
     "centos": ('ID="centos"\nID_LIKE="rhel fedora"', "Fedora", "kernel-core", "dnf"),
