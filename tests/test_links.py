@@ -14,7 +14,7 @@ from sim import MemoryNode, Sim, add_drive, add_node, execute, new_machine, perf
 from blockcore.assemble import Assembly
 from blockcore.config import parse_config
 from blockcore.machine import Machine
-from blockcore.nodes.driver import NodeOptions
+from blockcore.nodes.driver import NewChildren, NodeOptions
 from blockcore.nodes.links import attach, check, detach
 from blockcore.nodes.op_blockers import BlockOpType, OpBlockers
 from blockcore.nodes.options import BlockdevOptions, BlockdevOptionsFile
@@ -179,7 +179,9 @@ def test_kept_reads_keep_the_old_root_writable(machine: Machine) -> None:
 class Stubborn(MemoryNode):
     """Cannot become writable again."""
 
-    async def do_reopen(self, options: NodeOptions, definition: BlockdevOptions) -> None:
+    async def do_reopen(
+        self, options: NodeOptions, definition: BlockdevOptions, children: NewChildren
+    ) -> None:
         if not options.read_only:
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
@@ -69,6 +69,10 @@ class NodeOptions:
     no_flush: bool = False
 
 
+NewChildren = Mapping[str, "BlockDriver | None"]
+"""The children that are replaced, by their names."""
+
+
 class BlockDriver:
     """The callbacks, and what happens where a driver does not have one."""
 
@@ -90,8 +94,10 @@ class BlockDriver:
     async def do_open(self) -> None:
         """Acquire what the driver needs and set `size`; raises OSError or QmpError."""
 
-    async def do_reopen(self, options: NodeOptions, definition: BlockdevOptions) -> None:
-        """Get ready to go on with other options, and perhaps another definition.
+    async def do_reopen(
+        self, options: NodeOptions, definition: BlockdevOptions, children: NewChildren
+    ) -> None:
+        """Get ready to go on with other options, and perhaps another definition and children.
 
         They become the node's after it, and then `reconfigured` is called.
 
@@ -100,7 +106,7 @@ class BlockDriver:
         """
 
     def reconfigured(self) -> None:
-        """`definition` is another one now; children and `options` are dealt with elsewhere."""
+        """`definition` and children are others now; `options` are dealt with elsewhere."""
 
     async def do_close(self) -> None:
         """Give back what `do_open` acquired."""

@@ -14,7 +14,7 @@ from blockcore.effects import Call
 from blockcore.events import XVolumeExtended
 from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct
-from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
+from blockcore.nodes.driver import Extent, NewChildren, NodeOptions, Surroundings
 from blockcore.nodes.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptions
@@ -78,7 +78,9 @@ class FileNode(BlockNode):
             if fd >= 0:
                 await Call(os.close, fd)
 
-    async def do_reopen(self, options: NodeOptions, definition: BlockdevOptions) -> None:
+    async def do_reopen(
+        self, options: NodeOptions, definition: BlockdevOptions, children: NewChildren
+    ) -> None:
         if (options.read_only, options.direct) != (self.read_only, self.options.direct):
             await Call(self._reopen, options)
 

@@ -32,8 +32,13 @@ class FilterNode(BlockNode):
         self.size = self.below.size
         self.cluster_size = self.below.cluster_size
 
+    def reconfigured(self) -> None:
+        self.cluster_size = self.below.cluster_size
+        self.child_resized()
+
     def child_resized(self) -> None:
-        self.resized(self.below.size)
+        if self.size != self.below.size:
+            self.resized(self.below.size)
 
     async def pread(
         self, offset: int, buf: memoryview, *, copy_on_read: bool = False

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from blockcore.effects import Call
-from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
+from blockcore.nodes.driver import Extent, NewChildren, NodeOptions, Surroundings
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptions
 from blockcore.qapi import QmpError
@@ -100,7 +100,9 @@ class NbdNode(BlockNode):
             raise QmpError(f"The driver 'nbd' needs libnbd's module for Python {version}")
         await Call(self._open)
 
-    async def do_reopen(self, options: NodeOptions, definition: BlockdevOptions) -> None:
+    async def do_reopen(
+        self, options: NodeOptions, definition: BlockdevOptions, children: NewChildren
+    ) -> None:
         if self._server_read_only and not options.read_only:
             raise QmpError("Can't reopen read-only NBD mount as read/write")
 

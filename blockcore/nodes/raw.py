@@ -8,7 +8,7 @@ import os
 from blockcore.faults import SECTOR_SIZE
 from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct
-from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
+from blockcore.nodes.driver import Extent, NewChildren, NodeOptions, Surroundings
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptions, BlockdevOptionsRaw
 from blockcore.nodes.permissions import Pair, Perm, data_child, filtered_child
@@ -61,32 +61,22 @@ class RawNode(BlockNode):
         return of_child & ~writes | perm & writes, shared
 
     async def do_open(self) -> None:
-        self._check_window(self.offset, self.window)
+        _check_window(self.offset, self.window, self.below.size)
         self.size = self.below.size - self.offset if self.window is None else self.window
         self.cluster_size = self.below.cluster_size
 
-    def _check_window(self, offset: int, window: int | None) -> None:
-        """QmpError, in QEMU's words, if the child is too short (raw_apply_options)."""
-        there = self.below.size
-        if offset > there:
-            raise QmpError(
-                f"Offset ({offset}) cannot be greater than size of the containing file ({there})"
-            )
-        if window is not None and there - offset < window:
-            raise QmpError(
-                f"The sum of offset ({offset}) and size ({window}) has to be smaller or equal"
-                f" to the  actual size of the containing file ({there})"
-            )
-        if window is not None and window % SECTOR_SIZE:
-            raise QmpError(f"Specified size is not multiple of {SECTOR_SIZE}")
-
-    async def do_reopen(self, options: NodeOptions, definition: BlockdevOptions) -> None:
+    async def do_reopen(
+        self, options: NodeOptions, definition: BlockdevOptions, children: NewChildren
+    ) -> None:
         if isinstance(definition, BlockdevOptionsRaw):
-            self._check_window(definition.offset or 0, definition.size)
+            file = children.get("file")
+            there = file.size if isinstance(file, BlockNode) else self.below.size
+            _check_window(definition.offset or 0, definition.size, there)
 
     def reconfigured(self) -> None:
         if isinstance(self.definition, BlockdevOptionsRaw):
             self.offset, self.window = self.definition.offset or 0, self.definition.size
+            self.cluster_size = self.below.cluster_size
             self.child_resized()
 
     def child_resized(self) -> None:
@@ -156,3 +146,18 @@ class RawNode(BlockNode):
         if direct is None or not self.offset:
             return direct
         return direct.shifted(self.offset)
+
+
+def _check_window(offset: int, window: int | None, there: int) -> None:
+    """QmpError, in QEMU's words, if `there` are not enough bytes (raw_apply_options)."""
+    if offset > there:
+        raise QmpError(
+            f"Offset ({offset}) cannot be greater than size of the containing file ({there})"
+        )
+    if window is not None and there - offset < window:
+        raise QmpError(
+            f"The sum of offset ({offset}) and size ({window}) has to be smaller or equal"
+            f" to the  actual size of the containing file ({there})"
+        )
+    if window is not None and window % SECTOR_SIZE:
+        raise QmpError(f"Specified size is not multiple of {SECTOR_SIZE}")

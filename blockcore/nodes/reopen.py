@@ -80,13 +80,14 @@ async def reopen(graph: BlockGraph, changes: list[Change]) -> None:
     try:
         for change in closing + opening:
             node = change.node
-            before = Change(node, node.options, node.definition)
-            await node.do_reopen(change.options, change.definition)
+            children = {name: node.children.get(name) for name in change.children}
+            before = Change(node, node.options, node.definition, children)
+            await node.do_reopen(change.options, change.definition, change.children)
             node.options = change.options
             done.append(before)
     except (OSError, QmpError):
         for before in reversed(done):
-            await before.node.do_reopen(before.options, before.definition)
+            await before.node.do_reopen(before.options, before.definition, before.children)
             before.node.options = before.options
         raise
     replaced: list[BlockNode | None] = []

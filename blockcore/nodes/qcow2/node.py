@@ -8,7 +8,7 @@ import os
 from blockcore.events import BlockImageCorrupted
 from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct, Translation
-from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
+from blockcore.nodes.driver import Extent, NewChildren, NodeOptions, Surroundings
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptions, BlockdevOptionsQcow2
 from blockcore.nodes.permissions import Pair, Perm, backing_child, image_child
@@ -155,16 +155,24 @@ class Qcow2Node(BlockNode):
             await self.write_back.finish()
         await self._below.flush()
 
-    async def do_reopen(self, options: NodeOptions, definition: BlockdevOptions) -> None:
-        """To become writable is to be opened anew: until now somebody else may have written."""
+    async def do_reopen(
+        self, options: NodeOptions, definition: BlockdevOptions, children: NewChildren
+    ) -> None:
+        """To become writable, or another file's, is to be opened anew.
+
+        Until now somebody else may have written, or it is another image.
+        """
+        file = children.get("file")
         if isinstance(definition, BlockdevOptionsQcow2):
             Qcow2Settings.of(definition).check(self.header)
         await self._finish()
-        if options.read_only or not self.read_only:
+        if not isinstance(file, BlockNode) and (options.read_only or not self.read_only):
             self.image.read_only = options.read_only
             return
         old, parts = self.options, dict(vars(self))
         self.options = options
+        if isinstance(file, BlockNode):
+            self._below = file
         try:
             await self.do_open()
         except (OSError, QmpError):
@@ -177,6 +185,7 @@ class Qcow2Node(BlockNode):
         """The sizes of caches stay as they are."""
         if isinstance(self.definition, BlockdevOptionsQcow2):
             self.settings = self.settings.changed(Qcow2Settings.of(self.definition))
+        self.resized(self.size)
 
     async def do_pread(self, offset: int, buf: memoryview) -> None:
         self.image.check_usable()
