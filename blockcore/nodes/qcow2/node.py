@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-
 from blockcore.events import BlockImageCorrupted
 from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct, Translation
@@ -17,17 +14,12 @@ from blockcore.nodes.qcow2.compressed import inflater
 from blockcore.nodes.qcow2.entries import READS_AS_ZERO, Kind
 from blockcore.nodes.qcow2.erase import Eraser
 from blockcore.nodes.qcow2.grace import Grace
-from blockcore.nodes.qcow2.header import (
-    AUTOCLEAR_AT,
-    DIRTY,
-    Header,
-    serialize_header,
-)
-from blockcore.nodes.qcow2.image import HEADER, Image, read_header
+from blockcore.nodes.qcow2.header import Header, serialize_header
+from blockcore.nodes.qcow2.image import Image, read_header
 from blockcore.nodes.qcow2.mapping import Mapping
+from blockcore.nodes.qcow2.opening import load_tables, make_writable
 from blockcore.nodes.qcow2.read import Reader
 from blockcore.nodes.qcow2.refcount import Refcounts
-from blockcore.nodes.qcow2.repair import repair
 from blockcore.nodes.qcow2.resize import Resizer
 from blockcore.nodes.qcow2.settings import Qcow2Settings
 from blockcore.nodes.qcow2.short_write import new_clusters
@@ -90,13 +82,9 @@ class Qcow2Node(BlockNode):
         header = await read_header(self._below, read_only=self.read_only)
         self.settings.check(header)
         self._assemble(header)
-        await self._loading("Could not read L1 table", self.mapping)
-        await self._loading("Could not initialize refcount handling", self.write_back.refcounts)
+        await load_tables(self.mapping, self.write_back.refcounts)
         if not self.read_only:
-            self.image.claim(0, 1, HEADER)
-            self.mapping.claim_all()
-            self.write_back.refcounts.claim_all()
-            await self._make_writable()
+            await make_writable(self.image, self.mapping, self.write_back)
         self.size = header.size
         self.cluster_size = header.cluster_size
         self.auto_backing_file = header.backing_file or ""
@@ -117,28 +105,6 @@ class Qcow2Node(BlockNode):
             image, self.mapping, self.allocator, self.writer, self._reads_as_zero
         )
         self.resizer = Resizer(image, self.mapping, self.write_back, self.eraser)
-
-    async def _loading(self, failure: str, part: Mapping | Refcounts) -> None:
-        try:
-            await part.load()
-        except OSError as exc:
-            raise QmpError(f"{failure}: {os.strerror(exc.errno or errno.EIO)}") from None
-
-    async def _make_writable(self) -> None:
-        """Features that a program without knowledge of them must forget; repair."""
-        try:
-            if self.header.autoclear:
-                await self.image.write_header(AUTOCLEAR_AT, bytes(8))
-                self.header.autoclear = 0
-        except OSError as exc:
-            reason = os.strerror(exc.errno or errno.EIO)
-            raise QmpError(f"Could not update qcow2 header: {reason}") from None
-        if self.header.incompatible & DIRTY:
-            try:
-                await repair(self.image, self.mapping, self.write_back)
-            except OSError as exc:
-                reason = os.strerror(exc.errno or errno.EIO)
-                raise QmpError(f"Could not repair dirty image: {reason}") from None
 
     async def do_close(self) -> None:
         """Write what has not been written; nobody could be told of an error."""

@@ -1,0 +1,48 @@
+"""What is read, and made right, before an image can be used."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from blockcore.nodes.qcow2.header import AUTOCLEAR_AT, DIRTY
+from blockcore.nodes.qcow2.image import HEADER, Image
+from blockcore.nodes.qcow2.mapping import Mapping
+from blockcore.nodes.qcow2.refcount import Refcounts
+from blockcore.nodes.qcow2.repair import repair
+from blockcore.nodes.qcow2.write_back import WriteBack
+from blockcore.qapi import QmpError
+
+
+async def load_tables(mapping: Mapping, refcounts: Refcounts) -> None:
+    """Read the tables that are in memory as a whole; QmpError in QEMU's words."""
+    try:
+        await mapping.load()
+    except OSError as exc:
+        raise _failed("Could not read L1 table", exc) from None
+    try:
+        await refcounts.load()
+    except OSError as exc:
+        raise _failed("Could not initialize refcount handling", exc) from None
+
+
+async def make_writable(image: Image, mapping: Mapping, write_back: WriteBack) -> None:
+    """Find out where metadata is; forget what programs without knowledge of it must; repair."""
+    image.claim(0, 1, HEADER)
+    mapping.claim_all()
+    write_back.refcounts.claim_all()
+    try:
+        if image.header.autoclear:
+            await image.write_header(AUTOCLEAR_AT, bytes(8))
+            image.header.autoclear = 0
+    except OSError as exc:
+        raise _failed("Could not update qcow2 header", exc) from None
+    if image.header.incompatible & DIRTY:
+        try:
+            await repair(image, mapping, write_back)
+        except OSError as exc:
+            raise _failed("Could not repair dirty image", exc) from None
+
+
+def _failed(what: str, exc: OSError) -> QmpError:
+    return QmpError(f"{what}: {os.strerror(exc.errno or errno.EIO)}")
