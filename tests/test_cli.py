@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 
 import nbd
 import pytest
+from live import Live
 
 from blockcore.cli import main, session
 from blockcore.cli.arguments import parse_arguments
@@ -441,6 +443,66 @@ def test_events_counts_the_named_ones(qemu: tuple[str, str]) -> None:
         assert json.loads(out)["event"] == "STOP"
         assert err == ""
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["BLOCK_IO_EROR"], "there is no event 'BLOCK_IO_EROR'. Did you mean 'BLOCK_IO_ERROR'?"),
+        (["STOP", "stop"], "there is no event 'stop'. Did you mean 'STOP'?"),
+        (["block-io-error"], "there is no event 'block-io-error'. Did you mean 'BLOCK_IO_ERROR'?"),
+        (["nonsense"], "there is no event 'nonsense'"),
+        (
+            ["STOP,RESUME"],
+            "'STOP,RESUME' is no name of an event: separate names with blanks, as in STOP RESUME",
+        ),
+    ],
+)
+def test_events_that_do_not_exist(
+    names: list[str], message: str, qemu: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["events", "-s", qemu[0], "--count", "1", *names]) == 2
+    line = f"faultline events: {message} (see faultline events --help)\n"
+    assert capsys.readouterr() == ("", line)
+
+
+ENDS = {"SIGKILL": "the connection was lost, without SHUTDOWN", "SIGTERM": None}
+
+
+@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize("names", [[], ["STOP"]])
+def test_events_of_a_machine_that_ends(how: str, names: list[str], tmp_path: Path) -> None:
+    """Success is to have had what was asked for, or to be told of the end."""
+    with Live(tmp_path, "drive=id=vda,driver=null-co") as live, contextlib.ExitStack() as stack:
+        counts = [[], ["--count", "2"]]
+        plain, counting = (
+            stack.enter_context(follow(live.control, *names, *words)) for words in counts
+        )
+        for process in plain, counting:
+            wait_connected(process, live.control)
+        if names:
+            assert main(["qmp", "-s", live.control, "stop"]) == 0
+            for process in plain, counting:
+                assert process.stdout is not None
+                assert json.loads(process.stdout.readline())["event"] == "STOP"
+        live.stop(signal.Signals[how])
+        words = plain.communicate(timeout=20)[1]
+        assert words == (f"faultline: {live.control}: {ENDS[how]}\n" if ENDS[how] else "")
+        assert plain.returncode == (1 if ENDS[how] else 0)
+        err = counting.communicate(timeout=20)[1]
+        came = len(names) + (0 if names or ENDS[how] else 1)
+        assert err == (
+            f"faultline: {live.control}: the machine has ended after {came} of 2 events\n"
+        )
+        assert counting.returncode == 1
+
+
+def test_events_interrupted_before_the_last(qemu: tuple[str, str]) -> None:
+    with follow(qemu[1], "--count", "1") as process:
+        wait_connected(process, qemu[1])
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=20) == ("", "\n")
+    assert process.returncode == 130
 
 
 @pytest.mark.parametrize("end", ["interrupt", "server", "reader"])

@@ -8,10 +8,13 @@ imports it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 import click
+
+from blockcore.cli.output import abandon, described, flush, open_missing_streams, tell
 
 MODULES = {
     "events": "blockcore.cli.client",
@@ -66,17 +69,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     that an error has stopped, 130 an interrupt.  A failure says one line on
     stderr.
     """
+    open_missing_streams()
+    try:
+        status = _run(argv)
+        flush()
+    except OSError as exc:
+        abandon(sys.stdout)
+        tell(f"faultline: {described(exc)}")
+        return 1
+    return status
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         status = faultline.main(argv, prog_name="faultline", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as exc:
-        click.echo(exc.format_message(), err=True)
+        tell(exc.format_message())
         return exc.exit_code
     except click.UsageError as exc:
         name = exc.ctx.command_path if exc.ctx else "faultline"
-        click.echo(f"{name}: {_one_line(exc)} (see {name} --help)", err=True)
+        tell(f"{name}: {_one_line(exc)} (see {name} --help)")
         return exc.exit_code
     except click.ClickException as exc:
-        click.echo(f"faultline: {_one_line(exc)}", err=True)
+        tell(f"faultline: {_one_line(exc)}")
         return exc.exit_code
     except click.Abort:
         return 130

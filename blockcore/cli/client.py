@@ -8,13 +8,23 @@ import os
 import stat
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from typing import Any
 
 import click
 from qemu.qmp import EventListener, Message, QMPClient
 
 from blockcore.cli.arguments import parse_arguments
-from blockcore.cli.session import disconnected, execute, session, socket_option, socket_path
+from blockcore.cli.event_names import events_of, separated, unknown
+from blockcore.cli.output import abandon, tell
+from blockcore.cli.session import (
+    disconnected,
+    execute,
+    reply,
+    session,
+    socket_option,
+    socket_path,
+)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -52,7 +62,8 @@ def events(path: str | None, count: int | None, names: tuple[str, ...]) -> None:
 
     With NAMEs only those.  Interrupt it, or close the pipe it writes to, to
     end it earlier.  A line on stderr tells when it is connected; no event
-    after that is missed.
+    after that is missed.  The exit status is 1 if the machine ends before N
+    events have come, or ends without saying so.
 
     \b
     Examples:
@@ -61,23 +72,34 @@ def events(path: str | None, count: int | None, names: tuple[str, ...]) -> None:
       faultline events -s m0.qmp BLOCK_IO_ERROR | jq .data.reason
     """
     where = socket_path(path)
-    with suppress(KeyboardInterrupt):
-        asyncio.run(follow(where, EventPrinter(names, count)))
+    if (wrong := separated(names)) is not None:
+        raise click.UsageError(wrong)
+    printer = EventPrinter(names, count)
+    try:
+        asyncio.run(follow(where, printer))
+    except KeyboardInterrupt:
+        if printer.left:
+            raise
 
 
 class EventPrinter(EventListener):
     """Writes every accepted event to stdout at once.
 
+    `left` is how many are to come yet, None for any number; `error` why stdout
+    cannot be written; `said_shutdown` whether the machine has said that it ends.
     The listener it extends keeps a history of all events for ever, which a
     program that follows a machine for weeks cannot afford.
     """
 
     def __init__(self, names: tuple[str, ...], count: int | None) -> None:
         super().__init__(names)
-        self.left = count
+        self.count = self.left = count
         self.finished = asyncio.Event()
+        self.error: OSError | None = None
+        self.said_shutdown = False
 
     async def put(self, event: Message) -> None:
+        self.said_shutdown |= event["event"] == "SHUTDOWN"
         if self.finished.is_set() or not self.accept(event):
             return
         try:
@@ -85,6 +107,9 @@ class EventPrinter(EventListener):
             sys.stdout.flush()
         except BrokenPipeError:
             self.reader_gone()
+        except OSError as exc:
+            self.error = exc
+            self.finished.set()
         if self.left is not None:
             self.left -= 1
             if self.left == 0:
@@ -92,27 +117,47 @@ class EventPrinter(EventListener):
 
     def reader_gone(self) -> None:
         """Nobody reads stdout any more: finish, without a complaint when Python flushes it."""
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
+        abandon(sys.stdout)
         self.finished.set()
+
+    def missing(self) -> str | None:
+        """What did not come though it was waited for; None if nothing is."""
+        if self.error is not None or self.finished.is_set():
+            return None
+        if self.count is not None:
+            came = self.count - (self.left or 0)
+            return f"the machine has ended after {came} of {self.count} events"
+        return None if self.said_shutdown else "the connection was lost, without SHUTDOWN"
 
 
 async def follow(path: str, printer: EventPrinter) -> None:
-    """Give `printer` every event until it is finished or the server closes the connection."""
+    """Give `printer` every event until it is finished or the server closes the connection.
+
+    UsageError for an event that the server does not have, ClickException if it
+    ends too early, OSError if stdout cannot be written.
+    """
     client = QMPClient()
     # What is not printed is not kept either (see EventPrinter).
     client.events.event_filter = lambda event: False
     client.register_listener(printer)
-    async with session(client, path), _pipe_watch(printer.reader_gone):
-        click.echo(f"faultline: following {path}", err=True)
-        ends = {
-            asyncio.create_task(printer.finished.wait()),
-            asyncio.create_task(disconnected(client)),
-        }
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        for task in ends:
-            task.cancel()
+    async with session(client, path):
+        if printer.names:
+            schema: Any = await reply(client, path, "query-qmp-schema")
+            if (wrong := unknown(sorted(printer.names), events_of(schema))) is not None:
+                raise click.UsageError(wrong)
+        async with _pipe_watch(printer.reader_gone):
+            tell(f"faultline: following {path}")
+            ends = {
+                asyncio.create_task(printer.finished.wait()),
+                asyncio.create_task(disconnected(client)),
+            }
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for task in ends:
+                task.cancel()
+    if printer.error is not None:
+        raise printer.error
+    if (missing := printer.missing()) is not None:
+        raise click.ClickException(f"{path}: {missing}")
 
 
 @asynccontextmanager

@@ -23,6 +23,7 @@ from pathlib import Path
 import click
 
 from blockcore.cli.embedding import Nbdkit
+from blockcore.cli.output import tell
 
 INSTALL = ("install", "--quiet", "--no-input", "--disable-pip-version-check")
 
@@ -101,9 +102,7 @@ class PrivateEnvironment:
             ensurepip = shlex.join([sys.executable, "-m", "ensurepip"])
             raise self._failure(f"there is no pip to get {wanted}", f"run {ensurepip}")
         python = self.nbdkit.python_name
-        click.echo(
-            f"faultline: installing {wanted} for nbdkit's {python} in {self.directory}", err=True
-        )
+        tell(f"faultline: installing {wanted} for nbdkit's {python} in {self.directory}")
         new = self.directory.with_name(f"{self.directory.name}.new")
         shutil.rmtree(new, ignore_errors=True)
         done = subprocess.run(

@@ -27,6 +27,7 @@ import click
 
 from blockcore.cli.embedding import Nbdkit, embedded_environment, find_nbdkit
 from blockcore.cli.listen import TcpPort, UnixSocket
+from blockcore.cli.output import require_stdout
 from blockcore.cli.plugin_packages import plugin_packages
 
 TOP = Path(__file__).absolute().parents[2]
@@ -109,6 +110,7 @@ def serve(
     control_path = _control_path(keys, control)
     if isinstance(listen, UnixSocket) and listen.path == control_path:
         raise click.UsageError("the NBD and the control socket cannot be the same")
+    require_stdout()
     plugin = find_plugin()
     nbdkit = find_nbdkit(os.environ)
     packages = plugin_packages(nbdkit, os.environ)
