@@ -107,6 +107,8 @@ class ConfigParser:
             case "qemu":
                 """Its value is known already."""
             case "seed":
+                if value.strip().startswith("-"):
+                    raise QmpError(f"Parameter '{key}' expects a non-negative number")
                 opt_number(value, key)
                 self._machine[key] = value
             case _:

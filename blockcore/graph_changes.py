@@ -18,6 +18,7 @@ from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.options import BlockdevOptions
 from blockcore.nodes.permissions import NodeUser, Perm
+from blockcore.nodes.raw import RawNode
 from blockcore.qapi import QmpError
 
 
@@ -36,6 +37,20 @@ def named_node(machine: Machine, name: str) -> BlockNode:
         while isinstance(node, FilterNode) and node.of_job:
             node = node.below
     return node
+
+
+def is_shown(node: BlockNode) -> bool:
+    """Whether a drive is as long as the node, because it shows what is there as it is.
+
+    Other nodes may grow: files of images, backing files, targets.
+    """
+    for parent in node.parents:
+        if isinstance(parent, BlockBackend):
+            return True
+        passes_on = isinstance(parent, RawNode | FilterNode) and node is not parent.backing
+        if passes_on and is_shown(parent):
+            return True
+    return False
 
 
 def _is_backend(parent: object) -> bool:

@@ -325,6 +325,7 @@ REFUSED_PAIRS: dict[str, tuple[list[tuple[str, str]], str]] = {
     "unknown key": ([("foo", "1")], "Invalid parameter 'foo'"),
     "prelaunch": ([("prelaunch", "x")], "Parameter 'prelaunch' expects 'on' or 'off'"),
     "seed": ([("seed", "x")], "Parameter 'seed' expects a number"),
+    "seed-negative": ([("seed", " -1")], "Parameter 'seed' expects a non-negative number"),
     "job-error-check": (
         [("job-error-check", "x")],
         "Parameter 'job-error-check' does not accept value 'x'",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from live import Live, Qmp, QmpFailed
+from live import Live, Qmp, QmpFailed, make_image
+from qcow2_images import create
 
 
 @pytest.fixture(scope="module")
 def qmp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Qmp]:
-    drive = "drive=id=vda,driver=null-co,node-name=n"
-    with Live(tmp_path_factory.mktemp("m"), drive) as machine, machine.qmp() as control:
+    keys = ("drive=id=vda,driver=null-co,node-name=n", "blockdev=null-co,node-name=free")
+    with Live(tmp_path_factory.mktemp("m"), *keys) as machine, machine.qmp() as control:
         yield control
 
 
@@ -22,6 +24,8 @@ def no_rules(qmp: Qmp) -> Iterator[None]:
     qmp("x-fault-clear")
     assert qmp("x-query-faults") == []
 
+
+MIB, GIB = 1 << 20, 1 << 30
 
 REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"errno": "ENOSPACE"}, "Parameter 'errno' does not accept value 'ENOSPACE'"),
@@ -37,6 +41,24 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"rate": 1.5}, "Parameter 'rate' expects a number between 0 and 1"),
     ({"id": "1st"}, "Parameter 'id' expects an identifier"),
     ({"node-name": "m"}, "Cannot find device='m' nor node-name='m'"),
+    *(
+        ({name: -1}, f"Parameter '{name}' expects a non-negative number")
+        for name in ("offset", "length", "count", "after")
+    ),
+    ({"offset": GIB}, "Parameter 'offset' is beyond the end of node 'n' (1073741824 bytes)"),
+    (
+        {"sector": GIB // 512, "node-name": "n"},
+        "Parameter 'sector' is beyond the end of node 'n' (1073741824 bytes)",
+    ),
+    (
+        {"offset": GIB - 1, "length": 2},
+        "Parameter 'length' is beyond the end of node 'n' (1073741824 bytes)",
+    ),
+    ({"length": GIB + 1}, "Parameter 'length' is beyond the end of node 'n' (1073741824 bytes)"),
+    (
+        {"offset": 1 << 63, "node-name": "free"},
+        "Parameter 'offset' is beyond the end of node 'free' (9223372036854775807 bytes)",
+    ),
 ]
 
 
@@ -64,3 +86,56 @@ def test_ids(qmp: Qmp) -> None:
         qmp("x-fault-add", node_name="vda", id="fault0")
     with pytest.raises(QmpFailed, match="Fault 'fault7' not found"):
         qmp("x-fault-remove", id="fault7")
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [{"offset": GIB - 1, "length": 1}, {"offset": GIB - 1}, {"sector": GIB // 512 - 1}],
+    ids=str,
+)
+def test_the_last_byte_can_fail(rule: dict[str, int], qmp: Qmp) -> None:
+    qmp.execute("x-fault-add", {"node-name": "vda", **rule})
+
+
+def test_where_a_node_ends_that_may_grow(tmp_path: Path) -> None:
+    """Only what a drive shows as it is, and just as long as it is now, ends anywhere."""
+    create(tmp_path / "q", MIB)
+    make_image(tmp_path / "d", MIB)
+    keys = ["drive=id=vda,file=q,format=qcow2,node-name=q,file.node-name=q-file"]
+    keys += ["drive=id=vdb,file=blkdebug::d,format=raw,node-name=d,file.node-name=d-filter"]
+    keys += ["blockdev=null-co,node-name=free,size=1048576"]
+    with Live(tmp_path, *keys) as live, live.qmp() as qmp:
+        shown = {"vda", "vdb", "q", "d", "d-filter"}
+        for name in ("free", "q-file", *shown):
+            qmp("x-fault-add", node_name=name, offset=MIB - 512)
+            if name in shown:
+                with pytest.raises(QmpFailed, match=rf"\({MIB} bytes\)"):
+                    qmp("x-fault-add", node_name=name, offset=MIB)
+            else:
+                qmp("x-fault-add", node_name=name, offset=1 << 40)
+        qmp("block_resize", device="vda", size=2 * MIB)
+        qmp("x-fault-add", node_name="vda", offset=MIB)
+
+
+def test_negative_numbers_are_slips_where_qemu_has_nothing(tmp_path: Path) -> None:
+    """QEMU takes them for the unsigned ones of the same bits, also where that is a surprise."""
+    make_image(tmp_path / "d", MIB)
+    drive = "drive=id=vda,file=d,format=raw,node-name=d,file.x-physical-size=1M"
+    with Live(tmp_path, drive) as live, live.qmp() as qmp:
+        qmp("block-set-write-threshold", node_name="d", write_threshold=-1)
+        (node,) = (node for node in qmp("query-named-block-nodes") if node["node-name"] == "d")
+        assert node["write_threshold"] == -1
+        ours: list[tuple[str, dict[str, Any]]] = [
+            ("x-volume-extend", {"node-name": "d", "add": -1}),
+            ("x-volume-extend", {"node-name": "d", "size": -1}),
+            ("x-volume-responder", {"node-name": "d", "chunk": -1}),
+            ("x-volume-responder", {"node-name": "d", "threshold": -1}),
+            ("x-volume-responder", {"node-name": "d", "latency-min-ms": -1}),
+            (
+                "blockdev-add",
+                {"driver": "file", "node-name": "f", "filename": "d", "x-physical-size": -1},
+            ),
+        ]
+        for command, arguments in ours:
+            with pytest.raises(QmpFailed, match=r"expects a non-negative number$"):
+                qmp.execute(command, arguments)

@@ -6,15 +6,19 @@ import errno
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from blockcore.faults import FaultOptions, FaultRule
-from blockcore.graph_changes import named_node
+from blockcore.faults import SECTOR_SIZE, FaultOptions, FaultRule
+from blockcore.graph_changes import is_shown, named_node
 from blockcore.machine import Machine
+from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import Errno, errno_named
 from blockcore.qapi import BlkdebugEvent, BlkdebugIOType, QmpError, UInt64
 from blockcore.qmp.schema import CommandTable
 from blockcore.qmp.visitor import Name
 
 table = CommandTable()
+
+SIZE_MAX = (1 << 63) - 1
+"""Bytes of the longest node that can be."""
 
 
 class KnownErrno(Errno):
@@ -86,7 +90,8 @@ def x_fault_add(
 
     `node-name` also takes a drive's id.  Members as in blkdebug's
     inject-error, plus: `errno` also by name; `offset` and `length` (bytes)
-    for a range; `after` to let that many matching requests pass first;
+    for a range, which has to be within the node as long as that is as long
+    as a drive; `after` to let that many matching requests pass first;
     `count` of requests to hit (`once` is 1); `rate`, the probability of each,
     drawn from the machine's seed.  Without an `event` the rule is in force at
     once.  Returns the rule's id, made up if not given.
@@ -105,6 +110,7 @@ def x_fault_add(
     for name, value in (("count", count), ("length", length)):
         if value == 0:
             raise QmpError(f"Parameter '{name}' expects a value greater than zero")
+    _check_place(node, sector, offset, length)
     options = FaultOptions(
         id=machine.new_fault_id(id),
         event=event,
@@ -121,6 +127,22 @@ def x_fault_add(
     node.injector().add(options)
     machine.concerns_changed()
     return FaultId(id=options.id)
+
+
+def _check_place(node: BlockNode, sector: int, offset: int | None, length: int | None) -> None:
+    """QmpError for a range that no request can be in, now or when the node has grown."""
+    size = node.size if is_shown(node) else SIZE_MAX
+    places = {
+        "sector": None if sector == -1 else sector * SECTOR_SIZE + 1,
+        "offset": None if offset is None else offset + 1,
+        "length": None if length is None else (offset or 0) + length,
+    }
+    for name, end in places.items():
+        if end is not None and end > size:
+            raise QmpError(
+                f"Parameter '{name}' is beyond the end of node '{node.node_name}'"
+                f" ({size} bytes)"
+            )
 
 
 @table.command("x-fault-remove")

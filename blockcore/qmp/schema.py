@@ -104,7 +104,7 @@ class Command:
 
         Members in `absent` are not known (`qemu.Release.absent`).
         """
-        name = Name(keyval=keyval, absent=absent)
+        name = Name(keyval=keyval, absent=absent, ours=self.name.startswith("x-"))
         try:
             if self.boxed:
                 (only,) = self.members

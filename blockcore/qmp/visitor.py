@@ -33,22 +33,24 @@ class Name:
     """Where a value stands: the dotted path, its last component, and the kind of source.
 
     `absent` has the members that are not known there (`qemu.Release.absent`).
+    `ours` tells that QEMU has nothing of the kind: a command or member ``x-``.
     """
 
     full: str = ""
     local: str = ""
     keyval: bool = False
     absent: frozenset[str] = frozenset()
+    ours: bool = False
 
     def member(self, key: str) -> Name:
         """The name of member `key` of the object that stands here."""
         full = f"{self.full}.{key}" if self.full else key
-        return Name(full, key, self.keyval, self.absent)
+        return Name(full, key, self.keyval, self.absent, self.ours or key.startswith("x-"))
 
     def item(self, index: int) -> Name:
         """The name of one element; elements have no name of their own."""
         full = f"{self.full}.{index}" if self.keyval else f"{self.full}[{index}]"
-        return Name(full, "", self.keyval, self.absent)
+        return Name(full, "", self.keyval, self.absent, self.ours)
 
     def type_error(self, expected: str) -> QmpError:
         """The value has the wrong JSON type."""
@@ -88,7 +90,8 @@ class Unsigned(QapiType):
     """`size` and the uintN family: at most `maximum`.
 
     QEMU takes a negative int64 for the uint64 of the same bits, and checks the
-    narrower types afterwards, under their C name and without the path.
+    narrower types afterwards, under their C name and without the path.  Where
+    QEMU has nothing, a negative number is a slip.
     """
 
     name: str
@@ -102,6 +105,8 @@ class Unsigned(QapiType):
             number = value & UINT64_MAX
         else:
             raise name.expects("uint64")
+        if name.ours and not name.keyval and value < 0:
+            raise name.expects("a non-negative number")
         if number > self.maximum:
             raise QmpError(f"Parameter '{name.local or 'null'}' expects {self.name}_t")
         return int(number)
