@@ -47,8 +47,7 @@ def is_shown(node: BlockNode) -> bool:
     for parent in node.parents:
         if isinstance(parent, BlockBackend):
             return True
-        passes_on = isinstance(parent, RawNode | FilterNode) and node is not parent.backing
-        if passes_on and is_shown(parent):
+        if isinstance(parent, RawNode | FilterNode) and is_shown(parent):
             return True
     return False
 
