@@ -10,7 +10,28 @@ contract a QEMU coroutine has under the BQL.  Interpreters perform the effects:
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, ClassVar
+
+
+class Lane:
+    """Calls that share threads; what hangs in one lane keeps no other from going on.
+
+    No more than `threads` of its calls are performed at a time.  Threads that
+    guests' requests bring along do not count.
+    """
+
+    __slots__ = ("name", "threads")
+
+    def __init__(self, name: str, threads: int) -> None:
+        self.name = name
+        self.threads = threads
+
+
+GENERAL = Lane("pool", 4)
+"""Of all calls that are not told apart."""
+
+COPYING = Lane("copy", 4)
+"""Of those that keep a processor busy: at most, for fewer processors get fewer."""
 
 
 class Call:
@@ -22,6 +43,8 @@ class Call:
     """
 
     __slots__ = ("args", "fn")
+
+    lane: ClassVar[Lane] = GENERAL
 
     def __init__(self, fn: Callable[..., Any], *args: Any) -> None:
         self.fn = fn
@@ -42,6 +65,20 @@ class Copy(Call):
     """
 
     __slots__ = ()
+
+    lane = COPYING
+
+
+class LaneCall(Call):
+    """A call that waits for somebody who may never answer: it has threads of a lane of its own."""
+
+    __slots__ = ("lane",)
+
+    lane: Lane  # type: ignore[misc]  # of each, where others have one together
+
+    def __init__(self, lane: Lane, fn: Callable[..., Any], *args: Any) -> None:
+        super().__init__(fn, *args)
+        self.lane = lane
 
 
 class Until:

@@ -19,16 +19,14 @@ import structlog
 
 from blockcore.bql import BigLock
 from blockcore.control import Client
-from blockcore.effects import Call, Copy
+from blockcore.effects import COPYING, GENERAL, Lane
 from blockcore.events import Event
 from blockcore.machine import Machine
-from blockcore.pool import ThreadPool
+from blockcore.pool import Lanes, ThreadPool
 from blockcore.qmp.schema import Wire
 from blockcore.routine import Routine
 
-POOL_THREADS = 4
-
-COPY_THREADS = min(max(2, len(os.sched_getaffinity(0))), POOL_THREADS)
+COPY_THREADS = min(max(2, len(os.sched_getaffinity(0))), COPYING.threads)
 """More of them than processors make jobs slower, and leave guests less; but one may hang."""
 
 _log = structlog.get_logger()
@@ -64,9 +62,10 @@ class MainLoop:
     def start(self) -> None:
         """Start the thread; returns when clients are accepted."""
         self._pools = {
-            Call: ThreadPool("pool", POOL_THREADS),
-            Copy: ThreadPool("copy", COPY_THREADS),
+            GENERAL: ThreadPool(GENERAL.name, GENERAL.threads),
+            COPYING: ThreadPool(COPYING.name, COPY_THREADS),
         }
+        self._lanes = Lanes()
         self._lock.pool = self
         self._machine.spawn = self._spawn
         self._thread.start()
@@ -84,6 +83,7 @@ class MainLoop:
         self._thread.join()
         for pool in self._pools.values():
             pool.close()
+        self._lanes.close()
         self.unlink()
 
     def unlink(self) -> None:
@@ -95,11 +95,16 @@ class MainLoop:
             if os.stat(path).st_ino == self._path_inode[1]:
                 os.unlink(path)
 
-    def submit(self, work: Callable[[], None], kind: type[Call]) -> None:
-        self._pools[kind].submit(work)
+    def submit(self, work: Callable[[], None], lane: Lane) -> None:
+        pool = self._pools.get(lane)
+        if pool is None:
+            self._lanes.submit(work, lane)
+        else:
+            pool.submit(work)
 
-    def is_wanted(self, kind: type[Call]) -> bool:
-        return self._pools[kind].is_wanted()
+    def is_wanted(self, lane: Lane) -> bool:
+        pool = self._pools.get(lane)
+        return self._lanes.is_wanted(lane) if pool is None else pool.is_wanted()
 
     def call_at(self, deadline_ns: int, work: Callable[[], None]) -> None:
         def arm() -> None:

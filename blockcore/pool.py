@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from blockcore.effects import Lane
+
+Work = Callable[[], None]
+"""What it has for an outcome it keeps itself.
+
+If it raises, that is a bug: it is told, and the thread goes on, since others need it.
+"""
+
+IDLE_S = 2.0
+"""How long a thread of a lane that is not always there waits for more work."""
+
 
 class ThreadPool:
-    """So many threads, and one queue of work that they take in turn.
-
-    What work has for an outcome it keeps itself.  If it raises, that is a bug:
-    it is told, and the thread goes on, since others need it.
-    """
+    """So many threads, and one queue of work that they take in turn."""
 
     def __init__(self, name: str, threads: int) -> None:
-        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._queue: SimpleQueue[Work | None] = SimpleQueue()
         self._closed = False
         self._threads = [
             threading.Thread(target=self._run, name=f"{name} {number}") for number in range(threads)
@@ -23,7 +31,7 @@ class ThreadPool:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, work: Callable[[], None]) -> None:
+    def submit(self, work: Work) -> None:
         """Run `work` on one of the threads; dropped once the pool is closed."""
         self._queue.put(work)
 
@@ -39,8 +47,80 @@ class ThreadPool:
 
     def _run(self) -> None:
         while (work := self._queue.get()) is not None and not self._closed:
-            try:
-                work()
-            except Exception as exc:
-                told = (type(exc), exc, exc.__traceback__, threading.current_thread())
-                threading.excepthook(threading.ExceptHookArgs(told))
+            _do(work)
+
+
+class _Crew:
+    """The threads of one lane, as many as its work needs, and that work."""
+
+    __slots__ = ("changed", "idle", "threads", "work")
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self.changed = threading.Condition(lock)
+        self.work: deque[Work] = deque()
+        self.threads = 0
+        self.idle = 0
+
+
+class Lanes:
+    """Threads of lanes that come and go: each begins with work, and ends `idle_s` after it."""
+
+    def __init__(self, idle_s: float = IDLE_S) -> None:
+        self._idle_s = idle_s
+        self._lock = threading.Lock()
+        self._crews: dict[Lane, _Crew] = {}
+        self._closed = False
+
+    def submit(self, work: Work, lane: Lane) -> None:
+        """Run `work` on a thread of its lane; dropped once this is closed."""
+        with self._lock:
+            if self._closed:
+                return
+            crew = self._crews.get(lane)
+            if crew is None:
+                crew = self._crews[lane] = _Crew(self._lock)
+            crew.work.append(work)
+            if len(crew.work) <= crew.idle:
+                crew.changed.notify()
+            elif crew.threads < lane.threads:
+                crew.threads += 1
+                threading.Thread(target=self._run, args=(lane, crew), name=lane.name).start()
+
+    def is_wanted(self, lane: Lane) -> bool:
+        """Whether work waits for a thread of that lane."""
+        crew = self._crews.get(lane)
+        return crew is not None and len(crew.work) > crew.idle
+
+    def close(self) -> None:
+        """Let all threads end with what they are at; what waits is dropped."""
+        with self._lock:
+            self._closed = True
+            for crew in self._crews.values():
+                crew.work.clear()
+                crew.changed.notify_all()
+
+    def _run(self, lane: Lane, crew: _Crew) -> None:
+        while (work := self._next(lane, crew)) is not None:
+            _do(work)
+
+    def _next(self, lane: Lane, crew: _Crew) -> Work | None:
+        """What has waited longest, or None: then the thread counts no more."""
+        with self._lock:
+            if not crew.work and not self._closed:
+                crew.idle += 1
+                crew.changed.wait_for(lambda: crew.work or self._closed, self._idle_s)
+                crew.idle -= 1
+            if crew.work:
+                return crew.work.popleft()
+            crew.threads -= 1
+            if not crew.threads:
+                del self._crews[lane]
+            return None
+
+
+def _do(work: Work) -> None:
+    try:
+        work()
+    except Exception as exc:
+        told = (type(exc), exc, exc.__traceback__, threading.current_thread())
+        threading.excepthook(threading.ExceptHookArgs(told))

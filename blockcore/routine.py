@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from blockcore.effects import Call, Until
+from blockcore.effects import GENERAL, Call, Lane, Until
 
 Core = Coroutine[Any, Any, Any]
 
@@ -93,11 +93,11 @@ class Routine:
 class Pool(Protocol):
     """What the main loop offers to `spawn`; `loop.py` has the real one."""
 
-    def submit(self, work: Callable[[], None], kind: type[Call]) -> None:
-        """Run `work` soon, on a thread for such calls, which may block."""
+    def submit(self, work: Callable[[], None], lane: Lane) -> None:
+        """Run `work` soon, on a thread of that lane, which may block."""
 
-    def is_wanted(self, kind: type[Call]) -> bool:
-        """Whether other work waits for a thread for such calls."""
+    def is_wanted(self, lane: Lane) -> bool:
+        """Whether other work waits for a thread of that lane."""
 
     def call_at(self, deadline_ns: int, work: Callable[[], None]) -> None:
         """Run `work` when the monotonic clock reaches `deadline_ns`."""
@@ -139,30 +139,30 @@ class LoopRoutine(Routine):
     """Owned by the main loop, which performs its calls on a pool.
 
     A thread of the pool goes on with the next call of the same routine, if it
-    is of the same kind: to hand it over costs as much as a small read, and what
+    is of the same lane: to hand it over costs as much as a small read, and what
     was just read into memory is in that processor's cache when it is written.
     If others wait for a thread, they get it after `TURN` calls.
     """
 
-    __slots__ = ("_kind", "_left", "lock", "on_done")
+    __slots__ = ("_lane", "_left", "lock", "on_done")
 
     def __init__(self, coro: Core, lock: Scheduler, on_done: Callable[[Routine], None]) -> None:
         super().__init__(coro)
         self.lock = lock
         self.on_done = on_done
         self._left = 0
-        self._kind: type[Call] = Call
+        self._lane = GENERAL
 
     def moved(self) -> None:
         pool, call, until = self.lock.pool, self.call, self.until
         if self.done:
             self.on_done(self)
         elif call is not None:
-            kind = type(call)
-            other = kind is not self._kind
-            if not self._left or other or (self._left == 1 and pool.is_wanted(kind)):
+            lane = call.lane
+            other = lane is not self._lane
+            if not self._left or other or (self._left == 1 and pool.is_wanted(lane)):
                 self._left = 0
-                pool.submit(lambda: self._perform(call), kind)
+                pool.submit(lambda: self._perform(call), lane)
         elif until is not None and until.deadline_ns is not None:
             pool.call_at(until.deadline_ns, lambda: self._expire(until))
 
@@ -172,7 +172,7 @@ class LoopRoutine(Routine):
         while call is not None:
             value, error = perform(call)
             with self.lock.region():
-                self._left, self._kind = left, type(first)
+                self._left, self._lane = left, first.lane
                 self.lock.advance(self, value, error)
                 call = self.call if self._left else None
                 self._left = 0

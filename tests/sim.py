@@ -18,7 +18,7 @@ from typing import Any
 from blockcore.block_backend import BlockBackend
 from blockcore.bql import BigLock
 from blockcore.commands.table import table
-from blockcore.effects import Call
+from blockcore.effects import Call, Lane
 from blockcore.guest_request import Device
 from blockcore.machine import Machine
 from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
@@ -91,10 +91,10 @@ class Sim:
     def realtime_ns(self) -> int:
         return START_REALTIME_NS + self.now_ns
 
-    def submit(self, work: Callable[[], None], kind: type[Call]) -> None:
+    def submit(self, work: Callable[[], None], lane: Lane) -> None:
         self._ready.append(work)
 
-    def is_wanted(self, kind: type[Call]) -> bool:
+    def is_wanted(self, lane: Lane) -> bool:
         """So that no call follows another before all others have had their chance."""
         return True
 

@@ -13,7 +13,7 @@ import pytest
 
 from blockcore.bql import BigLock
 from blockcore.clock import SystemClock
-from blockcore.effects import Call, Copy, Until
+from blockcore.effects import COPYING, GENERAL, Call, Copy, Lane, LaneCall, Until
 from blockcore.routine import Routine
 
 HANG_S = 30
@@ -27,15 +27,15 @@ class Pool:
 
     def __init__(self) -> None:
         self.work: list[Callable[[], None]] = []
-        self.kinds: list[type[Call]] = []
+        self.lanes: list[Lane] = []
         self.timers: list[tuple[int, Callable[[], None]]] = []
         self.wanted = True
 
-    def submit(self, work: Callable[[], None], kind: type[Call]) -> None:
+    def submit(self, work: Callable[[], None], lane: Lane) -> None:
         self.work.append(work)
-        self.kinds.append(kind)
+        self.lanes.append(lane)
 
-    def is_wanted(self, kind: type[Call]) -> bool:
+    def is_wanted(self, lane: Lane) -> bool:
         return self.wanted
 
     def call_at(self, deadline_ns: int, work: Callable[[], None]) -> None:
@@ -286,20 +286,22 @@ def test_a_thread_goes_on_with_a_routine_unless_it_is_wanted(wanted: bool, story
     assert "".join(done) == story
 
 
-def test_calls_of_another_kind_are_for_other_threads() -> None:
-    """What copies is not held up by what waits, and the other way round."""
+def test_calls_of_another_lane_are_for_other_threads() -> None:
+    """What copies is not held up by what waits, and nobody by who waits for one server."""
     lock, pool = make_lock()
     pool.wanted = False
-    kinds = [Call, Copy, Copy, Copy, Call, Call]
+    one, other = Lane("one", 1), Lane("other", 1)
+    lanes = [GENERAL, COPYING, COPYING, one, one, other, COPYING, GENERAL, GENERAL]
 
     async def work() -> None:
-        for kind in kinds:
-            await kind(ignore, None)
+        for lane in lanes:
+            kinds = {GENERAL: Call, COPYING: Copy}
+            await (kinds[lane](ignore, None) if lane in kinds else LaneCall(lane, ignore, None))
 
     with lock.region():
         lock.spawn(work(), ignore)
     pool.run()
-    assert pool.kinds == [Call, Copy, Call]
+    assert pool.lanes == [GENERAL, COPYING, one, other, COPYING, GENERAL]
 
 
 def test_a_routine_that_waits_leaves_its_thread() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from live import TIMEOUT_S, Flight, Live, Qmp, make_image
 
-from blockcore.loop import POOL_THREADS
+from blockcore.effects import GENERAL
 
 MIB = 1 << 20
 BLOCK = 4096
@@ -85,10 +85,10 @@ def settled(machine: Live, qmp: Qmp, before: Usage) -> None:
     """
     for _ in range(ROUND_TRIPS):
         now = Usage.of(machine)
-        if now.threads <= before.threads + POOL_THREADS and now.fds <= before.fds:
+        if now.threads <= before.threads + GENERAL.threads and now.fds <= before.fds:
             break
         qmp("query-status")
-    assert now.threads <= before.threads + POOL_THREADS and now.fds <= before.fds, (before, now)
+    assert now.threads <= before.threads + GENERAL.threads and now.fds <= before.fds, (before, now)
     qmp.events.clear()
 
 

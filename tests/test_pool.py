@@ -8,7 +8,8 @@ from queue import SimpleQueue
 
 import pytest
 
-from blockcore.pool import ThreadPool
+from blockcore.effects import Lane
+from blockcore.pool import Lanes, ThreadPool
 
 
 def test_all_threads_work_at_once_and_in_turn() -> None:
@@ -60,6 +61,68 @@ def test_what_waits_is_dropped_when_the_pool_is_closed() -> None:
     begun.wait(10)
     pool.submit(lambda: done.put(2))
     pool.close()
+    go.set()
+    assert done.get(timeout=10) == 1
+    assert done.empty()
+
+
+def test_a_lane_has_no_more_threads_than_it_may_and_holds_up_no_other() -> None:
+    lanes = Lanes()
+    narrow, other = Lane("narrow", 2), Lane("other", 1)
+    meeting, done = threading.Barrier(3), SimpleQueue[str]()
+
+    def hang() -> None:
+        meeting.wait(10)
+        done.put("hung")
+
+    for _ in range(2):
+        lanes.submit(hang, narrow)
+    lanes.submit(lambda: done.put("third"), narrow)
+    assert lanes.is_wanted(narrow)
+    lanes.submit(lambda: done.put("other"), other)
+    assert done.get(timeout=10) == "other"
+    assert done.empty()
+    meeting.wait(10)
+    assert sorted(done.get(timeout=10) for _ in range(3)) == ["hung", "hung", "third"]
+    lanes.close()
+
+
+def test_a_thread_of_a_lane_takes_more_work_and_then_ends() -> None:
+    lanes = Lanes(idle_s=0.01)
+    lane = Lane("lane", 4)
+    done: SimpleQueue[threading.Thread] = SimpleQueue()
+    lanes.submit(lambda: done.put(threading.current_thread()), lane)
+    thread = done.get(timeout=10)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert not lanes.is_wanted(lane)
+    assert not lanes._crews, "nothing is kept of a lane that has nothing to do"
+    busy = Lanes()
+    for _ in range(3):
+        busy.submit(lambda: done.put(threading.current_thread()), lane)
+    threads = {done.get(timeout=10) for _ in range(3)}
+    busy.close()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_what_waits_in_a_lane_is_dropped_at_the_end() -> None:
+    lanes = Lanes()
+    lane = Lane("lane", 1)
+    begun, go = threading.Event(), threading.Event()
+    done: SimpleQueue[int] = SimpleQueue()
+
+    def work() -> None:
+        begun.set()
+        go.wait(10)
+        done.put(1)
+
+    lanes.submit(work, lane)
+    begun.wait(10)
+    lanes.submit(lambda: done.put(2), lane)
+    lanes.close()
+    lanes.submit(lambda: done.put(3), lane)
     go.set()
     assert done.get(timeout=10) == 1
     assert done.empty()
