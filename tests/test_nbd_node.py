@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nbd
 import pytest
@@ -177,6 +181,70 @@ def test_a_server_that_hangs_holds_nobody_else(tmp_path: Path) -> None:
             assert qmp("query-status")["running"]
             server.send_signal(signal.SIGCONT)
             assert flight.land(*reads) == ["OK"] * 10
+
+
+@contextlib.contextmanager
+def silent(path: Path) -> Iterator[socket.socket]:
+    """A server that accepts, and never says anything."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(64)
+        yield listener
+
+
+def test_a_server_that_never_greets_is_given_up(tmp_path: Path) -> None:
+    """In time, and others do not wait for that: as many as may be opened at once are."""
+    make_image(tmp_path / "d.img", MIB)
+    with (
+        silent(tmp_path / "mute.sock"),
+        Live(tmp_path, "drive=id=d,driver=null-co") as live,
+        contextlib.ExitStack() as stack,
+    ):
+        server = {"type": "unix", "path": "mute.sock"}
+        waiting = [stack.enter_context(live.qmp()) for _ in range(6)]
+        for number, qmp in enumerate(waiting):
+            options: dict[str, Any] = {"driver": "nbd", "node-name": f"n{number}"}
+            options |= {"server": server, "open-timeout": 1}
+            qmp.send(json.dumps({"execute": "blockdev-add", "arguments": options}).encode())
+        for qmp in waiting:
+            said = qmp.receive()["error"]["desc"]
+            assert said == "Failed to connect to 'mute.sock': Connection timed out"
+
+
+def test_a_server_that_never_greets_does_not_outlive_the_process(tmp_path: Path) -> None:
+    with silent(tmp_path / "mute.sock"), Live(tmp_path, "drive=driver=null-co") as live:
+        with live.qmp() as qmp:
+            options: dict[str, Any] = {"driver": "nbd", "node-name": "n"}
+            options |= {"server": {"type": "unix", "path": "mute.sock"}, "open-timeout": 4000}
+            qmp.send(json.dumps({"execute": "blockdev-add", "arguments": options}).encode())
+            with live.qmp() as other:
+                other("query-status")
+            begin = time.monotonic()
+            assert live.stop() == 0
+            assert time.monotonic() - begin < 10
+
+
+def test_what_waits_for_one_server_keeps_no_other_from_its_files(tmp_path: Path) -> None:
+    """A mirror has more under way than there are threads for everybody."""
+    make_image(tmp_path / "d.img", 16 * MIB, pattern=1)
+    server = nbdkit(tmp_path, "memory", "16M")
+    target = {"driver": "nbd", "node-name": "far", "server": {"type": "unix", "path": "kit.sock"}}
+    file = {"driver": "file", "node-name": "f", "filename": "d.img"}
+    with (
+        killed(server),
+        Live(tmp_path, "drive=id=d,file=d.img,format=raw") as live,
+        live.qmp() as qmp,
+        live.guest() as guest,
+    ):
+        qmp("blockdev-add", **target)
+        server.send_signal(signal.SIGSTOP)
+        qmp("blockdev-mirror", job_id="j", device="d", target="far", sync="full")
+        for _ in range(3):
+            qmp.execute("blockdev-add", file)
+            qmp("blockdev-del", node_name="f")
+            assert guest.pread(BLOCK, 0) == b"\1" * BLOCK
+        server.send_signal(signal.SIGCONT)
+        qmp.wait_event("BLOCK_JOB_READY")
 
 
 def test_no_server(tmp_path: Path) -> None:

@@ -715,3 +715,16 @@ def test_recorded_blkdebug(machine: Machine, case: dict[str, Any], tmp_path: Pat
 def test_recorded_cases_are_all_there() -> None:
     assert len(RECORDED) == 25
     assert set(DEVIATIONS) <= {case["test"] for case in RECORDED}
+
+
+def test_a_pipe_is_no_file_to_wait_for(machine: Machine, tmp_path: Path) -> None:
+    """Neither as rules, where it has none, nor as a disk; and what has no end is no rules."""
+    pipe = str(tmp_path / "pipe")
+    os.mkfifo(pipe)
+    disk = {"driver": "null-co"}
+    definition = {"driver": "blkdebug", "image": disk, "config": pipe}
+    node = perform(machine.graph.open(parse_blockdev_options(definition)))
+    assert isinstance(node, BlkdebugNode) and not node.injector().rules
+    for endless in ({**definition, "config": "/dev/zero"}, {"driver": "file", "filename": pipe}):
+        with pytest.raises(QmpError, match="File too large|to be a regular file"):
+            perform(machine.graph.open(parse_blockdev_options(endless)))

@@ -7,8 +7,8 @@ import os
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from blockcore.effects import Call
-from blockcore.nodes.driver import NodeOptions, Surroundings
+from blockcore.effects import Call, LaneCall
+from blockcore.nodes.driver import OPENING, NodeOptions, Surroundings
 from blockcore.nodes.drivers import make_node
 from blockcore.nodes.file import FileNode
 from blockcore.nodes.filename import FILENAME_PARSERS, protocol_of
@@ -95,7 +95,7 @@ async def _create_below(
     path = graph.path(name) if name else ""
     used = [node.fd for node in graph.nodes.values() if isinstance(node, FileNode)]
     try:
-        await Call(_create, path, size, used)
+        await LaneCall(OPENING, _create, path, size, used)
     except OSError as exc:
         reason = os.strerror(exc.errno or errno.EIO)
         raise QmpError(f"Could not create '{name}': {reason}") from None

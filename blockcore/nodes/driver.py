@@ -16,11 +16,18 @@ from typing import ClassVar, NamedTuple, Protocol
 
 from blockcore.accounting import Slot
 from blockcore.clock import Clock
+from blockcore.effects import Lane
 from blockcore.events import Event
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.options import BlockdevOptions
 from blockcore.qapi import BlockdevDetectZeroesOptions, QmpError
 from blockcore.qemu import Release
+
+MAX_OPENINGS = 64
+"""How many nodes may be about to be opened; each of them may wait for a server."""
+
+OPENING = Lane("opening", MAX_OPENINGS)
+"""Of the calls that open something: a server that does not answer, or a dead file system."""
 
 
 class Surroundings(Protocol):

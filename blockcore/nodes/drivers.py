@@ -6,14 +6,15 @@ module of its own.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Awaitable, Callable
 
-from blockcore.effects import Call
+from blockcore.effects import LaneCall
 from blockcore.faults import FaultOptions, StateChange
 from blockcore.nodes.blkdebug import BlkdebugLimits, BlkdebugNode
 from blockcore.nodes.blkdebug_config import parse_blkdebug_config
-from blockcore.nodes.driver import NodeOptions, Surroundings
+from blockcore.nodes.driver import OPENING, NodeOptions, Surroundings
 from blockcore.nodes.file import FileNode
 from blockcore.nodes.nbd import NbdNode, NbdServer
 from blockcore.nodes.node import BlockNode
@@ -37,6 +38,9 @@ from blockcore.nodes.qcow2.settings import Qcow2Settings
 from blockcore.nodes.raw import RawNode
 from blockcore.qapi import QmpError
 from blockcore.volume import make_volume
+
+CONFIG_BYTES_MAX = 1 << 20
+"""Of a file of rules; so many could not be obeyed."""
 
 ChildOpener = Callable[[BlockdevRef], Awaitable[BlockNode]]
 
@@ -110,7 +114,7 @@ async def _make_blkdebug(
     changes = list(options.set_state or ())
     if options.config:
         more_errors, more_changes = parse_blkdebug_config(
-            await Call(_read_config, path(options.config))
+            await LaneCall(OPENING, _read_config, path(options.config))
         )
         errors, changes = more_errors + errors, more_changes + changes
     return BlkdebugNode(
@@ -131,12 +135,16 @@ async def _make_blkdebug(
 
 
 def _read_config(path: str) -> str:
+    """A pipe is not waited for, and what has no end is not read to it."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            data = file.read(CONFIG_BYTES_MAX + 1) or b""
     except OSError as exc:
         reason = os.strerror(exc.errno or 0)
         raise QmpError(f"Could not read blkdebug config file: {reason}") from None
+    if len(data) > CONFIG_BYTES_MAX:
+        raise QmpError(f"Could not read blkdebug config file: {os.strerror(errno.EFBIG)}")
+    return data.decode(errors="surrogateescape")
 
 
 def _fault(options: InjectError, rule_id: str) -> FaultOptions:

@@ -10,11 +10,11 @@ import stat
 import struct
 from dataclasses import replace
 
-from blockcore.effects import Call
+from blockcore.effects import Call, LaneCall
 from blockcore.events import XVolumeExtended
 from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct
-from blockcore.nodes.driver import Extent, NewChildren, NodeOptions, Surroundings
+from blockcore.nodes.driver import OPENING, Extent, NewChildren, NodeOptions, Surroundings
 from blockcore.nodes.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptions
@@ -67,7 +67,7 @@ class FileNode(BlockNode):
     async def do_open(self) -> None:
         """Raises QmpError in QEMU's words (raw_open_common)."""
         try:
-            await Call(self._open)
+            await LaneCall(OPENING, self._open)
         except OSError as exc:
             reason = os.strerror(exc.errno or errno.EIO)
             raise QmpError(f"Could not open '{self.filename}': {reason}") from None

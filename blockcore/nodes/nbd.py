@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import queue
@@ -14,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from blockcore.effects import Call
-from blockcore.nodes.driver import Extent, NewChildren, NodeOptions, Surroundings
+from blockcore.effects import Lane, LaneCall
+from blockcore.nodes.driver import OPENING, Extent, NewChildren, NodeOptions, Surroundings
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptions
 from blockcore.qapi import QmpError
@@ -30,6 +31,12 @@ CONNECTIONS = 4
 
 CONNECT_POLL_MS = 50
 """How often a connection that is not there yet is given up if the process ends."""
+
+CONNECT_S = 10
+"""How long a server may take to greet, and to agree on everything, if nothing else is said.
+
+QEMU waits for ever, and with it the whole machine.
+"""
 
 RETRY_S = 0.1
 """Pause between two attempts to reconnect within reconnect-delay."""
@@ -67,7 +74,8 @@ class NbdNode(BlockNode):
 
     A lost connection fails the requests on it with EIO; the next request
     connects again.  With `reconnect_delay` (seconds) requests wait that long
-    for the server to come back and are then sent again.
+    for the server to come back and are then sent again.  `open_timeout` is how
+    long to try to open, 0 for once.
     """
 
     driver = "nbd"
@@ -85,8 +93,9 @@ class NbdNode(BlockNode):
         self.reconnect_delay = reconnect_delay
         self.open_timeout = open_timeout
         self._handles: list[nbd.NBD] = []
-        self._sockets: dict[nbd.NBD, int] = {}
-        """Descriptors: a handle does not tell while a request is on it."""
+        self._sockets: dict[nbd.NBD, socket.socket] = {}
+        """Of our own: a handle does not tell its descriptor while a request is on it."""
+        self._lane = Lane(f"nbd {options.node_name}", CONNECTIONS)
         self._free: queue.SimpleQueue[nbd.NBD] = queue.SimpleQueue()
         self._aborted = False
         self._cancels = 0
@@ -98,7 +107,7 @@ class NbdNode(BlockNode):
         if nbd is None:
             version = f"{sys.version_info.major}.{sys.version_info.minor}"
             raise QmpError(f"The driver 'nbd' needs libnbd's module for Python {version}")
-        await Call(self._open)
+        await LaneCall(OPENING, self._open)
 
     async def do_reopen(
         self, options: NodeOptions, definition: BlockdevOptions, children: NewChildren
@@ -107,22 +116,28 @@ class NbdNode(BlockNode):
             raise QmpError("Can't reopen read-only NBD mount as read/write")
 
     async def do_close(self) -> None:
-        await Call(self._close)
+        await LaneCall(self._lane, self._close)
 
     def abort(self) -> None:
         self._aborted = True
-        for descriptor in list(self._sockets.values()):
-            _hang_up(descriptor)
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Let all requests fail that are under way; the next one connects again."""
+        self._cancels += 1
+        for connection in list(self._sockets.values()):
+            with contextlib.suppress(OSError):  # not connected (any more)
+                connection.shutdown(socket.SHUT_RDWR)
 
     def _open(self) -> None:
-        deadline = time.monotonic() + self.open_timeout
+        begin = time.monotonic()
         while True:
             first = nbd.NBD()
             try:
-                self._connect(first)
+                self._connect(first, begin + (self.open_timeout or CONNECT_S))
                 break
             except nbd.Error as exc:
-                if self._aborted or time.monotonic() >= deadline:
+                if self._aborted or time.monotonic() >= begin + self.open_timeout:
                     raise QmpError(self._connect_error(exc)) from None
             time.sleep(RETRY_S)
         self.size = first.get_size()
@@ -136,7 +151,7 @@ class NbdNode(BlockNode):
         self._server_read_only = first.is_read_only()
         if self._server_read_only and not self.read_only:
             if not self.options.auto_read_only:
-                first.shutdown()
+                self._part_with(first)
                 raise QmpError("Could not open image: Permission denied")
             self.options = replace(self.options, read_only=True)
         self._handles = [first]
@@ -145,14 +160,32 @@ class NbdNode(BlockNode):
         for handle in self._handles:
             self._free.put(handle)
 
-    def _connect(self, handle: nbd.NBD) -> None:
-        """Raises nbd.Error, also if the process ends while the server does not answer."""
+    def _connect(self, handle: nbd.NBD, deadline: float) -> None:
+        """Raises nbd.Error, also if somebody hangs up, or it is late, before the server answers."""
+        cancels = self._cancels
         self.server.begin_to_connect(handle)
         while handle.aio_is_connecting():
-            if self._aborted:
-                raise nbd.Error(os.strerror(errno.ECANCELED), "ECANCELED")
+            if self._aborted or cancels != self._cancels:
+                raise nbd.Error(os.strerror(errno.ECANCELED), errno.ECANCELED)
+            if time.monotonic() >= deadline:
+                raise nbd.Error(os.strerror(errno.ETIMEDOUT), errno.ETIMEDOUT)
             handle.poll(CONNECT_POLL_MS)
-        self._sockets[handle] = handle.aio_get_fd()
+        self._sockets[handle] = socket.socket(fileno=os.dup(handle.aio_get_fd()))
+        if cancels != self._cancels:
+            self._forget(handle)
+            raise nbd.Error(os.strerror(errno.ECANCELED), errno.ECANCELED)
+
+    def _forget(self, handle: nbd.NBD) -> None:
+        connection = self._sockets.pop(handle, None)
+        if connection is not None:
+            connection.close()
+
+    def _part_with(self, handle: nbd.NBD) -> None:
+        """Say good-bye, without waiting for an answer."""
+        with contextlib.suppress(nbd.Error):
+            if handle.aio_is_ready():
+                handle.aio_disconnect(0)
+        self._forget(handle)
 
     def _connect_error(self, exc: nbd.Error) -> str:
         refused = "NBD_REP_ERR|server replied|server has no export"
@@ -163,29 +196,32 @@ class NbdNode(BlockNode):
 
     def _close(self) -> None:
         for handle in self._handles:
-            if handle.aio_is_ready():
-                handle.shutdown()
+            self._part_with(handle)
         self._handles = []
-        self._sockets = {}
+        self._free = queue.SimpleQueue()
+
+    async def _send(self, send: Callable[[nbd.NBD], Any]) -> None:
+        await LaneCall(self._lane, self._request, send)
 
     def _request(self, send: Callable[[nbd.NBD], Any]) -> Any:
         """Send one request on a free handle; raises OSError with the server's errno."""
-        deadline, cancels = time.monotonic() + self.reconnect_delay, self._cancels
+        begin, cancels = time.monotonic(), self._cancels
         handle = self._free.get()
         try:
             while True:
-                if self._aborted:
-                    raise OSError(errno.EIO, os.strerror(errno.EIO))
                 handle = self._usable(handle)
+                if self._aborted or (self.closed and handle.aio_is_created()):
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
                 try:
                     if handle.aio_is_created():
-                        self._connect(handle)
+                        self._connect(handle, begin + (self.reconnect_delay or CONNECT_S))
                     return send(handle)
                 except nbd.Error as exc:
                     if handle.aio_is_ready():
                         error = getattr(errno, exc.errno or "EIO", errno.EIO)
                         raise OSError(error, os.strerror(error)) from None
-                    if cancels != self._cancels or time.monotonic() >= deadline:
+                    late = time.monotonic() >= begin + self.reconnect_delay
+                    if late or cancels != self._cancels:
                         raise OSError(errno.EIO, os.strerror(errno.EIO)) from None
                 time.sleep(RETRY_S)
         finally:
@@ -196,12 +232,12 @@ class NbdNode(BlockNode):
         if handle.aio_is_created() or (handle.aio_is_ready() and not _hung_up(handle)):
             return handle
         fresh = nbd.NBD()
-        self._sockets.pop(handle, None)
+        self._forget(handle)
         self._handles[self._handles.index(handle)] = fresh
         return fresh
 
     def cancel_in_flight(self) -> None:
-        """Let requests fail that wait for the server to come back (nbd_cancel_in_flight)."""
+        """Let requests fail that wait for a connection (nbd_cancel_in_flight)."""
         self._cancels += 1
 
     @property
@@ -212,27 +248,27 @@ class NbdNode(BlockNode):
         def send(handle: nbd.NBD) -> None:
             buf[:] = handle.pread(len(buf), offset)
 
-        await Call(self._request, send)
+        await self._send(send)
 
     async def do_pwrite(self, offset: int, buf: memoryview) -> None:
-        await Call(self._request, lambda handle: handle.pwrite(buf, offset))
+        await self._send(lambda handle: handle.pwrite(buf, offset))
 
     async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
         if not self._can["zero"]:
             raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
         flags = 0 if may_unmap else nbd.CMD_FLAG_NO_HOLE
-        await Call(self._request, lambda handle: handle.zero(length, offset, flags))
+        await self._send(lambda handle: handle.zero(length, offset, flags))
 
     async def do_discard(self, offset: int, length: int) -> None:
         if self._can["trim"]:
-            await Call(self._request, lambda handle: handle.trim(length, offset))
+            await self._send(lambda handle: handle.trim(length, offset))
 
     def writes_through(self) -> bool:
         return self._can["fua"] and self._can["flush"]
 
     async def do_flush(self) -> None:
         if self._can["flush"]:
-            await Call(self._request, lambda handle: handle.flush())
+            await self._send(lambda handle: handle.flush())
 
     async def do_truncate(self, size: int) -> None:
         """The server decides about the size (nbd_co_truncate)."""
@@ -249,7 +285,7 @@ class NbdNode(BlockNode):
         def collect(_context: str, _offset: int, found: list[int], _error: Any) -> None:
             entries.extend(found)
 
-        await Call(self._request, lambda handle: handle.block_status(length, offset, collect))
+        await self._send(lambda handle: handle.block_status(length, offset, collect))
         flags = entries[1]
         hole, zero = flags & nbd.STATE_HOLE, flags & nbd.STATE_ZERO
         return Extent(entries[0], data=not hole, zero=bool(zero))
@@ -260,12 +296,3 @@ def _hung_up(handle: nbd.NBD) -> bool:
     poll = select.poll()
     poll.register(handle.aio_get_fd(), select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _hang_up(descriptor: int) -> None:
-    """Make a request that is blocked on a socket fail, from another thread."""
-    try:
-        with socket.socket(fileno=os.dup(descriptor)) as connection:
-            connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return  # not connected (any more)
