@@ -77,9 +77,16 @@ class Machine:
         self.throttle_groups = ThrottleGroups()
         self.volume_responders: dict[str, VolumeResponder] = {}
         self.listeners: list[Listener] = []
+        self.on_bug: Callable[[str, Exception], None] | None = None
         self.quit_requested = False
         self.concerns = 0
         self.stopping = Stopping(self)
+
+    def bug(self, where: str, error: Exception) -> None:
+        """Tell of an exception that must not happen; it is raised while nobody listens."""
+        if self.on_bug is None:
+            raise error
+        self.on_bug(where, error)
 
     def emit(self, event: Event) -> None:
         """Send an event to every client, in order."""

@@ -97,6 +97,7 @@ class Server:
             job_error_check_modern=config.job_error_check_modern,
             qemu=config.qemu,
         )
+        self.machine.on_bug = self._bug
         assembly = Assembly(self.machine, config.devices)
         self._add("blockdev", config.blockdevs, assembly.add_node)
         self._add("drive", config.drives, assembly.add_drive)
@@ -161,6 +162,9 @@ class Server:
             if blk.export == wanted:
                 return Connection(self.lock, blk, readonly)
         raise OSError(errno.ENOENT, f"there is no drive '{export}'")
+
+    def _bug(self, where: str, error: Exception) -> None:
+        self.lock.defer(lambda: _log.error("a bug of ours", where=where, exc_info=error))
 
     def _ready_line(self) -> dict[str, Any]:
         nbd_socket = self._environ.get("FAULTLINE_NBD_SOCKET")

@@ -6,6 +6,7 @@ import errno
 import resource
 import signal
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,12 @@ from random import Random
 
 import pytest
 from qcow2_disk import Disk, judge, put
-from qcow2_images import Around, create, open_on, qemu_img, qemu_io, read
+from qcow2_images import Around, create, open_file, open_on, qemu_img, qemu_io, read
 from sim import perform
 
 from blockcore.events import BlockImageCorrupted
+from blockcore.nodes.qcow2.compressed import inflater
+from blockcore.nodes.qcow2.header import ZLIB, ZSTD
 from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.qapi import QmpError
 
@@ -303,3 +306,55 @@ def test_a_dirty_image_can_be_read_as_it_is(tmp_path: Path) -> None:
     disk = Disk(path.read_bytes(), around)
     assert read(open_on(disk, around, read_only=True), 0, 4096) == b"\1" * 4096
     assert disk.data == path.read_bytes()
+
+
+REFTABLE_ENTRIES = {
+    "negative": 1 << 63,
+    "the last cluster there is": (1 << 64) - 512,
+    "beyond the longest file": (1 << 63) - 512,
+    "reserved bits": 0x1FF,
+}
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("entry", REFTABLE_ENTRIES.values(), ids=REFTABLE_ENTRIES)
+def test_refcount_blocks_where_there_is_no_file(
+    tmp_path: Path, number: int, entry: int
+) -> None:
+    """Allocations fail or not, as the entry allows, one like the other; nothing is stuck."""
+    path = create(tmp_path / "image", "4M", cluster_size=512)
+    qemu_io(path, "write -P 7 0 100k")
+    data = bytearray(path.read_bytes())
+    at = Places(data).reftable + 8 * number
+    before = struct.unpack_from(">Q", data, at)[0]
+    put(data, at, struct.pack(">Q", entry | (before if entry < 512 else 0)))
+    path.write_bytes(data)
+    around = Around()
+    file = open_file(path, around)
+    node = open_on(file, around)
+    for at in range(0, 4 << 20, 256 << 10):
+        for request in (
+            lambda: node.pwrite(at, memoryview(b"\3" * (64 << 10))),
+            lambda: node.zero(at, 512, may_unmap=True),
+            lambda: node.discard(at, 4096),
+            node.flush,
+        ):
+            try:
+                perform(request())
+            except OSError as exc:
+                assert exc.errno == errno.EIO
+            assert not node.image.lock.taken
+    perform(node.do_close())
+    perform(file.do_close())
+
+
+def test_a_compressed_cluster_that_never_ends(tmp_path: Path) -> None:
+    """Neither decompressor gives more than a cluster, whatever is in the file."""
+    zstandard = pytest.importorskip("zstandard")
+    bomb = zstandard.ZstdCompressor().compress(bytes(1 << 27))
+    with bounded(20, 32 << 20):
+        assert inflater(ZSTD)(bomb, 65536) == bytes(65536)
+    packer = zlib.compressobj(wbits=-12)
+    bomb = packer.compress(bytes(1 << 27)) + packer.flush()
+    with bounded(20, 32 << 20):
+        assert inflater(ZLIB)(bomb, 65536) == bytes(65536)

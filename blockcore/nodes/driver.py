@@ -51,6 +51,9 @@ class Surroundings(Protocol):
     def random(self) -> float:
         """In [0, 1), from the machine's seed."""
 
+    def bug(self, where: str, error: Exception) -> None:
+        """Tell the log of an exception that is no outcome (`outcome.Reporter`)."""
+
     def concerns_changed(self) -> None:
         """Something that may forbid the short path has come or gone."""
 
@@ -141,6 +144,10 @@ class BlockDriver:
 
     async def do_block_status(self, offset: int, length: int) -> Extent:
         return Extent(length, data=True, zero=False)
+
+    async def do_is_allocated(self, offset: int, length: int) -> tuple[bool, int]:
+        """Where nothing can be below, all is; a filter says what its child says."""
+        return True, length
 
     async def do_truncate(self, size: int) -> None:
         raise QmpError("Image format driver does not support resize")

@@ -68,7 +68,7 @@ class FilterNode(BlockNode):
     async def do_block_status(self, offset: int, length: int) -> Extent:
         return await self.below.block_status(offset, length)
 
-    async def is_allocated(self, offset: int, length: int) -> tuple[bool, int]:
+    async def do_is_allocated(self, offset: int, length: int) -> tuple[bool, int]:
         return await self.below.is_allocated(offset, length)
 
     async def do_truncate(self, size: int) -> None:

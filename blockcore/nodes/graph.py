@@ -14,6 +14,7 @@ from blockcore.nodes.driver import NodeOptions, Surroundings
 from blockcore.nodes.drivers import make_node
 from blockcore.nodes.flat_options import with_format
 from blockcore.nodes.inherit import inherit, options_for_backing
+from blockcore.nodes.lifetime import close_node, flush_quietly, open_node
 from blockcore.nodes.links import adopt, attach, check, disown
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import (
@@ -80,7 +81,7 @@ class BlockGraph:
             node.definition = options
             if isinstance(node, RawNode):
                 node.probed = probed
-        except QmpError:
+        except Exception:
             for opened in children:
                 await self.release(opened)
             raise
@@ -105,15 +106,15 @@ class BlockGraph:
             self._check_free(node.node_name)
             self._opening.add(node.node_name)
             check(self._below(children))
-            await node.do_open()
+            await open_node(node)
             try:
                 if isinstance(node, Qcow2Node):
                     await self._open_backing(node, chain)
                 check(self._below(node.children.values()))
-            except QmpError:
-                await node.do_close()
+            except Exception:
+                await close_node(node)
                 raise
-        except QmpError:
+        except Exception:
             for name, opened in node.children.items():
                 disown(node, name, opened)
                 await self.release(opened)
@@ -127,8 +128,7 @@ class BlockGraph:
             return
         del self.nodes[node.node_name]
         node.closed = True
-        await flush_quietly(node)
-        await node.do_close()
+        await close_node(node)
         for name, child in node.children.items():
             disown(node, name, child)
             await self.release(child)
@@ -144,8 +144,7 @@ class BlockGraph:
             for parent in node.parents:
                 if isinstance(parent, BlockNode):
                     await close(parent)
-            await flush_quietly(node)
-            await node.do_close()
+            await close_node(node)
 
         for node in list(self.nodes.values()):
             await close(node)
@@ -285,11 +284,3 @@ def _shown_backing(node: Qcow2Node) -> BlockdevRef | Null | None:
     if not is_overridden(node):
         return None
     return Null.NULL if node.backing is None else node.backing.node_name
-
-
-async def flush_quietly(node: BlockNode) -> None:
-    """Flush a node where nobody could be told of an error."""
-    try:
-        await node.flush()
-    except OSError:
-        return

@@ -22,6 +22,7 @@ from blockcore.nodes.copy_on_read import keep_what_is_read
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import BlockDriver, Extent, NodeOptions, Surroundings
 from blockcore.nodes.options import BlockdevOptions
+from blockcore.nodes.outcome import Outcome
 from blockcore.nodes.tracking import RequestTracker
 from blockcore.nodes.vertex import Vertex
 from blockcore.nodes.zeroes import ZEROES, is_zero
@@ -46,6 +47,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         self.bitmaps = NodeBitmaps(around.concerns_changed)
         self.copies_on_read = 0
         self.requests: RequestTracker | None = None
+        self.outcome = Outcome(around, f"node '{options.node_name}'")
         self._around = around
         self._write_gen = 0
         self._flushed_gen = 0
@@ -82,7 +84,8 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         """Fill `buf` from `offset`; raises OSError.  `copy_on_read` for this one request."""
         if self.requests is None:
             self.inject(BlkdebugIOType.READ, offset, len(buf))
-            await self.do_pread(offset, buf)
+            with self.outcome:
+                await self.do_pread(offset, buf)
             return
         with self.requests.tracked(offset, len(buf)) as request:
             if copy_on_read or self.copies_on_read:
@@ -92,7 +95,8 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
             else:
                 await self.requests.settled(request)
                 self.inject(BlkdebugIOType.READ, offset, len(buf))
-                await self.do_pread(offset, buf)
+                with self.outcome:
+                    await self.do_pread(offset, buf)
 
     async def populate(self, offset: int, length: int) -> None:
         """Copy what a range lacks from below, as copy-on-read does (BDRV_REQ_PREFETCH).
@@ -156,7 +160,8 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         try:
             self.debug_event(BlkdebugEvent.PWRITEV)
             self.inject(BlkdebugIOType.WRITE, offset, length)
-            await self.do_pwrite(offset, buf)
+            with self.outcome:
+                await self.do_pwrite(offset, buf)
             if end > self.size:  # only the requests of format drivers are
                 self.resized(end)
         finally:
@@ -167,7 +172,8 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         self.debug_event(BlkdebugEvent.COR_WRITE)
         if not is_zero(buf):
             self.inject(BlkdebugIOType.WRITE, offset, len(buf))
-            await self.do_pwrite(offset, buf)
+            with self.outcome:
+                await self.do_pwrite(offset, buf)
             return
         await self._zero_somehow(offset, len(buf), may_unmap=False, no_fallback=False)
 
@@ -209,7 +215,8 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
     ) -> None:
         try:
             self.inject(BlkdebugIOType.WRITE_ZEROES, offset, length)
-            await self.do_zero(offset, length, may_unmap and self.options.discard_unmap)
+            with self.outcome:
+                await self.do_zero(offset, length, may_unmap and self.options.discard_unmap)
         except OSError as exc:
             if exc.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP) or no_fallback:
                 raise
@@ -230,7 +237,8 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         self._check_threshold(offset + length)
         try:
             self.inject(BlkdebugIOType.DISCARD, offset, length)
-            await self.do_discard(offset, length)
+            with self.outcome:
+                await self.do_discard(offset, length)
         except OSError as exc:
             if exc.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP):
                 raise
@@ -247,11 +255,13 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         """
         generation = self._write_gen
         self.child_event(BlkdebugEvent.FLUSH_TO_OS)
-        await self.do_flush_to_os()
+        with self.outcome:
+            await self.do_flush_to_os()
         if not self.options.no_flush and self._flushed_gen != generation:
             self.child_event(BlkdebugEvent.FLUSH_TO_DISK)
             self.inject(BlkdebugIOType.FLUSH, 0, 0)
-            await self.do_flush()
+            with self.outcome:
+                await self.do_flush()
         for child in list(self.children.values()):
             # Those that come after it may have gone while another was flushed.
             if not child.read_only and not child.closed:
@@ -261,19 +271,19 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
     async def block_status(self, offset: int, length: int) -> Extent:
         """What the beginning of a range is; the extent lies within the range."""
         self.inject(BlkdebugIOType.BLOCK_STATUS, offset, length)
-        extent = await self.do_block_status(offset, length)
+        with self.outcome:
+            extent = await self.do_block_status(offset, length)
         return extent._replace(length=min(extent.length, length))
 
     async def is_allocated(self, offset: int, length: int) -> tuple[bool, int]:
-        """Whether the beginning of a range is in this image itself, and how much of it.
-
-        Where nothing can be below, all is; a filter says what its child says.
-        """
-        return True, length
+        """Whether the beginning of a range is in this image itself, and how much of it."""
+        with self.outcome:
+            return await self.do_is_allocated(offset, length)
 
     async def truncate(self, size: int) -> None:
         """Change the length to `size` bytes; raises OSError or QmpError."""
-        await self.do_truncate(size)
+        with self.outcome:
+            await self.do_truncate(size)
         self._write_gen += 1
         self.resized(size)
 
@@ -370,5 +380,6 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
     async def _write_zeroes(self, offset: int, length: int) -> None:
         while length:
             chunk = min(length, len(ZEROES))
-            await self.do_pwrite(offset, memoryview(ZEROES)[:chunk])
+            with self.outcome:
+                await self.do_pwrite(offset, memoryview(ZEROES)[:chunk])
             offset, length = offset + chunk, length - chunk

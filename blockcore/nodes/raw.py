@@ -124,7 +124,7 @@ class RawNode(BlockNode):
         place = self._place(offset, length, errno.EINVAL)
         return await self.below.block_status(place, length)
 
-    async def is_allocated(self, offset: int, length: int) -> tuple[bool, int]:
+    async def do_is_allocated(self, offset: int, length: int) -> tuple[bool, int]:
         place = self._place(offset, length, errno.EINVAL)
         return await self.below.is_allocated(place, length)
 

@@ -85,7 +85,7 @@ async def reopen(graph: BlockGraph, changes: list[Change]) -> None:
             await node.do_reopen(change.options, change.definition, change.children)
             node.options = change.options
             done.append(before)
-    except (OSError, QmpError):
+    except Exception:
         for before in reversed(done):
             await before.node.do_reopen(before.options, before.definition, before.children)
             before.node.options = before.options

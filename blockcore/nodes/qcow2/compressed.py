@@ -42,15 +42,11 @@ def _inflate_zlib(data: bytes, size: int) -> bytes:
 
 
 def _inflate_zstd(data: bytes, size: int) -> bytes:
-    """One or more frames; what follows them is not looked at."""
-    cluster = b""
+    """One or more frames; what follows them, or would be more than a cluster, is not looked at."""
     try:
-        while len(cluster) < size:
-            frame = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj()
-            cluster += frame.decompress(data)
-            if not frame.eof or not frame.unused_data:
-                break
-            data = frame.unused_data
+        frames = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+        with frames.stream_reader(data, read_across_frames=True) as reader:
+            cluster = reader.read(size)
     except zstandard.ZstdError:
         raise _damaged() from None
     if len(cluster) != size:

@@ -23,6 +23,9 @@ from blockcore.qapi import BlkdebugEvent, QmpError
 CorruptionReport = Callable[[str, int | None, int | None, bool], None]
 """Gets QEMU's message, the offset and size concerned in bytes, and whether it is fatal."""
 
+MAX_FILE = (1 << 63) - (1 << 30)
+"""The length that no file of QEMU's exceeds (BDRV_MAX_LENGTH)."""
+
 HEADER = "qcow2_header"
 ACTIVE_L1 = "active L1 table"
 ACTIVE_L2 = "active L2 table"
@@ -64,7 +67,12 @@ class Image:
         return (nbytes + self.cluster_mask) >> self.cluster_bits
 
     async def read(self, offset: int, buf: memoryview) -> None:
-        """Read from the file; beyond its end there are zeroes."""
+        """Read from the file; beyond its end there are zeroes, up to where no file can be.
+
+        All that the image says of places in the file is looked up here first.
+        """
+        if offset > MAX_FILE - len(buf):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         there = min(len(buf), max(self.file.size - offset, 0))
         if there:
             await self.file.pread(offset, buf[:there])

@@ -180,7 +180,7 @@ class Mapping:
         offset = await self.refcounts.allocate(1)
         try:
             table = await self._new_table(number, offset, old)
-        except OSError:
+        except Exception:
             self.l1[number] = old_entry
             self.l1_changed.add(number)
             self.tables.forget(offset)
@@ -241,7 +241,7 @@ class Mapping:
                 await self.image.file.pwrite(
                     self.image.header.l1_offset + number * 8, memoryview(entry)
                 )
-            except OSError:
+            except Exception:
                 self.l1_changed.add(number)
                 raise
 
@@ -265,7 +265,7 @@ class Mapping:
             await image.file.flush()
             image.event(BlkdebugEvent.L1_GROW_ACTIVATE_TABLE)
             await image.write_header(_L1_AT, struct.pack(">IQ", entries, offset))
-        except OSError:
+        except Exception:
             for number in range(count):
                 await self.refcounts.drop((offset >> image.cluster_bits) + number)
             raise

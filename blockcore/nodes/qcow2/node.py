@@ -25,7 +25,7 @@ from blockcore.nodes.qcow2.settings import Qcow2Settings
 from blockcore.nodes.qcow2.short_write import new_clusters
 from blockcore.nodes.qcow2.write import Writer
 from blockcore.nodes.qcow2.write_back import Discard, WriteBack
-from blockcore.qapi import BlkdebugEvent, QmpError
+from blockcore.qapi import BlkdebugEvent
 
 
 class Qcow2Node(BlockNode):
@@ -141,7 +141,7 @@ class Qcow2Node(BlockNode):
             self._below = file
         try:
             await self.do_open()
-        except (OSError, QmpError):
+        except Exception:
             vars(self).update(parts)
             raise
         finally:
@@ -206,7 +206,7 @@ class Qcow2Node(BlockNode):
             return Extent(run.length, data=False, zero=True)
         return await backing.block_status(offset, there)
 
-    async def is_allocated(self, offset: int, length: int) -> tuple[bool, int]:
+    async def do_is_allocated(self, offset: int, length: int) -> tuple[bool, int]:
         self.image.check_usable()
         run = await self.mapping.run(offset, length)
         return run.kind is not Kind.UNALLOCATED, run.length
@@ -222,7 +222,7 @@ class Qcow2Node(BlockNode):
         header.backing_file, header.backing_format = name, backing_format
         try:
             await self.image.write_header(0, serialize_header(header))
-        except (OSError, QmpError):
+        except Exception:
             header.backing_file, header.backing_format = old
             raise
         self.auto_backing_file = name or ""

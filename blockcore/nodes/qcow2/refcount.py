@@ -154,7 +154,7 @@ class Refcounts(RefcountTable):
         self.table.extend([0] * ((clusters << image.cluster_bits) // 8 - before))
         try:
             offset = await self.allocate(clusters)
-        except OSError:
+        except Exception:
             self._shorten(before)
             raise
         self._old_table = header.reftable_offset, header.reftable_clusters

@@ -23,6 +23,9 @@ from blockcore.qapi import BlkdebugEvent
 
 MAX_BLOCKS_BYTES = 4 << 20
 
+_OFFSET = 0xFFFF_FFFF_FFFF_FE00
+"""Of an entry of the refcount table; the rest is reserved (REFT_OFFSET_MASK)."""
+
 _REFTABLE_AT = 48
 """Where the header has the refcount table's offset and number of clusters."""
 
@@ -51,7 +54,7 @@ class RefcountTable:
         data = bytearray(header.reftable_clusters << self.image.cluster_bits)
         self.image.event(BlkdebugEvent.REFTABLE_LOAD)
         await self.image.read(header.reftable_offset, memoryview(data))
-        self.table = from_disk("Q", data)
+        self.table = array("Q", (entry & _OFFSET for entry in from_disk("Q", data)))
 
     def claim_all(self) -> None:
         """Enter table and blocks into the image's metadata."""

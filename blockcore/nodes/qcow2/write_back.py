@@ -88,7 +88,7 @@ class WriteBack:
             for done in range(count):
                 try:
                     await self.refcounts.drop(first + done)
-                except OSError:
+                except Exception:
                     self._returned.append((first + done, count - done))
                     raise
 
@@ -170,7 +170,7 @@ class WriteBack:
         try:
             if tables or self.mapping.l1_changed:
                 await self.image.file.flush()
-        except OSError:
+        except Exception:
             for table, _ in tables:
                 self.mapping.tables.mark(table)
             raise

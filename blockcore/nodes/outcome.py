@@ -1,0 +1,47 @@
+"""What may come of a driver's part of a request: an outcome, whatever happens in there."""
+
+from __future__ import annotations
+
+import errno
+import os
+from types import TracebackType
+from typing import Protocol
+
+from blockcore.qapi import QmpError
+
+
+class Reporter(Protocol):
+    """Who is told."""
+
+    def bug(self, where: str, error: Exception) -> None:
+        """Something has happened that must not; raises it where nobody reads a log."""
+
+
+class Outcome:
+    """The context in which a node's driver is called.
+
+    OSError and QmpError are outcomes.  Every other exception is a bug of ours,
+    and must not be more than that: whoever is above, a format, a job or a
+    guest, has to undo what it had begun, and can do so for an OSError.  It
+    becomes EIO, or ENOMEM for want of memory, and is told of.
+    """
+
+    __slots__ = ("_reporter", "_where")
+
+    def __init__(self, reporter: Reporter, where: str) -> None:
+        self._reporter = reporter
+        self._where = where
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, Exception) and not isinstance(error, (OSError, QmpError)):
+            self._reporter.bug(self._where, error)
+            number = errno.ENOMEM if isinstance(error, MemoryError) else errno.EIO
+            raise OSError(number, os.strerror(number)) from None
