@@ -22,7 +22,7 @@ MODULES = TREE / ".cache" / "kernel" / "modules"
 WANTED_MODULES = ("virtio_pci", "virtio_blk", "crc32c_generic", "ext4")
 """Those that are built into the kernel, or do not exist in this version, are left out."""
 
-HANG_S = 120
+HANG_S = 240
 """A guest that lives longer is killed: less than what scripts/test gives a test."""
 
 INIT = """\

@@ -76,9 +76,15 @@ def run(
 
 
 def start(tree: Path, script: str) -> subprocess.Popen[str]:
-    """Run the script for sh on trixie in a session of its own, and wait for its first line."""
+    """Run the script for sh on trixie in a session of its own, and wait for its first line.
+
+    No signal is ignored there, as SIGHUP is below nohup.
+    """
     process = subprocess.Popen(
-        [tree / "scripts" / "on-release", "trixie", "sh", "-c", script],
+        [
+            *("env", "--default-signal", str(tree / "scripts" / "on-release")),
+            *("trixie", "sh", "-c", script),
+        ],
         env=environment(tree),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
