@@ -86,9 +86,10 @@ class BigLock:
                 continue
             call = routine.call
             self._leave()
-            value, error = perform(call)
+            outcome = perform(call)
             self._lock.acquire()
-            routine.advance(value, error)
+            routine.advance(*outcome)
+            del outcome  # an exception that comes through here must not be held here
         self._leave()
         return routine.outcome()
 

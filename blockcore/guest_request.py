@@ -230,6 +230,7 @@ class GuestRequests:
                 started_ns = self._guest.clock.monotonic_ns()
         finally:
             del self.open[rank]
+            error = None  # it leads to this frame
 
     async def _attempt(
         self, request: Request, attempt: Callable[[], Awaitable[None]]

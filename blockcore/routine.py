@@ -50,7 +50,8 @@ class Routine:
                 self.done, self.result = True, stop.value
                 return
             except BaseException as exc:  # the outcome is the owner's, whatever it is
-                self.done, self.error = True, exc
+                self.done, self.error = True, _without_this_frame(exc)
+                error = None
                 return
             if isinstance(effect, Call):
                 self.call = effect
@@ -83,10 +84,14 @@ class Routine:
                 # It has awaited, and can be closed there.
 
     def outcome(self) -> Any:
-        """The result of a routine that is done, or its exception raised."""
+        """The result of a routine that is done, or its exception raised, once."""
         assert self.done
-        if self.error is not None:
-            raise self.error
+        error, self.error = self.error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error
         return self.result
 
 
@@ -183,6 +188,17 @@ class LoopRoutine(Routine):
             if self.until is until:
                 self.lock.forget(self)
                 self.lock.advance(self, False)
+
+
+def _without_this_frame(error: BaseException) -> BaseException:
+    """The exception that the caller has caught, with only what is below it in the traceback.
+
+    An exception leads to every frame it came through.  If one of these leads to
+    the exception, both are left to the garbage collector, and so is all that a
+    request had in its hands.
+    """
+    trace = error.__traceback__
+    return error.with_traceback(trace and trace.tb_next)
 
 
 def perform(call: Call) -> tuple[Any, BaseException | None]:

@@ -13,9 +13,7 @@ import os
 import site
 import sys
 import threading
-import traceback
 from collections.abc import Coroutine
-from types import TracebackType
 from typing import Any
 
 import nbdkit
@@ -41,6 +39,7 @@ sys.modules["rich"] = None  # type: ignore[assignment]
 importlib.import_module("structlog")
 del sys.modules["rich"]
 
+import failure  # noqa: E402
 import survive  # noqa: E402
 import threadstate  # noqa: E402
 from blockcore.accounting import Slot  # noqa: E402
@@ -61,19 +60,7 @@ ENOTSUP is for fast zeroes only; EOVERFLOW is for a flag that plugins do not see
 local = threadstate.local
 server = Server(os.environ, os.getcwd())
 _libc = ctypes.CDLL(None)
-_format_exception = traceback.format_exception
-
-
-def _one_line(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> list[str]:
-    """What nbdkit prints of an exception: an errno is an answer, not a crash."""
-    if isinstance(error, (OSError, QmpError)):
-        return [str(error)]
-    return _format_exception(kind, error, trace)
-
-
-traceback.format_exception = _one_line  # type: ignore[assignment]
+failure.install((OSError, QmpError))
 
 
 def _alive() -> bool:
@@ -111,11 +98,10 @@ def _run(h: Connection, coro: Coroutine[Any, Any, Any], fast: bool = False) -> A
     try:
         return server.lock.run_in_thread(coro, _alive)
     except OSError as error:
-        known = error.errno in NBD_ERRNOS or (fast and error.errno == ENOTSUP)
-        nbdkit.set_error(error.errno if known else EIO)
-        # nbdkit 1.32 keeps every exception for ever: give it one without our frames behind it.
-        answer = OSError(error.errno, error.strerror)
-    raise answer
+        number, reason = error.errno, error.strerror
+    known = number in NBD_ERRNOS or (fast and number == ENOTSUP)
+    nbdkit.set_error(number if known else EIO)
+    raise failure.Failure(number, reason)
 
 
 def thread_model() -> int:
@@ -159,10 +145,12 @@ def open(readonly: bool) -> Connection:
     try:
         connection = server.connect(nbdkit.export_name(), readonly)
     except OSError as error:
-        nbdkit.set_error(error.errno)
-        raise
-    connection.opener = threading.get_native_id()
-    return connection
+        number, reason = error.errno, error.strerror
+    else:
+        connection.opener = threading.get_native_id()
+        return connection
+    nbdkit.set_error(number)
+    raise failure.Failure(number, reason)
 
 
 def close(h: Connection) -> None:

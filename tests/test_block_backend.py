@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
 import os
 from collections.abc import Coroutine, Iterator
@@ -69,11 +70,11 @@ class Drive:
     def request(self, kind: str, offset: int = 0, length: int = 512) -> str | None:
         """Start a request and let it go as far as it can; its outcome, None if it is held."""
         self.outcome = None
-        self.sim.start(kind, self._watch(self._coro(kind, offset, length)))
+        self.sim.start(kind, self._watch(self.coro(kind, offset, length)))
         self.sim.run()
         return self.outcome
 
-    def _coro(self, kind: str, offset: int, length: int) -> Coroutine[Any, Any, None]:
+    def coro(self, kind: str, offset: int, length: int) -> Coroutine[Any, Any, None]:
         data = memoryview(b"\x22" * length)
         match kind:
             case "read":
@@ -170,6 +171,30 @@ def check_retry(drive: Drive, kind: str) -> None:
     nbytes = 0 if kind == "flush" else 512
     assert counted(drive.tally(kind)) in ((1, nbytes, 0, 0), None)
     assert drive.blk.iostatus is BlockDeviceIoStatus.OK
+
+
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [*((kind, errno.EIO) for kind in KINDS), *((kind, 0) for kind in KINDS if kind != "flush")],
+)
+def test_a_failed_request_leaves_nothing_to_the_garbage_collector(kind: str, number: int) -> None:
+    """What it had in its hands, buffers among them, is free at once, not some time later."""
+    drive = Drive(werror="report")
+    drive.number = number
+    drive.disk.wrote_directly(0)
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(OSError, match="injected" if number else os.strerror(errno.EINVAL)):
+            run(drive, kind, offset=0 if number else SIZE)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+def run(drive: Drive, kind: str, offset: int) -> None:
+    """Carry out a request on this thread, as the plugin does."""
+    drive.sim.lock.run_in_thread(drive.coro(kind, offset, 512), lambda: True)
 
 
 def test_ignored_reads_give_zeroes() -> None:

@@ -69,8 +69,11 @@ ONLY = {
 }
 """What these do is for these modules only (or for all modules of a package)."""
 
+PLUGIN = ("failure", "survive", "threadstate")
+"""What `plugin/drive.py` imports from beside it, by plain name."""
+
 NOT_REQUIRED = frozenset(
-    {*sys.stdlib_module_names, "blockcore", "survive", "threadstate", "nbd", "nbdkit", "zstandard"}
+    {*sys.stdlib_module_names, "blockcore", *PLUGIN, "nbd", "nbdkit", "zstandard"}
 )
 """What is imported without a requirement: ours, nbdkit's own, and what only some nodes need."""
 
@@ -116,11 +119,11 @@ def own_imports(module: str) -> set[str]:
     """The project's modules that a module imports."""
     found = set()
     for name, taken in imported(module):
-        if name.partition(".")[0] in ("blockcore", "survive", "threadstate"):
+        if name.partition(".")[0] in ("blockcore", *PLUGIN):
             short = name.removeprefix("blockcore").lstrip(".")
             inner = f"{short}.{taken}".lstrip(".")
             found.add(inner if inner in modules() else short or "blockcore")
-    return {f"plugin.{name}" if name in ("survive", "threadstate") else name for name in found}
+    return {f"plugin.{name}" if name in PLUGIN else name for name in found}
 
 
 def within(module: str, names: set[str] | frozenset[str] | tuple[str, ...]) -> bool:
