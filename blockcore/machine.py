@@ -39,13 +39,17 @@ Listener = Callable[[Event, int], None]
 """Gets an event and its time, in nanoseconds since the epoch."""
 
 
+def _unheard(_warning: str) -> None:
+    """Where there is no log."""
+
+
 class Machine:
     """The object that every command receives.
 
     `qemu` is the release whose answers are given.  `region` holds the big lock,
-    for threads that do not have it.  `spawn` starts
-    a coroutine of the core that nobody waits for; it is set by whoever runs the
-    machine.
+    for threads that do not have it.  `warn` is for whoever runs the machine.
+    `spawn` starts a coroutine of the core that nobody waits for; it is set by
+    whoever runs the machine.
     """
 
     spawn: Callable[[Coroutine[Any, Any, None]], None]
@@ -61,10 +65,12 @@ class Machine:
         prelaunch: bool = False,
         job_error_check_modern: bool = False,
         qemu: Release = LATEST,
+        warn: Callable[[str], None] = _unheard,
     ) -> None:
         self.clock = clock
         self.random = random
         self.region = region
+        self.warn = warn
         self.name = name
         self.job_error_check_modern = job_error_check_modern
         self.qemu = qemu

@@ -96,6 +96,7 @@ class Server:
             prelaunch=config.prelaunch,
             job_error_check_modern=config.job_error_check_modern,
             qemu=config.qemu,
+            warn=_log.warning,
         )
         self.machine.on_bug = self._bug
         assembly = Assembly(self.machine, config.devices)

@@ -31,11 +31,15 @@ class Around:
         self.clock: Clock = SystemClock()
         self.qemu = LATEST
         self.events: list[Event] = []
+        self.warnings: list[str] = []
         self.slots: list[Slot] = []
         self.region = BigLock(self.clock).region
 
     def emit(self, event: Event) -> None:
         self.events.append(event)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
 
     def random(self) -> float:
         return 0.5

@@ -257,7 +257,7 @@ def test_the_format_is_probed(machine: Machine, tmp_path: Path) -> None:
     release(machine, node)
     assert isinstance(node := open_name(machine, "r"), RawNode)
     release(machine, node)
-    with pytest.raises(QmpError, match="Unknown driver 'vmdk'"):
+    with pytest.raises(QmpError, match="Image format 'vmdk', which probing has found"):
         open_name(machine, "v")
     with pytest.raises(QmpError, match="'raw' does not support the option 'lazy-refcounts'"):
         open_name(machine, "r", "lazy-refcounts=on")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 import pytest
-from live import TREE, Live
+from live import TREE, Live, make_image
 
 from blockcore.cli.serve import serve
 from blockcore.commands.table import table
@@ -134,7 +134,7 @@ def test_other_commands_work(document: Path, tmp_path: Path) -> None:
         for language, terminal, text in BLOCK.findall(document.read_text())
         if language == "sh" and not terminal
     ]
-    (tmp_path / "disk.img").write_bytes(b"")
+    make_image(tmp_path / "disk.img", 64 << 20)
     with Live(tmp_path, "drive=id=vda,file=disk.img,node-name=disk") as machine:
         subprocess.run(
             ["bash", "-e", "-c", "".join(commands)],

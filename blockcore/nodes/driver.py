@@ -48,6 +48,9 @@ class Surroundings(Protocol):
     def emit(self, event: Event) -> None:
         """Send an event to every client."""
 
+    def warn(self, message: str) -> None:
+        """Tell whoever runs the machine: a line in its log."""
+
     def random(self) -> float:
         """In [0, 1), from the machine's seed."""
 

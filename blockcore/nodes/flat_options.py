@@ -95,7 +95,10 @@ def _unknown_format(flat: dict[str, str], name: str | None) -> BlockdevOptions:
 def with_format(options: BlockdevOptionsProbed, driver: str) -> BlockdevOptions:
     """The definition, once its file has been probed; QmpError for options of another format."""
     if driver not in FORMATS:
-        raise QmpError(f"Unknown driver '{driver}'")
+        raise QmpError(
+            f"Image format '{driver}', which probing has found, is not supported"
+            " (the format raw shows the bytes as they are)"
+        )
     flat = dict(options.format_options)
     members: dict[str, Any] = {
         field.name: getattr(options, field.name) for field in fields(BlockdevOptions)

@@ -92,6 +92,8 @@ class BlockGraph:
         self.nodes[node.node_name] = node
         self._list_last(later)
         node.filename = filename(self.shown(node), self._definition)
+        if isinstance(node, RawNode):
+            node.tell_guess()
         return node
 
     async def _open_on(

@@ -19,6 +19,13 @@ MAX_OFFSET = (1 << 63) - 1
 """Of a file, on any system."""
 
 
+PROBED_RAW = (
+    "Image format was not specified for '{}' and probing guessed raw. "
+    "Write operations on block 0 will be restricted. "
+    "Specify the 'raw' format explicitly to remove the restrictions."
+)
+
+
 class RawNode(BlockNode):
     """Passes requests on, `offset` bytes further down, and says so to its child.
 
@@ -51,6 +58,11 @@ class RawNode(BlockNode):
         super().set_child(name, child)
         if child is not None:
             self.below = child
+
+    def tell_guess(self) -> None:
+        """Warn of what a guessed format means for whoever writes."""
+        if self.probed and not self.read_only:
+            self._around.warn(PROBED_RAW.format(self.below.filename))
 
     def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
         """Like a filter's, unless only a window is shown (raw_open, raw_child_perm)."""
