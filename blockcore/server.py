@@ -66,7 +66,6 @@ class Server:
         self._listener: socket.socket | None = None
         self.lock = BigLock(SystemClock())
         self._answered = threading.Event()
-        log.configure(environ.get("FAULTLINE_LOG"))
 
     def config(self, key: str, value: str) -> None:
         """Take one KEY=VALUE; QmpError with one line that names it if it is wrong."""
@@ -123,6 +122,7 @@ class Server:
         `shutdown` tells nbdkit to end; `wait_for_shutdown` returns when it has
         been told, by whomever.
         """
+        self._stderr = log.start(self._environ.get("FAULTLINE_LOG"))
         self._loop = MainLoop(self.machine, self.lock, self._listener, shutdown)
         self._loop.start()
         self._watcher = threading.Thread(
@@ -141,6 +141,7 @@ class Server:
         self._loop.stop()
         _run_alone(self.machine.close())
         self._remove_files()
+        self._stderr.close()
 
     def worker_lost(self) -> None:
         """One of nbdkit's workers has failed and will be parked; see `plugin/survive.py`."""
@@ -234,7 +235,7 @@ class Server:
     def _end_by_force(self) -> None:
         """If the main loop is stuck, go without it."""
         time.sleep(GRACE_S + FORCE_S)
-        _log.warning("the main loop is stuck, ended by force")
+        _log.error("the main loop is stuck, ended by force")
         self._exit()
 
     def _exit(self) -> None:
@@ -249,6 +250,7 @@ class Server:
         """
         self._loop.unlink()
         self._remove_files()
+        self._stderr.close()
         os._exit(0)
 
     def _remove_files(self) -> None:

@@ -134,7 +134,14 @@ def _embedding() -> tuple[Nbdkit, list[Path]]:
 class Live:
     """A machine served by `faultline serve`, with its sockets in `directory`."""
 
-    def __init__(self, directory: Path, *keys: str, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *keys: str,
+        options: tuple[str, ...] = (),
+        stderr: int | None = None,
+    ) -> None:
+        """Start it; what it writes goes to the file `log`, or to the descriptor `stderr`."""
         self.directory = directory
         self.nbd_socket = str(directory / "nbd.sock")
         self.control = str(directory / "qmp.sock")
@@ -142,15 +149,24 @@ class Live:
         argv, env = self._command(keys, options)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                argv, cwd=directory, env=env, stdout=subprocess.PIPE, stderr=log
+                argv,
+                cwd=directory,
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=log if stderr is None else stderr,
             )
+        self.ready = self._wait_until_ready()
+
+    def _wait_until_ready(self) -> dict[str, Any]:
+        """The ready line."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             self.process.wait(TIMEOUT_S)
             self.process.stdout.close()
             raise AssertionError(f"did not start: {self.log.read_text()}")
-        self.ready: dict[str, Any] = json.loads(line)
+        ready: dict[str, Any] = json.loads(line)
+        return ready
 
     def _command(
         self, keys: tuple[str, ...], options: tuple[str, ...]
@@ -216,6 +232,27 @@ class Live:
         """Tell it to end; its exit status."""
         self.process.send_signal(how)
         return self.process.wait(TIMEOUT_S)
+
+
+class Bare(Live):
+    """A machine that nbdkit serves by itself, as anybody may start it, with options of nbdkit's."""
+
+    def _command(
+        self, keys: tuple[str, ...], options: tuple[str, ...]
+    ) -> tuple[list[str], dict[str, str]]:
+        nbdkit = ["nbdkit", "-f", "-U", self.nbd_socket, "-P", str(self._pid_file), *options]
+        plugin = ["python", str(find_plugin()), *keys, f"control={self.control}"]
+        return nbdkit + plugin, dict(os.environ)
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.directory / "pid"
+
+    def _wait_until_ready(self) -> dict[str, Any]:
+        """Both sockets listen by the time at which nbdkit writes its number."""
+        while not (self._pid_file.exists() and self._pid_file.read_text()):
+            assert self.process.poll() is None, f"did not start: {self.log.read_text()}"
+        return {}
 
 
 Looks = tuple[str, int, int]

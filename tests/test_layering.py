@@ -31,7 +31,7 @@ LAYERS = (
     ("config", "device_config", "drive_config", "assemble"),
     ("commands",),
     ("routine", "pool"),
-    ("bql", "connection", "log", "control", "loop", "server"),
+    ("bql", "connection", "log_writer", "stderr", "log", "control", "loop", "server"),
     ("cli", "plugin"),
 )
 """From the bottom to the top; a module imports from its own layer and from those below."""
@@ -64,7 +64,9 @@ ONLY = {
     "socket": {"control", "loop", "server", "nodes.nbd", "cli"},
     "structlog": {"log", "loop", "control", "server", "cli"},
     "subprocess": {"cli"},
-    "threading": {"bql", "loop", "pool", "routine", "server", "plugin"},
+    "threading": {
+        *("bql", "log_writer", "loop", "pool", "routine", "server", "stderr", "plugin"),
+    },
     "time": {"clock", "server", "nodes.nbd"},
 }
 """What these do is for these modules only (or for all modules of a package)."""
