@@ -10,24 +10,36 @@ import subprocess
 
 import pytest
 
+PATIENCE_S = 30  # nothing waits longer, so that a mistake does not hang the run
+
 
 class Qmp:
     """The control socket of a machine: commands, and events in the order of their arrival."""
 
-    def __init__(self, control):
-        self.control, self.messages, self.events = control, control.makefile(), []
-        self.messages.readline()  # the greeting
+    def __init__(self, control, log):
+        self.control, self.messages, self.log = control, control.makefile(), log
+        self.events = []
+        self.receive()  # the greeting
         self("qmp_capabilities")
+
+    def receive(self):
+        """The next message; TimeoutError if there is none in time."""
+        line = self.messages.readline()
+        assert line, f"the machine has ended; its log:\n{self.log.read_text()}"
+        return json.loads(line)
 
     def __call__(self, command, **arguments):
         self.control.sendall(json.dumps({"execute": command, "arguments": arguments}).encode())
-        while "event" in (message := json.loads(self.messages.readline())):
+        while "event" in (message := self.receive()):
             self.events.append(message)
-        return message["return"]  # a KeyError shows the error reply
+        assert "return" in message, f"{command}: {message['error']['desc']}"
+        return message["return"]
 
     def wait_event(self, name):
-        while not any(event["event"] == name for event in self.events):
-            self.events.append(json.loads(self.messages.readline()))
+        """The next event of that name, with those before it forgotten."""
+        while (event := self.events.pop(0) if self.events else self.receive())["event"] != name:
+            pass
+        return event.get("data")
 
 
 @pytest.fixture
@@ -35,12 +47,21 @@ def machine(tmp_path):
     """A running machine with the drive vda, 16 MiB: its NBD URI and its control socket."""
     (tmp_path / "disk.img").write_bytes(bytes(16 << 20))
     drive = f"drive=id=vda,file={tmp_path}/disk.img,format=raw,rerror=stop,werror=enospc"
-    process = subprocess.Popen(["faultline", "serve", drive], stdout=subprocess.PIPE)
+    log = tmp_path / "machine.log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            ["faultline", "serve", drive], stdout=subprocess.PIPE, stderr=stderr
+        )
     with process, socket.socket(socket.AF_UNIX) as control:
-        ready = json.loads(process.stdout.readline())  # printed when both sockets accept
-        control.connect(ready["control"])
-        yield ready["drives"]["vda"], Qmp(control)
-        process.terminate()  # a program that still waits for its disk is disconnected
+        ready = process.stdout.readline()  # comes when both sockets accept
+        assert ready, f"the machine did not start:\n{log.read_text()}"
+        ready = json.loads(ready)
+        try:
+            control.settimeout(PATIENCE_S)
+            control.connect(ready["control"])
+            yield ready["drives"]["vda"], Qmp(control, log)
+        finally:
+            process.terminate()  # a program that still waits for its disk is disconnected
 
 
 def test_full_disk(machine, tmp_path):
@@ -54,5 +75,5 @@ def test_full_disk(machine, tmp_path):
     assert program.poll() is None  # neither failed nor finished
     qmp("x-fault-remove", **fault)
     qmp("cont")
-    assert program.wait() == 0
+    assert program.wait(PATIENCE_S) == 0
     assert (tmp_path / "disk.img").read_bytes() == (tmp_path / "source.img").read_bytes()
