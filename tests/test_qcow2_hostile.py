@@ -334,13 +334,13 @@ def test_refcount_blocks_where_there_is_no_file(
     node = open_on(file, around)
     for at in range(0, 4 << 20, 256 << 10):
         for request in (
-            lambda: node.pwrite(at, memoryview(b"\3" * (64 << 10))),
-            lambda: node.zero(at, 512, may_unmap=True),
-            lambda: node.discard(at, 4096),
-            node.flush,
+            node.pwrite(at, memoryview(b"\3" * (64 << 10))),
+            node.zero(at, 512, may_unmap=True),
+            node.discard(at, 4096),
+            node.flush(),
         ):
             try:
-                perform(request())
+                perform(request)
             except OSError as exc:
                 assert exc.errno == errno.EIO
             assert not node.image.lock.taken

@@ -46,7 +46,7 @@ def _inflate_zstd(data: bytes, size: int) -> bytes:
     try:
         frames = zstandard.ZstdDecompressor(max_window_size=1 << 27)
         with frames.stream_reader(data, read_across_frames=True) as reader:
-            cluster = reader.read(size)
+            cluster: bytes = reader.read(size)
     except zstandard.ZstdError:
         raise _damaged() from None
     if len(cluster) != size:
