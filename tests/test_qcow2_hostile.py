@@ -46,6 +46,13 @@ OPEN_ERRORS: dict[str, tuple[int, bytes]] = {
     "L1 beyond everything": (40, struct.pack(">Q", 1 << 63)),
     "image too big": (24, struct.pack(">Q", 1 << 62)),
     "encryption": (32, struct.pack(">I", 3)),
+    "encryption that looks negative": (32, struct.pack(">I", 0xFFFFFFFE)),
+    "snapshots at an odd place": (64, struct.pack(">Q", 65537)),
+    "a raw data file that is not there": (88, struct.pack(">Q", 2)),
+    "longer than anything": (24, struct.pack(">Q", (1 << 64) - 1)),
+    "an extension that begins at the end": (8, struct.pack(">QI", 114, 1)),
+    "encryption, and a table too small": (32, struct.pack(">III", 3, 0, 0)),
+    "an unknown feature, and compression": (72, struct.pack(">Q", (1 << 15) | 8)),
     "compression type": (104, b"\7"),
     "compression type without the bit": (104, b"\1"),
     "compression bit without the type": (72, struct.pack(">Q", 8)),
@@ -75,7 +82,7 @@ OURS = {
     "AES": ((32, struct.pack(">I", 1)), "Use of AES-CBC encrypted qcow2 images"),
     "LUKS": ((32, struct.pack(">I", 2)), "LUKS encrypted qcow2 images are not supported"),
     "data file": ((72, struct.pack(">Q", 4)), "External data files"),
-    "extended L2": ((72, struct.pack(">Q", 16)), "qcow2 feature(s): extended L2 entries"),
+    "extended L2": ((72, struct.pack(">Q", 16)), "Extended L2 entries of qcow2 images"),
 }
 
 

@@ -11,6 +11,15 @@ import struct
 from dataclasses import dataclass, field
 from typing import Final
 
+from blockcore.nodes.qcow2.extensions import (
+    BACKING_FORMAT,
+    BITMAPS,
+    FEATURE_NAMES,
+    FEATURES,
+    extensions,
+    names_of_features,
+    pack,
+)
 from blockcore.qapi import QmpError
 
 MAGIC: Final = b"QFI\xfb"
@@ -20,17 +29,24 @@ MIN_CLUSTER_BITS: Final = 9
 MAX_CLUSTER_BITS: Final = 21
 MAX_L1_BYTES: Final = 32 << 20
 MAX_REFTABLE_BYTES: Final = 8 << 20
-MAX_EXTENSION_BYTES: Final = 1 << 20
 MAX_BACKING_NAME: Final = 1023
+
+_SNAPSHOT_BYTES: Final = 40
+MAX_SNAPSHOT_BYTES: Final = _SNAPSHOT_BYTES << 16
+"""Of what all entries of the table begin with."""
 
 DIRTY: Final = 1 << 0
 CORRUPT: Final = 1 << 1
 DATA_FILE: Final = 1 << 2
 COMPRESSION_TYPE: Final = 1 << 3
+EXTENDED_L2: Final = 1 << 4
 LAZY_REFCOUNTS: Final = 1 << 0
 """A compatible feature; the others above are incompatible ones."""
 
-_KNOWN_INCOMPATIBLE: Final = DIRTY | CORRUPT | DATA_FILE | COMPRESSION_TYPE
+RAW_DATA_FILE: Final = 1 << 1
+"""One that who does not know it clears."""
+
+_QEMUS_INCOMPATIBLE: Final = DIRTY | CORRUPT | DATA_FILE | COMPRESSION_TYPE | EXTENDED_L2
 
 ZLIB: Final = 0
 ZSTD: Final = 1
@@ -44,23 +60,6 @@ _V3 = struct.Struct(">QQQII")
 _V2_BYTES: Final = 72
 _V3_BYTES: Final = 104
 _WRITTEN_BYTES: Final = 112
-
-_EXT_END: Final = 0
-_EXT_BACKING_FORMAT: Final = 0xE2792ACA
-_EXT_FEATURES: Final = 0x6803F857
-_EXT_BITMAPS: Final = 0x23852875
-
-_FEATURES: Final = (
-    (0, 0, "dirty bit"),
-    (0, 1, "corrupt bit"),
-    (0, 2, "external data file"),
-    (0, 3, "compression type"),
-    (0, 4, "extended L2 entries"),
-    (1, 0, "lazy refcounts"),
-    (2, 0, "bitmaps"),
-    (2, 1, "raw external data"),
-)
-"""The feature name table that QEMU 7.2 writes: type, bit, name."""
 
 _NAMED_FROM: Final = 8192
 """QEMU leaves it out where clusters are smaller, to have room for the backing file's name."""
@@ -86,6 +85,7 @@ class Header:
     compatible: int = 0
     autoclear: int = 0
     compression: int = ZLIB
+    refcount_order: int = 4
     backing_file: str | None = None
     backing_format: str | None = None
     extensions: list[tuple[int, bytes]] = field(default_factory=list)
@@ -96,7 +96,7 @@ class Header:
 
     @property
     def has_bitmaps(self) -> bool:
-        return any(kind == _EXT_BITMAPS for kind, _ in self.extensions)
+        return any(kind == BITMAPS for kind, _ in self.extensions)
 
 
 def cluster_bits_of(data: bytes) -> int:
@@ -125,14 +125,22 @@ def parse_header(data: bytes, *, read_only: bool) -> Header:
     length = _parse_v3(header, data) if version == 3 else _V2_BYTES
     if backing_offset > header.cluster_size:
         raise QmpError("Invalid backing file offset")
-    names = _parse_extensions(header, data, length, backing_offset or header.cluster_size)
-    _check_features(header, names, crypt, read_only)
+    end = backing_offset or header.cluster_size
+    _check_compression(header)
+    _check_features(header, data[length:end], read_only)
     _check_tables(header, size)
+    _parse_extensions(header, data[length:end])
+    if header.autoclear & RAW_DATA_FILE and not header.incompatible & DATA_FILE:
+        raise QmpError("data-file-raw requires a data file")
+    _check_encryption(crypt)
     if backing_offset:
         if backing_length > min(MAX_BACKING_NAME, header.cluster_size - backing_offset):
             raise QmpError("Backing file name too long")
         name = data[backing_offset : backing_offset + backing_length]
         header.backing_file = name.split(b"\0")[0].decode(errors="surrogateescape") or None
+    if size >= 1 << 63:
+        raise QmpError("Could not refresh total sector count: File too large")
+    _check_what_is_lacking(header)
     return header
 
 
@@ -146,42 +154,24 @@ def _parse_v3(header: Header, data: bytes) -> int:
     if length > header.cluster_size:
         raise QmpError("qcow2 header exceeds cluster size")
     header.compression = data[_V3_BYTES] if length > _V3_BYTES else ZLIB
-    if order > 6:
-        raise QmpError("Reference count entry width too large; may not exceed 64 bits")
-    if order != 4:
-        raise QmpError(f"Reference counts of {1 << order} bits are not supported, only of 16")
+    header.refcount_order = order
     return int(length)
 
 
-def _parse_extensions(header: Header, data: bytes, at: int, end: int) -> dict[int, str]:
-    """Fill in the extensions; gives the names of incompatible features by their bits."""
-    names: dict[int, str] = {}
-    while at + 8 <= end:
-        kind, length = struct.unpack_from(">II", data, at)
-        at += 8
-        if kind == _EXT_END:
-            break
-        if length > end - at:
-            raise QmpError("Header extension too large")
-        body = data[at : at + length]
-        at += (length + 7) & ~7
-        if kind == _EXT_BACKING_FORMAT:
-            if length >= 16:
-                raise QmpError(f"ERROR: ext_backing_format: len={length} too large (>=16)")
-            header.backing_format = body.split(b"\0")[0].decode(errors="replace")
-        elif kind == _EXT_FEATURES:
-            for entry in range(0, length - 47, 48):
-                if body[entry] == 0:
-                    text = body[entry + 2 : entry + 48].split(b"\0")[0]
-                    names[body[entry + 1]] = text.decode(errors="replace")
-        else:
+def _parse_extensions(header: Header, data: bytes) -> None:
+    for kind, body in extensions(data):
+        if kind == BACKING_FORMAT:
+            if len(body) >= 16:
+                raise QmpError(f"ERROR: ext_backing_format: len={len(body)} too large (>=16)")
+            header.backing_format = body.split(b"\0")[0].decode(errors="replace") or None
+        elif kind != FEATURES:
             header.extensions.append((kind, body))
-    return names
 
 
-def _check_features(header: Header, names: dict[int, str], crypt: int, read_only: bool) -> None:
-    unknown = header.incompatible & ~_KNOWN_INCOMPATIBLE
+def _check_features(header: Header, extensions: bytes, read_only: bool) -> None:
+    unknown = header.incompatible & ~_QEMUS_INCOMPATIBLE
     if unknown:
+        names = names_of_features(extensions)
         listed = [name for bit, name in names.items() if unknown >> bit & 1]
         rest = sum(1 << bit for bit in range(64) if unknown >> bit & 1 and bit not in names)
         if rest:
@@ -189,6 +179,11 @@ def _check_features(header: Header, names: dict[int, str], crypt: int, read_only
         raise QmpError(f"Unsupported qcow2 feature(s): {', '.join(listed)}")
     if header.incompatible & CORRUPT and not read_only:
         raise QmpError("qcow2: Image is corrupt; cannot be opened read/write")
+    if header.refcount_order > 6:
+        raise QmpError("Reference count entry width too large; may not exceed 64 bits")
+
+
+def _check_encryption(crypt: int) -> None:
     if crypt == 1:
         raise QmpError(
             "Use of AES-CBC encrypted qcow2 images is no longer supported in system emulators"
@@ -196,12 +191,21 @@ def _check_features(header: Header, names: dict[int, str], crypt: int, read_only
     if crypt == 2:
         raise QmpError("LUKS encrypted qcow2 images are not supported")
     if crypt:
-        raise QmpError(f"Unsupported encryption method {crypt}")
+        signed = crypt - (1 << 32) * (crypt >> 31)
+        raise QmpError(f"Unsupported encryption method {signed}")
+
+
+def _check_what_is_lacking(header: Header) -> None:
+    """What QEMU can do, and this driver cannot."""
+    if header.refcount_order != 4:
+        bits = 1 << header.refcount_order
+        raise QmpError(f"Reference counts of {bits} bits are not supported, only of 16")
+    if header.incompatible & EXTENDED_L2:
+        raise QmpError("Extended L2 entries of qcow2 images are not supported")
     if header.incompatible & DATA_FILE:
         raise QmpError("External data files of qcow2 images are not supported")
     if header.snapshots:
         raise QmpError("qcow2 images with internal snapshots are not supported")
-    _check_compression(header)
 
 
 def _check_compression(header: Header) -> None:
@@ -222,12 +226,14 @@ def _check_tables(header: Header, size: int) -> None:
     what = "Reference count table"
     reftable_bytes = header.reftable_clusters * cluster
     _check_table(what, header.reftable_offset, reftable_bytes, cluster, MAX_REFTABLE_BYTES)
+    snapshots = header.snapshots * _SNAPSHOT_BYTES
+    _check_table("Snapshot table", header.snapshots_offset, snapshots, cluster, MAX_SNAPSHOT_BYTES)
     l1_bytes = header.l1_entries * 8
     _check_table("Active L1 table", header.l1_offset, l1_bytes, cluster, MAX_L1_BYTES)
     needed = l1_entries_for(size, header.cluster_bits)
-    if needed >= 1 << 31:
+    if size < 1 << 63 and needed >= 1 << 31:
         raise QmpError("Image is too big")
-    if header.l1_entries < needed:
+    if size < 1 << 63 and header.l1_entries < needed:
         raise QmpError("L1 table is too small")
 
 
@@ -247,13 +253,10 @@ def l1_entries_for(size: int, cluster_bits: int) -> int:
 def serialize_header(header: Header) -> bytes:
     """The first cluster as QEMU writes it; QmpError if it does not hold everything."""
     fixed = _V2_BYTES if header.version == 2 else _WRITTEN_BYTES
-    tail = _extension(_EXT_BACKING_FORMAT, (header.backing_format or "").encode())
+    tail = pack(BACKING_FORMAT, (header.backing_format or "").encode())
     if header.version == 3 and header.cluster_size >= _NAMED_FROM:
-        table = b"".join(
-            struct.pack(">BB46s", kind, bit, name.encode()) for kind, bit, name in _FEATURES
-        )
-        tail += _extension(_EXT_FEATURES, table)
-    tail += b"".join(_extension(kind, body) for kind, body in header.extensions)
+        tail += pack(FEATURES, FEATURE_NAMES)
+    tail += b"".join(pack(kind, body) for kind, body in header.extensions)
     tail += bytes(8)
     name = (header.backing_file or "").encode(errors="surrogateescape")
     if len(name) > MAX_BACKING_NAME:
@@ -270,11 +273,3 @@ def serialize_header(header: Header) -> bytes:
     if len(data) > header.cluster_size:
         raise QmpError("Could not update qcow2 header")
     return data.ljust(header.cluster_size, b"\0")
-
-
-def _extension(kind: int, body: bytes) -> bytes:
-    """One extension; an empty one is left out."""
-    if not body:
-        return b""
-    padding = -len(body) % 8
-    return struct.pack(">II", kind, len(body)) + body + bytes(padding)

@@ -51,7 +51,7 @@ async def _recount(image: Image, mapping: Mapping) -> array[int]:
     total = image.clusters(image.file.size)
     if total > MAX_CLUSTERS or image.conflict is not None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
-    counts = array("H", bytes(2 * total))
+    counts = array("H", [0]) * total
     for cluster in image.metadata:
         _count(image, counts, cluster << image.cluster_bits, 1)
     for number in range(len(mapping.l1)):
@@ -68,13 +68,10 @@ async def _recount(image: Image, mapping: Mapping) -> array[int]:
 
 
 def _count(image: Image, counts: array[int], start: int, length: int) -> None:
+    """Refer to clusters; what is not in the file is damage, as it is for QEMU (inc_refcounts)."""
     first = start >> image.cluster_bits
     for cluster in range(first, ((start + length - 1) >> image.cluster_bits) + 1):
-        if cluster >= len(counts):
-            if cluster > MAX_CLUSTERS:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
-            counts.extend([0] * (cluster + 1 - len(counts)))
-        if counts[cluster] == MAX_REFCOUNT:
+        if cluster >= len(counts) or counts[cluster] == MAX_REFCOUNT:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         counts[cluster] += 1
 
