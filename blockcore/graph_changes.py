@@ -27,7 +27,14 @@ def root_node(machine: Machine, name: str) -> BlockNode:
     node = machine.node_or_device(name, name)
     if any(isinstance(parent, BlockNode | JobUser) for parent in node.parents):
         raise QmpError("Need a root block node")
+    check_medium(machine, node)
     return node
+
+
+def check_medium(machine: Machine, node: BlockNode) -> None:
+    """QmpError if a node has no medium, or is on one that has none (bdrv_is_inserted)."""
+    if not all(below.inserted for below in machine.graph.subtree(node)):
+        raise QmpError("Device has no medium")
 
 
 def named_node(machine: Machine, name: str) -> BlockNode:

@@ -51,9 +51,11 @@ API_VERSION = 2
 
 EIO = 5
 ENOTSUP = 95
-NBD_ERRNOS = frozenset((1, EIO, 12, 22, 28, 108))
+ENOMEDIUM = 123
+NBD_ERRNOS = frozenset((1, EIO, 12, 22, 28, 108, ENOMEDIUM))
 """What nbdkit says in answer to any request; it turns everything else into EINVAL.
 
+ENOMEDIUM becomes that, too, as in the answers of QEMU's server.
 ENOTSUP is for fast zeroes only; EOVERFLOW is for a flag that plugins do not see.
 """
 

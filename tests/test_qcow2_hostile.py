@@ -161,11 +161,21 @@ def test_corruption_is_reported_and_stops_everything(
     assert isinstance(event, BlockImageCorrupted) and words in event.msg and event.fatal
     assert disk.data[72:80] == struct.pack(">Q", 2)
     assert disk.data[80:] == before[80:] and disk.data[:72] == before[:72]
-    for request in (node.pread(0, memoryview(bytearray(1))), node.discard(0, 4096)):
+    for request in (
+        node.pread(4096, memoryview(bytearray(1))),
+        node.pwrite(4096, memoryview(b"1")),
+        node.zero(0, 4096, may_unmap=True),
+        node.discard(0, 4096),
+        node.flush(),
+        node.block_status(0, 4096),
+        node.is_allocated(0, 4096),
+    ):
         with pytest.raises(OSError) as caught:
             perform(request)
         assert caught.value.errno == errno.ENOMEDIUM
-    perform(node.flush())
+    with pytest.raises(QmpError, match="^No medium inserted$"):
+        perform(node.truncate(4096))
+    assert node.direct() is None and not node.inserted
     perform(node.do_close())
     assert disk.data[80:] == before[80:]
     assert "cannot be opened read/write" in open_error(bytes(disk.data))

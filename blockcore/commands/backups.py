@@ -8,6 +8,7 @@ from typing import ClassVar
 from blockcore.bitmap import DirtyBitmap
 from blockcore.commands import transaction
 from blockcore.commands.actions import ActionTable, TransactionAction
+from blockcore.graph_changes import check_medium
 from blockcore.job_txn import JobTxn
 from blockcore.jobs.backup import BackupOptions, BitmapSyncMode, create_backup
 from blockcore.jobs.rules import JobOptions, check_on_error
@@ -102,6 +103,7 @@ async def _blockdev_backup(
 ) -> None:
     data = action.data
     source = machine.node_or_device(data.device, data.device)
+    check_medium(machine, source)
     await under_way.drain(machine, source)
     target = machine.node_or_device(data.target, data.target)
     await _prepare(machine, under_way, source, target, data)
@@ -113,6 +115,7 @@ async def _drive_backup(
 ) -> None:
     data = action.data
     source = machine.node_or_device(data.device, data.device)
+    check_medium(machine, source)
     await under_way.drain(machine, source)
     source.check_op(BlockOpType.BACKUP_SOURCE)
     sync = data.sync

@@ -131,6 +131,8 @@ async def add_bitmap(
             f"Can't store persistent bitmaps to {node.device_or_node_name}:"
             " Operation not supported"
         )
+    if not node.inserted:
+        raise QmpError("could not get length of device: No medium found")
     bitmap = DirtyBitmap(node.size, granularity, options.name)
     bitmap.enabled = not options.disabled
     await switch(machine, node, lambda: node.bitmaps.add(bitmap))

@@ -8,14 +8,16 @@ from typing import Any, ClassVar
 from blockcore.block_backend import BlockBackend
 from blockcore.commands.bitmaps import BlockDirtyInfo, dirty_bitmaps
 from blockcore.commands.image_info import ImageInfo, image_info
+from blockcore.events import BlockImageCorrupted
 from blockcore.machine import Machine
 from blockcore.nodes.chain import skip_implicit_filters
 from blockcore.nodes.node import BlockNode
-from blockcore.qapi import BlockdevDetectZeroesOptions, BlockDeviceIoStatus
+from blockcore.qapi import BlockdevDetectZeroesOptions, BlockDeviceIoStatus, QmpError
 from blockcore.qmp.schema import CommandTable
 from blockcore.throttle import Limit
 
 table = CommandTable()
+table.event(BlockImageCorrupted)
 
 BUCKET_MEMBERS = {
     "bps": "bps_total",
@@ -102,15 +104,17 @@ class BlockInfo:
 @table.command("query-block")
 async def query_block(machine: Machine) -> list[BlockInfo]:
     """All drives, in the order in which they were made."""
-    return [
-        BlockInfo(
-            device=blk.name,
-            qdev=blk.device.qdev,
-            inserted=await device_info(skip_implicit_filters(blk.root), blk),
-            io_status=blk.iostatus if blk.iostatus_enabled else None,
-        )
-        for blk in list(machine.backends)
-    ]
+    return [await _info(blk) for blk in list(machine.backends)]
+
+
+async def _info(blk: BlockBackend) -> BlockInfo:
+    node = skip_implicit_filters(blk.root)
+    return BlockInfo(
+        device=blk.name,
+        qdev=blk.device.qdev,
+        inserted=await device_info(node, blk) if node.inserted else None,
+        io_status=blk.iostatus if blk.iostatus_enabled else None,
+    )
 
 
 @table.command("query-named-block-nodes")
@@ -126,6 +130,8 @@ async def device_info(
     node: BlockNode, blk: BlockBackend | None, *, flat: bool = False
 ) -> BlockDeviceInfo:
     """A node as seen from a drive; limits are shown only there (bdrv_block_device_info)."""
+    if not node.inserted:
+        raise QmpError(f"Block device {node.node_name} is ejected")
     backing = node.cow
     image, depth = await image_info(node, flat=flat, of_drive=blk is not None)
     return BlockDeviceInfo(

@@ -57,6 +57,11 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         return self.options.read_only
 
     @property
+    def inserted(self) -> bool:
+        """Whether there is a medium: an image that was found corrupt has none any more."""
+        return True
+
+    @property
     def device_or_node_name(self) -> str:
         """The drive on the node, if it has a name, else the node's own."""
         return self._around.device_of(self) or self.node_name

@@ -128,11 +128,12 @@ class Image:
         read-only one only the first corruption is reported.
         """
         fatal = not self.read_only
+        mark = fatal and not self.unusable
+        self.unusable |= fatal
         if not self._reported:
             self._reported = True
             self.report(message, offset, size, fatal)
-        if fatal and not self.unusable:
-            self.unusable = True
+        if mark:
             await self._mark_corrupt()
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -176,6 +177,11 @@ async def _beginning(file: BlockNode, length: int) -> bytes:
     data = bytearray(min(file.size, length))
     await file.pread(0, memoryview(data))
     return bytes(data).ljust(length, b"\0")
+
+
+def hexadecimal(number: int) -> str:
+    """As C's %#x has it."""
+    return f"{number:#x}" if number else "0"
 
 
 def _unreported(_message: str, _offset: int | None, _size: int | None, _fatal: bool) -> None:

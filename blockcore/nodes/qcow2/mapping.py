@@ -14,7 +14,7 @@ from array import array
 from dataclasses import dataclass
 
 from blockcore.nodes.qcow2.entries import COPIED, OFFSET_MASK, READS_AS_ZERO, Kind, kind_of
-from blockcore.nodes.qcow2.image import ACTIVE_L1, ACTIVE_L2, Image
+from blockcore.nodes.qcow2.image import ACTIVE_L1, ACTIVE_L2, Image, hexadecimal
 from blockcore.nodes.qcow2.refcount import Refcounts
 from blockcore.nodes.qcow2.tables import L1_TYPE, L2_TYPE, Table, TableCache, from_disk, to_disk
 from blockcore.qapi import BlkdebugEvent
@@ -137,14 +137,14 @@ class Mapping:
         host = run.entry & OFFSET_MASK
         if host & image.cluster_mask:
             await image.corrupt(
-                f"Cluster allocation offset {host:#x} unaligned ({self._place(offset)})"
+                f"Cluster allocation offset {hexadecimal(host)} unaligned ({self._place(offset)})"
             )
 
     def _place(self, offset: int) -> str:
         image = self.image
         l2_offset = self.l1[offset >> image.table_shift] & OFFSET_MASK
         index = (offset >> image.cluster_bits) & (image.l2_entries - 1)
-        return f"L2 offset: {l2_offset:#x}, L2 index: {index:#x}"
+        return f"L2 offset: {hexadecimal(l2_offset)}, L2 index: {hexadecimal(index)}"
 
     async def table(self, number: int) -> Table | None:
         """The L2 table of an L1 entry, None if it has none; the lock is held."""
@@ -153,7 +153,8 @@ class Mapping:
             return None
         if offset & self.image.cluster_mask:
             await self.image.corrupt(
-                f"L2 table offset {offset:#x} unaligned (L1 index: {number:#x})"
+                f"L2 table offset {hexadecimal(offset)} unaligned"
+                f" (L1 index: {hexadecimal(number)})"
             )
         table = await self.tables.get(offset)
         self._remember(number, table)

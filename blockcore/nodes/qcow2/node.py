@@ -25,7 +25,7 @@ from blockcore.nodes.qcow2.settings import Qcow2Settings
 from blockcore.nodes.qcow2.short_write import new_clusters
 from blockcore.nodes.qcow2.write import Writer
 from blockcore.nodes.qcow2.write_back import Discard, WriteBack
-from blockcore.qapi import BlkdebugEvent
+from blockcore.qapi import BlkdebugEvent, QmpError
 
 
 class Qcow2Node(BlockNode):
@@ -66,6 +66,10 @@ class Qcow2Node(BlockNode):
     @property
     def header(self) -> Header:
         return self.image.header
+
+    @property
+    def inserted(self) -> bool:
+        return not self.image.unusable
 
     def set_child(self, name: str, child: BlockNode | None) -> None:
         super().set_child(name, child)
@@ -179,8 +183,15 @@ class Qcow2Node(BlockNode):
             self.grace.leave(generation)
 
     async def do_discard(self, offset: int, length: int) -> None:
-        self.image.check_usable()
         await self.eraser.discard(offset, length, self.size, self.backing is not None)
+
+    async def discard(self, offset: int, length: int) -> None:
+        self.image.check_usable()
+        await super().discard(offset, length)
+
+    async def flush(self) -> None:
+        self.image.check_usable()
+        await super().flush()
 
     async def do_flush_to_os(self) -> None:
         if self.read_only or self.image.unusable:
@@ -190,7 +201,8 @@ class Qcow2Node(BlockNode):
             await self.write_back.run()
 
     async def do_truncate(self, size: int) -> None:
-        self.image.check_usable()
+        if self.image.unusable:
+            raise QmpError("No medium inserted")
         backing_size = self.backing.size if self.backing else 0
         await self.resizer.resize(self.size, size, backing_size)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from array import array
 
-from blockcore.nodes.qcow2.image import REFBLOCK, REFTABLE, Image
+from blockcore.nodes.qcow2.image import REFBLOCK, REFTABLE, Image, hexadecimal
 from blockcore.nodes.qcow2.tables import (
     REFBLOCK_TYPE,
     Table,
@@ -154,7 +154,8 @@ class RefcountTable:
             return None
         if offset & self.image.cluster_mask:
             await self.image.corrupt(
-                f"Refblock offset {offset:#x} unaligned (reftable index: {number:#x})"
+                f"Refblock offset {hexadecimal(offset)} unaligned"
+                f" (reftable index: {hexadecimal(number)})"
             )
         if len(self.blocks) > self.blocks.limit:
             await self.blocks.store(self.blocks.snapshot())
