@@ -3,39 +3,43 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor
 
-from blockcore.stderr import Stderr
+
+class CurrentStderr:
+    """Whatever `sys.stderr` is when something is logged: loggers live longer than that."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
-def start(style: str | None) -> Stderr:
-    """Log to stderr from now on, on threads of its own.
-
-    `style` is "json", "console", or None: what suits stderr.
-    """
+def configure(style: str | None) -> None:
+    """Set up logging; `style` is "json", "console", or None: what suits stderr."""
     console = style == "console" or (style is None and os.isatty(2))
     renderer: Processor = (
         structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
     )
-    processors: list[Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        renderer,
-    ]
-
-    def tell_lost(lines: int) -> bytes:
-        event: EventDict = {"event": f"{lines} lines of the log were lost"}
-        for processor in processors:
-            event = processor(None, "warning", event)  # type: ignore[assignment]
-        return f"{event}\n".encode()
-
-    stderr = Stderr(tell_lost)
     structlog.configure(
-        processors=processors,
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, stderr.stream)),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, CurrentStderr())),
         cache_logger_on_first_use=True,
     )
-    return stderr
+
+
+def line_about_lost(lines: int) -> bytes:
+    """The line of the log that tells how many are missing before it."""
+    event: EventDict = {"event": f"{lines} lines of the log were lost"}
+    for processor in structlog.get_config()["processors"]:
+        event = processor(None, "warning", event)
+    return f"{event}\n".encode()

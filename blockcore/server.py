@@ -36,6 +36,7 @@ from blockcore.loop import MainLoop
 from blockcore.machine import CANCEL_NS, Machine
 from blockcore.qapi import QmpError, ShutdownCause
 from blockcore.routine import perform
+from blockcore.stderr import Stderr
 
 GRACE_S = 1.0
 """For requests that are at a disk when the process is told to end."""
@@ -66,6 +67,7 @@ class Server:
         self._listener: socket.socket | None = None
         self.lock = BigLock(SystemClock())
         self._answered = threading.Event()
+        log.configure(environ.get("FAULTLINE_LOG"))
 
     def config(self, key: str, value: str) -> None:
         """Take one KEY=VALUE; QmpError with one line that names it if it is wrong."""
@@ -122,7 +124,7 @@ class Server:
         `shutdown` tells nbdkit to end; `wait_for_shutdown` returns when it has
         been told, by whomever.
         """
-        self._stderr = log.start(self._environ.get("FAULTLINE_LOG"))
+        self._stderr = Stderr(log.line_about_lost)
         self._loop = MainLoop(self.machine, self.lock, self._listener, shutdown)
         self._loop.start()
         self._watcher = threading.Thread(

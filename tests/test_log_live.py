@@ -165,3 +165,14 @@ def test_what_the_c_library_says_is_in_the_log(tmp_path: Path) -> None:
         text = os.read(sink.far[0], 1 << 16)
     assert text.count(b": pread: ") == 100
     assert text.count(b'"BLOCK_IO_ERROR"') == 100
+
+
+def test_what_is_logged_before_it_serves(tmp_path: Path) -> None:
+    """On stderr as well; the only line on stdout is the one that says ready."""
+    make_image(tmp_path / "a.img", MIB)
+    with Live(tmp_path, "drive=id=vda,file=a.img") as live:
+        assert list(live.ready["drives"]) == ["vda"]
+        assert live.stop() == 0
+        assert live.process.stdout is not None
+        assert live.process.stdout.read() == b""
+    assert "probing guessed raw" in live.log.read_text().splitlines()[0]
