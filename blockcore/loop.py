@@ -23,6 +23,7 @@ from blockcore.effects import COPYING, GENERAL, Lane
 from blockcore.events import Event
 from blockcore.machine import Machine
 from blockcore.pool import Lanes, ThreadPool
+from blockcore.qmp.jsonwriter import Shared
 from blockcore.qmp.schema import Wire
 from blockcore.routine import Routine
 
@@ -170,8 +171,9 @@ class MainLoop:
         }
         if data := self._to_wire(event):
             message["data"] = data
+        shared = Shared(message)
         for client in self._clients:
-            client.event(message)
+            client.event(shared)
         self._unlogged.append(message)
         self._lock.defer(self._schedule_flush)
 

@@ -11,6 +11,7 @@ choice falls on letting it pass, and jumps to the next deadline when nothing is.
 from __future__ import annotations
 
 import heapq
+import json
 from collections.abc import Callable, Coroutine, Iterator
 from random import Random
 from typing import Any
@@ -26,6 +27,7 @@ from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptionsFile
 from blockcore.qapi import BlockdevOnError, QmpError
 from blockcore.qemu import LATEST, RELEASES
+from blockcore.qmp.jsonwriter import Encoded
 from blockcore.qmp.schema import Wire
 from blockcore.routine import Routine
 
@@ -318,4 +320,6 @@ async def execute(machine: Machine, name: str, /, **arguments: Any) -> Any:
         key if key in known else key.replace("_", "-"): value for key, value in arguments.items()
     }
     result = command.function(machine, **command.bind(wire, absent=absent))
+    if isinstance(result, Encoded):
+        return json.loads(result.text)
     return Wire(absent)(await result if command.is_coroutine else result)

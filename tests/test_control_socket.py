@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -101,17 +102,17 @@ def test_an_event_of_another_thread_is_not_lost_while_sending() -> None:
     session = Session(table, {})
     session.receive_data(b'{"execute":"qmp_capabilities"}')
     assert session.next_command() is None
-    session.drain()
+    session.take_message()
     events = [{"event": str(n)} for n in range(50_000)]
     producer = threading.Thread(target=lambda: [*map(session.send_event, events)])
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
         producer.start()
-        seen = []
+        seen: list[Any] = []
         while producer.is_alive():
-            seen += session.drain()
-        seen += session.drain()
+            seen += iter(session.take_message, None)
+        seen += iter(session.take_message, None)
     finally:
         sys.setswitchinterval(interval)
         producer.join()
@@ -136,22 +137,56 @@ def sink(client: socket.socket) -> int:
     return total
 
 
-def test_client_that_reads_no_replies_is_disconnected(machine: Live, qmp: Qmp) -> None:
+COSTLY = ["query-qmp-schema", "query-named-block-nodes", "query-status", "nonsense"]
+
+
+@pytest.mark.parametrize("command", COSTLY)
+def test_client_that_reads_no_replies_waits(command: str, machine: Live, qmp: Qmp) -> None:
+    """Its commands are not run, nor even read, before it has read what was said."""
     before = resident(machine)
     with connect(machine) as rude, machine.guest("vda") as guest:
         rude.sendall(b'{"execute":"qmp_capabilities"}')
-        command = b'{"execute":"query-qmp-schema"}'
-        hung_up = False
-        for _ in range(2000):
-            try:
-                rude.sendall(command)
-            except (BrokenPipeError, ConnectionResetError):
-                hung_up = True
-                break
+        rude.setblocking(False)
+        asked = b'{"execute":"%s"}' % command.encode()
+        sent = 0
+        with contextlib.suppress(BlockingIOError):
+            while sent < 64 * MIB:
+                sent += rude.send(asked * 1000)
+        assert sent < 8 * MIB
+        for _ in range(20):
             guest.pread(512, 0)
             qmp("query-status")
-        assert hung_up, "it could ask for ever"
-    assert resident(machine) < before + 64 * MIB
+        assert resident(machine) < before + 8 * MIB
+        rude.settimeout(60)
+        lines = rude.makefile("rb")
+        for _ in range(2):
+            lines.readline()
+        for _ in range(min(sent // len(asked), 500)):
+            assert json.loads(lines.readline()).keys() & {"return", "error"}
+        lines.close()
+    assert resident(machine) < before + 16 * MIB
+
+
+HOGS = {
+    "commands": b'{"execute":"query-status"}',
+    "coroutines": b'{"execute":"query-block"}',
+    "large replies": b'{"execute":"query-qmp-schema"}',
+    "errors": b"\0",
+}
+
+
+@pytest.mark.parametrize("data", HOGS.values(), ids=HOGS)
+def test_clients_have_their_turns(data: bytes, machine: Live, qmp: Qmp) -> None:
+    """An event that another client makes comes between the answers of one that asks a lot."""
+    with Qmp(machine.control) as hog:
+        hog.send(data * 5000)
+        hog.receive()
+        qmp("stop")
+        qmp("cont")
+        messages = [hog.receive() for _ in range(5000 - 1 + 2)]
+    kinds = [message.get("event") for message in messages]
+    assert [kind for kind in kinds if kind] == ["STOP", "RESUME"]
+    assert kinds[-1] is None
 
 
 @pytest.mark.slow

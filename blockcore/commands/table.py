@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Annotated, Any
 
 from blockcore.commands import (
     backups,
@@ -28,7 +29,8 @@ from blockcore.events import BlockIoError
 from blockcore.machine import Machine
 from blockcore.qemu import Release
 from blockcore.qmp.introspect import schema_info
-from blockcore.qmp.schema import CommandTable
+from blockcore.qmp.jsonwriter import Encoded
+from blockcore.qmp.schema import CommandTable, qapi_type
 from blockcore.qmp.session import NEGOTIATION
 
 table = CommandTable()
@@ -80,13 +82,22 @@ def query_version(machine: Machine) -> VersionInfo:
 
 
 @table.command("query-commands")
-def query_commands(machine: Machine) -> list[CommandInfo]:
+def query_commands(machine: Machine) -> Annotated[Encoded, qapi_type(list[CommandInfo])]:
     """The names of all commands."""
-    absent = machine.qemu.absent
-    return [CommandInfo(name=command.name) for command in table if command.name not in absent]
+    return _commands(machine.qemu.absent)
 
 
 @table.command("query-qmp-schema")
-def query_qmp_schema(machine: Machine) -> list[Any]:
+def query_qmp_schema(machine: Machine) -> Annotated[Encoded, qapi_type(list[Any])]:
     """All commands, events and types, as QEMU's introspection describes its own."""
-    return schema_info(table, machine.qemu.absent)
+    return _schema(machine.qemu.absent)
+
+
+@cache
+def _commands(absent: frozenset[str]) -> Encoded:
+    return Encoded([{"name": command.name} for command in table if command.name not in absent])
+
+
+@cache
+def _schema(absent: frozenset[str]) -> Encoded:
+    return Encoded(schema_info(table, absent))

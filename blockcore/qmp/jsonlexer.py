@@ -116,18 +116,17 @@ class Lexer:
         """Nothing is pending: the next byte begins a token, or is white space."""
         return self._state == _START
 
-    def scan(self, data: bytes, position: int) -> tuple[bytes | None, bool, int]:
-        """Read on from `position` up to the end of one token.
+    def scan(self, data: bytes, position: int, end: int) -> tuple[bytes | None, bool, int]:
+        """Read on from `position`, up to the end of one token but not beyond `end`.
 
-        Gives the token (None: `data` was used up first), whether it is a
+        Gives the token (None: it does not end before `end`), whether it is a
         proper one (a stray one has the offending byte in it), and where to go
         on.  A token longer than allowed is given as it is when it gets there.
         """
         token, state = self._token, self._state
-        end = len(data)
         while position < end:
             run = _RUNS.get(state)
-            if run and (match := run.match(data, position)):
+            if run and (match := run.match(data, position, end)):
                 room = self._token_size_max + 1 - len(token)
                 stop = min(match.end(), position + room)
                 token += data[position:stop]

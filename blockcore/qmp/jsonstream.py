@@ -1,10 +1,10 @@
 """JSON as QEMU reads and writes it: a stream of values, without separators.
 
 The grammar and every message are those of `qobject/json-parser.c` and
-`json-streamer.c`, as observed on QEMU 7.2: tokens are collected until braces
-and brackets balance, and only then parsed.  So a value is complete with its
-last byte (no newline is needed), a stray byte throws away what was collected
-before it, and the first error of a value is the only one.
+`json-streamer.c`, as observed on QEMU 7.2, which collects tokens until braces
+and brackets balance, and only then parses them.  So a value is complete with
+its last byte (no newline is needed), a stray byte throws away what came before
+it, and the first error of a value is the only one, told at the value's end.
 
 Nearly all input is one plain JSON object in one piece.  For that there is a
 short way through the C scanner of the json module.  It is taken only when both
@@ -16,12 +16,22 @@ from __future__ import annotations
 
 import json
 import re
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from blockcore.qapi import QmpError
 from blockcore.qmp.jsonlexer import Lexer
-from blockcore.qmp.jsonvalue import decode_utf8, float_from, number_from, value_of
+from blockcore.qmp.jsonvalue import ValueBuilder, float_from, number_from, quoted
+
+PIECE: Final = 16 << 10
+"""So much is given to the C scanner in one go."""
+
+LEXED: Final = 512
+"""So much goes through the lexer in one go, a few times as slowly."""
+
+NUL: Final = b"\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +46,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """One value of the stream."""
+    """One value of the stream; `size` is about what it took: bytes, and tokens."""
 
     value: Any
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,43 +86,55 @@ _SPACE: Final = re.compile(r"[ \t\r\n]*")
 
 
 class JsonStream:
-    """An incremental parser.  `feed` bytes as they come, `pull` until it gives None."""
+    """An incremental parser: `feed` bytes as they come, `pull` as long as there are any.
+
+    No call of `pull` takes long, however the input is made.
+    """
 
     def __init__(self, limits: Limits | None = None) -> None:
         self._limits = limits or Limits()
         self._lexer = Lexer(self._limits.token_size)
-        self._fed: list[bytes] = []
+        self._fed: deque[memoryview] = deque()
         self._data = b""
         # The same, if it may take the short way.
         self._text: str | None = None
         self._position = 0
+        self._long_string: Iterator[None] | None = None
         self._forget()
 
     def feed(self, data: bytes) -> None:
         """Append input; nothing is looked at before the next `pull`."""
-        self._fed.append(data)
+        if data:
+            self._fed.append(memoryview(data))
 
     def exhausted(self) -> bool:
         """All input has been looked at."""
-        return self._position >= len(self._data) and not self._fed
+        return (
+            self._position >= len(self._data) and not self._fed and self._long_string is None
+        )
+
+    def _in_long_string(self) -> bool:
+        return self._long_string is not None
 
     def pull(self) -> Parsed | ParseError | None:
-        """The next value or error; None when more input is needed for one."""
-        while not self.exhausted():
-            if self._position >= len(self._data):
-                self._data = b"".join(self._fed)
-                self._text = self._data.decode("ascii") if self._data.isascii() else None
-                self._fed.clear()
-                self._position = 0
-            if self._text is not None and not self._tokens and self._lexer.between_tokens:
-                plain = self._pull_plain(self._text)
-                if plain is not None:
-                    return plain
-            token, proper, self._position = self._lexer.scan(self._data, self._position)
+        """The next value or error; None if none ends in the next piece of the input."""
+        if self._long_string is not None:
+            return self._go_on_with_string()
+        if self._position >= len(self._data):
+            self._next_piece()
+        if self._text is not None and not self._count and self._lexer.between_tokens:
+            plain = self._pull_plain(self._text)
+            if plain is not None:
+                return plain
+        end = min(len(self._data), self._position + LEXED)
+        while self._position < end:
+            token, proper, self._position = self._lexer.scan(self._data, self._position, end)
             if token is not None:
                 result = self._add(token) if proper else self._stray(token)
                 if result is not None:
                     return result
+                if self._in_long_string():
+                    break
         return None
 
     def finish(self) -> ParseError | Parsed | None:
@@ -121,7 +144,25 @@ class JsonStream:
             result = self._add(token) if proper else self._stray(token)
             if result is not None:
                 return result
-        return self._evaluate() if self._tokens else None
+        return self._evaluate() if self._count else None
+
+    def reset(self) -> None:
+        """Forget all that was fed."""
+        self._lexer = Lexer(self._limits.token_size)
+        self._fed.clear()
+        self._data, self._position = b"", 0
+        self._long_string = None
+        self._forget()
+
+    def _next_piece(self) -> None:
+        data, self._position = b"", 0
+        if self._fed:
+            first = self._fed.popleft()
+            if len(first) > PIECE:
+                self._fed.appendleft(first[PIECE:])
+            data = bytes(first[:PIECE])
+        self._data = data
+        self._text = data.decode("ascii") if data.isascii() else None
 
     def _pull_plain(self, text: str) -> Parsed | None:
         """The short way: an object that begins here and is complete and beyond doubt."""
@@ -132,7 +173,7 @@ class JsonStream:
             return None
         try:
             value, end = _plain.raw_decode(text, start)
-        except (ValueError, RecursionError):
+        except (ValueError, QmpError, RecursionError):
             return None
         limits = self._limits
         if (
@@ -142,35 +183,48 @@ class JsonStream:
         ):
             return None
         self._position = end
-        return Parsed(value)
+        return Parsed(value, end - start)
 
     def _add(self, token: bytes) -> Parsed | ParseError | None:
-        """Collect one token; a result if that ends a value or breaks a limit."""
-        if token in b"{}":
+        """Take one token; a result if that ends a value or breaks a limit."""
+        if token in (b"{", b"}"):
             self._braces += 1 if token == b"{" else -1
-        elif token in b"[]":
+        elif token in (b"[", b"]"):
             self._brackets += 1 if token == b"[" else -1
         # QEMU counts the terminating NUL of the newest token.
         if self._size + len(token) + 1 > self._limits.token_size:
             return self._error("JSON token size limit exceeded")
-        if len(self._tokens) + 1 > self._limits.token_count:
+        if self._count + 1 > self._limits.token_count:
             return self._error("JSON token count limit exceeded")
         if self._braces + self._brackets > self._limits.nesting:
             return self._error("JSON nesting depth limit exceeded")
         self._size += len(token)
-        self._tokens.append(token)
+        self._count += 1
+        if len(token) > LEXED and token[:1] in (b'"', b"'"):
+            self._long_string = self._builder.add_string(token)
+            return None
+        self._builder.add(token)
+        return self._evaluate_if_balanced()
+
+    def _go_on_with_string(self) -> Parsed | ParseError | None:
+        assert self._long_string is not None
+        for _ in self._long_string:
+            return None
+        self._long_string = None
+        return self._evaluate_if_balanced()
+
+    def _evaluate_if_balanced(self) -> Parsed | ParseError | None:
         opened = (self._braces, self._brackets)
         return None if max(opened) > 0 and min(opened) >= 0 else self._evaluate()
 
     def _stray(self, token: bytes) -> ParseError:
-        text = decode_utf8(token.partition(b"\0")[0])
-        return self._error(f"JSON parse error, stray '{text}'")
+        return self._error(f"JSON parse error, stray '{quoted(token.partition(NUL)[0])}'")
 
     def _evaluate(self) -> Parsed | ParseError:
-        tokens = self._tokens
+        builder, size = self._builder, self._size + self._count
         self._forget()
         try:
-            return Parsed(value_of(tokens))
+            return Parsed(builder.result(), size)
         except QmpError as error:
             return ParseError(error.desc)
 
@@ -179,7 +233,8 @@ class JsonStream:
         return ParseError(desc)
 
     def _forget(self) -> None:
-        self._tokens: list[bytes] = []
+        self._builder = ValueBuilder()
+        self._count = 0
         self._size = 0
         self._braces = 0
         self._brackets = 0
@@ -192,68 +247,18 @@ def parse_json(text: str) -> Any:
     """
     stream = JsonStream()
     stream.feed(text.encode("utf-8", "surrogateescape"))
-    first = stream.pull() or stream.finish()
+    first = _first(stream)
     if first is None:
         raise QmpError("Expecting a JSON value")
     if isinstance(first, ParseError):
         raise QmpError(first.desc)
-    if stream.pull() or stream.finish():
+    if _first(stream):
         raise QmpError("Expecting at most one JSON value")
     return first.value
 
 
-_compact = json.JSONEncoder(check_circular=False)
-# How the json module ends a float; a match inside a string does no harm.  Each begins with
-# literal characters: looking for these takes a tenth of the time that encoding takes.
-_FLOAT_ENDS: Final = [re.compile(start + r"[0-9]+(?:[,\]}]|$)") for start in (r"\.", r"e-", r"e\+")]
-
-
-def _has_float(text: str) -> bool:
-    return any(end.search(text) for end in _FLOAT_ENDS) or "Infinity" in text or "NaN" in text
-
-
-def encode(value: Any) -> bytes:
-    """`value` on one line of ASCII that ends in CRLF.
-
-    Numbers look as QEMU writes them: 17 significant digits, 1000.0 as 1000.
-    What is not UTF-8 in a file name is U+FFFD.
-    """
-    try:
-        text = _compact.encode(value)
-        if _has_float(text) or "\\udc" in text:
-            text = _encode_exactly(value)
-    except RecursionError:
-        text = _encode_exactly(value)
-    return text.encode("ascii") + b"\r\n"
-
-
-class _Literal(str):
-    """A piece of output on the stack of values that wait for theirs."""
-
-
-def _encode_exactly(value: Any) -> str:
-    """Without the json module's idea of floats, and without recursion."""
-    output: list[str] = []
-    stack: list[Any] = [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, _Literal):
-            output.append(item)
-        elif isinstance(item, float):
-            output.append(f"{item:.17g}")
-        elif isinstance(item, dict):
-            stack.append(_Literal("}"))
-            for key, member in reversed(item.items()):
-                stack += [member, _Literal(f"{_compact.encode(key)}: "), _Literal(", ")]
-            stack[-1:] = [_Literal("{")] if item else [_Literal("}"), _Literal("{")]
-        elif isinstance(item, (list, tuple)):
-            stack.append(_Literal("]"))
-            for member in reversed(item):
-                stack += [member, _Literal(", ")]
-            stack[-1:] = [_Literal("[")] if item else [_Literal("]"), _Literal("[")]
-        elif isinstance(item, str):
-            whole = item.encode("utf-8", "surrogateescape").decode(errors="replace")
-            output.append(_compact.encode(whole))
-        else:
-            output.append(_compact.encode(item))
-    return "".join(output)
+def _first(stream: JsonStream) -> Parsed | ParseError | None:
+    while not stream.exhausted():
+        if item := stream.pull():
+            return item
+    return stream.finish()

@@ -8,9 +8,21 @@ UTF-8, keywords and duplicate keys.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from enum import Enum, auto
+from math import isinf
 from typing import Any, Final
 
 from blockcore.qapi import QmpError
+
+NUMBER_CHARACTERS: Final = 10_000
+"""A number that is longer is refused: to convert it takes too long."""
+
+QUOTED_CHARACTERS: Final = 1000
+"""So much of a token is shown in a message about it."""
+
+_STEP: Final = 1000
+"""Pieces of a string that are one part of it."""
 
 _KEYWORDS: Final[dict[bytes, Any]] = {b"true": True, b"false": False, b"null": None}
 
@@ -29,77 +41,114 @@ class _Object:
         self.key: str | None = None
 
 
-def value_of(tokens: list[bytes]) -> Any:
-    """The value that `tokens` spell out, or QmpError.
+class _Expected(Enum):
+    VALUE = auto()
+    VALUE_OR_END = auto()
+    COLON = auto()
+    SEPARATOR = auto()
+
+
+class ValueBuilder:
+    """Makes one value of tokens, given one by one, or finds the first error in them.
 
     A stack instead of recursion: QEMU allows 1024 levels, Python's stack about
     as many frames.
     """
-    remaining = iter(tokens)
-    stack: list[_Object | list[Any]] = []
-    token = next(remaining, b"")
-    while True:
-        # `token` has to begin a value, unless it closes a container just opened.
-        if token == b"{":
-            stack.append(_Object())
+
+    def __init__(self) -> None:
+        self._stack: list[_Object | list[Any]] = []
+        self._expected = _Expected.VALUE
+        self._error: QmpError | None = None
+        self._done = False
+        self._value: Any = None
+
+    def add(self, token: bytes) -> None:
+        """Take the next token; what comes after an error is not looked at."""
+        if self._error is None:
+            try:
+                self._take(token)
+            except QmpError as error:
+                self._fail(error)
+
+    def add_string(self, token: bytes) -> Iterator[None]:
+        """Take a string as the next token, with a pause after each part of it."""
+        if self._error is not None:
+            return
+        try:
+            if self._expected in (_Expected.COLON, _Expected.SEPARATOR):
+                self._take(token)  # which refuses it
+            parts = []
+            for part in string_parts(token):
+                parts.append(part)
+                yield
+            self._place("".join(parts))
+        except QmpError as error:
+            self._fail(error)
+
+    def result(self) -> Any:
+        """The value, when all tokens have been given; or QmpError."""
+        if self._error is not None:
+            raise self._error
+        if not self._done:
+            raise _syntax_error("premature EOI")
+        return self._value
+
+    def _fail(self, error: QmpError) -> None:
+        self._error = error
+        self._stack.clear()
+
+    def _take(self, token: bytes) -> None:
+        if self._expected is _Expected.COLON:
+            if token != b":":
+                raise _syntax_error("missing : in object pair")
+            self._expected = _Expected.VALUE
+        elif self._expected is _Expected.SEPARATOR:
+            if token == b",":
+                self._expected = _Expected.VALUE
+            elif token == self._end():
+                self._close()
+            else:
+                kind = "list" if isinstance(self._stack[-1], list) else "dict"
+                raise _syntax_error(f"expected separator in {kind}")
+        elif token == b"{":
+            self._open(_Object())
         elif token == b"[":
-            stack.append([])
+            self._open([])
+        elif self._expected is _Expected.VALUE_OR_END and token == self._end():
+            self._close()
         else:
-            value = _scalar(token)
-            token, done = _place(stack, value, remaining)
-            if done:
-                return token
-            continue
-        token = next(remaining, b"")
-        if token == (b"]" if isinstance(stack[-1], list) else b"}"):
-            token, done = _place(stack, _finished(stack.pop()), remaining)
-            if done:
-                return token
+            self._place(_scalar(token))
 
+    def _end(self) -> bytes:
+        return b"]" if isinstance(self._stack[-1], list) else b"}"
 
-def _place(stack: list[_Object | list[Any]], value: Any, remaining: Any) -> tuple[Any, bool]:
-    """Put a complete value where it belongs, and read on up to the next value.
+    def _open(self, container: _Object | list[Any]) -> None:
+        self._stack.append(container)
+        self._expected = _Expected.VALUE_OR_END
 
-    Gives the token that has to begin it and False; or, when there is no
-    container left to complete, the whole value and True.
-    """
-    while stack:
-        top = stack[-1]
-        token = next(remaining, b"")
+    def _close(self) -> None:
+        container = self._stack.pop()
+        self._place(container if isinstance(container, list) else container.members)
+
+    def _place(self, value: Any) -> None:
+        """Put a complete value where it belongs."""
+        if not self._stack:
+            self._value, self._done = value, True
+            return
+        top = self._stack[-1]
+        self._expected = _Expected.SEPARATOR
         if isinstance(top, list):
             top.append(value)
-            closing, kind = b"]", "list"
         elif top.key is None:
-            top.key = _key(value, token)
-            return next(remaining, b""), False
+            if type(value) is not str:
+                raise _syntax_error("key is not a string in object")
+            top.key = value
+            self._expected = _Expected.COLON
         else:
             if top.key in top.members:
                 raise _syntax_error("duplicate key")
             top.members[top.key] = value
             top.key = None
-            closing, kind = b"}", "dict"
-        if token == b",":
-            return next(remaining, b""), False
-        if token != closing:
-            raise _premature_or(token, f"expected separator in {kind}")
-        value = _finished(stack.pop())
-    return value, True
-
-
-def _finished(container: _Object | list[Any]) -> Any:
-    return container if isinstance(container, list) else container.members
-
-
-def _key(value: Any, token: bytes) -> str:
-    if type(value) is not str:
-        raise _syntax_error("key is not a string in object")
-    if token != b":":
-        raise _premature_or(token, "missing : in object pair")
-    return value
-
-
-def _premature_or(token: bytes, what: str) -> QmpError:
-    return _syntax_error(what if token else "premature EOI")
 
 
 def _scalar(token: bytes) -> Any:
@@ -109,9 +158,9 @@ def _scalar(token: bytes) -> Any:
     if first.isdigit() or first == b"-":
         return number_from(token.decode("ascii"))
     if not first.isalpha():
-        raise _premature_or(token, "expecting value")
+        raise _syntax_error("expecting value")
     if token not in _KEYWORDS:
-        raise _syntax_error(f"invalid keyword '{token.decode('ascii')}'")
+        raise _syntax_error(f"invalid keyword '{quoted(token)}'")
     return _KEYWORDS[token]
 
 
@@ -125,8 +174,14 @@ def number_from(text: str) -> int | float:
 
 
 def float_from(text: str) -> float:
-    """The nearest float; beyond the largest one infinity, as strtod() has it."""
-    return float(text)
+    """The nearest float; QmpError beyond the largest one.
+
+    QEMU takes such a number for infinity, and writes it as ``inf``, which is
+    not JSON.
+    """
+    if len(text) > NUMBER_CHARACTERS or isinf(number := float(text)):
+        raise _syntax_error(f"number out of range '{quoted(text.encode('ascii'))}'")
+    return number
 
 
 # A UTF-8 sequence of up to six bytes, or what is left of one.
@@ -135,7 +190,8 @@ _MULTIBYTE: Final = (
     rb"|[\xf8-\xfb][\x80-\xbf]{0,4}|[\xfc-\xfd][\x80-\xbf]{0,5}|[\x80-\xff]"
 )
 _PIECE: Final = re.compile(
-    rb"(?P<plain>[\x20-\x5b\x5d-\x7f]+)|\\(?P<escape>.)|(?P<multibyte>" + _MULTIBYTE + rb")",
+    rb"(?P<plain>[\x20-\x5b\x5d-\x7f]{1,65536})|\\(?P<escape>.)"
+    rb"|(?P<multibyte>" + _MULTIBYTE + rb")",
     re.DOTALL,
 )
 _ESCAPES: Final = {
@@ -155,6 +211,11 @@ _PAIR: Final = re.compile(rb"\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9
 
 def _string(token: bytes) -> str:
     """The text of a quoted string, or QmpError for the first thing wrong with it."""
+    return "".join(string_parts(token))
+
+
+def string_parts(token: bytes) -> Iterator[str]:
+    """The same, bit by bit."""
     output: list[str] = []
     position, end = 1, len(token) - 1
     while position < end:
@@ -175,7 +236,10 @@ def _string(token: bytes) -> str:
             output.append(_ESCAPES[match["escape"]])
         else:
             raise _syntax_error("invalid escape sequence in string")
-    return "".join(output)
+        if len(output) >= _STEP or len(output[-1]) >= _STEP:
+            yield "".join(output)
+            output.clear()
+    yield "".join(output)
 
 
 def _unicode_escape(token: bytes, start: int) -> tuple[str, int]:
@@ -211,6 +275,12 @@ def _character(sequence: bytes) -> str | None:
     except UnicodeDecodeError:
         return None
     return character if _is_character(ord(character)) else None
+
+
+def quoted(token: bytes) -> str:
+    """A token for a message, which need not have all of it."""
+    rest = "..." if len(token) > QUOTED_CHARACTERS else ""
+    return decode_utf8(token[:QUOTED_CHARACTERS]) + rest
 
 
 def decode_utf8(data: bytes) -> str:

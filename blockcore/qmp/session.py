@@ -1,14 +1,16 @@
 """One client's conversation: bytes in, commands and replies out, no I/O.
 
 The host feeds what it reads with `receive_data`, takes commands with
-`next_command`, answers each with `reply` or `fail`, and sends what `drain`
-gives, in that order, each message on a line of its own (`jsonstream.encode`).
-Replies and events share one outbox, because their order is part of the
-protocol: STOP comes before the reply of `stop`.
+`next_command` while there `may_be_command`, answers each with `reply` or
+`fail`, and sends what `take_message` gives, in that order, each message on a
+line of its own (`jsonwriter.pieces`).  Replies and events share one outbox,
+because their order is part of the protocol: STOP comes before the reply of
+`stop`.
 
 One command is outstanding at a time, so replies come in the order of requests.
 Input behind it waits; a host should not read more while `wants_data()` is false,
-and what it holds in the outbox is for the host to measure and to limit.
+and what it holds in the outbox is for the host to measure and to limit.  No
+call takes long, so that a host can serve others between any two.
 Everything that needs no command function is answered in here: malformed input,
 negotiation, unknown commands, arguments that do not fit.  Texts and the order
 of checks are QEMU's (`monitor/qmp.c`, `qapi/qmp-dispatch.c`); where
@@ -18,13 +20,21 @@ QEMU's order is that of a hash table, known members come first.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
 from blockcore.qapi import QapiErrorClass, QmpError
-from blockcore.qmp.jsonstream import JsonStream, Limits, ParseError
+from blockcore.qmp.jsonstream import JsonStream, Limits, Parsed, ParseError
+from blockcore.qmp.jsonwriter import Result, Shared
 from blockcore.qmp.schema import Command, CommandTable, Wire
+
+ARGUMENTS_SIZE: Final = 256 << 10
+"""What a command with arguments may have, in bytes and tokens; QEMU has no limit of its own.
+
+They are looked at under the big lock, or with it, at one go.
+"""
 
 
 class QMPCapability(StrEnum):
@@ -74,12 +84,17 @@ _KINDS: Final[dict[type, str]] = {str: "a string", dict: "an object"}
 _NEGOTIATE: Final = NEGOTIATION.commands["qmp_capabilities"]
 
 
+def _raise(what: str, error: Exception) -> QmpError:
+    raise error
+
+
 class Session:
     """The state of one connection.
 
     `table` has the commands; `version` is the greeting's ``VersionInfo``
     object, as it goes on the wire.  What is in `absent` is not there for the
-    client (`qemu.Release.absent`).
+    client (`qemu.Release.absent`).  `on_bug` is told who has raised what nobody
+    may raise, and gives what the client is told.
     """
 
     def __init__(
@@ -88,8 +103,10 @@ class Session:
         version: dict[str, Any],
         limits: Limits | None = None,
         absent: frozenset[str] = frozenset(),
+        on_bug: Callable[[str, Exception], QmpError] = _raise,
     ) -> None:
-        self.outbox: deque[dict[str, Any]] = deque()
+        self._on_bug = on_bug
+        self.outbox: deque[dict[str, Any] | Shared] = deque()
         self._commands = table.commands
         self._absent = absent
         self._to_wire = Wire(absent)
@@ -113,25 +130,32 @@ class Session:
         """No command is outstanding, and no input is left that could contain one."""
         return self._outstanding is None and self._input.exhausted()
 
+    def may_be_command(self) -> bool:
+        """No command is outstanding, and there is input that could contain one."""
+        return self._outstanding is None and not self._input.exhausted()
+
     def receive_data(self, data: bytes) -> None:
-        """Append input.  It takes effect with the next call of `next_command`."""
+        """Append input.  It takes effect with the next calls of `next_command`."""
         self._input.feed(data)
 
     def next_command(self) -> Invocation | None:
-        """The next command to run; None if there is none yet, or one is outstanding.
+        """The command to run, if there is one in the next piece of the input.
 
-        Answers everything in front of it that cannot be run.
+        What cannot be run is answered.
         """
         if self._outstanding is not None:
             return None
-        while (item := self._input.pull()) is not None:
-            if isinstance(item, ParseError):
-                self._answer_error(QmpError(item.desc), {})
-                continue
-            self._outstanding = self._invocation(item.value)
-            if self._outstanding is not None:
-                return self._outstanding
-        return None
+        try:
+            item = self._input.pull()
+        except Exception as exc:
+            self._input.reset()
+            self._answer_error(self._on_bug("The parser", exc), {})
+            return None
+        if isinstance(item, ParseError):
+            self._answer_error(QmpError(item.desc), {})
+        elif item is not None:
+            self._outstanding = self._invocation(item)
+        return self._outstanding
 
     def reply(self, invocation: Invocation, result: Any) -> None:
         """Answer the outstanding command with what its function returned."""
@@ -143,42 +167,47 @@ class Session:
         self._complete(invocation)
         self._answer_error(error, invocation.tags)
 
-    def send_event(self, event: dict[str, Any]) -> None:
+    def send_event(self, event: dict[str, Any] | Shared) -> None:
         """Put an event (in wire form) into the outbox, unless negotiation is not finished."""
         if self._negotiated:
             self.outbox.append(event)
 
-    def drain(self) -> list[dict[str, Any]]:
-        """Empty the outbox; the messages in the order in which they have to be sent.
+    def take_message(self) -> dict[str, Any] | Shared | None:
+        """The message that has to be sent next, out of the outbox.
 
-        Another thread may add to it meanwhile: what it adds is given now or
-        next time.
+        Another thread may add to it meanwhile.
         """
-        return [self.outbox.popleft() for _ in range(len(self.outbox))]
+        return self.outbox.popleft() if self.outbox else None
 
     def enable(self, capabilities: list[QMPCapability]) -> None:
-        """Finish negotiation; QmpError if that has been done before."""
+        """Choose capabilities; QmpError if that has been done before."""
         if self._negotiated:
             raise QmpError(
                 "Capabilities negotiation is already complete, command ignored",
                 QapiErrorClass.COMMAND_NOT_FOUND,
             )
         self._oob = QMPCapability.OOB in capabilities
-        self._negotiated = True
 
-    def _invocation(self, request: Any) -> Invocation | None:
-        """What the host has to run for `request`; None if it has been answered already."""
+    def _invocation(self, item: Parsed) -> Invocation | None:
+        """What the host has to run for a request; None if it has been answered already."""
+        request = item.value
         tags = {"id": request["id"]} if type(request) is dict and "id" in request else {}
         try:
             self._check(request)
             command = self._lookup(request)
-            kwargs = command.bind(request.get("arguments", {}), absent=self._absent)
+            arguments = request.get("arguments", {})
+            if arguments and item.size > ARGUMENTS_SIZE:
+                raise QmpError("QMP input member 'arguments' is too large")
+            kwargs = command.bind(arguments, absent=self._absent)
             if command is not _NEGOTIATE:
                 return Invocation(command, kwargs, tags)
             qmp_capabilities(self, **kwargs)
             self._answer(None, tags)
+            self._negotiated = True
         except QmpError as error:
             self._answer_error(error, tags)
+        except Exception as exc:
+            self._answer_error(self._on_bug("The check of the command", exc), tags)
         return None
 
     def _check(self, request: Any) -> None:
@@ -219,8 +248,13 @@ class Session:
         self._outstanding = None
 
     def _answer(self, result: Any, tags: dict[str, Any]) -> None:
-        self.outbox.append({"return": {} if result is None else self._to_wire(result), **tags})
+        shown: Any = {} if result is None else Result(result, self._to_wire)
+        self.outbox.append({"return": shown, **tags})
 
     def _answer_error(self, error: QmpError, tags: dict[str, Any]) -> None:
-        body = {"class": error.error_class.value, "desc": error.desc}
-        self.outbox.append({"error": body, **tags})
+        self.outbox.append({**error_reply(error), **tags})
+
+
+def error_reply(error: QmpError) -> dict[str, Any]:
+    """The message that tells of an error, without an `id`."""
+    return {"error": {"class": error.error_class.value, "desc": error.desc}}
