@@ -82,7 +82,7 @@ NOT_REQUIRED = frozenset(
 FORBIDDEN_NAMES = {"base", "common", "helper", "helpers", "manager", "misc", "util", "utils"}
 
 MODULE_LINES_MAX = 300
-LARGER = {"nodes.node": 390}
+LARGER = {"nodes.node": 400}
 """The I/O core is one subject: what every request to every node goes through."""
 
 FUNCTION_LINES_MAX = 50

@@ -265,6 +265,37 @@ def test_detect_zeroes(
     assert disk.taken() == [(kind, 0, 512), ("write", 512, 512)]
 
 
+UNMAPPED: list[tuple[tuple[bool, ...], str]] = [
+    ((False,), "unmap"),
+    ((True,), "unmap"),
+    ((False, True), "unmap"),
+    ((True, True), "unmap"),
+    ((False, False), "zero"),
+    ((True, False), "zero"),
+    ((False, True, True), "unmap"),
+    ((True, True, False), "zero"),
+    ((True, False, True), "zero"),
+]
+"""Of a stack of nodes from the top, whether they have discard=unmap; asked QEMU with files."""
+
+
+@pytest.mark.parametrize(("discards", "outcome"), UNMAPPED)
+@pytest.mark.parametrize("kind", [RawNode, BlkdebugNode])
+def test_zeroes_that_may_unmap(
+    machine: Machine, kind: Any, discards: tuple[bool, ...], outcome: str
+) -> None:
+    """Only what stands between two nodes is asked; the top node's `discard` is about discards."""
+    disk = Watched(machine, discard_unmap=discards[-1])
+    node: BlockNode = disk
+    for unmap in reversed(discards[:-1]):
+        node = kind(NodeOptions(node_name="above", discard_unmap=unmap), machine, node)
+        perform(node.do_open())
+    perform(node.zero(0, K, may_unmap=True))
+    perform(node.zero(0, K, may_unmap=False))
+    done = [entry for entry in disk.log if isinstance(entry, tuple)]
+    assert done == [(outcome, 0, K), ("zero", 0, K)]
+
+
 def test_discard_needs_unmap(machine: Machine) -> None:
     """Semantics 1.3: without it discards cannot even fail."""
     disk = Watched(machine, discard_unmap=False)

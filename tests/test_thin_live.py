@@ -247,3 +247,35 @@ def test_no_write_escapes_a_bitmap_that_is_added_under_load(tmp_path: Path) -> N
             (entry,) = qmp("query-block")[0]["inserted"]["dirty-bitmaps"]
             assert entry["count"] == BLOCK
             qmp("block-dirty-bitmap-remove", node="vda", name="b")
+
+
+@pytest.mark.parametrize("discard", ["ignore", "unmap"])
+@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+def test_zeroes_that_may_unmap_keep_a_target_thin(
+    tmp_path: Path, image_format: str, discard: str
+) -> None:
+    """As `qemu-img convert -n` and nbdcopy expect; only discards obey `discard`."""
+    image = tmp_path / "d.img"
+    subprocess.run(["qemu-img", "create", "-q", "-f", image_format, image, "16M"], check=True)
+    key = f"drive=id=vda,file=d.img,format={image_format},discard={discard}"
+    with Live(tmp_path, key) as live, live.guest() as guest:
+        for offset in (0, MIB):
+            guest.pwrite(b"x" * MIB, offset)
+        guest.flush()
+        guest.trim(MIB, 0)
+        guest.flush()
+        trimmed = image.stat().st_blocks * 512
+        guest.pwrite(b"x" * MIB, 0)
+        guest.flush()
+        before = image.stat().st_blocks * 512
+        guest.zero(MIB, 0)
+        guest.zero(MIB, MIB, nbd.CMD_FLAG_NO_HOLE)
+        assert guest.pread(2 * MIB, 0) == bytes(2 * MIB)
+    kept = image.stat().st_blocks * 512
+    assert (trimmed <= before - MIB + TREE) is (discard == "unmap")
+    if image_format == "raw":
+        assert kept <= before - MIB + TREE
+    else:
+        command = ["qemu-img", "check", "-f", "qcow2", "--output=json", str(image)]
+        done = subprocess.run(command, check=True, capture_output=True)
+        assert json.loads(done.stdout)["allocated-clusters"] == 16, "only what may not unmap"

@@ -69,9 +69,7 @@ class BlkdebugNode(FilterNode):
         if length < self.limits.opt_write_zero:
             raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
         for start, end in _pieces(length, self.limits.max_write_zero):
-            await self.below.zero(
-                offset + start, end - start, may_unmap=may_unmap, no_fallback=True
-            )
+            await self.below.zero_as_child(offset + start, end - start, may_unmap=may_unmap)
 
     async def do_discard(self, offset: int, length: int) -> None:
         if length < self.limits.opt_discard:

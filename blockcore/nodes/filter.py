@@ -60,7 +60,7 @@ class FilterNode(BlockNode):
         await self.below.pwrite(offset, buf)
 
     async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
-        await self.below.zero(offset, length, may_unmap=may_unmap, no_fallback=True)
+        await self.below.zero_as_child(offset, length, may_unmap=may_unmap)
 
     async def do_discard(self, offset: int, length: int) -> None:
         await self.below.discard(offset, length)

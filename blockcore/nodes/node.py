@@ -191,9 +191,10 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         fua: bool = False,
         no_fallback: bool = False,
     ) -> None:
-        """Make a range read as zeroes (bdrv_co_pwrite_zeroes).
+        """Make a range read as zeroes (blk_co_pwrite_zeroes).
 
-        With `may_unmap` it may be deallocated.  `no_fallback` raises
+        With `may_unmap` it may be deallocated, whatever the node's `discard`
+        says: that is about discards.  `no_fallback` raises
         OSError(ENOTSUP) rather than writing zeroes as data.
         """
         if self.requests is None:
@@ -204,6 +205,14 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
                 await self._zero(offset, length, may_unmap, no_fallback)
         if fua:
             await self.flush()
+
+    async def zero_as_child(self, offset: int, length: int, *, may_unmap: bool) -> None:
+        """What a node above passes on: here `discard` counts (bdrv_co_pwrite_zeroes).
+
+        A child that was not told otherwise has discard=unmap.
+        """
+        unmap = may_unmap and self.options.discard_unmap
+        await self.zero(offset, length, may_unmap=unmap, no_fallback=True)
 
     async def _zero(self, offset: int, length: int, may_unmap: bool, no_fallback: bool) -> None:
         self._check_threshold(offset + length)
@@ -221,7 +230,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         try:
             self.inject(BlkdebugIOType.WRITE_ZEROES, offset, length)
             with self.outcome:
-                await self.do_zero(offset, length, may_unmap and self.options.discard_unmap)
+                await self.do_zero(offset, length, may_unmap)
         except OSError as exc:
             if exc.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP) or no_fallback:
                 raise

@@ -127,7 +127,7 @@ class RawNode(BlockNode):
 
     async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
         place = self._place(offset, length)
-        await self.below.zero(place, length, may_unmap=may_unmap, no_fallback=True)
+        await self.below.zero_as_child(place, length, may_unmap=may_unmap)
 
     async def do_discard(self, offset: int, length: int) -> None:
         await self.below.discard(self._place(offset, length), length)
