@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import socket
-import stat
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +25,7 @@ from blockcore.qmp.output import Broken, Output
 from blockcore.qmp.schema import to_wire
 from blockcore.qmp.session import Invocation, Session, error_reply
 from blockcore.routine import Routine
+from blockcore.socket_file import make_room
 
 QUEUE_BYTES = 16 << 20
 """A client that leaves events of this size unread is disconnected."""
@@ -45,7 +44,11 @@ def bind_control_socket(path: str) -> socket.socket:
 
     A socket that nobody listens to any more is replaced.
     """
-    _remove_stale(path)
+    try:
+        make_room(path)
+    except OSError as exc:
+        reason = os.strerror(exc.errno or 0)
+        raise QmpError(f"Failed to bind socket to {path}: {reason}") from None
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     umask = os.umask(0o177)
     try:
@@ -58,25 +61,6 @@ def bind_control_socket(path: str) -> socket.socket:
     finally:
         os.umask(umask)
     return listener
-
-
-def _remove_stale(path: str) -> None:
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise QmpError(f"Failed to bind socket to {path}: {os.strerror(errno.EEXIST)}")
-    except OSError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-        except OSError as exc:
-            reason = os.strerror(exc.errno or 0)
-            raise QmpError(f"Failed to bind socket to {path}: {reason}") from None
-        else:
-            reason = os.strerror(errno.EADDRINUSE)
-            raise QmpError(f"Failed to bind socket to {path}: {reason}")
 
 
 class Client(asyncio.Protocol):

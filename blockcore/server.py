@@ -20,7 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 import structlog
 
@@ -34,6 +34,7 @@ from blockcore.control import bind_control_socket
 from blockcore.effects import Call
 from blockcore.loop import MainLoop
 from blockcore.machine import CANCEL_NS, Machine
+from blockcore.nbd_address import NbdAddress
 from blockcore.qapi import QmpError, ShutdownCause
 from blockcore.routine import perform
 from blockcore.stderr import Stderr
@@ -57,6 +58,7 @@ class Server:
 
     def __init__(self, environ: Mapping[str, str], directory: str) -> None:
         self._environ = environ
+        self._nbd = NbdAddress(environ)
         self._directory = directory
         self._serving = "FAULTLINE_SERVE" in environ
         # nbdkit points stdout at /dev/null before it serves.
@@ -108,6 +110,7 @@ class Server:
             self._control = os.path.join(self._directory, config.control)
             with self._reported(f"control={config.control}"):
                 self._listener = bind_control_socket(self._control)
+        self._nbd.withhold()
 
     def _add(
         self, key: str, things: Iterable[Any], add: Callable[[Any], Coroutine[Any, Any, None]]
@@ -124,6 +127,11 @@ class Server:
         `shutdown` tells nbdkit to end; `wait_for_shutdown` returns when it has
         been told, by whomever.
         """
+        try:
+            self._nbd.open()
+        except OSError as exc:
+            with self._reported("the NBD socket"):
+                raise QmpError(str(exc.strerror)) from None
         self._stderr = Stderr(log.line_about_lost)
         self._loop = MainLoop(self.machine, self.lock, self._listener, shutdown)
         self._loop.start()
@@ -171,18 +179,8 @@ class Server:
         self.lock.defer(lambda: _log.error("a bug of ours", where=where, exc_info=error))
 
     def _ready_line(self) -> dict[str, Any]:
-        nbd_socket = self._environ.get("FAULTLINE_NBD_SOCKET")
-        port = self._environ.get("FAULTLINE_NBD_PORT")
-        host = self._environ.get("FAULTLINE_NBD_ADDRESS", "localhost")
-        host = f"[{host}]" if ":" in host else host
-
-        def uri(export: str) -> str:
-            if nbd_socket is not None:
-                return f"nbd+unix:///{export}?socket={quote(os.fsencode(nbd_socket))}"
-            return f"nbd://{host}:{port}/{export}"
-
         return {
-            "drives": {blk.export: uri(blk.export) for blk in self.machine.backends},
+            "drives": {blk.export: self._nbd.uri(blk.export) for blk in self.machine.backends},
             "control": self._control,
             "seed": self.seed,
         }
@@ -257,9 +255,7 @@ class Server:
 
     def _remove_files(self) -> None:
         """The sockets and files that `faultline serve` made for this process."""
-        if path := self._environ.get("FAULTLINE_NBD_SOCKET"):
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+        self._nbd.remove()
         if directory := self._environ.get("FAULTLINE_RUNTIME_DIR"):
             shutil.rmtree(directory, ignore_errors=True)
 

@@ -162,6 +162,7 @@ def test_serve_command_line() -> None:
         "FAULTLINE_SERVE": "1",
         "FAULTLINE_LOG": "json",
         "FAULTLINE_NBD_SOCKET": "/s/nbd",
+        "FAULTLINE_NBD_MODE": "755",
     }
     assert env["HOME"] == "/h"
     assert env["PYTHONPATH"] == f"/packages:{TOP}:/mine"

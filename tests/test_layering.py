@@ -31,7 +31,8 @@ LAYERS = (
     ("config", "device_config", "drive_config", "assemble"),
     ("commands",),
     ("routine", "pool"),
-    ("bql", "connection", "log_writer", "stderr", "log", "control", "loop", "server"),
+    ("socket_file", "nbd_address", "bql", "connection", "log_writer", "stderr", "log"),
+    ("control", "loop", "server"),
     ("cli", "plugin"),
 )
 """From the bottom to the top; a module imports from its own layer and from those below."""
@@ -61,7 +62,7 @@ ONLY = {
     "nbd": {"nodes.nbd"},
     "nbdkit": {"plugin"},
     "random": {"server"},
-    "socket": {"control", "loop", "server", "nodes.nbd", "cli"},
+    "socket": {"socket_file", "control", "loop", "server", "nodes.nbd", "cli"},
     "structlog": {"log", "loop", "control", "server", "cli"},
     "subprocess": {"cli"},
     "threading": {

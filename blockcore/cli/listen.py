@@ -8,72 +8,96 @@ finds the same problems first.
 from __future__ import annotations
 
 import errno
+import grp
 import os
+import re
 import socket
-import stat
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 import click
 
+from blockcore.socket_file import make_room
+
 PATH_BYTES_MAX = 107
 """Of a Unix socket: sun_path holds 108 bytes with its terminator."""
+
+CLAIM_ERRORS = {
+    errno.EEXIST: "exists and is not a socket",
+    errno.EADDRINUSE: "a server is listening there already",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class UnixSocket:
-    """A Unix socket at an absolute path."""
+    """A Unix socket at an absolute path, for those whom its `mode` and `group` let in."""
 
     path: Path
+    mode: int = 0o755
+    group: int | None = None
 
     def arguments(self) -> list[str]:
         """nbdkit's options."""
         return ["-U", str(self.path)]
 
     def environment(self) -> dict[str, str]:
-        """What the plugin needs for the URIs of the ready line, and to unlink the socket."""
-        return {"FAULTLINE_NBD_SOCKET": str(self.path)}
+        """What the plugin needs to open the socket, for the URIs of the ready line, and the end."""
+        env = {"FAULTLINE_NBD_SOCKET": str(self.path), "FAULTLINE_NBD_MODE": f"{self.mode:o}"}
+        return env if self.group is None else {**env, "FAULTLINE_NBD_GROUP": str(self.group)}
 
     def claim(self) -> None:
         """Make sure that nbdkit can bind the path; remove what a killed server left there.
 
         Raises ClickException when a server listens there, when the file is no
-        socket, and when the path cannot hold one.
+        socket, when the path cannot hold one, and for a group that cannot have it.
         """
         if len(os.fsencode(self.path)) > PATH_BYTES_MAX:
             raise click.ClickException(
                 f"{self.path}: the path of a Unix socket has at most {PATH_BYTES_MAX} bytes"
             )
         try:
-            if not self._exists():
-                return
-            if not stat.S_ISSOCK(self.path.lstat().st_mode):
-                raise click.ClickException(f"{self.path}: exists and is not a socket")
-            self._refuse_live()
-            self.path.unlink()
-        except OSError as exc:
-            raise _failure(str(self.path), exc) from exc
-
-    def _exists(self) -> bool:
-        """False also means that the directory is there and ours to write."""
-        try:
-            self.path.lstat()
-        except FileNotFoundError:
+            make_room(str(self.path))
             self.path.parent.stat()
             if not os.access(self.path.parent, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
-            return False
-        return True
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as exc:
+            text = CLAIM_ERRORS.get(exc.errno or 0)
+            raise _failure(str(self.path), exc, text) from exc
+        if self.group is not None and not _may_give_to(self.group):
+            raise click.ClickException(
+                f"{self.path}: only root and its members can give a socket to a group"
+            )
 
-    def _refuse_live(self) -> None:
-        with socket.socket(socket.AF_UNIX) as probe:
-            # A live server whose backlog is full answers EAGAIN instead of blocking us.
-            probe.setblocking(False)
-            result = probe.connect_ex(str(self.path))
-        if result in (0, errno.EAGAIN, errno.EINPROGRESS):
-            raise click.ClickException(f"{self.path}: a server is listening there already")
-        if result != errno.ECONNREFUSED:
-            raise OSError(result, os.strerror(result))
+
+def parse_mode(text: str) -> int:
+    """The mode that an octal number names; UsageError if it is none that lets its owner in."""
+    if not re.fullmatch("0?[0-7]{3}", text) or not int(text, 8) & 0o200:
+        raise click.UsageError(
+            f"--socket-mode: '{text}' is no octal mode that lets its owner connect, such as 660"
+        )
+    return int(text, 8)
+
+
+def group_id(text: str) -> int:
+    """The number of a group, by its name or number; UsageError if there is none."""
+    try:
+        return grp.getgrnam(text).gr_gid
+    except KeyError:
+        if text.isascii() and text.isdigit() and int(text) < (1 << 32) - 1:
+            return int(text)
+        raise click.UsageError(f"--socket-group: there is no group '{text}'") from None
+
+
+def mode_of_umask() -> int:
+    """The mode that the umask leaves a new socket."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o777 & ~umask
+
+
+def _may_give_to(group: int) -> bool:
+    return os.geteuid() == 0 or group in (os.getegid(), *os.getgroups())
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +109,24 @@ class TcpPort:
 
     def arguments(self) -> list[str]:
         """nbdkit's options."""
-        return ["-i", self.address, "-p", str(self.port)]
+        port = ["-p", str(self.port)]
+        # nbdkit keeps IPv4 away from an address of IPv6; without any it has a socket for each.
+        return port if self._unspecified == 6 else ["-i", self.address, *port]
 
     def environment(self) -> dict[str, str]:
-        """What the plugin needs for the URIs of the ready line."""
-        return {"FAULTLINE_NBD_ADDRESS": self.address, "FAULTLINE_NBD_PORT": str(self.port)}
+        """What the plugin needs for the URIs of the ready line: an address to connect to."""
+        loopback = {4: "127.0.0.1", 6: "::1"}
+        host = self.address if self._unspecified is None else loopback[self._unspecified]
+        return {"FAULTLINE_NBD_ADDRESS": host, "FAULTLINE_NBD_PORT": str(self.port)}
+
+    @property
+    def _unspecified(self) -> int | None:
+        """The version of IP if the address stands for all that there are."""
+        try:
+            address = ip_address(self.address)
+        except ValueError:
+            return None
+        return address.version if address.is_unspecified else None
 
     def claim(self) -> None:
         """Make sure that the port is free, as far as that can be known before nbdkit binds it.
@@ -112,5 +149,5 @@ class TcpPort:
             raise _failure(where, exc) from exc
 
 
-def _failure(where: str, exc: OSError) -> click.ClickException:
-    return click.ClickException(f"{where}: {exc.strerror or exc}")
+def _failure(where: str, exc: OSError, text: str | None = None) -> click.ClickException:
+    return click.ClickException(f"{where}: {text or exc.strerror or exc}")

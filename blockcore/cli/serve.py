@@ -6,7 +6,8 @@ travels in environment variables:
 
 FAULTLINE_SERVE=1        print the ready line; report configuration errors as one line
 FAULTLINE_LOG            json or console
-FAULTLINE_NBD_SOCKET     the Unix socket, which the plugin removes at the end, or
+FAULTLINE_NBD_SOCKET     the Unix socket, which the plugin removes at the end,
+FAULTLINE_NBD_MODE, FAULTLINE_NBD_GROUP, which it gets before it is open, or
 FAULTLINE_NBD_ADDRESS, FAULTLINE_NBD_PORT
 FAULTLINE_RUNTIME_DIR    a private directory, which the plugin removes at the end
 FAULTLINE_QUOTED=1       the values of the parameters are percent-encoded
@@ -20,13 +21,14 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
 import click
 
 from blockcore.cli.embedding import Nbdkit, embedded_environment, find_nbdkit
-from blockcore.cli.listen import TcpPort, UnixSocket
+from blockcore.cli.listen import TcpPort, UnixSocket, group_id, mode_of_umask, parse_mode
 from blockcore.cli.output import require_stdout
 from blockcore.cli.plugin_packages import plugin_packages
 
@@ -43,6 +45,8 @@ PRIVATE_VARIABLES = (
     "FAULTLINE_SERVE",
     "FAULTLINE_LOG",
     "FAULTLINE_NBD_SOCKET",
+    "FAULTLINE_NBD_MODE",
+    "FAULTLINE_NBD_GROUP",
     "FAULTLINE_NBD_ADDRESS",
     "FAULTLINE_NBD_PORT",
     "FAULTLINE_RUNTIME_DIR",
@@ -59,6 +63,12 @@ PRIVATE_VARIABLES = (
 @click.option(
     "--address", metavar="ADDRESS", help="Local address of --port.  [default: 127.0.0.1]"
 )
+@click.option(
+    "--socket-mode",
+    metavar="MODE",
+    help="Permissions of --nbd, such as 660; connecting needs to write.  [default: by umask]",
+)
+@click.option("--socket-group", metavar="GROUP", help="Group of --nbd; then the mode is 660.")
 @click.option("--control", metavar="SOCKET", help="Unix socket for QMP, same as control=SOCKET.")
 @click.option(
     "--threads",
@@ -76,6 +86,8 @@ def serve(
     nbd_socket: str | None,
     port: int | None,
     address: str | None,
+    socket_mode: str | None,
+    socket_group: str | None,
     control: str | None,
     threads: int | None,
     log_format: str | None,
@@ -106,7 +118,7 @@ def serve(
       faultline serve --port 10809 drive=id=d0,driver=null-co,size=1048576
       faultline serve --nbd m0.nbd drive=id=vda,file=blkdebug:faults.conf:disk.img
     """
-    listen = _listen(nbd_socket, port, address)
+    listen = _permitted(_listen(nbd_socket, port, address), socket_mode, socket_group)
     control_path = _control_path(keys, control)
     if isinstance(listen, UnixSocket) and listen.path == control_path:
         raise click.UsageError("the NBD and the control socket cannot be the same")
@@ -230,6 +242,22 @@ def _listen(
     if address is not None:
         raise click.UsageError("--address needs --port")
     return UnixSocket(_socket_path("--nbd", nbd_socket)) if nbd_socket is not None else None
+
+
+def _permitted(
+    listen: UnixSocket | TcpPort | None, mode: str | None, group: str | None
+) -> UnixSocket | TcpPort | None:
+    """A socket that was named, for those who shall connect: as options say, or the umask."""
+    if not isinstance(listen, UnixSocket):
+        if mode is not None or group is not None:
+            raise click.UsageError("--socket-mode and --socket-group need --nbd")
+        return listen
+    default = mode_of_umask() if group is None else 0o660
+    return replace(
+        listen,
+        mode=default if mode is None else parse_mode(mode),
+        group=None if group is None else group_id(group),
+    )
 
 
 def _control_path(keys: Sequence[str], option: str | None) -> Path | None:

@@ -1,0 +1,40 @@
+"""Files of Unix sockets: what a killed server has left is removed, and who may connect is set."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+
+
+def make_room(path: str) -> None:
+    """Remove a socket to which nobody listens; a symbolic link counts as what it leads to.
+
+    OSError is EEXIST where something else is, EADDRINUSE where somebody
+    listens, and another where that cannot be known.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        if os.path.islink(path):
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        return
+    if not stat.S_ISSOCK(mode):
+        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        # A live server whose backlog is full answers EAGAIN instead of blocking us.
+        probe.setblocking(False)
+        result = probe.connect_ex(path)
+    if result in (0, errno.EAGAIN, errno.EINPROGRESS):
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    if result != errno.ECONNREFUSED:
+        raise OSError(result, os.strerror(result))
+    os.unlink(path)
+
+
+def admit(path: str, mode: int, group: int | None) -> None:
+    """Let those connect who may: the group first, for it is its members that `mode` lets in."""
+    if group is not None:
+        os.chown(path, -1, group)
+    os.chmod(path, mode)
