@@ -13,7 +13,8 @@ from blockcore.nodes.node import BlockNode
 from blockcore.nodes.null import NullNode
 from blockcore.nodes.qcow2.header import CORRUPT, DIRTY, LAZY_REFCOUNTS, ZSTD
 from blockcore.nodes.qcow2.node import Qcow2Node
-from blockcore.qapi import QmpError, Size
+from blockcore.nodes.qcow2.stored_bitmaps import AUTO, IN_USE, StoredBitmap
+from blockcore.qapi import QmpError, Size, UInt32
 from blockcore.qmp.schema import FlatUnion
 
 
@@ -29,6 +30,20 @@ REFCOUNT_BITS = 16
 """The only width that the driver opens."""
 
 
+class Qcow2BitmapInfoFlags(StrEnum):
+    IN_USE = "in-use"
+    AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Qcow2BitmapInfo:
+    """A bitmap that is stored in the image; `granularity` in bytes."""
+
+    name: str
+    granularity: UInt32
+    flags: list[Qcow2BitmapInfoFlags]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageInfoSpecificQCow2:
     """QAPI's: `compat` is 0.10 for version 2, of which the rest is not known, or 1.1."""
@@ -40,6 +55,7 @@ class ImageInfoSpecificQCow2:
     extended_l2: bool | None = None
     refcount_bits: int = REFCOUNT_BITS
     compression_type: Qcow2CompressionType
+    bitmaps: list[Qcow2BitmapInfo] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,5 +201,15 @@ async def _specific(node: BlockNode) -> ImageInfoSpecific | None:
             corrupt=bool(header.incompatible & CORRUPT),
             extended_l2=False,
             compression_type=compression,
+            bitmaps=[_bitmap(stored) for stored in node.stored_bitmaps] or None,
         )
     return ImageInfoSpecificQCow2Wrapper(type="qcow2", data=qcow2)
+
+
+def _bitmap(stored: StoredBitmap) -> Qcow2BitmapInfo:
+    flags = {IN_USE: Qcow2BitmapInfoFlags.IN_USE, AUTO: Qcow2BitmapInfoFlags.AUTO}
+    return Qcow2BitmapInfo(
+        name=stored.name,
+        granularity=UInt32(1 << stored.granularity_bits),
+        flags=[flag for bit, flag in flags.items() if stored.flags & bit],
+    )

@@ -65,6 +65,7 @@ OWN: Final[dict[str, dict[str, Convert]]] = {
     "null-co": {"size": opt_size, "latency-ns": opt_number, "read-zeroes": opt_bool},
     "qcow2": {
         "lazy-refcounts": opt_bool,
+        "x-drop-bitmaps": opt_bool,
         "pass-discard-request": opt_bool,
         "pass-discard-snapshot": opt_bool,
         "pass-discard-other": opt_bool,

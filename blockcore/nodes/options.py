@@ -113,7 +113,9 @@ class BlockdevOptionsQcow2(BlockdevOptions):
     """`backing` None is what the image says, a null is none; sizes in bytes.
 
     Of the caches only `l2_cache_size` has an effect; lazy refcounts and the
-    cleaning of caches are accepted, since clients name them.
+    cleaning of caches are accepted, since clients name them.  Stored bitmaps
+    are removed with `x_drop_bitmaps`, without which an image that has some is
+    not opened for writing.
     """
 
     file: Annotated[BlockdevRef, BLOCKDEV_REF]
@@ -127,6 +129,7 @@ class BlockdevOptionsQcow2(BlockdevOptions):
     l2_cache_entry_size: int | None = None
     refcount_cache_size: int | None = None
     cache_clean_interval: UInt64 | None = None
+    x_drop_bitmaps: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ _CHANGEABLE = {
     "qcow2": frozenset(
         ("lazy_refcounts", "pass_discard_request", "pass_discard_snapshot", "pass_discard_other")
         + ("cache_size", "l2_cache_size", "l2_cache_entry_size", "refcount_cache_size")
-        + ("cache_clean_interval",)
+        + ("cache_clean_interval", "x_drop_bitmaps")
     ),
     "raw": frozenset(("offset", "size")),
 }

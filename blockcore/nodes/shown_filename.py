@@ -109,7 +109,7 @@ _WEAK: Final = frozenset(
     + ("detect-zeroes", "locking", "aio", "latency-ns", "reconnect-delay", "open-timeout")
     + ("lazy-refcounts", "pass-discard-request", "pass-discard-snapshot", "pass-discard-other")
     + ("cache-size", "l2-cache-size", "l2-cache-entry-size", "refcount-cache-size")
-    + ("cache-clean-interval",)
+    + ("cache-clean-interval", "x-drop-bitmaps")
     + ("bottom",)
     + ("x-physical-size", "x-extent-size", "x-short-write")
 )

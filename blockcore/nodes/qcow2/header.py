@@ -13,7 +13,6 @@ from typing import Final
 
 from blockcore.nodes.qcow2.extensions import (
     BACKING_FORMAT,
-    BITMAPS,
     FEATURE_NAMES,
     FEATURES,
     extensions,
@@ -43,8 +42,9 @@ EXTENDED_L2: Final = 1 << 4
 LAZY_REFCOUNTS: Final = 1 << 0
 """A compatible feature; the others above are incompatible ones."""
 
+VALID_BITMAPS: Final = 1 << 0
 RAW_DATA_FILE: Final = 1 << 1
-"""One that who does not know it clears."""
+"""Those that who does not know them clears."""
 
 _QEMUS_INCOMPATIBLE: Final = DIRTY | CORRUPT | DATA_FILE | COMPRESSION_TYPE | EXTENDED_L2
 
@@ -93,10 +93,6 @@ class Header:
     @property
     def cluster_size(self) -> int:
         return 1 << self.cluster_bits
-
-    @property
-    def has_bitmaps(self) -> bool:
-        return any(kind == BITMAPS for kind, _ in self.extensions)
 
 
 def cluster_bits_of(data: bytes) -> int:

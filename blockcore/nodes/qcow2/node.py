@@ -17,12 +17,13 @@ from blockcore.nodes.qcow2.grace import Grace
 from blockcore.nodes.qcow2.header import Header, serialize_header
 from blockcore.nodes.qcow2.image import Image, read_header
 from blockcore.nodes.qcow2.mapping import Mapping
-from blockcore.nodes.qcow2.opening import load_tables, make_writable
+from blockcore.nodes.qcow2.opening import find_bitmaps, load_tables, make_writable
 from blockcore.nodes.qcow2.read import Reader
 from blockcore.nodes.qcow2.refcount import Refcounts
 from blockcore.nodes.qcow2.resize import Resizer
 from blockcore.nodes.qcow2.settings import Qcow2Settings
 from blockcore.nodes.qcow2.short_write import new_clusters
+from blockcore.nodes.qcow2.stored_bitmaps import StoredBitmap
 from blockcore.nodes.qcow2.write import Writer
 from blockcore.nodes.qcow2.write_back import Discard, WriteBack
 from blockcore.qapi import BlkdebugEvent, QmpError
@@ -46,6 +47,7 @@ class Qcow2Node(BlockNode):
     eraser: Eraser
     write_back: WriteBack
     resizer: Resizer
+    stored_bitmaps: list[StoredBitmap]
 
     def __init__(
         self,
@@ -87,8 +89,12 @@ class Qcow2Node(BlockNode):
         self.settings.check(header)
         self._assemble(header)
         await load_tables(self.mapping, self.write_back.refcounts)
+        bitmaps = await find_bitmaps(self.image)
         if not self.read_only:
-            await make_writable(self.image, self.mapping, self.write_back)
+            drop = self.settings.drop_bitmaps
+            await make_writable(self.image, self.mapping, self.write_back, bitmaps, drop=drop)
+            bitmaps = []
+        self.stored_bitmaps = bitmaps
         self.size = header.size
         self.cluster_size = header.cluster_size
         self.auto_backing_file = header.backing_file or ""
@@ -133,14 +139,16 @@ class Qcow2Node(BlockNode):
         Until now somebody else may have written, or it is another image.
         """
         file = children.get("file")
+        settings = self.settings
         if isinstance(definition, BlockdevOptionsQcow2):
-            Qcow2Settings.of(definition).check(self.header)
+            settings = settings.changed(Qcow2Settings.of(definition))
+        settings.check(self.header)
         await self._finish()
         if not isinstance(file, BlockNode) and (options.read_only or not self.read_only):
             self.image.read_only = options.read_only
             return
         old, parts = self.options, dict(vars(self))
-        self.options = options
+        self.options, self.settings = options, settings
         if isinstance(file, BlockNode):
             self._below = file
         try:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 
+from blockcore.nodes.qcow2.extensions import BITMAPS
 from blockcore.nodes.qcow2.header import AUTOCLEAR_AT, DIRTY
 from blockcore.nodes.qcow2.image import HEADER, Image
 from blockcore.nodes.qcow2.mapping import Mapping
 from blockcore.nodes.qcow2.refcount import Refcounts
 from blockcore.nodes.qcow2.repair import repair
+from blockcore.nodes.qcow2.stored_bitmaps import StoredBitmap, drop_bitmaps, read_bitmaps
 from blockcore.nodes.qcow2.write_back import WriteBack
 from blockcore.qapi import QmpError
 
@@ -26,18 +28,46 @@ async def load_tables(mapping: Mapping, refcounts: Refcounts) -> None:
         raise _failed("Could not initialize refcount handling", exc) from None
 
 
-async def make_writable(image: Image, mapping: Mapping, write_back: WriteBack) -> None:
-    """Find out where metadata is; forget what programs without knowledge of it must; repair."""
+async def find_bitmaps(image: Image) -> list[StoredBitmap]:
+    """The bitmaps that are stored in an image; QmpError in QEMU's words."""
+    try:
+        return await read_bitmaps(image)
+    except OSError as exc:
+        raise _failed("Failed to read bitmap directory", exc) from None
+
+
+async def make_writable(
+    image: Image,
+    mapping: Mapping,
+    write_back: WriteBack,
+    bitmaps: list[StoredBitmap],
+    *,
+    drop: bool,
+) -> None:
+    """Find out where metadata is; forget what programs without knowledge of it must; repair.
+
+    QmpError if that would be bitmaps that nobody has said may go (`drop`).
+    """
+    if bitmaps and not drop:
+        names = ", ".join(f"'{bitmap.name}'" for bitmap in bitmaps)
+        raise QmpError(
+            f"The image has stored bitmaps ({names}), which writing would invalidate: open it"
+            " read-only, or with x-drop-bitmaps=on to remove them"
+        )
     image.claim(0, 1, HEADER)
     mapping.claim_all()
     write_back.refcounts.claim_all()
+    dirty = bool(image.header.incompatible & DIRTY)
     try:
+        if any(kind == BITMAPS for kind, _ in image.header.extensions):
+            # Refcounts that are made anew leave them out.
+            await drop_bitmaps(image, write_back, bitmaps, free=not dirty)
         if image.header.autoclear:
             await image.write_header(AUTOCLEAR_AT, bytes(8))
             image.header.autoclear = 0
     except OSError as exc:
         raise _failed("Could not update qcow2 header", exc) from None
-    if image.header.incompatible & DIRTY:
+    if dirty:
         try:
             await repair(image, mapping, write_back)
         except OSError as exc:

@@ -31,11 +31,8 @@ MAX_CLUSTERS = 1 << 28
 async def repair(image: Image, mapping: Mapping, write_back: WriteBack) -> None:
     """Recount, correct the refcounts and the COPIED flags, clear the dirty bit.
 
-    OSError(EIO) if the tables themselves are damaged, OSError(ENOTSUP) if
-    something refers to clusters that this driver does not know of.
+    OSError(EIO) if the tables themselves are damaged.
     """
-    if image.header.has_bitmaps:
-        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
     await image.lock.free()
     with image.lock.held():
         counts = await _recount(image, mapping)

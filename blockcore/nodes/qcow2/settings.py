@@ -19,6 +19,7 @@ class Qcow2Settings:
     lazy_refcounts: bool = False
     discard_request: bool | None = None
     discard_other: bool = False
+    drop_bitmaps: bool = False
 
     @classmethod
     def of(cls, options: BlockdevOptionsQcow2) -> Qcow2Settings:
@@ -42,6 +43,7 @@ class Qcow2Settings:
             lazy_refcounts=bool(options.lazy_refcounts),
             discard_request=options.pass_discard_request,
             discard_other=bool(options.pass_discard_other),
+            drop_bitmaps=bool(options.x_drop_bitmaps),
         )
 
     def check(self, header: Header) -> None:
