@@ -139,6 +139,8 @@ class Server:
             target=self._watch, args=(wait_for_shutdown,), name="shutdown watcher"
         )
         self._watcher.start()
+        if not self.machine.backends:
+            _log.warning("there is no drive to serve: nodes get one by device=")
         _log.info("serving", drives=[blk.export for blk in self.machine.backends], seed=self.seed)
         if self._serving:
             os.write(self._stdout, json.dumps(self._ready_line()).encode() + b"\n")

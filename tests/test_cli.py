@@ -95,6 +95,13 @@ REFUSALS = [
         "faultline qmp: no control socket: use --socket or set FAULTLINE_CONTROL"
         " (see faultline qmp --help)",
     ),
+    (
+        "serve blockdev=driver=null-co,node-name=n",
+        2,
+        "faultline serve: blockdev= alone is a node that no NBD client can reach: add"
+        " device=virtio-blk,drive=NODE-NAME (or control=SOCKET, if jobs are all it is for)"
+        " (see faultline serve --help)",
+    ),
     ("qmp -s nope cont x", 2, "faultline qmp: 'x' is not KEY=VALUE (see faultline qmp --help)"),
     ("qmp -s nope cont", 1, "faultline: nope: No such file or directory"),
     ("events -s stale", 1, "faultline: stale: Connection refused"),

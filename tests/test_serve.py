@@ -115,6 +115,15 @@ def test_wrong_keys(keys: tuple[list[str], str], tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nodes_without_a_drive(tmp_path: Path) -> None:
+    """There are jobs for them; that nothing is served is said."""
+    with Live(tmp_path, "blockdev=null-co,node-name=n") as live, live.qmp() as qmp:
+        assert live.ready["drives"] == {}
+        assert qmp("query-named-block-nodes")[0]["node-name"] == "n"
+    first = json.loads(live.log.read_text().splitlines()[0])
+    assert (first["level"], first["event"][:20]) == ("warning", "there is no drive to")
+
+
 def test_without_libnbd(tmp_path: Path) -> None:
     """Only the driver nbd misses it."""
     (tmp_path / "nbd.py").write_text("raise ImportError")

@@ -19,6 +19,7 @@ from live import FAULTLINE, TIMEOUT_S, TREE
 
 from blockcore.cli import main
 from blockcore.cli.listen import TcpPort, UnixSocket
+from blockcore.cli.runtime_dir import candidates, first_fitting
 from blockcore.control import bind_control_socket
 from blockcore.nbd_address import NbdAddress
 from blockcore.qapi import QmpError
@@ -204,3 +205,47 @@ def test_all_addresses(address: str, tmp_path: Path) -> None:
             guest.connect_uri(uri)
             assert guest.get_size() == 1 << 20
             guest.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("embedded", "environ", "directories"),
+    [
+        (False, {}, ["/tmp"]),
+        (False, {"XDG_RUNTIME_DIR": "/r", "TMPDIR": "/t"}, ["/r", "/t", "/tmp"]),
+        (True, {"XDG_RUNTIME_DIR": "/r", "TMPDIR": "/t"}, ["/t", "/var/tmp", "/tmp"]),
+        (True, {"TMPDIR": ""}, ["/var/tmp", "/tmp"]),
+    ],
+)
+def test_places_for_what_is_not_named(
+    embedded: bool, environ: dict[str, str], directories: list[str]
+) -> None:
+    assert candidates(embedded, environ) == directories
+
+
+def test_the_first_place_that_fits() -> None:
+    longest = "/" + "x" * 79
+    assert first_fitting([longest, "/tmp"], lambda directory: True) == longest
+    assert first_fitting([longest + "x", "/a", "/b"], lambda directory: directory != "/a") == "/b"
+    assert first_fitting(["/" + "ü" * 40, "/a"], lambda directory: True) == "/a"
+    assert first_fitting([], lambda directory: True) == "/tmp"
+
+
+def test_long_directories_that_nobody_named(tmp_path: Path) -> None:
+    """The system's own will do."""
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    named = {"TMPDIR": str(long), "XDG_RUNTIME_DIR": str(long)}
+    for key in ([], [NULL]):
+        process = subprocess.Popen(
+            [*FAULTLINE, "serve", *key],
+            env={**ENVIRON, **named},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert process.stdout is not None
+        with process.stdout:
+            ready = json.loads(process.stdout.readline())
+        process.terminate()
+        assert process.wait(TIMEOUT_S) == 0
+        assert not Path(ready["control"]).parent.exists()
+    assert not list(long.iterdir())

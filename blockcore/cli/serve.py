@@ -16,30 +16,26 @@ FAULTLINE_QUOTED=1       the values of the parameters are percent-encoded
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
 import click
 
 from blockcore.cli.embedding import Nbdkit, embedded_environment, find_nbdkit
-from blockcore.cli.listen import TcpPort, UnixSocket, group_id, mode_of_umask, parse_mode
+from blockcore.cli.endpoints import endpoints
+from blockcore.cli.listen import TcpPort, UnixSocket
 from blockcore.cli.output import require_stdout
 from blockcore.cli.plugin_packages import plugin_packages
+from blockcore.cli.runtime_dir import make_runtime_dir
 
 TOP = Path(__file__).absolute().parents[2]
 """Where the package `blockcore` is: the source tree, or site-packages."""
 
 EMBEDDED_SIZE = 1 << 30
 """Bytes of the drive that is served when none is named."""
-
-KEY = re.compile(r"[A-Za-z][A-Za-z0-9._-]*=")
-"""What nbdkit accepts in front of a value; it hands anything else to the plugin as a file name."""
 
 PRIVATE_VARIABLES = (
     "FAULTLINE_SERVE",
@@ -118,10 +114,8 @@ def serve(
       faultline serve --port 10809 drive=id=d0,driver=null-co,size=1048576
       faultline serve --nbd m0.nbd drive=id=vda,file=blkdebug:faults.conf:disk.img
     """
-    listen = _permitted(_listen(nbd_socket, port, address), socket_mode, socket_group)
-    control_path = _control_path(keys, control)
-    if isinstance(listen, UnixSocket) and listen.path == control_path:
-        raise click.UsageError("the NBD and the control socket cannot be the same")
+    unix, tcp = (nbd_socket, socket_mode, socket_group), (port, address)
+    listen, control_path = endpoints(keys, unix, tcp, control)
     require_stdout()
     plugin = find_plugin()
     nbdkit = find_nbdkit(os.environ)
@@ -129,7 +123,7 @@ def serve(
     embedded = not any(key.startswith(("drive=", "blockdev=")) for key in keys)
     runtime_dir = None
     if embedded or listen is None or control_path is None:
-        runtime_dir = _make_runtime_dir(embedded)
+        runtime_dir = make_runtime_dir(embedded, os.environ)
     try:
         if embedded:
             assert runtime_dir is not None
@@ -230,65 +224,3 @@ def find_plugin() -> Path:
         if path.is_file():
             return path
     raise click.ClickException(f"the plugin is missing: no plugin/drive.py in {TOP}")
-
-
-def _listen(
-    nbd_socket: str | None, port: int | None, address: str | None
-) -> UnixSocket | TcpPort | None:
-    if port is not None:
-        if nbd_socket is not None:
-            raise click.UsageError("--nbd and --port exclude each other")
-        return TcpPort(address or "127.0.0.1", port)
-    if address is not None:
-        raise click.UsageError("--address needs --port")
-    return UnixSocket(_socket_path("--nbd", nbd_socket)) if nbd_socket is not None else None
-
-
-def _permitted(
-    listen: UnixSocket | TcpPort | None, mode: str | None, group: str | None
-) -> UnixSocket | TcpPort | None:
-    """A socket that was named, for those who shall connect: as options say, or the umask."""
-    if not isinstance(listen, UnixSocket):
-        if mode is not None or group is not None:
-            raise click.UsageError("--socket-mode and --socket-group need --nbd")
-        return listen
-    default = mode_of_umask() if group is None else 0o660
-    return replace(
-        listen,
-        mode=default if mode is None else parse_mode(mode),
-        group=None if group is None else group_id(group),
-    )
-
-
-def _control_path(keys: Sequence[str], option: str | None) -> Path | None:
-    for key in keys:
-        if not KEY.match(key):
-            raise click.UsageError(f"{key!r} is not KEY=VALUE")
-    values = [key.partition("=")[2] for key in keys if key.startswith("control=")]
-    if option is not None:
-        values.append(option)
-    if len(values) > 1:
-        raise click.UsageError("the control socket is given twice")
-    return _socket_path("control", values[0]) if values else None
-
-
-def _socket_path(name: str, value: str) -> Path:
-    if not value:
-        raise click.UsageError(f"{name}: the path is empty")
-    return Path(os.path.abspath(value))
-
-
-def _make_runtime_dir(embedded: bool) -> Path:
-    """A private directory: for sockets where the session keeps them, for a disk where disks fit."""
-    candidates = (
-        (os.environ.get("TMPDIR"), "/var/tmp")
-        if embedded
-        else (os.environ.get("XDG_RUNTIME_DIR"),)
-    )
-    parent = next(
-        (path for path in candidates if path and os.access(path, os.W_OK | os.X_OK)), None
-    )
-    try:
-        return Path(tempfile.mkdtemp(prefix="faultline-", dir=parent))
-    except OSError as exc:
-        raise click.ClickException(f"no place for a private directory: {exc.strerror}") from exc

@@ -1,0 +1,92 @@
+"""Where a machine is to be reached, as the options and keys of `serve` say."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from blockcore.cli.listen import TcpPort, UnixSocket, group_id, mode_of_umask, parse_mode
+
+KEY = re.compile(r"[A-Za-z][A-Za-z0-9._-]*=")
+"""What nbdkit accepts in front of a value; it hands anything else to the plugin as a file name."""
+
+
+def endpoints(
+    keys: Sequence[str],
+    unix: tuple[str | None, str | None, str | None],
+    tcp: tuple[int | None, str | None],
+    control: str | None,
+) -> tuple[UnixSocket | TcpPort | None, Path | None]:
+    """The NBD server's place and the control socket; None for what is not named.
+
+    `unix` is the socket's path, mode and group, `tcp` port and address, each
+    None if it was not given.  UsageError if that makes no sense.
+    """
+    nbd, *access = unix
+    listen = _permitted(_listen(nbd, *tcp), *access)
+    control_path = _control_path(keys, control)
+    if isinstance(listen, UnixSocket) and listen.path == control_path:
+        raise click.UsageError("the NBD and the control socket cannot be the same")
+    _require_drives(keys, control_path)
+    return listen, control_path
+
+
+def _listen(
+    nbd_socket: str | None, port: int | None, address: str | None
+) -> UnixSocket | TcpPort | None:
+    if port is not None:
+        if nbd_socket is not None:
+            raise click.UsageError("--nbd and --port exclude each other")
+        return TcpPort(address or "127.0.0.1", port)
+    if address is not None:
+        raise click.UsageError("--address needs --port")
+    return UnixSocket(_socket_path("--nbd", nbd_socket)) if nbd_socket is not None else None
+
+
+def _permitted(
+    listen: UnixSocket | TcpPort | None, mode: str | None, group: str | None
+) -> UnixSocket | TcpPort | None:
+    """A socket that was named, for those who shall connect: as options say, or the umask."""
+    if not isinstance(listen, UnixSocket):
+        if mode is not None or group is not None:
+            raise click.UsageError("--socket-mode and --socket-group need --nbd")
+        return listen
+    default = mode_of_umask() if group is None else 0o660
+    return replace(
+        listen,
+        mode=default if mode is None else parse_mode(mode),
+        group=None if group is None else group_id(group),
+    )
+
+
+def _control_path(keys: Sequence[str], option: str | None) -> Path | None:
+    for key in keys:
+        if not KEY.match(key):
+            raise click.UsageError(f"{key!r} is not KEY=VALUE")
+    values = [key.partition("=")[2] for key in keys if key.startswith("control=")]
+    if option is not None:
+        values.append(option)
+    if len(values) > 1:
+        raise click.UsageError("the control socket is given twice")
+    return _socket_path("control", values[0]) if values else None
+
+
+def _require_drives(keys: Sequence[str], control: Path | None) -> None:
+    """UsageError if nothing would be served, and nobody has said where else to reach it."""
+    given = {key.partition("=")[0] for key in keys}
+    if control is None and "blockdev" in given and not given & {"drive", "device"}:
+        raise click.UsageError(
+            "blockdev= alone is a node that no NBD client can reach: add"
+            " device=virtio-blk,drive=NODE-NAME (or control=SOCKET, if jobs are all it is for)"
+        )
+
+
+def _socket_path(name: str, value: str) -> Path:
+    if not value:
+        raise click.UsageError(f"{name}: the path is empty")
+    return Path(os.path.abspath(value))
