@@ -165,6 +165,3 @@ async def _rename_backing(image: Qcow2Node, backing: BlockNode, name: str) -> No
     except OSError as exc:
         reason = os.strerror(exc.errno or errno.EIO)
         raise QmpError(f"Could not change backing file to '{name}': {reason}") from None
-    except QmpError:
-        reason = os.strerror(errno.EINVAL)
-        raise QmpError(f"Could not change backing file to '{name}': {reason}") from None

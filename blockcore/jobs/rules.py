@@ -29,8 +29,8 @@ class JobOptions:
 class NewBacking:
     """What a job writes into the header of an image that comes to be on another one.
 
-    `name` None: the file name of that one.  `mask_protocol`: call it `raw` if
-    it has no format of its own.
+    `name` None: the file name of that one; an empty one is no backing file.
+    `mask_protocol`: call it `raw` if it has no format of its own.
     """
 
     name: str | None = None
@@ -39,7 +39,7 @@ class NewBacking:
     def of(self, node: BlockNode) -> tuple[str, str]:
         """The name and the format for `node`."""
         masked = self.mask_protocol and node.driver not in FORMATS
-        return self.name or node.filename, "raw" if masked else node.driver
+        return node.filename if self.name is None else self.name, "raw" if masked else node.driver
 
 
 def check_on_error(machine: Machine, node: BlockNode, policy: BlockdevOnError, name: str) -> None:

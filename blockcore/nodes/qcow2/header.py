@@ -7,6 +7,8 @@ QEMU's words; those about features that only this driver lacks are ours.
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 from dataclasses import dataclass, field
 from typing import Final
@@ -244,6 +246,17 @@ def l1_entries_for(size: int, cluster_bits: int) -> int:
     """How many L1 entries an image of `size` bytes needs."""
     covered_bits = 2 * cluster_bits - 3
     return (size + (1 << covered_bits) - 1) >> covered_bits
+
+
+def rewritten_header(header: Header) -> bytes:
+    """The first cluster of an image that exists; OSError with the errno that is QEMU's."""
+    name = (header.backing_file or "").encode(errors="surrogateescape")
+    if len(name) > MAX_BACKING_NAME:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    try:
+        return serialize_header(header)
+    except QmpError:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
 
 
 def serialize_header(header: Header) -> bytes:

@@ -14,7 +14,7 @@ from blockcore.nodes.qcow2.compressed import inflater
 from blockcore.nodes.qcow2.entries import READS_AS_ZERO, Kind
 from blockcore.nodes.qcow2.erase import Eraser
 from blockcore.nodes.qcow2.grace import Grace
-from blockcore.nodes.qcow2.header import Header, serialize_header
+from blockcore.nodes.qcow2.header import Header, rewritten_header
 from blockcore.nodes.qcow2.image import Image, read_header
 from blockcore.nodes.qcow2.mapping import Mapping
 from blockcore.nodes.qcow2.opening import find_bitmaps, load_tables, make_writable
@@ -234,14 +234,17 @@ class Qcow2Node(BlockNode):
     async def set_backing(self, name: str | None, backing_format: str | None) -> None:
         """Write another backing file's name and format to the header (qcow2_change_backing_file).
 
-        The backing node stays as it is.  Raises QmpError or OSError.
+        An empty name is none.  The backing node stays as it is.  OSError:
+        EINVAL if the name is too long, ENOSPC if the header has no room for it.
         """
+        if not name:
+            name = backing_format = None
         await self.do_flush_to_os()
         header = self.header
         old = header.backing_file, header.backing_format
         header.backing_file, header.backing_format = name, backing_format
         try:
-            await self.image.write_header(0, serialize_header(header))
+            await self.image.write_header(0, rewritten_header(header))
         except Exception:
             header.backing_file, header.backing_format = old
             raise

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from blockcore.nodes.qcow2.extensions import BITMAPS
-from blockcore.nodes.qcow2.header import VALID_BITMAPS, Header, serialize_header
+from blockcore.nodes.qcow2.header import VALID_BITMAPS, Header, rewritten_header
 from blockcore.nodes.qcow2.image import Image
 from blockcore.nodes.qcow2.tables import L2_TYPE, from_disk
 from blockcore.nodes.qcow2.write_back import WriteBack
@@ -21,7 +21,7 @@ _EXTENSION = struct.Struct(">IIQQ")
 _ENTRY = struct.Struct(">QIIBBHI")
 
 MAX_BITMAPS: Final = 65535
-MAX_DIRECTORY_BYTES: Final = MAX_BITMAPS * (_ENTRY.size + 1023)
+MAX_DIRECTORY_BYTES: Final = MAX_BITMAPS * 1024
 MAX_TABLE_ENTRIES: Final = 0x8000000
 MAX_BITMAP_BYTES: Final = 0x20000000
 MAX_NAME_BYTES: Final = 1023
@@ -151,7 +151,7 @@ async def drop_bitmaps(
         places.append((directory.offset, directory.length))
     header.extensions = [one for one in header.extensions if one[0] != BITMAPS]
     header.autoclear = 0
-    await image.write_header(0, serialize_header(header))
+    await image.write_header(0, rewritten_header(header))
     await image.lock.free()
     with image.lock.held():
         for offset, length in places:
