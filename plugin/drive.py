@@ -45,6 +45,7 @@ import threadstate  # noqa: E402
 from blockcore.accounting import Slot  # noqa: E402
 from blockcore.connection import Connection  # noqa: E402
 from blockcore.qapi import QmpError  # noqa: E402
+from blockcore.recursion import allow_recursion  # noqa: E402
 from blockcore.server import Server  # noqa: E402
 
 API_VERSION = 2
@@ -60,6 +61,7 @@ ENOTSUP is for fast zeroes only; EOVERFLOW is for a flag that plugins do not see
 """
 
 local = threadstate.local
+allow_recursion()
 server = Server(os.environ, os.getcwd())
 _libc = ctypes.CDLL(None)
 failure.install((OSError, QmpError))

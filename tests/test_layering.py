@@ -30,7 +30,7 @@ LAYERS = (
     ("graph_changes", "new_image", "snapshot", "jobs"),
     ("config", "device_config", "drive_config", "assemble"),
     ("commands",),
-    ("routine", "pool"),
+    ("routine", "pool", "recursion"),
     ("socket_file", "nbd_address", "bql", "connection", "log_writer", "stderr", "log"),
     ("control", "loop", "server"),
     ("cli", "plugin"),

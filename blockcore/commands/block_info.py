@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from blockcore.block_backend import BlockBackend
 from blockcore.commands.bitmaps import BlockDirtyInfo, dirty_bitmaps
-from blockcore.commands.image_info import ImageInfo, image_info
+from blockcore.commands.image_info import ImageInfo, Known, image_info
 from blockcore.events import BlockImageCorrupted
 from blockcore.machine import Machine
 from blockcore.nodes.chain import skip_implicit_filters
@@ -104,15 +104,16 @@ class BlockInfo:
 @table.command("query-block")
 async def query_block(machine: Machine) -> list[BlockInfo]:
     """All drives, in the order in which they were made."""
-    return [await _info(blk) for blk in list(machine.backends)]
+    known: Known = {}
+    return [await _info(blk, known) for blk in list(machine.backends)]
 
 
-async def _info(blk: BlockBackend) -> BlockInfo:
+async def _info(blk: BlockBackend, known: Known) -> BlockInfo:
     node = skip_implicit_filters(blk.root)
     return BlockInfo(
         device=blk.name,
         qdev=blk.device.qdev,
-        inserted=await device_info(node, blk) if node.inserted else None,
+        inserted=await device_info(node, blk, known) if node.inserted else None,
         io_status=blk.iostatus if blk.iostatus_enabled else None,
     )
 
@@ -122,18 +123,19 @@ async def query_named_block_nodes(
     machine: Machine, *, flat: bool = False
 ) -> list[BlockDeviceInfo]:
     """All nodes; `flat` leaves out the information on backing images."""
+    known: Known = {}
     nodes = list(reversed(machine.graph.nodes.values()))
-    return [await device_info(node, None, flat=flat) for node in nodes]
+    return [await device_info(node, None, known, flat=flat) for node in nodes]
 
 
 async def device_info(
-    node: BlockNode, blk: BlockBackend | None, *, flat: bool = False
+    node: BlockNode, blk: BlockBackend | None, known: Known, *, flat: bool = False
 ) -> BlockDeviceInfo:
     """A node as seen from a drive; limits are shown only there (bdrv_block_device_info)."""
     if not node.inserted:
         raise QmpError(f"Block device {node.node_name} is ejected")
     backing = node.cow
-    image, depth = await image_info(node, flat=flat, of_drive=blk is not None)
+    image, depth = await image_info(node, flat=flat, of_drive=blk is not None, known=known)
     return BlockDeviceInfo(
         file=node.filename,
         node_name=node.node_name,

@@ -106,21 +106,36 @@ class ImageInfo:
     format_specific: Annotated[ImageInfoSpecific, IMAGE_INFO_SPECIFIC] | None = None
 
 
+Known = dict[BlockNode, tuple[ImageInfo, int]]
+"""What one command has found out already: an image, and how many there are below it."""
+
+
 async def image_info(
-    node: BlockNode, *, flat: bool, of_drive: bool
+    node: BlockNode, *, flat: bool, of_drive: bool, known: Known
 ) -> tuple[ImageInfo, int]:
     """The image, and how many there are below it, which `flat` leaves out.
 
     Seen from a drive, implicit filters are not there (bdrv_block_device_info).
+    From the lowest image upwards, without recursion: chains may be long.
     """
-    below = node.filtered or node.cow
-    backing, depth = None, 0
-    if below is not None and not flat:
-        if of_drive:
+    unknown: list[BlockNode] = []
+    here: BlockNode | None = node
+    while here is not None and here not in known:
+        unknown.append(here)
+        below = here.filtered or here.cow
+        if below is not None and of_drive:
             below = skip_implicit_filters(below)
-        backing, depth = await image_info(below, flat=flat, of_drive=of_drive)
+        here = None if flat else below
+    backing, depth = (None, -1) if here is None else known[here]
+    for image in reversed(unknown):
         depth += 1
-    info = ImageInfo(
+        backing = await _info(image, backing)
+        known[image] = backing, depth
+    return known[node]
+
+
+async def _info(node: BlockNode, backing: ImageInfo | None) -> ImageInfo:
+    return ImageInfo(
         filename=node.filename,
         format=node.driver,
         dirty_flag=_is_dirty(node),
@@ -133,7 +148,6 @@ async def image_info(
         backing_image=backing,
         format_specific=await _specific(node),
     )
-    return info, depth
 
 
 def _is_dirty(node: BlockNode) -> bool | None:

@@ -15,7 +15,7 @@ from blockcore.nodes.drivers import make_node
 from blockcore.nodes.flat_options import with_format
 from blockcore.nodes.inherit import inherit, options_for_backing
 from blockcore.nodes.lifetime import close_node, flush_quietly, open_node
-from blockcore.nodes.links import adopt, attach, check, disown
+from blockcore.nodes.links import adopt, attach, check, concerned_by, disown
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import (
     BlockdevOptions,
@@ -107,12 +107,12 @@ class BlockGraph:
         try:
             self._check_free(node.node_name)
             self._opening.add(node.node_name)
-            check(self._below(children))
+            check(concerned_by(node))
             await open_node(node)
             try:
                 if isinstance(node, Qcow2Node):
                     await self._open_backing(node, chain)
-                check(self._below(node.children.values()))
+                check(concerned_by(node))
             except Exception:
                 await close_node(node)
                 raise
@@ -159,13 +159,15 @@ class BlockGraph:
                 await flush_quietly(node)
 
     def subtree(self, node: BlockNode) -> Iterator[BlockNode]:
-        """The node and everything below it."""
-        yield node
-        for child in node.children.values():
-            yield from self.subtree(child)
-
-    def _below(self, nodes: Iterable[BlockNode]) -> set[BlockNode]:
-        return {below for node in nodes for below in self.subtree(node)}
+        """The node and everything below it, each once."""
+        found, left = {node}, [node]
+        while left:
+            here = left.pop()
+            yield here
+            for child in reversed(here.children.values()):
+                if child not in found:
+                    found.add(child)
+                    left.append(child)
 
     def abort(self) -> None:
         """Make blocked I/O of all nodes return soon: the process is ending."""
@@ -173,8 +175,12 @@ class BlockGraph:
             node.abort()
 
     def path(self, filename: str) -> str:
-        """A file name as the user meant it, made absolute."""
-        return os.path.join(self.directory, filename)
+        """A file name as the user meant it, made absolute.
+
+        A NUL in it is the two bytes C0 80, as in QEMU, whose strings are in
+        modified UTF-8.
+        """
+        return os.path.join(self.directory, filename.replace("\0", "\udcc0\udc80"))
 
     def _list_last(self, names: Set[str]) -> None:
         for name in [name for name in self.nodes if name in names]:

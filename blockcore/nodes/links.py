@@ -6,7 +6,7 @@ them, and whoever makes them takes them back if `check` raises QmpError.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import ALL_OPS, ALLOWED_ON_BACKING
@@ -73,25 +73,37 @@ def _holder(parent: object) -> Holder:
 
 def needed(node: BlockNode) -> Pair:
     """What all users of a node need together, and what all of them share."""
-    perm, shared = NONE, ALL
-    for link in links(node):
-        perm |= link[0]
-        shared &= link[1]
-    return perm, shared
+    known: dict[BlockNode, Pair] = {}
+    for above in _users_first([node], known):
+        known[above] = _together(_links(above, known))
+    return known[node]
 
 
-def links(node: BlockNode) -> Iterator[Link]:
-    """The users of a node, the newest first."""
-    seen: list[BlockNode] = []
+def _links(node: BlockNode, known: Mapping[BlockNode, Pair]) -> Iterator[Link]:
+    """The users of a node, the newest first; it is `known` what is needed of those above."""
+    seen: set[BlockNode] = set()
     for parent in reversed(node.parents):
         if not isinstance(parent, BlockNode):
             holder = _holder(parent)
             yield holder.perm, holder.shared, holder.describe(), "root"
         elif parent not in seen:
-            seen.append(parent)
-            for name in [name for name, child in parent.children.items() if child is node]:
-                perm, shared = parent.child_permissions(name, *needed(parent))
-                yield perm, shared, f"node '{parent.node_name}'", name
+            seen.add(parent)
+            yield from _links_from(parent, node, known[parent])
+
+
+def _links_from(parent: BlockNode, node: BlockNode, pair: Pair) -> Iterator[Link]:
+    for name, child in parent.children.items():
+        if child is node:
+            perm, shared = parent.child_permissions(name, *pair)
+            yield perm, shared, f"node '{parent.node_name}'", name
+
+
+def _together(links: Iterable[Link]) -> Pair:
+    perm, shared = NONE, ALL
+    for link in links:
+        perm |= link[0]
+        shared &= link[1]
+    return perm, shared
 
 
 def check(nodes: Iterable[BlockNode], was_writable: Iterable[BlockNode] = ()) -> None:
@@ -99,38 +111,85 @@ def check(nodes: Iterable[BlockNode], was_writable: Iterable[BlockNode] = ()) ->
 
     `was_writable` are those that are about to become read-only.
     """
-    closing = list(was_writable)
-    for node in _from_above(nodes):
-        users = list(links(node))
-        for strict in users:
-            for other in users:
-                if other is not strict and other[0] & ~strict[1]:
-                    raise _conflict(node, strict, other)
-        perm = needed(node)[0]
-        if node.read_only and perm & (Perm.WRITE | Perm.WRITE_UNCHANGED):
-            if node in closing:
-                raise QmpError(
-                    f"Read-only block node '{node.node_name}' cannot support read-write users"
-                )
-            raise QmpError("Block node is read-only")
-
-
-def _from_above(nodes: Iterable[BlockNode]) -> list[BlockNode]:
-    """The nodes, each after those that use it."""
+    closing = set(was_writable)
     wanted = dict.fromkeys(nodes)
-    ordered: dict[BlockNode, None] = {}
+    known: dict[BlockNode, Pair] = {}
+    for node in _users_first(wanted, known):
+        users = list(_links(node, known))
+        known[node] = _together(users)
+        if node in wanted:
+            _check_users(node, users, known[node][0], node in closing)
 
-    def visit(node: BlockNode) -> None:
-        if node in ordered:
-            return
-        for parent in node.parents:
-            if isinstance(parent, BlockNode) and parent in wanted:
-                visit(parent)
-        ordered[node] = None
 
-    for node in wanted:
-        visit(node)
-    return list(ordered)
+def _check_users(node: BlockNode, users: list[Link], perm: Perm, closing: bool) -> None:
+    for strict in users:
+        for other in users:
+            if other is not strict and other[0] & ~strict[1]:
+                raise _conflict(node, strict, other)
+    if node.read_only and perm & (Perm.WRITE | Perm.WRITE_UNCHANGED):
+        if closing:
+            raise QmpError(
+                f"Read-only block node '{node.node_name}' cannot support read-write users"
+            )
+        raise QmpError("Block node is read-only")
+
+
+def concerned_by(node: BlockNode) -> list[BlockNode]:
+    """The nodes below that a new user, `node`, makes a difference to.
+
+    Not those further below whose users need and share the same as before: of a
+    chain of images that was open already, the first one.
+    """
+    known = {node: needed(node)}
+    found: dict[BlockNode, None] = {}
+    left = [node]
+    while left:
+        parent = left.pop()
+        for child in dict.fromkeys(parent.children.values()):
+            for above in _users_first([child], known):
+                known[above] = _together(_links(above, known))
+            found[child] = None
+            if not _is_old_news(parent, child, known):
+                left.append(child)
+    return list(found)
+
+
+def _is_old_news(parent: BlockNode, child: BlockNode, known: dict[BlockNode, Pair]) -> bool:
+    """Whether all that `parent` needs of a child, and does not share, is so without it."""
+    perm, shared = _together(_links_from(parent, child, known[parent]))
+    others = {id(other): other for other in child.parents if other is not parent}
+    other_perm, other_shared = NONE, ALL
+    for other in others.values():
+        if isinstance(other, BlockNode):
+            pair = _together(_links_from(other, child, known[other]))
+        else:
+            pair = _holder(other).perm, _holder(other).shared
+        other_perm |= pair[0]
+        other_shared &= pair[1]
+    return not perm & ~other_perm and not other_shared & ~shared
+
+
+def _users_first(
+    nodes: Iterable[BlockNode], known: Mapping[BlockNode, Pair]
+) -> Iterator[BlockNode]:
+    """The nodes and all above them that are not `known`, each after those that use it."""
+    begun: set[BlockNode] = set()
+    for wanted in nodes:
+        stack = [wanted]
+        while stack:
+            node = stack[-1]
+            above = [
+                parent
+                for parent in node.parents
+                if isinstance(parent, BlockNode) and parent not in known and parent not in begun
+            ]
+            begun.add(node)
+            if above:
+                stack += reversed(above)
+                continue
+            stack.pop()
+            if node not in known:
+                yield node
 
 
 def _conflict(node: BlockNode, strict: Link, other: Link) -> QmpError:
