@@ -82,10 +82,7 @@ class ConfigParser:
 
     def _check(self, key: str, value: str) -> None:
         self.pair = f"{key}={value}"
-        try:
-            self._add(key, value)
-        except RecursionError:
-            raise QmpError(f"Parameter '{key}' is nested too deeply") from None
+        self._add(key, value)
 
     def _add(self, key: str, value: str) -> None:
         match key:

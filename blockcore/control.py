@@ -36,6 +36,9 @@ QUEUE_MESSAGES = 100_000
 TURN_S = 0.001
 """How long one client is served before the next one has its turn."""
 
+TRACE_FRAMES = 40
+"""So many are logged of a bug."""
+
 _log = structlog.get_logger()
 
 
@@ -260,8 +263,15 @@ def _description(what: str, error: BaseException) -> QmpError:
 
 
 def _log_bug(error: BaseException) -> None:
-    trace = "".join(traceback.format_exception(error))
-    _log.error("a command failed by a bug of ours", trace=trace)
+    """With the innermost frames: endless recursion has a thousand of them.
+
+    Not by `traceback.format_exception`, in whose place `plugin/survive.py` puts
+    something else.
+    """
+    told = traceback.TracebackException(
+        type(error), error, error.__traceback__, limit=-TRACE_FRAMES
+    )
+    _log.error("a command failed by a bug of ours", trace="".join(told.format()))
 
 
 def _replacement(message: dict[str, Any], error: Exception) -> dict[str, Any]:

@@ -28,6 +28,9 @@ _KEY_END = re.compile(r"[=,]|$")
 _VALUE = re.compile(r"(?:[^,]|,,)*")
 _IMPLIED = re.compile(r"(?:[^,=]|,,)*")
 _DOWNSTREAM = re.compile(r"__[a-z0-9.-]+_[^.]*")
+NESTING_MAX = 64
+"""Levels of objects and lists under dotted keys: of nodes that are defined in each other."""
+
 _BOOLEANS = {
     **dict.fromkeys(("on", "yes", "true", "y"), True),
     **dict.fromkeys(("off", "no", "false", "n"), False),
@@ -131,6 +134,8 @@ def _downstream(key: str) -> list[str]:
 
 
 def _insert(root: dict[str, Tree], fragments: list[str], value: str) -> None:
+    if len(fragments) > NESTING_MAX:
+        raise QmpError(f"Parameter '{fragments[0]}' nests too deeply")
     node = root
     for depth, fragment in enumerate(fragments[:-1], 1):
         child = node.setdefault(fragment, {})
@@ -164,14 +169,18 @@ def _listify(node: Tree, name: str) -> Tree:
     return [by_index[index] for index in range(len(by_index))]
 
 
-def flatten(tree: Mapping[str, Tree], prefix: str = "") -> dict[str, str | int | bool]:
-    """The leaves of nested dicts and lists under dotted keys."""
+def flatten(
+    tree: Mapping[str, Tree], prefix: str = "", level: int = 0
+) -> dict[str, str | int | bool]:
+    """The leaves of nested dicts and lists under dotted keys; QmpError if they are too deep."""
+    if level >= NESTING_MAX:
+        raise QmpError("JSON nesting depth limit exceeded")
     flat: dict[str, str | int | bool] = {}
     for key, value in tree.items():
         if isinstance(value, list):
             value = {str(index): item for index, item in enumerate(value)}
         if isinstance(value, dict):
-            flat.update(flatten(value, f"{prefix}{key}."))
+            flat.update(flatten(value, f"{prefix}{key}.", level + 1))
         else:
             flat[prefix + key] = value
     return flat

@@ -376,7 +376,19 @@ REFUSED_PAIRS: dict[str, tuple[list[tuple[str, str]], str]] = {
     ),
     "too deep": (
         [("drive", "file=" + 2000 * "blkdebug::" + "d.raw")],
-        "Parameter 'drive' is nested too deeply",
+        "More than 64 blkdebug devices in one file name",
+    ),
+    "keys too deep": (
+        [("blockdev", "driver=raw,file." + 2000 * "file." + "driver=null-co")],
+        "Parameter 'file' nests too deeply",
+    ),
+    "JSON too deep": (
+        [("blockdev", 100 * '{"driver":"raw","file":' + "{}" + 100 * "}")],
+        "JSON nesting depth limit exceeded",
+    ),
+    "JSON name too deep": (
+        [("drive", "file=json:" + 100 * '{"driver":"raw",,"file":' + "{}" + 100 * "}")],
+        "JSON nesting depth limit exceeded",
     ),
     "blockdev with a policy": (
         [("blockdev", "driver=file,filename=d,node-name=n,rerror=stop")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import traceback
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -135,6 +136,17 @@ def test_a_bug_is_an_error_reply_and_a_log_line(
     raised = told["trace"].splitlines()[-1].partition(":")[0]
     assert raised in (expected, "FileNotFoundError")
     assert "Traceback" in told["trace"]
+
+
+def test_the_trace_is_logged_where_traceback_is_patched(
+    monkeypatch: pytest.MonkeyPatch, commands: dict[str, Command]
+) -> None:
+    """As `plugin/survive.py` does it in the real process."""
+    monkeypatch.setattr(traceback, "format_exception", lambda cls, error, trace: ["no"])
+    with capture_logs() as logs:
+        transport = asyncio.run(answers({"execute": "x-fail", "arguments": {"how": "ValueError"}}))
+    assert "by a bug of ours" in transport.messages()[-1]["error"]["desc"]
+    assert "ValueError: invalid literal" in logs[0]["trace"]
 
 
 def test_a_bug_in_the_check_of_arguments(

@@ -59,7 +59,7 @@ CORE_MAY_IMPORT = frozenset(
 ONLY = {
     "asyncio": {"loop", "control", "cli"},
     "ctypes": {"plugin", "nodes.fallocate"},
-    "nbd": {"nodes.nbd"},
+    "nbd": {"nodes.nbd", "nodes.nbd_server"},
     "nbdkit": {"plugin"},
     "random": {"server"},
     "socket": {"socket_file", "control", "loop", "server", "nodes.nbd", "cli"},

@@ -16,7 +16,8 @@ from blockcore.nodes.blkdebug import BlkdebugLimits, BlkdebugNode
 from blockcore.nodes.blkdebug_config import parse_blkdebug_config
 from blockcore.nodes.driver import OPENING, NodeOptions, Surroundings
 from blockcore.nodes.file import FileNode
-from blockcore.nodes.nbd import NbdNode, NbdServer
+from blockcore.nodes.nbd import NbdNode
+from blockcore.nodes.nbd_server import NbdServer
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.null import DEFAULT_SIZE, NullNode
 from blockcore.nodes.options import (

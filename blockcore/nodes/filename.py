@@ -12,12 +12,15 @@ from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from blockcore.keyval import flatten
+from blockcore.keyval import NESTING_MAX, flatten
 from blockcore.qapi import QmpError
 from blockcore.qmp.jsonstream import parse_json
 
 Flat = dict[str, str | int | bool]
 """Options of one node and, under prefixes, of its children."""
+
+JSON_NAME_MAX = 64 << 10
+"""A ``json:`` name is taken apart under the big lock."""
 
 _PROTOCOL = re.compile(r"([^:/]*):")
 _INET = re.compile(r"(?:\[([^\]]*)\]|([^:]*)):([^,]+)")
@@ -38,6 +41,8 @@ def parse_json_filename(filename: str) -> Flat:
 
     A backing file that is null is none.
     """
+    if len(filename) > JSON_NAME_MAX:
+        raise QmpError("Could not parse the JSON options: File name too long")
     try:
         value = parse_json(filename.removeprefix("json:"))
     except QmpError as error:
@@ -85,6 +90,8 @@ def _parse_blkdebug(filename: str) -> Flat:
         config, colon, image = filename.removeprefix("blkdebug:").partition(":")
         if not colon:
             raise QmpError("blkdebug requires both config file and image path")
+        if image.count("blkdebug:") >= NESTING_MAX:
+            raise QmpError(f"More than {NESTING_MAX} blkdebug devices in one file name")
     options: Flat = {f"image.{key}": value for key, value in parse_filename(image).items()}
     return {"config": config, **options} if config else options
 

@@ -6,17 +6,17 @@ import contextlib
 import errno
 import os
 import queue
-import re
 import select
 import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from blockcore.effects import Lane, LaneCall
 from blockcore.nodes.driver import OPENING, Extent, NewChildren, NodeOptions, Surroundings
+from blockcore.nodes.nbd_server import NbdServer
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptions
 from blockcore.qapi import QmpError
@@ -40,33 +40,6 @@ QEMU waits for ever, and with it the whole machine.
 
 RETRY_S = 0.1
 """Pause between two attempts to reconnect within reconnect-delay."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NbdServer:
-    """Where the server is: a Unix socket (`path` absolute, `shown` as given), or host and port."""
-
-    path: str | None = None
-    shown: str = ""
-    host: str = ""
-    port: str = ""
-    export: str = ""
-
-    def begin_to_connect(self, handle: nbd.NBD) -> None:
-        """Connect, and negotiate as the handle is polled; raises nbd.Error.
-
-        What a request beyond the end is answered with is for the server to say.
-        """
-        handle.set_strict_mode(handle.get_strict_mode() & ~nbd.STRICT_BOUNDS)
-        handle.set_export_name(self.export)
-        handle.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
-        if self.path is not None:
-            handle.aio_connect_unix(self.path)
-        else:
-            handle.aio_connect_tcp(self.host, self.port)
-
-    def __str__(self) -> str:
-        return self.shown or self.path or f"{self.host}:{self.port}"
 
 
 class NbdNode(BlockNode):
@@ -138,7 +111,7 @@ class NbdNode(BlockNode):
                 break
             except nbd.Error as exc:
                 if self._aborted or time.monotonic() >= begin + self.open_timeout:
-                    raise QmpError(self._connect_error(exc)) from None
+                    raise QmpError(self.server.why_not(exc)) from None
             time.sleep(RETRY_S)
         self.size = first.get_size()
         self._can = {
@@ -186,13 +159,6 @@ class NbdNode(BlockNode):
             if handle.aio_is_ready():
                 handle.aio_disconnect(0)
         self._forget(handle)
-
-    def _connect_error(self, exc: nbd.Error) -> str:
-        refused = "NBD_REP_ERR|server replied|server has no export"
-        if exc.errno is None or re.search(refused, exc.string):
-            return "Requested export not available"
-        reason = os.strerror(getattr(errno, exc.errno, errno.EIO))
-        return f"Failed to connect to '{self.server}': {reason}"
 
     def _close(self) -> None:
         for handle in self._handles:

@@ -21,6 +21,9 @@ INT64_MIN: Final = -(1 << 63)
 INT64_MAX: Final = (1 << 63) - 1
 UINT64_MAX: Final = (1 << 64) - 1
 
+NESTING_MAX: Final = 64
+"""Levels of objects that are looked into: of nodes that are defined in each other."""
+
 
 class Null(Enum):
     """JSON's ``null`` as a value, where an absent member (None) means something else."""
@@ -41,16 +44,20 @@ class Name:
     keyval: bool = False
     absent: frozenset[str] = frozenset()
     ours: bool = False
+    level: int = 0
 
     def member(self, key: str) -> Name:
-        """The name of member `key` of the object that stands here."""
+        """The name of member `key` of the object that stands here; QmpError if that is too deep."""
+        if self.level >= NESTING_MAX:
+            raise QmpError("JSON nesting depth limit exceeded")
         full = f"{self.full}.{key}" if self.full else key
-        return Name(full, key, self.keyval, self.absent, self.ours or key.startswith("x-"))
+        ours = self.ours or key.startswith("x-")
+        return Name(full, key, self.keyval, self.absent, ours, self.level + 1)
 
     def item(self, index: int) -> Name:
         """The name of one element; elements have no name of their own."""
         full = f"{self.full}.{index}" if self.keyval else f"{self.full}[{index}]"
-        return Name(full, "", self.keyval, self.absent, self.ours)
+        return Name(full, "", self.keyval, self.absent, self.ours, self.level)
 
     def type_error(self, expected: str) -> QmpError:
         """The value has the wrong JSON type."""

@@ -1,0 +1,65 @@
+"""The server of an nbd node: how to connect to it, and why that has failed, in QEMU's words."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from dataclasses import dataclass
+
+try:
+    import nbd
+except ImportError:
+    nbd = None
+
+_NO_EXPORT = "server has no export"
+_UNRESOLVED = "getaddrinfo"
+"""In messages of libnbd."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NbdServer:
+    """Where the server is: a Unix socket (`path` absolute, `shown` as given), or host and port."""
+
+    path: str | None = None
+    shown: str = ""
+    host: str = ""
+    port: str = ""
+    export: str = ""
+
+    def begin_to_connect(self, handle: nbd.NBD) -> None:
+        """Connect, and negotiate as the handle is polled; raises nbd.Error.
+
+        What a request beyond the end is answered with is for the server to say.
+        """
+        handle.set_strict_mode(handle.get_strict_mode() & ~nbd.STRICT_BOUNDS)
+        try:
+            handle.set_export_name(self.export)
+        except ValueError:  # a NUL, or not UTF-8
+            raise nbd.Error(_NO_EXPORT, "ENOENT") from None
+        handle.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
+        if self.path is not None:
+            handle.aio_connect_unix(self.path)
+            return
+        try:
+            handle.aio_connect_tcp(self.host, self.port)
+        except ValueError:
+            raise nbd.Error(f"{_UNRESOLVED}: Name or service not known", "ENOENT") from None
+
+    def why_not(self, exc: nbd.Error) -> str:
+        """What is said of an attempt to connect that has failed."""
+        if _UNRESOLVED in exc.string:
+            reason = exc.string.rpartition(": ")[2]
+            return f"address resolution failed for {self}: {reason}"
+        if "socket name too long" in exc.string:
+            return f"UNIX socket path '{self}' is too long"
+        if "export name too long" in exc.string:
+            return "export name too long to send to server"
+        refused = f"NBD_REP_ERR|server replied|{_NO_EXPORT}"
+        if exc.errno is None or re.search(refused, exc.string):
+            return "Requested export not available"
+        reason = os.strerror(getattr(errno, exc.errno, errno.EIO))
+        return f"Failed to connect to '{self}': {reason}"
+
+    def __str__(self) -> str:
+        return self.shown or self.path or f"{self.host}:{self.port}"
