@@ -136,8 +136,6 @@ def parse_header(data: bytes, *, read_only: bool) -> Header:
             raise QmpError("Backing file name too long")
         name = data[backing_offset : backing_offset + backing_length]
         header.backing_file = name.split(b"\0")[0].decode(errors="surrogateescape") or None
-    if size >= 1 << 63:
-        raise QmpError("Could not refresh total sector count: File too large")
     _check_what_is_lacking(header)
     return header
 

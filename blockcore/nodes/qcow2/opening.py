@@ -7,7 +7,7 @@ import os
 
 from blockcore.nodes.qcow2.extensions import BITMAPS
 from blockcore.nodes.qcow2.header import AUTOCLEAR_AT, DIRTY
-from blockcore.nodes.qcow2.image import HEADER, Image
+from blockcore.nodes.qcow2.image import HEADER, MAX_FILE, Image
 from blockcore.nodes.qcow2.mapping import Mapping
 from blockcore.nodes.qcow2.refcount import Refcounts
 from blockcore.nodes.qcow2.repair import repair
@@ -31,9 +31,12 @@ async def load_tables(mapping: Mapping, refcounts: Refcounts) -> None:
 async def find_bitmaps(image: Image) -> list[StoredBitmap]:
     """The bitmaps that are stored in an image; QmpError in QEMU's words."""
     try:
-        return await read_bitmaps(image)
+        bitmaps = await read_bitmaps(image)
     except OSError as exc:
         raise _failed("Failed to read bitmap directory", exc) from None
+    if image.header.size > MAX_FILE:
+        raise QmpError("Could not refresh total sector count: File too large")
+    return bitmaps
 
 
 async def make_writable(

@@ -1,6 +1,6 @@
 """Damaged qcow2 images by the thousand: structured fields changed, bytes flipped, ends cut off.
 
-    python tests/image_mutants.py [--count N] [--seed SEED]
+    scripts/endure mutants [--count N] [--seed SEED] [--keep DIRECTORY]
 
 Each mutant is opened read-only and read, as QEMU's tools do it, which have to
 find the same: the same refusal in the same words, or the same bytes and the
@@ -59,6 +59,7 @@ class Shape:
     backing: str | None = None
     commands: tuple[str, ...] = ("write -P 1 0 60k", "write -P 2 100k 9k", "write -P 3 200k 30k")
     then: Callable[[Path], object] = lambda path: None
+    external: bool = False
 
     def make(self, path: Path) -> None:
         more = ("-b", self.backing, "-F", self.backing) if self.backing else ()
@@ -69,6 +70,8 @@ class Shape:
             qemu_io(path.with_name("qcow2"), "write -P 9 40k 100k", "write -P 8 220k 8k")
         elif self.backing == "raw":
             path.with_name("raw").write_bytes(b"\7" * (SIZE // 2))
+        if self.external:
+            rest["data_file"] = str(path.with_name("external"))
         create(path, SIZE, *more, cluster_size=cluster, **rest)
         said = qemu_io(path, *self.commands)
         assert "failed" not in said and "error" not in said, said
@@ -109,7 +112,7 @@ SHAPES = {
     "qcow2 below": Shape(backing="qcow2", options={"cluster_size": "2048"}),
     "v2 on raw": Shape(backing="raw", options={"compat": "0.10", "cluster_size": "512"}),
     "subclusters": Shape(options={"extended_l2": "on", "cluster_size": "16384"}),
-    "data file": Shape(options={"data_file": "external"}),
+    "data file": Shape(external=True),
     "bitmaps": Shape(then=bitmaps),
     "snapshots": Shape(then=snapshots),
     "lazy": Shape(options={"lazy_refcounts": "on"}, then=dirty),
@@ -396,7 +399,6 @@ def originals(directory: Path) -> dict[str, bytes]:
     for name, shape in SHAPES.items():
         path = directory / "image"
         path.unlink(missing_ok=True)
-        os.chdir(directory)
         shape.make(path)
         images[name] = path.read_bytes()
     return images
@@ -419,9 +421,6 @@ def run(directory: Path, images: dict[str, bytes], shape: str, seed: int) -> str
             used = use(directory, random)
     except Exception as exc:
         raise Failed(shape, seed, f"{type(exc).__name__}: {exc}") from exc
-    finally:
-        for name in ("raw", "qcow2", "external"):
-            (directory / name).chmod(0o644)
     return used if mine.refusal is None else f"not read, {used}"
 
 
