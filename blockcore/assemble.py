@@ -66,6 +66,8 @@ class Assembly:
         root = self._machine.graph.nodes.get(device.drive)
         if root is None:
             return
+        if root.why_read_only is not None:
+            raise QmpError(root.why_read_only)
         blk = BlockBackend(
             self._machine,
             name="",

@@ -240,3 +240,48 @@ def test_a_bug_is_not_silent(
     with pytest.raises(ZeroDivisionError):
         server.get_ready()
     assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes somebody who may not write")
+@pytest.mark.parametrize(
+    ("keys", "which"),
+    [
+        (["drive=id=vda,file=d.img,format=raw"], 0),
+        (["drive=id=vda,file=d.img"], 0),
+        (["drive=id=vda,file=blkdebug::d.img,format=raw"], 0),
+        (["blockdev=file,node-name=n,filename=d.img", "device=virtio-blk,drive=n"], 0),
+        (
+            [
+                "blockdev=file,node-name=n,filename=d.img,auto-read-only=on",
+                "device=virtio-blk,drive=n",
+            ],
+            1,
+        ),
+    ],
+)
+def test_an_image_that_its_user_may_not_write(
+    keys: list[str], which: int, tmp_path: Path
+) -> None:
+    """It is not that anybody has made it read-only; the words are QEMU's."""
+    make_image(tmp_path / "d.img", MIB).chmod(0o444)
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(0o755)
+
+    def start(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*FAULTLINE, "serve", "control=q", *keys, *more],
+            cwd=tmp_path,
+            env={**ENVIRON, "TMPDIR": "/tmp"},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            user=65534,
+            group=65534,
+            extra_groups=[],
+        )
+
+    tmp_path.chmod(0o777)
+    done = start()
+    assert done.returncode == 1
+    reason = "Could not open 'd.img': Permission denied"
+    assert done.stderr.splitlines()[-1] == f"faultline: {keys[which]}: {reason}"

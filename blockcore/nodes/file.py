@@ -93,6 +93,8 @@ class FileNode(BlockNode):
         except OSError as exc:
             reason = os.strerror(exc.errno or errno.EIO)
             raise QmpError(f"Could not reopen file: {reason}") from None
+        if not options.read_only:
+            self.why_read_only = None
         os.dup2(fd, self.fd, inheritable=False)
         os.close(fd)
         if self._direct_fd >= 0:
@@ -110,6 +112,7 @@ class FileNode(BlockNode):
             if not self.options.auto_read_only or exc.errno not in _NO_WRITING:
                 raise
             self.options = replace(self.options, read_only=True)
+            self.why_read_only = f"Could not open '{self.filename}': {exc.strerror}"
             mode = os.O_RDONLY
             self.fd = os.open(self.path, mode | os.O_CLOEXEC)
         if self.options.direct:

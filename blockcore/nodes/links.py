@@ -131,7 +131,7 @@ def _check_users(node: BlockNode, users: list[Link], perm: Perm, closing: bool) 
             raise QmpError(
                 f"Read-only block node '{node.node_name}' cannot support read-write users"
             )
-        raise QmpError("Block node is read-only")
+        raise QmpError(node.why_read_only or "Block node is read-only")
 
 
 def concerned_by(node: BlockNode) -> list[BlockNode]:

@@ -30,6 +30,8 @@ class Vertex(Generic[N]):
         """Names of children that may not be replaced."""
         self.op_blockers = OpBlockers()
         self.monitor_owned = False
+        self.why_read_only: str | None = None
+        """What keeps it from being writable, where nobody has asked for that."""
         self.implicit = False
         """Put there by a job without the user's asking: commands about drives look past it."""
         self.closed = False
