@@ -40,6 +40,8 @@ class Assembly:
         root = await machine.graph.open(drive.options)
         if drive.id in machine.graph.nodes:
             raise QmpError(f"Device name '{drive.id}' conflicts with an existing node name")
+        if root.why_read_only is not None:
+            raise QmpError(root.why_read_only)
         if drive.copy_on_read:
             if root.read_only:
                 raise QmpError("Can't use copy-on-read on read-only device")

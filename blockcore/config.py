@@ -42,6 +42,8 @@ from blockcore.qapi import QmpError
 from blockcore.qemu import LATEST, Release, release_of
 from blockcore.qmp.jsonstream import parse_json
 
+_ADDRESSES = frozenset({"fd", "inet", "socket", "tcp", "telnet", "unix", "vsock", "websocket"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
@@ -92,7 +94,10 @@ class ConfigParser:
                 self._blockdevs.append(_parse_blockdev(value, self._qemu))
             case "device":
                 self._add_device(value)
-            case "control" | "name":
+            case "control":
+                check_socket_path(value)
+                self._machine[key] = value
+            case "name":
                 self._machine[key] = value
             case "prelaunch":
                 opt_bool(value, key)
@@ -172,6 +177,16 @@ def _check_connection(drive: DriveConfig, device: DeviceConfig) -> None:
         )
     if drive.read_only and device.driver == "ide-hd":
         raise QmpError("Block node is read-only")
+
+
+def check_socket_path(path: str) -> None:
+    """QmpError for what is an address to QEMU's -qmp and -chardev: here it would be a file."""
+    kind = path.partition(":")[0]
+    if ":" in path and kind in _ADDRESSES:
+        raise QmpError(
+            f"'{path}' is an address, and this is the path of a Unix socket"
+            f" (for a file of that name, ./{path})"
+        )
 
 
 def parse_config(pairs: Iterable[tuple[str, str]]) -> Config:

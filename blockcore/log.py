@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TextIO, cast
+from collections.abc import Mapping
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor
@@ -24,7 +25,9 @@ def configure(style: str | None) -> None:
     """Set up logging; `style` is "json", "console", or None: what suits stderr."""
     console = style == "console" or (style is None and os.isatty(2))
     renderer: Processor = (
-        structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+        structlog.dev.ConsoleRenderer(colors=has_colours(os.environ, os.isatty(2)))
+        if console
+        else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[
@@ -35,6 +38,20 @@ def configure(style: str | None) -> None:
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, CurrentStderr())),
         cache_logger_on_first_use=True,
     )
+
+
+def has_colours(environ: Mapping[str, str], is_terminal: bool) -> bool:
+    """Whether somebody sees them, and wants to (no-color.org)."""
+    return is_terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+
+
+def level_of(event: str, data: Mapping[str, Any]) -> str:
+    """How much an event matters to who reads the log."""
+    if event in ("BLOCK_IO_ERROR", "BLOCK_JOB_ERROR"):
+        return "warning" if data["action"] == "ignore" else "error"
+    if event == "BLOCK_IMAGE_CORRUPTED" or (event == "BLOCK_JOB_COMPLETED" and "error" in data):
+        return "error"
+    return "info"
 
 
 def line_about_lost(lines: int) -> bytes:

@@ -21,6 +21,7 @@ from blockcore.bql import BigLock
 from blockcore.control import Client
 from blockcore.effects import COPYING, GENERAL, Lane
 from blockcore.events import Event
+from blockcore.log import level_of
 from blockcore.machine import Machine
 from blockcore.pool import Lanes, ThreadPool
 from blockcore.qmp.jsonwriter import Shared
@@ -190,7 +191,8 @@ class MainLoop:
             client.flush()
         while self._unlogged:
             message = self._unlogged.popleft()
-            _log.info(message["event"], **message.get("data", {}))
+            name, data = message["event"], message.get("data", {})
+            getattr(_log, level_of(name, data))(name, **data)
 
     def _spawn(self, coro: Coroutine[Any, Any, None]) -> None:
         """Start one of the machine's own loops; the big lock is held."""

@@ -105,6 +105,22 @@ REFUSALS = [
     ("qmp -s nope cont x", 2, "faultline qmp: 'x' is not KEY=VALUE (see faultline qmp --help)"),
     ("qmp -s nope cont", 1, "faultline: nope: No such file or directory"),
     ("events -s stale", 1, "faultline: stale: Connection refused"),
+    ("events -s .", 1, "faultline: .: is not a socket"),
+    (f"jobs -s {__file__}", 1, f"faultline: {__file__}: is not a socket"),
+    *(
+        (
+            f"serve {words}{address}",
+            2,
+            f"faultline serve: {words.strip('= ')}: '{address}' is an address, and this is the"
+            f" path of a Unix socket (for a file of that name, ./{address})"
+            " (see faultline serve --help)",
+        )
+        for words, address in (
+            ("control=", "tcp:127.0.0.1:4444"),
+            ("control=", "unix:x,server=on"),
+            ("--nbd ", "unix:x"),
+        )
+    ),
 ]
 
 

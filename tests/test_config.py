@@ -325,6 +325,11 @@ REFUSED_PAIRS: dict[str, tuple[list[tuple[str, str]], str]] = {
     "unknown key": ([("foo", "1")], "Invalid parameter 'foo'"),
     "prelaunch": ([("prelaunch", "x")], "Parameter 'prelaunch' expects 'on' or 'off'"),
     "seed": ([("seed", "x")], "Parameter 'seed' expects a number"),
+    "control": (
+        [("control", "tcp:localhost:4444,server=on")],
+        "'tcp:localhost:4444,server=on' is an address, and this is the path of a Unix socket"
+        " (for a file of that name, ./tcp:localhost:4444,server=on)",
+    ),
     "seed-negative": ([("seed", " -1")], "Parameter 'seed' expects a non-negative number"),
     "job-error-check": (
         [("job-error-check", "x")],

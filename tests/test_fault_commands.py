@@ -77,6 +77,15 @@ def test_errno_by_name_or_number(given: object, number: int, qmp: Qmp) -> None:
     assert [(r["id"], r["errno"]) for r in qmp("x-query-faults")] == [(added["id"], number)]
 
 
+def test_rules_have_the_names_that_were_typed(qmp: Qmp) -> None:
+    """Nobody knows the node-names that are made up, nor all the numbers of errnos."""
+    for name, number in (("vda", "ETIMEDOUT"), ("free", 0)):
+        qmp("x-fault-add", node_name=name, errno=number)
+    rules = {rule["node-name"]: rule for rule in qmp("x-query-faults")}
+    assert (rules["n"]["device"], rules["n"]["errno-name"]) == ("vda", "ETIMEDOUT")
+    assert not {"device", "errno-name"} & rules["free"].keys()
+
+
 def test_ids(qmp: Qmp) -> None:
     ids = [qmp("x-fault-add", node_name="vda")["id"] for _ in range(2)]
     assert ids == ["fault0", "fault1"]

@@ -11,6 +11,8 @@ from pathlib import Path
 import click
 
 from blockcore.cli.listen import TcpPort, UnixSocket, group_id, mode_of_umask, parse_mode
+from blockcore.config import check_socket_path
+from blockcore.qapi import QmpError
 
 KEY = re.compile(r"[A-Za-z][A-Za-z0-9._-]*=")
 """What nbdkit accepts in front of a value; it hands anything else to the plugin as a file name."""
@@ -89,4 +91,8 @@ def _require_drives(keys: Sequence[str], control: Path | None) -> None:
 def _socket_path(name: str, value: str) -> Path:
     if not value:
         raise click.UsageError(f"{name}: the path is empty")
+    try:
+        check_socket_path(value)
+    except QmpError as exc:
+        raise click.UsageError(f"{name}: {exc.desc}") from exc
     return Path(os.path.abspath(value))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import click
 from qemu.qmp import (
@@ -81,6 +82,8 @@ async def session(client: QMPClient, path: str) -> AsyncIterator[None]:
         ) from exc
     except ConnectError as exc:
         cause = exc.exc
+        if isinstance(cause, ConnectionRefusedError) and not Path(path).is_socket():
+            raise click.ClickException(f"{path}: is not a socket") from exc
         if isinstance(cause, OSError):
             raise click.ClickException(f"{path}: {cause.strerror or cause}") from exc
         raise click.ClickException(f"{path}: does not speak QMP") from exc

@@ -45,17 +45,20 @@ class FaultId:
 class FaultInfo:
     """A rule and what it has done.
 
-    `seen` requests matched it, `hits` of them failed by it.  `active` tells
-    whether it can still hit one: a rule with a `count` is used up after that
-    many hits, and stays listed until it is removed.
+    `device` is the drive that shows the node, if there is one, and `errno-name`
+    what `errno` is called.  `seen` requests matched it, `hits` of them failed by
+    it.  `active` tells whether it can still hit one: a rule with a `count` is
+    used up after that many hits, and stays listed until it is removed.
     """
 
     id: str
+    device: str | None = None
     node_name: str
     event: BlkdebugEvent
     state: int
     iotype: BlkdebugIOType | None = None
     errno: int
+    errno_name: str | None = None
     sector: int | None = None
     offset: int | None = None
     length: int | None = None
@@ -169,18 +172,21 @@ def x_fault_clear(machine: Machine, *, node_name: str | None = None) -> None:
 @table.command("x-query-faults")
 def x_query_faults(machine: Machine) -> list[FaultInfo]:
     """All rules with what they have seen and hit, in the order in which they were made."""
-    return [_info(node.node_name, rule) for node, rule in machine.fault_rules()]
+    drives = {named_node(machine, blk.name): blk.name for blk in machine.backends if blk.name}
+    return [_info(node, drives.get(node), rule) for node, rule in machine.fault_rules()]
 
 
-def _info(node_name: str, rule: FaultRule) -> FaultInfo:
+def _info(node: BlockNode, device: str | None, rule: FaultRule) -> FaultInfo:
     options = rule.options
     return FaultInfo(
         id=options.id,
-        node_name=node_name,
+        device=device,
+        node_name=node.node_name,
         event=options.event,
         state=options.state,
         iotype=options.iotype,
         errno=options.errno,
+        errno_name=errno.errorcode.get(options.errno),
         sector=options.sector,
         offset=options.offset,
         length=options.length,
