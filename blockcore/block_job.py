@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+from blockcore.effects import Until
 from blockcore.events import (
     BlockJobCancelled,
     BlockJobCompleted,
@@ -15,6 +16,7 @@ from blockcore.events import (
 )
 from blockcore.job import Completion, Job
 from blockcore.job_driver import JobHost
+from blockcore.nodes.abilities import cancel_in_flight, hang_up
 from blockcore.nodes.graph import BlockGraph
 from blockcore.nodes.links import check
 from blockcore.nodes.node import BlockNode
@@ -25,6 +27,7 @@ from blockcore.qapi import (
     BlockdevOnError,
     BlockErrorAction,
     IoOperationType,
+    JobStatus,
     JobVerb,
     MirrorCopyMode,
     QmpError,
@@ -38,6 +41,10 @@ RETRY_NS = 10_000_000
 QEMU does not wait, and tells its clients of thousands of errors a second
 (recorded: mirror-persistent-ignore-flood).
 """
+
+
+CUT_OFF_NS = 200_000_000
+"""What a cancelled job's requests have to end in; a server that hangs gets no more."""
 
 
 class Section(Protocol):
@@ -181,6 +188,23 @@ class BlockJob(Job):
         self.limit.set_speed(speed)
         if self._sleeping and not slower:
             self.enter()
+
+    def cut_off(self, node: BlockNode) -> None:
+        """The job is cancelled: let what it has under way at a node end, whatever it takes.
+
+        What waits for a connection fails at once, as in QEMU.  A server that
+        has not answered after a while is hung up on, for which QEMU has `yank`.
+        """
+        cancel_in_flight(node)
+        self._host.spawn(self._hang_up_later(node))
+
+    async def _hang_up_later(self, node: BlockNode) -> None:
+        clock = self._host.clock
+        while not await Until(self._is_over, clock.monotonic_ns() + CUT_OFF_NS):
+            hang_up(node)
+
+    def _is_over(self) -> bool:
+        return self.status in (JobStatus.CONCLUDED, JobStatus.NULL)
 
     async def change_copy_mode(self, mode: MirrorCopyMode) -> None:
         """Copy guests' writes in another way from now on; QmpError if the job cannot."""

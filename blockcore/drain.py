@@ -12,9 +12,13 @@ from typing import Protocol
 
 from blockcore.block_backend import BlockBackend
 from blockcore.block_job import BlockJob
+from blockcore.clock import Clock
 from blockcore.effects import Until
 from blockcore.nodes.graph import BlockGraph
 from blockcore.nodes.node import BlockNode
+
+PATIENCE_NS = 50_000_000
+"""For what is under way elsewhere to end, where QEMU waits for it as long as it takes."""
 
 
 class Drainable(Protocol):
@@ -65,13 +69,20 @@ class Drain:
             self._jobs.append(job)
             job.pause()
 
-    async def settled(self, but: BlockJob | None = None) -> None:
-        """Wait until all that had begun has ended; the job `but` is who wants it so."""
+    async def settled(
+        self, but: BlockJob | None = None, *, deadline_ns: int | None = None
+    ) -> bool:
+        """Wait until all that had begun has ended; the job `but` is who wants it so.
+
+        Not beyond a deadline; whether it has ended.
+        """
+        all_have = True
         for blk in self._above:
-            await Until(blk.quiet)
+            all_have &= await Until(blk.quiet, deadline_ns)
         for job in list(self._jobs):
             if job is not but:
-                await Until(job.quiescent)
+                all_have &= await Until(job.quiescent, deadline_ns)
+        return all_have
 
     def jobs_are_quiescent(self) -> bool:
         """Whether the jobs have paused."""
@@ -97,16 +108,35 @@ class Drain:
         """After `end`: wait until the jobs go on, as in QEMU, which enters them."""
         await Until(self.jobs_go_on)
 
+    @contextmanager
+    def guests_held(self) -> Iterator[None]:
+        """New requests of the drives wait meanwhile; jobs go on."""
+        with ExitStack() as stack:
+            for blk in self._above:
+                stack.enter_context(blk.quiesced())
+            yield
+
+    async def settled_beside_others(self, clock: Clock) -> None:
+        """Drain everything for a moment, as QEMU does, but wait for these nodes only.
+
+        What works elsewhere comes to rest as far as that is soon done: a
+        server that hangs under another drive concerns nobody here.
+        """
+        everything = Drain(self._host, self._host.graph.nodes.values())
+        everything.begin()
+        with ExitStack() as all_held:
+            all_held.callback(everything.end)
+            self.begin()
+            try:
+                if not await everything.settled(deadline_ns=clock.monotonic_ns() + PATIENCE_NS):
+                    all_held.close()
+                    await self.settled()
+            finally:
+                self.end()
+        await everything.noticed()
+        await self.noticed()
+
     def _concerns(self, users: Collection[BlockNode]) -> bool:
         return any(
             not self._nodes.isdisjoint(self._host.graph.subtree(node)) for node in users
         )
-
-
-@contextmanager
-def guests_held(host: Drainable) -> Iterator[None]:
-    """New requests of all drives wait meanwhile; jobs go on."""
-    with ExitStack() as stack:
-        for blk in host.backends:
-            stack.enter_context(blk.quiesced())
-        yield

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from blockcore.block_backend import BlockBackend
 from blockcore.block_job import JobUser
 from blockcore.drain import Drain
 from blockcore.machine import Machine
 from blockcore.nodes import reopen
+from blockcore.nodes.changing import Turn
 from blockcore.nodes.filter import FilterNode
 from blockcore.nodes.links import check
 from blockcore.nodes.node import BlockNode
@@ -63,12 +64,23 @@ def _is_backend(parent: object) -> bool:
     return isinstance(parent, BlockBackend) or isinstance(parent, JobUser) and parent.has_backend
 
 
-@asynccontextmanager
-async def changing_graph(machine: Machine) -> AsyncIterator[None]:
-    """Nobody else changes the graph meanwhile: commands take turns, as in QEMU."""
-    await machine.graph.changing.free()
-    with machine.graph.changing.held():
-        yield
+def changing_graph(machine: Machine, *names: str | None) -> Turn:
+    """As a context: nobody else changes what is connected with the nodes of these names.
+
+    Commands take turns there, as in QEMU.  Names of drives stand for their
+    roots; what does not exist keeps nobody from anything.
+    """
+
+    return machine.graph.changing.part(lambda: named_nodes(machine, names))
+
+
+def named_nodes(machine: Machine, names: Iterable[str | None]) -> Iterator[BlockNode]:
+    """The nodes of these names, and the roots of the drives; what does not exist is left out."""
+    for name in names:
+        blk = None if name is None else machine.backend(name)
+        node = machine.graph.nodes.get(name or "") if blk is None else blk.root
+        if node is not None:
+            yield node
 
 
 @contextmanager

@@ -11,16 +11,17 @@ from typing import Any, ClassVar, Protocol
 
 from blockcore.clock import Clock
 from blockcore.events import Event
-from blockcore.lock import Lock
+from blockcore.nodes.changing import Changing
+from blockcore.nodes.node import BlockNode
 from blockcore.qapi import JobType, QmpError
 
 
 class JobHost(Protocol):
-    """What a job needs of its machine: `jobs`, the newest first; who has `changing` may change
-    the graph; `spawn` starts a coroutine."""
+    """What a job needs of its machine: `jobs`, the newest first; who has a part of `changing`
+    may change that of the graph; `spawn` starts a coroutine."""
 
     clock: Clock
-    changing: Lock
+    changing: Changing
     jobs: list[Any]
     spawn: Callable[[Coroutine[Any, Any, None]], None]
 
@@ -60,6 +61,11 @@ class JobDriver:
         self.id = job_id
         self.progress = Progress()
         self.error: OSError | QmpError | None = None
+
+    @property
+    def nodes(self) -> list[BlockNode]:
+        """What the job works on."""
+        return []
 
     async def run(self) -> None:
         """The work; raises OSError or QmpError if it has failed."""

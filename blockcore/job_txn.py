@@ -8,12 +8,13 @@ are cancelled.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 
 from blockcore.effects import Until
 from blockcore.job import Job
 from blockcore.job_driver import JobHost
+from blockcore.nodes.changing import Turn
 
 
 class JobTxn:
@@ -50,16 +51,20 @@ class JobTxn:
 
     async def finalize(self) -> None:
         """Take the last steps of all jobs (job_do_finalize), unless one is cancelled before."""
-        with await self._undisturbed():
-            if self._aborting:
+        async with self._undisturbed():
+            with self._last_steps():
+                await self._finalize()
+
+    async def _finalize(self) -> None:
+        if self._aborting:
+            return
+        for job in list(self.jobs):
+            if not await job.try_prepare():
+                self._cancel_others(job)
+                await self._finalize_all()
                 return
-            for job in list(self.jobs):
-                if not await job.try_prepare():
-                    self._cancel_others(job)
-                    await self._finalize_all()
-                    return
-            for job in list(self.jobs):
-                await job.finalize_single()
+        for job in list(self.jobs):
+            await job.finalize_single()
 
     async def abort(self, job: Job) -> None:
         """A job has failed: cancel the others, and end one after the other, the newest first.
@@ -75,8 +80,9 @@ class JobTxn:
             if other.started and not other.is_completed:
                 other.enter()
                 await Until(partial(_is_completed, other))
-            with await self._undisturbed():
-                await other.finalize_single()
+            async with self._undisturbed():
+                with self._last_steps():
+                    await other.finalize_single()
 
     async def roll_back(self, job: Job) -> None:
         """The same for jobs that have not started, by a caller who changes the graph already."""
@@ -85,17 +91,20 @@ class JobTxn:
             self._cancel_others(job)
             await self._finalize_all()
 
-    async def _undisturbed(self) -> AbstractContextManager[None]:
-        """Nobody else changes the graph, or wants anything of the jobs, meanwhile."""
-        await self._host.changing.free()
-        return self._last_steps()
+    def _undisturbed(self) -> Turn:
+        """As a context: nobody else changes the graph of the jobs.
+
+        The nodes are those of now: who has this first gives them up.
+        """
+        nodes = [node for job in self.jobs for node in job.nodes]
+        return self._host.changing.part(lambda: nodes)
 
     @contextmanager
     def _last_steps(self) -> Iterator[None]:
+        """Nobody wants anything of the jobs meanwhile."""
         self.finalizing = True
         try:
-            with self._host.changing.held():
-                yield
+            yield
         finally:
             self.finalizing = False
 

@@ -26,7 +26,7 @@ from blockcore.machine import Machine
 from blockcore.pool import Lanes, ThreadPool
 from blockcore.qmp.jsonwriter import Shared
 from blockcore.qmp.schema import Wire
-from blockcore.routine import Routine
+from blockcore.routine import Routine, Timer
 
 COPY_THREADS = min(max(2, len(os.sched_getaffinity(0))), COPYING.threads)
 """More of them than processors make jobs slower, and leave guests less; but one may hang."""
@@ -108,10 +108,10 @@ class MainLoop:
         pool = self._pools.get(lane)
         return self._lanes.is_wanted(lane) if pool is None else pool.is_wanted()
 
-    def call_at(self, deadline_ns: int, work: Callable[[], None]) -> None:
+    def call_at(self, deadline_ns: int, timer: Timer) -> None:
         def arm() -> None:
             delay_s = (deadline_ns - self._machine.clock.monotonic_ns()) / 1e9
-            self._asyncio.call_later(max(delay_s, 0.0), work)
+            self._asyncio.call_later(max(delay_s, 0.0), timer.fire)
 
         with contextlib.suppress(RuntimeError):
             self._asyncio.call_soon_threadsafe(arm)

@@ -16,7 +16,7 @@ from blockcore.accounting import Slot
 from blockcore.block_backend import BlockBackend
 from blockcore.block_job import BlockJob
 from blockcore.clock import Clock
-from blockcore.drain import Drain
+from blockcore.drain import PATIENCE_NS, Drain
 from blockcore.effects import Until
 from blockcore.events import Event, Reset, Shutdown
 from blockcore.faults import FaultRule
@@ -223,8 +223,7 @@ class Machine:
         for blk in self.backends:
             blk.drop_held()
         if self.vm.running:
-            async with self.all_drained():
-                pass
+            await self.stopping.drain_for_reset()
         elif not self.quit_requested:
             self.vm.set(RunState.PRELAUNCH)
 
@@ -245,7 +244,10 @@ class Machine:
 
     async def _cancel_jobs(self) -> None:
         """End all jobs before the process ends (job_cancel_sync_all), with everything drained."""
-        async with self.all_drained():
+        section = self.all_drained()
+        section.begin()
+        try:
+            await section.settled(deadline_ns=self.clock.monotonic_ns() + PATIENCE_NS)
             while self.jobs:
                 job = self.jobs[0]
                 if job.status is JobStatus.CONCLUDED:
@@ -254,6 +256,8 @@ class Machine:
                 if not job.is_cancelled and not job.txn.finalizing:
                     await job.cancel()
                 await Until(partial(self._is_over, job))
+        finally:
+            section.end()
 
     def _is_over(self, job: BlockJob) -> bool:
         return job.status is JobStatus.CONCLUDED or job not in self.jobs

@@ -95,6 +95,27 @@ class Routine:
         return self.result
 
 
+class Timer:
+    """What is to be done at a deadline, unless it is cancelled before; then nothing is kept."""
+
+    __slots__ = ("_work",)
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work: Callable[[], None] | None = work
+
+    @property
+    def cancelled(self) -> bool:
+        return self._work is None
+
+    def cancel(self) -> None:
+        self._work = None
+
+    def fire(self) -> None:
+        work = self._work
+        if work is not None:
+            work()
+
+
 class Pool(Protocol):
     """What the main loop offers to `spawn`; `loop.py` has the real one."""
 
@@ -104,8 +125,8 @@ class Pool(Protocol):
     def is_wanted(self, lane: Lane) -> bool:
         """Whether other work waits for a thread of that lane."""
 
-    def call_at(self, deadline_ns: int, work: Callable[[], None]) -> None:
-        """Run `work` when the monotonic clock reaches `deadline_ns`."""
+    def call_at(self, deadline_ns: int, timer: Timer) -> None:
+        """Let `timer` fire when the monotonic clock reaches `deadline_ns`."""
 
 
 class Scheduler(Protocol):
@@ -149,7 +170,7 @@ class LoopRoutine(Routine):
     If others wait for a thread, they get it after `TURN` calls.
     """
 
-    __slots__ = ("_lane", "_left", "lock", "on_done")
+    __slots__ = ("_lane", "_left", "_timer", "lock", "on_done")
 
     def __init__(self, coro: Core, lock: Scheduler, on_done: Callable[[Routine], None]) -> None:
         super().__init__(coro)
@@ -157,9 +178,13 @@ class LoopRoutine(Routine):
         self.on_done = on_done
         self._left = 0
         self._lane = GENERAL
+        self._timer: Timer | None = None
 
     def moved(self) -> None:
         pool, call, until = self.lock.pool, self.call, self.until
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self.done:
             self.on_done(self)
         elif call is not None:
@@ -169,7 +194,8 @@ class LoopRoutine(Routine):
                 self._left = 0
                 pool.submit(lambda: self._perform(call), lane)
         elif until is not None and until.deadline_ns is not None:
-            pool.call_at(until.deadline_ns, lambda: self._expire(until))
+            self._timer = Timer(lambda: self._expire(until))
+            pool.call_at(until.deadline_ns, self._timer)
 
     def _perform(self, first: Call) -> None:
         call: Call | None = first

@@ -95,7 +95,7 @@ def put_over(
     attach(overlay, "backing", old)
     replace_node(old, overlay, graph.subtree(overlay))
     try:
-        check(graph.nodes.values())
+        check(graph.connected(overlay))
     except QmpError:
         undo()
         raise

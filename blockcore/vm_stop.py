@@ -6,11 +6,15 @@ flushed.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
+from blockcore.block_backend import BlockBackend
 from blockcore.clock import Clock
-from blockcore.drain import Drain, Drainable
+from blockcore.drain import PATIENCE_NS, Drain, Drainable
 from blockcore.effects import Until
+from blockcore.nodes.lifetime import flush_quietly
+from blockcore.nodes.node import BlockNode
 from blockcore.qapi import RunState
 from blockcore.qemu import Release
 from blockcore.runstate import Vm
@@ -29,12 +33,20 @@ REST_NS = 20_000_000
 """For jobs to come to a pause point before STOP; one that copies something goes on."""
 
 
+SETTLE_NS = 10_000_000_000
+"""For `stop` to wait for requests and flushes; a server that hangs may take for ever.
+
+QEMU waits, and does nothing else meanwhile.
+"""
+
+
 class Stoppable(Drainable, Protocol):
     """What is needed of the machine."""
 
     clock: Clock
     qemu: Release
     vm: Vm
+    spawn: Callable[[Coroutine[Any, Any, None]], None]
 
     def concerns_changed(self) -> None:
         """Something that concerns requests has come or gone."""
@@ -43,12 +55,47 @@ class Stoppable(Drainable, Protocol):
         """A drained section of everything."""
 
 
+class Flushes:
+    """Of all nodes that no other is above of (bdrv_flush_all): one that hangs holds up no other."""
+
+    def __init__(self, machine: Stoppable) -> None:
+        self._machine = machine
+        self._again: dict[BlockNode, bool] = {}
+        """The nodes that are being flushed, and whether they have to be once more."""
+
+    def begin(self) -> Callable[[], bool]:
+        """Gives what says whether everything has been flushed."""
+        nodes = [
+            node
+            for node in self._machine.graph.nodes.values()
+            if not any(isinstance(parent, BlockNode) for parent in node.parents)
+        ]
+        for node in nodes:
+            if node in self._again:
+                self._again[node] = True
+            else:
+                self._again[node] = False
+                self._machine.spawn(self._flush(node))
+        return lambda: self._again.keys().isdisjoint(nodes)
+
+    async def _flush(self, node: BlockNode) -> None:
+        try:
+            await flush_quietly(node)
+            while self._again[node] and not node.closed:
+                self._again[node] = False
+                await flush_quietly(node)
+        finally:
+            del self._again[node]
+
+
 class Stopping:
     """The stops of one machine, asked for by users and by errors."""
 
     def __init__(self, machine: Stoppable) -> None:
         self._machine = machine
         self._flush_due = False
+        self._flushes = Flushes(machine)
+        self._draining: set[BlockBackend] = set()
 
     async def stop(self, state: RunState) -> None:
         """Stop, and settle the storage."""
@@ -56,6 +103,27 @@ class Stopping:
             await self._rest_jobs()
         self._enter_stop(state)
         await self._settle_storage()
+
+    async def drain_for_reset(self) -> None:
+        """Let the requests in flight end; each drive goes on when its own have."""
+        machine = self._machine
+        deadline_ns = machine.clock.monotonic_ns() + SETTLE_NS
+        section = machine.all_drained()
+        section.begin()
+        try:
+            await section.settled(deadline_ns=machine.clock.monotonic_ns() + PATIENCE_NS)
+        finally:
+            busy = {blk for blk in machine.backends if not blk.quiet()}
+            for blk in busy - self._draining:
+                machine.spawn(self._drain(blk))
+            section.end()
+        await section.noticed()
+        await Until(lambda: self._draining.isdisjoint(busy), deadline_ns)
+
+    async def _drain(self, blk: BlockBackend) -> None:
+        self._draining.add(blk)
+        await blk.drain()
+        self._draining.discard(blk)
 
     async def stop_on_error(self) -> None:
         """The part of the main loop that carries out the stops that errors ask for."""
@@ -100,14 +168,29 @@ class Stopping:
         await Until(section.jobs_go_on, deadline_ns)
 
     async def _settle_storage(self) -> None:
-        """Let the requests in flight end and flush all nodes; flush errors are not reported."""
+        """Let the requests in flight end and flush all nodes; flush errors are not reported.
+
+        `cont` cuts it short.  Jobs are held no longer than they need themselves.
+        """
         self._flush_due = False
         machine = self._machine
-        async with machine.all_drained():
-            pass
+        now_ns = machine.clock.monotonic_ns()
+        section = machine.all_drained()
+        with section.guests_held():
+            section.begin()
+            try:
+                await section.settled(deadline_ns=now_ns + PATIENCE_NS)
+            finally:
+                section.end()
+            await section.noticed()
+            await Until(self._is_quiet_or_runs, now_ns + SETTLE_NS)
         for blk in machine.backends:
             blk.publish_short_writes()
-        await machine.graph.flush_all()
+        flushed = self._flushes.begin()
+        await Until(lambda: flushed() or machine.vm.running, now_ns + SETTLE_NS)
+
+    def _is_quiet_or_runs(self) -> bool:
+        return self._machine.vm.running or all(blk.quiet() for blk in self._machine.backends)
 
     def _is_flush_due(self) -> bool:
         return self._flush_due

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sim import MemoryNode, Sim, add_drive, execute, new_machine, pause
 
 from blockcore.block_job import BlockJob
+from blockcore.effects import Until
 from blockcore.events import (
     BlockJobCancelled,
     BlockJobCompleted,
@@ -23,12 +25,29 @@ from blockcore.job_txn import JobTxn
 from blockcore.machine import Machine
 from blockcore.nodes.driver import NodeOptions
 from blockcore.qapi import JobStatus, JobType, QmpError
+from blockcore.routine import Timer
 
 SECOND = 10**9
 
 S = JobStatus
 
-Step = Callable[[], Coroutine[Any, Any, None] | None]
+Step = Callable[[], Coroutine[Any, Any, object] | None]
+
+
+@contextmanager
+def graph_held(bench: Bench) -> Iterator[None]:
+    """Somebody changes the graph meanwhile."""
+    over = False
+
+    async def hold() -> None:
+        async with bench.machine.changing.part(bench.machine.graph.nodes.values):
+            await Until(lambda: over)
+
+    bench.begin(hold())
+    try:
+        yield
+    finally:
+        over = True
 
 
 def failure(number: int = errno.EIO) -> OSError:
@@ -124,7 +143,7 @@ class Bench:
     def new(self, job_id: str = "job", txn: JobTxn | None = None, **more: Any) -> Work:
         return Work(self, txn or JobTxn(self.machine), job_id, **more)
 
-    def begin(self, *steps: Step | Coroutine[Any, Any, None]) -> None:
+    def begin(self, *steps: Step | Coroutine[Any, Any, object]) -> None:
         """Take steps under the lock, one after the other; everything else stands still."""
 
         async def take() -> None:
@@ -136,7 +155,7 @@ class Bench:
         self._count += 1
         self.sim.start(f"steps {self._count}", take(), now=True)
 
-    def do(self, *steps: Step | Coroutine[Any, Any, None]) -> None:
+    def do(self, *steps: Step | Coroutine[Any, Any, object]) -> None:
         """The same, and then let everything go on."""
         self.begin(*steps)
         self.sim.run()
@@ -192,7 +211,7 @@ def working(bench: Bench, **more: Any) -> Work:
 def at(bench: Bench, seconds: float) -> None:
     """Let time pass up to here."""
     moment = int(seconds * SECOND) + 1
-    bench.sim.call_at(moment, lambda: None)
+    bench.sim.call_at(moment, Timer(lambda: None))
     bench.sim.run(lambda: bench.sim.now_ns >= moment)
 
 

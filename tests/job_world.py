@@ -265,7 +265,8 @@ class JobWorld:
     async def _disturb(self, what: str, steps: int) -> Any:
         """Keep others from changing the graph, or from everything."""
         machine = self.machine
-        async with machine.all_drained() if what == "drain" else changing_graph(machine):
+        changing = changing_graph(machine, *machine.graph.nodes)
+        async with machine.all_drained() if what == "drain" else changing:
             self.drained += what == "drain"
             for _ in range(steps):
                 await pause()

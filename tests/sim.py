@@ -29,7 +29,7 @@ from blockcore.qapi import BlockdevOnError, QmpError
 from blockcore.qemu import LATEST, RELEASES
 from blockcore.qmp.jsonwriter import Encoded
 from blockcore.qmp.schema import Wire
-from blockcore.routine import Routine
+from blockcore.routine import Routine, Timer
 
 START_REALTIME_NS = 1_700_000_000 * 10**9
 
@@ -84,7 +84,7 @@ class Sim:
         self.lock = BigLock(self)
         self.lock.pool = self
         self._ready: list[Callable[[], None]] = []
-        self._timers: list[tuple[int, int, Callable[[], None]]] = []
+        self._timers: list[tuple[int, int, Timer]] = []
         self._timer_count = 0
 
     def monotonic_ns(self) -> int:
@@ -100,9 +100,9 @@ class Sim:
         """So that no call follows another before all others have had their chance."""
         return True
 
-    def call_at(self, deadline_ns: int, work: Callable[[], None]) -> None:
+    def call_at(self, deadline_ns: int, timer: Timer) -> None:
         self._timer_count += 1
-        heapq.heappush(self._timers, (deadline_ns, self._timer_count, work))
+        heapq.heappush(self._timers, (deadline_ns, self._timer_count, timer))
 
     def note(self, line: str) -> None:
         """Write a line into the trace."""
@@ -152,6 +152,8 @@ class Sim:
     def run(self, until: Callable[[], bool] = lambda: False) -> None:
         """Go on until nothing is ready and no deadline is ahead, or `until` holds."""
         for _ in range(STEPS_MAX):
+            while self._timers and self._timers[0][2].cancelled:
+                heapq.heappop(self._timers)
             if until() or not (self._ready or self._timers):
                 return
             choices = len(self._ready) + bool(self._timers)
@@ -167,7 +169,7 @@ class Sim:
     def _let_time_pass(self) -> None:
         self.now_ns = max(self.now_ns, self._timers[0][0])
         while self._timers and self._timers[0][0] <= self.now_ns:
-            self._ready.append(heapq.heappop(self._timers)[2])
+            self._ready.append(heapq.heappop(self._timers)[2].fire)
 
 
 async def pause() -> None:

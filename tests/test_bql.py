@@ -14,7 +14,7 @@ import pytest
 from blockcore.bql import BigLock
 from blockcore.clock import SystemClock
 from blockcore.effects import COPYING, GENERAL, Call, Copy, Lane, LaneCall, Until
-from blockcore.routine import Routine
+from blockcore.routine import Routine, Timer
 
 HANG_S = 30
 """How long to wait for what takes no time: only a failing test waits."""
@@ -28,7 +28,7 @@ class Pool:
     def __init__(self) -> None:
         self.work: list[Callable[[], None]] = []
         self.lanes: list[Lane] = []
-        self.timers: list[tuple[int, Callable[[], None]]] = []
+        self.timers: list[tuple[int, Timer]] = []
         self.wanted = True
 
     def submit(self, work: Callable[[], None], lane: Lane) -> None:
@@ -38,8 +38,8 @@ class Pool:
     def is_wanted(self, lane: Lane) -> bool:
         return self.wanted
 
-    def call_at(self, deadline_ns: int, work: Callable[[], None]) -> None:
-        self.timers.append((deadline_ns, work))
+    def call_at(self, deadline_ns: int, timer: Timer) -> None:
+        self.timers.append((deadline_ns, timer))
 
     def run(self) -> None:
         while self.work:
@@ -341,10 +341,11 @@ def test_deadline_of_a_spawned_routine(comes_true: bool) -> None:
         lock.spawn(work(), ignore)
     with lock.region():
         flag.up = comes_true
-    ((deadline_ns, expire),) = pool.timers
+    ((deadline_ns, timer),) = pool.timers
     assert deadline_ns == 1000
-    expire()
-    expire()
+    assert timer.cancelled is comes_true, "what is not waited for any more is not kept"
+    timer.fire()
+    timer.fire()
     assert results == [comes_true]
 
 

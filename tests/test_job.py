@@ -15,6 +15,7 @@ from job_bench import (
     Work,
     at,
     failure,
+    graph_held,
     in_state,
     working,
 )
@@ -309,7 +310,7 @@ def test_cancelled_while_others_change_the_graph() -> None:
     """The last steps wait for them; they are not those of success any more."""
     bench = Bench()
     job = bench.new()
-    with bench.machine.changing.held():
+    with graph_held(bench):
         bench.begin(job.start)
         bench.sim.run()
         assert job.status is S.PENDING
@@ -326,7 +327,7 @@ def test_cancelled_before_its_turn_to_be_finalized() -> None:
     jobs = [bench.new(f"j{n}", txn, auto_finalize=False) for n in range(3)]
     bench.do(*(job.start for job in jobs))
     bench.log.clear()
-    with bench.machine.changing.held():
+    with graph_held(bench):
         bench.begin(jobs[1].cancel)
         bench.begin(txn.finalize)
         bench.begin(jobs[0].cancel)

@@ -100,7 +100,7 @@ class Group:
         self.sim.note(f"-> {name} {arguments}")
         try:
             if name == "hold the graph":
-                async with changing_graph(self.machine):
+                async with changing_graph(self.machine, *self.machine.graph.nodes):
                     for _ in range(10):
                         await pause()
             else:

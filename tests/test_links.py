@@ -13,6 +13,7 @@ from sim import MemoryNode, Sim, add_drive, add_node, execute, new_machine, perf
 
 from blockcore.assemble import Assembly
 from blockcore.config import parse_config
+from blockcore.effects import Until
 from blockcore.machine import Machine
 from blockcore.nodes.driver import NewChildren, NodeOptions
 from blockcore.nodes.links import attach, check, detach
@@ -229,19 +230,25 @@ def test_image_read_only_and_back(machine: Machine, tmp_path: Path) -> None:
 
 
 def test_commands_take_turns(machine: Machine) -> None:
-    """A snapshot that waits for a drive to be quiet keeps another command waiting."""
+    """One that waits for a drive to be quiet keeps others from that drive, and from no more."""
     sim = Sim(0)
     machine = new_machine(sim)
     node = MemoryNode(NodeOptions(node_name="disk"), machine, 4096)
     blk = add_drive(machine, node)
     sim.start("guest", blk.pwrite(0, memoryview(bytes(512))), now=True)
     sim.start("first", execute(machine, "block_resize", device="vda", size=512), now=True)
-    add = {"driver": "null-co", "node_name": "n"}
-    sim.start("second", execute(machine, "blockdev-add", **add), now=True)
-    assert set(sim.running) >= {"first", "second"} and "n" not in machine.graph.nodes
+    over = {"driver": "raw", "node_name": "over", "file": "disk", "read_only": True}
+    sim.start("second", execute(machine, "blockdev-add", **over), now=True)
+    beside = {"driver": "null-co", "node_name": "beside"}
+    sim.start("third", execute(machine, "blockdev-add", **beside), now=True)
+    again = execute(machine, "block_resize", device="vda", size=1024)
+    sim.start("fourth", again, now=True)
+    assert set(sim.running) >= {"first", "second", "fourth"}
+    assert "third" not in sim.running and "beside" in machine.graph.nodes
+    assert "over" not in machine.graph.nodes and machine.changing.taken
     sim.run()
-    assert not {"guest", "first", "second"} & set(sim.running)
-    assert blk.size == 512 and "n" in machine.graph.nodes
+    assert not {"guest", "first", "second", "fourth"} & set(sim.running)
+    assert blk.size == 1024 and "over" in machine.graph.nodes and not machine.changing.taken
 
 
 def test_a_node_above_a_chain_that_is_written(machine: Machine) -> None:
@@ -339,3 +346,44 @@ def test_what_is_connected_with_a_node(machine: Machine) -> None:
         assert near == ["base", "top", "beside", "roof"]
     assert machine.graph.connected(nodes["alone"]) == [nodes["alone"]]
     assert [*before, "base", "alone", "top", "beside", "roof"] == list(nodes)
+
+
+def test_turns_at_parts_of_the_graph() -> None:
+    """Who wants a part waits for those who have some of it, and for those who asked before."""
+    sim = Sim(0)
+    sim.be_orderly()
+    machine = new_machine(sim)
+    nodes = {}
+    for name in "abc":
+        nodes[name] = MemoryNode(NodeOptions(node_name=name), machine, 512)
+        add_node(machine, nodes[name])
+    has: list[str] = []
+    over: set[str] = set()
+
+    async def change(wanted: str) -> None:
+        async with machine.changing.part(lambda: [nodes[name] for name in wanted]) as turn:
+            has.append(wanted)
+            if wanted == "a":
+                new = nodes["new"] = MemoryNode(NodeOptions(node_name="new"), machine, 512)
+                add_node(machine, new)
+                turn.also(new)
+            await Until(lambda: wanted in over)
+            has.remove(wanted)
+
+    def end(wanted: str) -> None:
+        over.add(wanted)
+        sim.lock.poke()
+
+    for wanted in ("a", "ab", "b", "c", ""):
+        sim.start(wanted or "nothing", change(wanted), now=True)
+    assert has == ["a", "c", ""], "what nobody has, and nobody has asked for before"
+    nodes["n"] = nodes["new"]
+    sim.start("n", change("n"), now=True)
+    assert "n" not in has, "what has come to a part is in it"
+    end("a")
+    assert "ab" in has and "b" not in has and "n" in has
+    end("ab")
+    assert "b" in has
+    for wanted in ("b", "c", "n", ""):
+        end(wanted)
+    assert not has and not machine.changing.taken

@@ -125,7 +125,7 @@ def test_cont_before_the_stop() -> None:
     assert world.events == ["BLOCK_IO_ERROR", "STOP", "RESUME"]
     assert world.done == ["a"]
     assert world.iostatus() is BlockDeviceIoStatus.OK
-    assert world.sim.now_ns > STOP_LATENCY_NS and world.state() is RunState.RUNNING
+    assert world.state() is RunState.RUNNING
 
 
 def test_a_stopped_machine_keeps_its_state() -> None:

@@ -195,7 +195,7 @@ def test_with_requests_at_a_server_that_hangs(
 def test_while_opening_a_server_that_does_not_answer(
     frozen: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
-    """Four commands fill the pool; the others wait, and the rest of the machine goes on."""
+    """What opens has threads of its own, and the rest of the machine goes on."""
     with start(tmp_path) as live, contextlib.ExitStack() as stack:
         frozen.send_signal(signal.SIGSTOP)
         for n in range(6):

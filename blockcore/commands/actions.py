@@ -6,7 +6,7 @@ type on the wire is a dataclass with a member `data`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,6 +21,20 @@ class TransactionAction:
     """What all actions have; each class of them adds a member `data`."""
 
     type: str
+
+
+_NODES = ("device", "node", "node_name", "overlay", "target")
+"""Members of `data`, or of what is in a list there, that may name a node."""
+
+
+def names_of_nodes(action: TransactionAction) -> Iterator[str]:
+    """What in an action may be the name of a node or a drive."""
+    data = action.data  # type: ignore[attr-defined]  # of each class its own
+    for one in (data, *getattr(data, "bitmaps", ())):
+        for member in _NODES:
+            name = getattr(one, member, None)
+            if isinstance(name, str):
+                yield name
 
 
 Prepare = Callable[[Machine, Any, Transaction], Awaitable[None]]

@@ -13,6 +13,7 @@ from blockcore.drain import Drain
 from blockcore.events import BlockWriteThreshold
 from blockcore.graph_changes import changing_graph, reopen_nodes, using
 from blockcore.machine import Machine
+from blockcore.nodes.changing import references
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.options import BLOCKDEV_OPTIONS, BlockdevOptions
 from blockcore.nodes.permissions import Perm
@@ -47,7 +48,7 @@ async def block_resize(
     if not machine.qemu.resize_names_blocker and node.op_blockers.reason(BlockOpType.RESIZE):
         raise QmpError(f"Device '{device or node_name}' is in use")
     node.check_op(BlockOpType.RESIZE)
-    async with changing_graph(machine), Drain(machine, [node]):
+    async with changing_graph(machine, device, node_name), Drain(machine, [node]):
         with using(node, Perm.RESIZE):
             if node.read_only:
                 raise QmpError("Image is read-only")
@@ -157,14 +158,14 @@ async def blockdev_add(
     machine: Machine, *, options: Annotated[BlockdevOptions, BLOCKDEV_OPTIONS]
 ) -> None:
     """Open a node, as `-blockdev` does; it is there until `blockdev-del`."""
-    async with changing_graph(machine):
+    async with changing_graph(machine, *references(options)):
         await graph_changes.blockdev_add(machine, options)
 
 
 @table.command("blockdev-del")
 async def blockdev_del(machine: Machine, *, node_name: str) -> None:
     """Close a node that `blockdev-add` has opened and nobody uses."""
-    async with changing_graph(machine):
+    async with changing_graph(machine, node_name):
         await graph_changes.blockdev_del(machine, node_name)
 
 
@@ -176,7 +177,8 @@ async def blockdev_reopen(
 
     A `file` or `backing` that is the name of another node takes its place.
     """
-    async with changing_graph(machine):
+    names = [name for one in options for name in (one.node_name, *references(one))]
+    async with changing_graph(machine, *names):
         await reopen_nodes(machine, asked_changes(machine.graph, options))
 
 

@@ -53,7 +53,7 @@ async def block_commit(
         auto_dismiss=auto_dismiss,
         filter_node_name=filter_node_name,
     )
-    async with changing_graph(machine):
+    async with changing_graph(machine, device):
         root = _commit_root(machine, device)
         root.check_op(BlockOpType.COMMIT_SOURCE)
         image = _commit_top(machine, root, top, top_node)

@@ -13,6 +13,9 @@ from blockcore.qmp.schema import CommandTable, FlatUnion
 
 table = CommandTable()
 
+LAST_STEPS_NS = 1_000_000_000
+"""What the last steps of a job may take before they are seen."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockJobInfo:
@@ -111,5 +114,9 @@ async def query_jobs(machine: Machine) -> list[JobInfo]:
 
 
 async def undisturbed(machine: Machine) -> None:
-    """Wait until no job takes its last steps, which nobody sees from outside in QEMU."""
-    await Until(lambda: not any(job.txn.finalizing for job in machine.jobs))
+    """Wait until no job takes its last steps, which nobody sees from outside in QEMU.
+
+    Not without end: there is a server under one of them, perhaps, that hangs.
+    """
+    deadline_ns = machine.clock.monotonic_ns() + LAST_STEPS_NS
+    await Until(lambda: not any(job.txn.finalizing for job in machine.jobs), deadline_ns)

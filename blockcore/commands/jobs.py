@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
 from blockcore.block_job import BlockJob
-from blockcore.commands.job_info import undisturbed
 from blockcore.effects import Until
 from blockcore.events import (
     BlockJobCancelled,
@@ -56,11 +56,14 @@ BLOCK_JOB_CHANGE_OPTIONS = FlatUnion(
 
 async def find_job(machine: Machine, job_id: str) -> BlockJob:
     """The job of that id; QmpError as job-* commands have it."""
-    await undisturbed(machine)
-    for job in machine.jobs:
-        if job.id == job_id:
-            return job
+    await Until(lambda: not any(job.txn.finalizing for job in _of_id(machine, job_id)))
+    for job in _of_id(machine, job_id):
+        return job
     raise QmpError("Job not found")
+
+
+def _of_id(machine: Machine, job_id: str) -> Iterator[BlockJob]:
+    return (job for job in machine.jobs if job.id == job_id)
 
 
 async def find_block_job(machine: Machine, job_id: str) -> BlockJob:
@@ -115,16 +118,26 @@ async def _resume(job: BlockJob) -> None:
 @table.command("job-cancel")
 async def job_cancel(machine: Machine, *, id: str) -> None:
     """Cancel a job at once, in whatever state it is."""
+    _hurry(machine, id)
     await _cancel(await find_job(machine, id), force=True)
 
 
 @table.command("block-job-cancel")
 async def block_job_cancel(machine: Machine, *, device: str, force: bool = False) -> None:
     """Cancel a job; without `force` a ready one finishes its copy, and the drive stays as it is."""
+    if force:
+        _hurry(machine, device)
     job = await find_block_job(machine, device)
     if job.user_paused and not force:
         raise QmpError(f"The block job for device '{device}' is currently paused")
     await _cancel(job, force=force)
+
+
+def _hurry(machine: Machine, job_id: str) -> None:
+    """Let a job that takes its last steps not wait for a server that hangs."""
+    for job in _of_id(machine, job_id):
+        if job.txn.finalizing:
+            job.on_cancel(True)
 
 
 async def _cancel(job: BlockJob, *, force: bool) -> None:

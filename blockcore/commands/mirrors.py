@@ -61,7 +61,7 @@ async def blockdev_mirror(
         copy_mode=copy_mode,
         replaces=replaces,
     )
-    async with changing_graph(machine):
+    async with changing_graph(machine, device, target, replaces):
         source = root_node(machine, device)
         node = machine.node_or_device(target, target)
         await _start(machine, source, node, sync, options, mirror)
@@ -93,16 +93,15 @@ async def drive_mirror(
     options = JobOptions(
         job_id=job_id, speed=speed, auto_finalize=auto_finalize, auto_dismiss=auto_dismiss
     )
-    async with changing_graph(machine):
+    async with changing_graph(machine, device, replaces) as turn:
         source = root_node(machine, device)
         source.check_op(BlockOpType.MIRROR_SOURCE)
         if replaces is not None and node_name is None:
             raise QmpError("a node-name must be provided when replacing a named node of the graph")
-        existing = mode is NewImageMode.EXISTING
-        image_format = format or (None if existing else source.driver)
-        if image_format is not None and not existing:
-            await _create(machine, source, target, image_format, sync)
-        node = await machine.graph.open(opened_like(source, target, image_format, node_name))
+        if not (existing := mode is NewImageMode.EXISTING):
+            await _create(machine, source, target, format := format or source.driver, sync)
+        image = opened_like(source, target, format, node_name)
+        turn.also(node := await machine.graph.open(image))
         mirror = MirrorOptions(
             granularity=granularity,
             buf_size=buf_size,

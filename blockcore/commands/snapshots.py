@@ -138,7 +138,7 @@ async def change_backing_file(
     The nodes stay as they are.  The format that is written is that of the
     backing node; QEMU writes the image's own.
     """
-    async with changing_graph(machine):
+    async with changing_graph(machine, device, image_node_name):
         root = root_node(machine, device)
         image = machine.node_or_device(None, image_node_name)
         if not isinstance(image, Qcow2Node) or image.backing is None:

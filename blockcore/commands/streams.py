@@ -39,7 +39,7 @@ async def block_stream(
     format `raw` into the header where the new backing file has none.
     """
     _exclude(base=base, base_node=base_node, bottom=bottom)
-    async with changing_graph(machine):
+    async with changing_graph(machine, device):
         target = machine.node_or_device(device, device)
         below = _stream_base(machine, target, device, base, base_node)
         lowest = None if bottom is None else _stream_bottom(machine, target, device, bottom)

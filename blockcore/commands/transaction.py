@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from blockcore.commands.actions import ActionTable, TransactionAction, check_grouped
-from blockcore.drain import guests_held
-from blockcore.graph_changes import changing_graph
+from blockcore.commands.actions import (
+    ActionTable,
+    TransactionAction,
+    check_grouped,
+    names_of_nodes,
+)
+from blockcore.drain import Drain
+from blockcore.graph_changes import changing_graph, named_nodes
 from blockcore.job_txn import JobTxn
 from blockcore.machine import Machine
 from blockcore.qapi import QmpError
@@ -34,8 +39,9 @@ async def transaction(
 ) -> None:
     """Do all of the actions, at one moment as guests see it, or none of them.
 
-    Everything is drained first, and guests wait until the end.  Jobs go on,
-    except for those on nodes that an action drains.
+    Everything is drained first, though only what an action names is waited
+    for; guests of that wait until the end.  Jobs go on, except for those on
+    nodes that an action drains.
     """
     grouped = properties.completion_mode is ActionCompletionMode.GROUPED
     under_way = Transaction(
@@ -46,10 +52,11 @@ async def transaction(
     if grouped and machine.qemu.grouped_actions_are_checked_first:
         for action in wanted:
             check_grouped(machine, action)
-    async with changing_graph(machine):
-        with guests_held(machine):
-            async with machine.all_drained():
-                pass
+    names = [name for action in wanted for name in names_of_nodes(action)]
+    async with changing_graph(machine, *names):
+        concerned = Drain(machine, named_nodes(machine, names))
+        with concerned.guests_held():
+            await concerned.settled_beside_others(machine.clock)
             async with under_way:
                 await _carry_out(machine, wanted, under_way)
 

@@ -18,5 +18,6 @@ A job starts in this order: the filter is inserted, in a drained section; the
 job is created, which takes the nodes it uses; it is started.  If one of these
 fails, what was done is undone and the client is told why.  It ends in this
 order: `prepare` changes images and graph, as far as that can fail; `clean`
-takes away what is left.  `Machine.changing` is held by whoever does either.
+takes away what is left.  Whoever does either has that part of
+`Machine.changing`.
 """

@@ -13,7 +13,6 @@ from blockcore.job import Completion
 from blockcore.jobs.filters import drop_filter, insert_node, told
 from blockcore.jobs.rules import JobOptions
 from blockcore.machine import Machine
-from blockcore.nodes.abilities import cancel_in_flight
 from blockcore.nodes.block_copy import BlockCopy
 from blockcore.nodes.copy_before_write import CopyBeforeWriteNode
 from blockcore.nodes.copy_call import MAX_WORKERS, CopyCall
@@ -186,7 +185,8 @@ class BackupJob(BlockJob):
             await Until(call.is_finished)
 
     def on_cancel(self, force: bool) -> bool:
-        cancel_in_flight(self._copy.target)
+        self._copy.abandoned = True
+        self.cut_off(self._copy.target)
         return True
 
     def set_speed(self, speed: int) -> None:

@@ -117,7 +117,7 @@ class MirrorJob(MirrorWork):
                         detach(target, "backing")
                     if backing is not None:
                         attach(target, "backing", backing)
-                        check(self.machine.graph.nodes.values())
+                        check(self.machine.graph.connected(target))
             elif self.mirror.backing_mode is BackingMode.OPEN_CHAIN:
                 if isinstance(target, Qcow2Node) and target.cow is None:
                     await self.machine.graph.open_backing(target)
@@ -137,7 +137,7 @@ class MirrorJob(MirrorWork):
                     return False
                 replace_node(old, target, graph.subtree(target))
                 try:
-                    check(graph.nodes.values())
+                    check(graph.connected(old, target))
                 except QmpError:
                     replace_node(target, old, ())
                     raise

@@ -18,7 +18,6 @@ from blockcore.jobs.mirror_init import find_out_what_to_copy
 from blockcore.jobs.mirror_options import MirrorOptions
 from blockcore.jobs.rules import JobOptions
 from blockcore.machine import Machine
-from blockcore.nodes.abilities import cancel_in_flight
 from blockcore.nodes.mirror_top import MirrorTopNode
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import Perm
@@ -275,7 +274,7 @@ class MirrorWork(BlockJob):
         """Once it is ready, to cancel it gently is to let it finish, and to stay on the source."""
         force = force or not self.is_ready
         if force:
-            cancel_in_flight(self.target)
+            self.cut_off(self.target)
         return force
 
     def on_complete(self) -> None:

@@ -192,7 +192,7 @@ class StreamJob(BlockJob):
         if base is not None:
             attach(target, "backing", base)
         try:
-            check(self._machine.graph.nodes.values())
+            check(self._machine.graph.connected(target, old))
         except QmpError:
             if base is not None:
                 detach(target, "backing")

@@ -33,3 +33,12 @@ def cancel_in_flight(node: BlockNode) -> None:
     below = node.file or node.filtered
     if below is not None:
         cancel_in_flight(below)
+
+
+def hang_up(node: BlockNode) -> None:
+    """Let requests fail that a server does not answer; the next ones connect again."""
+    if isinstance(node, NbdNode):
+        node.hang_up()
+    below = node.file or node.filtered
+    if below is not None:
+        hang_up(below)

@@ -59,7 +59,7 @@ class BlockCopy:
 
     `skip_unallocated`: what is not in the top image of the source is not
     copied, and found out on the way.  `discard_source`: what has been copied is
-    not needed any more.
+    not needed any more.  `abandoned`: the copy is not needed any more.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class BlockCopy:
         self.bitmap.set(0, source.size)
         self.meter = meter
         self.skip_unallocated = False
+        self.abandoned = False
         self.discard_source = discard_source
         self._host = host
         self._tasks: list[_Task] = []

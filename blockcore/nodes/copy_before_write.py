@@ -20,6 +20,8 @@ from blockcore.nodes.permissions import ALL, Pair, Perm, filtered_child
 class CopyBeforeWriteNode(FilterNode):
     """A copy that fails fails the guest's write; the backup itself hears nothing of that.
 
+    Not if the backup has been cancelled: nobody needs the old data any more.
+
     `keeper` is the node that the bitmap of what is to be copied belongs to:
     the source, or None for the filter itself.
     """
@@ -79,11 +81,13 @@ class CopyBeforeWriteNode(FilterNode):
 
     async def _save(self, offset: int, length: int) -> None:
         """Copy the clusters that a request touches, unless they have been; raises OSError."""
+        if self.copy.abandoned:
+            return
         cluster = self.copy.cluster_size
         start, end = offset - offset % cluster, offset + length + -(offset + length) % cluster
         call = CopyCall(start, end)
         await self.copy.run(call)
-        if call.error is not None:
+        if call.error is not None and not self.copy.abandoned:
             raise call.error
         self._done.set(start, end - start)
 

@@ -62,7 +62,12 @@ async def create_image_file(
             await Call(_delete, file.path)
         raise
     finally:
-        await file.do_close()
+        await _let_go(graph, file)
+
+
+async def _let_go(graph: BlockGraph, node: BlockNode) -> None:
+    await node.do_close()
+    graph.unlisted.discard(node)
 
 
 def _check(filename: str, image_format: str, backing: Backing | None) -> str:
@@ -112,12 +117,15 @@ async def _existing(
     async def child(ref: BlockdevRef) -> BlockNode:
         raise AssertionError(ref)
 
+    node: BlockNode | None = None
     try:
         options = open_options({}, filename, protocol=True)
         effective = NodeOptions(node_name="new image")
         node = await make_node(options, effective, around, graph.path, child)
+        graph.unlisted.add(node)
         await node.do_open()
     except QmpError as exc:
+        graph.unlisted -= {node}
         text = around.qemu.not_created
         raise QmpError(
             text.format(driver=protocol_of(filename), reason=exc.desc)
@@ -128,11 +136,11 @@ async def _existing(
         if node.size:
             await node.do_pwrite(0, memoryview(bytes(min(node.size, FIRST_BYTES))))
     except OSError as exc:
-        await node.do_close()
+        await _let_go(graph, node)
         reason = os.strerror(exc.errno or errno.EIO)
         raise QmpError(f"Failed to clear the new image's first sector: {reason}") from None
     except QmpError:
-        await node.do_close()
+        await _let_go(graph, node)
         raise
     return node
 

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Set
 from dataclasses import replace
 from typing import Any
 
-from blockcore.lock import Lock
 from blockcore.nodes.backing import MAX_CHAIN, asked_backing, backing_name, backing_ref, name_counts
 from blockcore.nodes.chain import is_overridden
-from blockcore.nodes.driver import NodeOptions, Surroundings
+from blockcore.nodes.changing import Changing, reached
+from blockcore.nodes.driver import MAX_OPENINGS, NodeOptions, Surroundings
 from blockcore.nodes.drivers import make_node
 from blockcore.nodes.flat_options import with_format
 from blockcore.nodes.inherit import inherit, options_for_backing
-from blockcore.nodes.lifetime import close_node, flush_quietly, open_node
+from blockcore.nodes.lifetime import close_node, open_node
 from blockcore.nodes.links import adopt, attach, check, concerned_by, disown
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import (
@@ -44,33 +44,47 @@ class BlockGraph:
     def __init__(self, around: Surroundings, directory: str) -> None:
         self.nodes: dict[str, BlockNode] = {}
         self.directory = directory
-        self.changing = Lock()
-        """Taken by commands that change the graph: one at a time, as in QEMU."""
+        self.changing = Changing()
+        """Commands that change a part of the graph take it: one at a time has each."""
+        self.unlisted: set[BlockNode] = set()
+        """Nodes that are being opened or closed, and are not to be found."""
         self._around = around
         self._names = 0
-        self._opening: set[str] = set()
+        self._openings = 0
 
-    async def open(
-        self,
-        options: BlockdevOptions,
-        parent: NodeOptions | None = None,
-        chain: tuple[str, ...] = (),
-    ) -> BlockNode:
+    async def open(self, options: BlockdevOptions) -> BlockNode:
         """Open a definition with all its children; QmpError, and nothing is left open.
 
-        The new node has no parent and no owner yet: the caller says whose it
-        is.  `chain` has the files of the images above, of which this is to be
-        the backing file.
+        The new node has no parent and no owner yet: the caller says whose it is.
+        """
+        if self._openings >= MAX_OPENINGS:
+            raise QmpError(f"Already {MAX_OPENINGS} nodes are waiting to be opened")
+        self._openings += 1
+        try:
+            return await self._open(options, None, (), [])
+        finally:
+            self._openings -= 1
+
+    async def _open(
+        self,
+        options: BlockdevOptions,
+        parent: NodeOptions | None,
+        chain: tuple[str, ...],
+        opened_before: list[str],
+    ) -> BlockNode:
+        """`chain` has the files of the images above, of which this is to be the backing file.
+
+        What is opened is appended to `opened_before`.
         """
         effective = inherit(options, parent, self.new_name(options.node_name))
-        earlier = set(self.nodes)
+        below: list[str] = []
         asked: list[BlockdevRef] = []
         children: list[BlockNode] = []
 
         async def child(ref: BlockdevRef) -> BlockNode:
             if ref not in asked:
                 asked.append(ref)
-                children.append(await self._child(ref, effective))
+                children.append(await self._child(ref, effective, (), below))
             return children[asked.index(ref)]
 
         try:
@@ -85,19 +99,18 @@ class BlockGraph:
             for opened in children:
                 await self.release(opened)
             raise
-        if node.filters is None:
-            earlier = set(self.nodes)
-        await self._open_on(node, children, chain)
-        later = self.nodes.keys() - earlier
+        before = len(below) if node.filters is None else 0
+        await self._open_on(node, children, chain, below)
         self.nodes[node.node_name] = node
-        self._list_last(later)
+        self._list_last(set(below[before:]))
+        opened_before += (*below, node.node_name)
         node.filename = filename(self.shown(node), self._definition)
         if isinstance(node, RawNode):
             node.tell_guess()
         return node
 
     async def _open_on(
-        self, node: BlockNode, children: list[BlockNode], chain: tuple[str, ...]
+        self, node: BlockNode, children: list[BlockNode], chain: tuple[str, ...], below: list[str]
     ) -> None:
         """Open a node on its children, which lose a user, and are closed, if that fails."""
         for name, opened in node.children.items():
@@ -106,12 +119,14 @@ class BlockGraph:
                 opened.inherits_from = node
         try:
             self._check_free(node.node_name)
-            self._opening.add(node.node_name)
+            if gone := [child.node_name for child in children if child.closed]:
+                raise QmpError(f"Node '{gone[0]}' was closed meanwhile")
+            self.unlisted.add(node)
             check(concerned_by(node))
             await open_node(node)
             try:
                 if isinstance(node, Qcow2Node):
-                    await self._open_backing(node, chain)
+                    await self._open_backing(node, chain, below)
                 check(concerned_by(node))
             except Exception:
                 await close_node(node)
@@ -122,7 +137,7 @@ class BlockGraph:
                 await self.release(opened)
             raise
         finally:
-            self._opening.discard(node.node_name)
+            self.unlisted.discard(node)
 
     async def release(self, node: BlockNode) -> None:
         """Close a node that nobody uses, then the children that only it used."""
@@ -130,7 +145,9 @@ class BlockGraph:
             return
         del self.nodes[node.node_name]
         node.closed = True
+        self.unlisted.add(node)
         await close_node(node)
+        self.unlisted.discard(node)
         for name, child in node.children.items():
             disown(node, name, child)
             await self.release(child)
@@ -151,13 +168,6 @@ class BlockGraph:
         for node in list(self.nodes.values()):
             await close(node)
 
-    async def flush_all(self) -> None:
-        """Flush every node that no other is above of (bdrv_flush_all); errors are not reported."""
-        for node in list(self.nodes.values()):
-            above = any(isinstance(parent, BlockNode) for parent in node.parents)
-            if not above and not node.closed:
-                await flush_quietly(node)
-
     def subtree(self, node: BlockNode) -> Iterator[BlockNode]:
         """The node and everything below it, each once."""
         found, left = {node}, [node]
@@ -171,7 +181,7 @@ class BlockGraph:
 
     def abort(self) -> None:
         """Make blocked I/O of all nodes return soon: the process is ending."""
-        for node in self.nodes.values():
+        for node in (*self.nodes.values(), *self.unlisted):
             node.abort()
 
     def path(self, filename: str) -> str:
@@ -202,15 +212,17 @@ class BlockGraph:
         """QmpError if a node, also one that is being opened, or a drive has the name."""
         if name in map(self._around.device_of, self.nodes.values()):
             raise QmpError(f"node-name={name} is conflicting with a device id")
-        if name in self.nodes or name in self._opening:
+        if name in self.nodes or any(node.node_name == name for node in self.unlisted):
             raise QmpError(f"Duplicate nodes with node-name='{name}'")
 
     async def open_backing(self, node: Qcow2Node) -> None:
         """Open the backing file that an image says, which was opened without; QmpError."""
         node.definition = replace(node.definition, backing=None)  # type: ignore[call-arg]
-        await self._open_backing(node, ())
+        await self._open_backing(node, (), [])
 
-    async def _open_backing(self, node: Qcow2Node, chain: tuple[str, ...]) -> None:
+    async def _open_backing(
+        self, node: Qcow2Node, chain: tuple[str, ...], below: list[str]
+    ) -> None:
         """Open what is below an image, by its definition or, without one, by its header."""
         asked, name = asked_backing(node), node.header.backing_file
         if isinstance(asked, Null) or not (asked or name):
@@ -225,7 +237,7 @@ class BlockGraph:
                 raise QmpError(f"Backing file '{name}' creates an infinite loop.")
         try:
             ref = backing_ref(asked, name, node.header.backing_format)
-            backing = await self._child(ref, options_for_backing(node.options), chain)
+            backing = await self._child(ref, options_for_backing(node.options), chain, below)
         except QmpError as exc:
             raise QmpError(f"Could not open backing file: {exc.desc}", exc.error_class) from None
         attach(node, "backing", backing)
@@ -235,25 +247,18 @@ class BlockGraph:
             node.auto_backing_file = backing.filename
 
     async def _child(
-        self, ref: BlockdevRef, parent: NodeOptions, chain: tuple[str, ...] = ()
+        self, ref: BlockdevRef, parent: NodeOptions, chain: tuple[str, ...], below: list[str]
     ) -> BlockNode:
         if isinstance(ref, BlockdevOptions):
-            return await self.open(ref, parent, chain)
+            return await self._open(ref, parent, chain, below)
         node = self.nodes.get(ref)
         if node is None:
             raise QmpError(f"Cannot find device='{ref}' nor node-name='{ref}'")
         return node
 
-    def connected(self, node: BlockNode) -> list[BlockNode]:
-        """All that use the node or are used by it, however indirectly, in the order of `nodes`."""
-        found, left = {node}, [node]
-        while left:
-            here = left.pop()
-            near = [parent for parent in here.parents if isinstance(parent, BlockNode)]
-            for other in (*near, *here.children.values()):
-                if other not in found:
-                    found.add(other)
-                    left.append(other)
+    def connected(self, *nodes: BlockNode) -> list[BlockNode]:
+        """All that use these or are used by them, however indirectly, in the order of `nodes`."""
+        found = reached(nodes)
         return [other for other in self.nodes.values() if other in found]
 
     def refresh_filenames(self, nodes: Iterable[BlockNode] | None = None) -> None:

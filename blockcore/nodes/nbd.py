@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import queue
 import select
@@ -33,9 +34,9 @@ CONNECT_POLL_MS = 50
 """How often a connection that is not there yet is given up if the process ends."""
 
 CONNECT_S = 10
-"""How long a server may take to greet, and to agree on everything, if nothing else is said.
+"""How long a server may take to greet, and to agree on everything, when a node is opened.
 
-QEMU waits for ever, and with it the whole machine.
+QEMU waits for ever, and with it the whole machine.  Requests wait, as they do for an answer.
 """
 
 RETRY_S = 0.1
@@ -180,7 +181,7 @@ class NbdNode(BlockNode):
                     raise OSError(errno.EIO, os.strerror(errno.EIO))
                 try:
                     if handle.aio_is_created():
-                        self._connect(handle, begin + (self.reconnect_delay or CONNECT_S))
+                        self._connect(handle, begin + (self.reconnect_delay or math.inf))
                     return send(handle)
                 except nbd.Error as exc:
                     if handle.aio_is_ready():
