@@ -310,6 +310,29 @@ def test_throttle(world: Setup) -> None:
     assert "group" not in drive(world.command("query-block"))["inserted"]
 
 
+def test_throttle_stays_in_its_group(world: Setup) -> None:
+    """Without `group`, new limits are the group's, and a member that has left comes back alone."""
+    node = MemoryNode(NodeOptions(node_name="other"), world.machine, SIZE)
+    other = add_drive(world.machine, node, "vdb")
+
+    def groups() -> list[tuple[str | None, int]]:
+        drives = [entry["inserted"] for entry in world.command("query-block")]
+        return [(one.get("group"), one["iops"]) for one in drives]
+
+    for name in ("vda", "vdb"):
+        world.command("block_set_io_throttle", device=name, **LIMITS | {"iops": 5, "group": "g"})
+    world.command("block_set_io_throttle", device="vdb", **LIMITS | {"iops": 80})
+    assert groups() == [("g", 80), ("g", 80)]
+    assert world.blk.throttle and other.throttle
+    assert world.blk.throttle.group is other.throttle.group
+    world.command("block_set_io_throttle", device="vdb", **LIMITS)
+    assert groups() == [("g", 80), (None, 0)]
+    world.command("block_set_io_throttle", device="vdb", **LIMITS | {"iops": 7})
+    assert groups() == [("g", 80), ("vdb", 7)]
+    world.command("block_set_io_throttle", device="vdb", **LIMITS | {"iops": 7, "group": "g"})
+    assert groups() == [("g", 7), ("g", 7)]
+
+
 def test_throttle_by_device_path(world: Setup) -> None:
     """A drive without a name is reached this way; the group is called as the device was."""
     world.blk.name = ""

@@ -101,8 +101,9 @@ def block_set_io_throttle(
 ) -> None:
     """Limit a drive, and all others of its group, in bytes and requests per second.
 
-    All zero takes the drive out of its group.  Lengths are seconds of burst
-    at the `max` rate.
+    It stays in the group that it is in, unless another is named; one that is
+    in none gets one of its own name.  All zero takes it out.  Lengths are
+    seconds of burst at the `max` rate.
     """
     given = dict(locals())
     blk = _throttled_backend(machine, device, id)
@@ -118,7 +119,8 @@ def block_set_io_throttle(
         },
     )
     config.validate()
-    machine.set_throttle(blk, config, group or device or id or "")
+    own = device or id or "" if blk.throttle is None else blk.throttle.group.name
+    machine.set_throttle(blk, config, own if group is None else group)
 
 
 def _or(value: int | None, default: int) -> int:
