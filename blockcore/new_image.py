@@ -7,9 +7,16 @@ from enum import StrEnum
 
 from blockcore.nodes.flat_options import open_options
 from blockcore.nodes.node import BlockNode
-from blockcore.nodes.options import BlockdevCacheOptions, BlockdevOptions, BlockdevOptionsQcow2
+from blockcore.nodes.options import (
+    BlockdevCacheOptions,
+    BlockdevOptions,
+    BlockdevOptionsProbed,
+    BlockdevOptionsQcow2,
+)
 from blockcore.qapi import BlockdevDiscardOptions, QmpError
 from blockcore.qmp.schema import Null
+
+_NO_BACKING = QmpError("Block format 'qcow2' does not support the option 'backing'")
 
 
 class NewImageMode(StrEnum):
@@ -26,11 +33,12 @@ def opened_like(
     node_name: str | None,
     *,
     read_only: bool = False,
+    with_backing: bool = False,
 ) -> BlockdevOptions:
     """The definition of an image with the cache mode of a node, and that discards as it does.
 
-    A backing file is not opened.  Without a format it is probed.  QmpError
-    if the name cannot be understood.
+    A backing file is not opened, unless it is to be (BDRV_O_NO_BACKING).
+    Without a format it is probed.  QmpError if the name cannot be understood.
     """
     flat = {} if image_format is None else {"driver": image_format}
     flat |= {} if node_name is None else {"node-name": node_name}
@@ -42,8 +50,15 @@ def opened_like(
         auto_read_only=node.options.auto_read_only,
         discard=BlockdevDiscardOptions.UNMAP if unmap else BlockdevDiscardOptions.IGNORE,
     )
+    if with_backing:
+        return definition
+    if isinstance(definition, BlockdevOptionsProbed):
+        given = dict(definition.format_options)
+        if given.pop("backing", "") or any(name.startswith("backing.") for name in given):
+            raise _NO_BACKING
+        return replace(definition, format_options=(*given.items(), ("backing", "")))
     if not isinstance(definition, BlockdevOptionsQcow2):
         return definition
     if definition.backing is not None and not isinstance(definition.backing, Null):
-        raise QmpError("Block format 'qcow2' does not support the option 'backing'")
+        raise _NO_BACKING
     return replace(definition, backing=Null.NULL)

@@ -159,6 +159,10 @@ class Side(Images):
         self.jobs()
         return seen
 
+    def count_nodes(self) -> None:
+        """Write down how many nodes there are, with those that nobody has named."""
+        self._reply("nodes", len(self.ask("query-named-block-nodes", flat=True)))
+
     def jobs(self) -> Any:
         """Write down all jobs, without what is a matter of the moment."""
         jobs = self.ask("query-block-jobs")

@@ -174,11 +174,11 @@ def test_while_a_server_does_not_greet(tmp_path: Path) -> None:
         live.qmp() as stuck,
         live.qmp() as second,
     ):
-        mute = {**FAR, "node-name": "mute", "server": {"type": "unix", "path": "mute.sock"}}
-        mute["open-timeout"] = 4000
+        mute: dict[str, Any] = {**FAR, "node-name": "mute", "open-timeout": 4000}
+        mute["server"] = {"type": "unix", "path": "mute.sock"}
         stuck.send(json.dumps({"execute": "blockdev-add", "arguments": mute}).encode())
-        overlay = {"device": "a", "snapshot-file": "nbd:unix:mute.sock", "mode": "existing"}
-        overlay["format"] = "raw"
+        overlay = {"device": "a", "snapshot-file": "nbd:unix:mute.sock"}
+        overlay |= {"mode": "existing", "format": "raw"}
         second.send(
             json.dumps({"execute": "blockdev-snapshot-sync", "arguments": overlay}).encode()
         )

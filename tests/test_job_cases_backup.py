@@ -91,6 +91,25 @@ def backup_to_an_image_that_is_there(m: Side) -> None:
     ends(m)
 
 
+def backups_to_probed_images_over_others(m: Side) -> None:
+    """Nothing is left of them, and of what was below them."""
+    three(m)
+    m.image("there.qcow2", "2M", below="mid.qcow2")
+    m.count_nodes()
+    for sync in ("full", "top", "none"):
+        m(
+            "drive-backup",
+            **{"job_id": "j", "device": "top", "target": "there.qcow2"},
+            **{"mode": "existing", "sync": sync},
+        )
+        if sync == "none":
+            m.count_nodes()
+            m("block-job-cancel", device="j")
+        m.status("j", "null")
+        m.count_nodes()
+    m.look()
+
+
 def what_cannot_be_backed_up(m: Side) -> None:
     source(m)
     arguments = {"job_id": "j", "device": "src", "sync": "full"}
@@ -337,6 +356,7 @@ def nodes_of_a_backup(m: Side) -> None:
 
 
 CASES = [
+    backups_to_probed_images_over_others,
     *(backup_of_all, backup_of_the_top, backup_of_nothing, backup_cancelled, backup_paused),
     *(backups_into_new_images, backup_to_an_image_that_is_there, what_cannot_be_backed_up),
     *(jobs_that_stay_until_they_are_dismissed, a_failed_job_stays_until_it_is_dismissed),

@@ -167,6 +167,41 @@ def commit_with_a_filter_between(m: Side) -> None:
     ends(m)
 
 
+def commit_through_a_filter_over_the_base(m: Side, active: bool = False) -> None:
+    images(m)
+    m.node("base", "base.raw", read_only=True)
+    m("blockdev-add", driver="blkdebug", node_name="filter", image="base", read_only=True)
+    m.node("mid", "mid.qcow2", read_only=True, backing="filter")
+    m.node("top", "top.qcow2", backing="mid")
+    m("block-commit", job_id="j", device="top", top_node="filter", base_node="base")
+    m("block-commit", job_id="j", device="top", top_node="filter", base_node="filter")
+    if active:
+        m("block-commit", job_id="j", device="top", base_node="base")
+        m.status("j", "ready")
+        m("job-complete", id="j")
+    else:
+        m("block-commit", job_id="j", device="top", top_node="mid", base_node="base")
+    ends(m)
+
+
+def commit_of_the_active_image_through_a_filter_over_the_base(m: Side) -> None:
+    commit_through_a_filter_over_the_base(m, active=True)
+
+
+def commit_through_a_filter_over_a_smaller_base(m: Side) -> None:
+    """The filter does not share that the base grows."""
+    m.image("base.raw", "1M", "write -P 1 0 1M")
+    m.image("mid.qcow2", "2M", "write -P 2 1M 512k", below="base.raw")
+    m.image("top.qcow2", "2M", "write -P 3 512k 128k", below="mid.qcow2")
+    m.node("base", "base.raw", read_only=True)
+    m("blockdev-add", driver="blkdebug", node_name="filter", image="base", read_only=True)
+    m.node("mid", "mid.qcow2", read_only=True, backing="filter")
+    m.node("top", "top.qcow2", backing="mid")
+    m("block-commit", job_id="j", device="top", top_node="mid", base_node="base")
+    m("block-commit", job_id="j", device="top", base_node="base")
+    m.look()
+
+
 def commit_into_a_busy_image(m: Side) -> None:
     """Somebody else may not write what a backup reads."""
     three(m)
@@ -241,6 +276,9 @@ CASES = [
     *(commit_the_active_image_into_a_smaller_one, commit_under_two_overlays),
     *(commit_what_is_not_in_the_header, commit_with_a_filter_between, commit_into_a_busy_image),
     commit_under_a_stream,
+    commit_through_a_filter_over_the_base,
+    commit_of_the_active_image_through_a_filter_over_the_base,
+    commit_through_a_filter_over_a_smaller_base,
     *(a_failed_read_is_reported, a_failed_read_is_ignored, a_failed_read_stops),
     *(a_failed_write_is_reported, a_failed_write_is_ignored, a_full_base_stops),
 ]

@@ -240,6 +240,39 @@ def mirror_to_an_image_that_is_there(m: Side) -> None:
     completed(m)
 
 
+def mirror_to_a_probed_image_over_another(m: Side) -> None:
+    """What is below the target is opened in the end only, with or without a format."""
+    three(m)
+    m.image("new.qcow2", "2M", below="base.raw")
+    m(
+        "drive-mirror",
+        **{"job_id": "j", "device": "top", "target": "new.qcow2", "mode": "existing"},
+        **{"sync": "top", "node_name": "new"},
+    )
+    m.status("j", "ready")
+    m.look()
+    m.count_nodes()
+    m("block-job-complete", device="j")
+    ends(m)
+
+
+def mirror_to_a_probed_image_over_nothing_yet(m: Side) -> None:
+    """Nobody misses it as long as the job is under way."""
+    three(m)
+    m.img("create", "-q", "-u", "-f", "qcow2", "-b", "later.raw", "-F", "raw", "new.qcow2", "2M")
+    m(
+        "drive-mirror",
+        **{"job_id": "j", "device": "top", "target": "new.qcow2", "mode": "existing"},
+        **{"sync": "full", "node_name": "new"},
+    )
+    m.status("j", "ready")
+    m.count_nodes()
+    m("block-job-cancel", device="j")
+    m.wait("BLOCK_JOB_COMPLETED")
+    m.status("j", "null")
+    m.look()
+
+
 def mirror_that_replaces_another_node(m: Side) -> None:
     """The source is a filter; what is replaced is the image under it."""
     raw(m)
@@ -403,6 +436,7 @@ CASES = [
     *(mirror_what_is_not_there, mirror_only_the_top, mirror_nothing_but_writes),
     *(a_new_image_of_all, a_new_image_of_the_top, a_new_image_of_nothing),
     *(a_new_image_of_a_source_without_backing, mirror_to_an_image_that_is_there),
+    *(mirror_to_a_probed_image_over_another, mirror_to_a_probed_image_over_nothing_yet),
     *(mirror_that_replaces_another_node, mirror_that_replaces_what_shows_something_else),
     *(what_is_replaced_is_gone, nodes_in_use, reopened_meanwhile, two_mirrors_of_one_node),
     *(pending, reading_is_ignored, reading_stops, reading_is_reported),

@@ -20,7 +20,6 @@ from blockcore.nodes.create import Backing, create_image_file
 from blockcore.nodes.links import attach
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
-from blockcore.nodes.options import BlockdevOptionsQcow2
 from blockcore.qapi import (
     BlockdevDetectZeroesOptions,
     BlockdevDiscardOptions,
@@ -138,7 +137,7 @@ async def _drive_backup(
 async def _open_target(
     machine: Machine, source: BlockNode, below: BlockNode | None, data: DriveBackup
 ) -> BlockNode:
-    """Make the image unless it is there, and open it, with its backing file for sync=top."""
+    """Make the image unless it is there, and open it; for sync=none without its backing file."""
     existing = data.mode is NewImageMode.EXISTING
     image_format = data.format or (None if existing else source.driver)
     if not existing:
@@ -148,13 +147,12 @@ async def _open_target(
         await create_image_file(
             machine.graph, machine, data.target, image_format, source.size, backing
         )
+    with_backing = data.sync is not MirrorSyncMode.NONE
     definition = replace(
-        opened_like(source, data.target, image_format, None),
+        opened_like(source, data.target, image_format, None, with_backing=with_backing),
         discard=BlockdevDiscardOptions.UNMAP,
         detect_zeroes=BlockdevDetectZeroesOptions.UNMAP,
     )
-    if data.sync is not MirrorSyncMode.NONE and isinstance(definition, BlockdevOptionsQcow2):
-        definition = replace(definition, backing=None)
     return await machine.graph.open(definition)
 
 

@@ -21,6 +21,7 @@ from blockcore.nodes.chain import (
     chain,
     find_overlay,
     is_allocated_above,
+    skip_filters,
 )
 from blockcore.nodes.commit_top import CommitTopNode
 from blockcore.nodes.driver import NodeOptions
@@ -75,13 +76,17 @@ class CommitJob(BlockJob):
         base, self._filter, self._top = self._base, commit_top, commit_top.below
         nodes = list(chain(self._top))
         self._between = nodes[: nodes.index(base)]
-        # What is written to `base` makes those between inconsistent.  Not to
-        # allow writes to them would forbid writes to what they are on.
+        # What is written to `base` makes those between inconsistent, but for
+        # filters on it.  Not to allow writes to them would forbid writes to
+        # what they are on.
         for node in self._between:
             shared = Perm.WRITE_UNCHANGED | Perm.WRITE
+            if skip_filters(node) is skip_filters(base):
+                shared |= Perm.CONSISTENT_READ
             self.add_node(node, NONE, shared, has_backend=node is self._top)
         reads = Perm.CONSISTENT_READ
-        writes = reads | Perm.WRITE | Perm.RESIZE
+        grows = Perm.RESIZE if base.size < self._top.size else NONE
+        writes = reads | Perm.WRITE | grows
         self._frozen = FrozenChain(commit_top, base)
         try:
             self.add_node(base, writes, reads | Perm.WRITE_UNCHANGED, has_backend=True)
@@ -206,6 +211,8 @@ async def start_commit(
     backing: NewBacking,
 ) -> None:
     """Start committing `top`, which is under `root`, into `base` (commit_start); QmpError."""
+    if skip_filters(top) is skip_filters(base):
+        raise QmpError("Invalid files for merge: top and base are the same")
     check_job_id(machine, machine.device_of(root) if options.job_id is None else options.job_id)
     base_read_only = base.read_only
     if base_read_only:

@@ -60,7 +60,8 @@ class MirrorJob(MirrorWork):
             return
         # Not to allow writes to those between would forbid them to the target.
         for node in nodes[2 : nodes.index(self.target)]:
-            self.add_node(node, NONE, _UNCHANGED | _WRITE)
+            on_target = skip_filters(node) is skip_filters(self.target)
+            self.add_node(node, NONE, _UNCHANGED | _WRITE | (_READ if on_target else NONE))
         grows = Perm.RESIZE if self.target.size < self.source.size else NONE
         self.add_node(self.target, _WRITE | grows, _UNCHANGED | _READ, has_backend=True)
         self._frozen = FrozenChain(self.top, self.target)
@@ -74,7 +75,7 @@ class MirrorJob(MirrorWork):
     async def _exit(self, *, failed: bool) -> None:
         """Take mirror_top away; unless the job has failed, give the target its place.
 
-        OSError(EPERM) if that cannot be; what else can be done is done.
+        OSError if that cannot be; what else can be done is done.
         """
         if self._over:
             return
@@ -88,9 +89,9 @@ class MirrorJob(MirrorWork):
         self.keeper.bitmaps.remove(self.bitmap)
         self.remove_node(target)
         top.stopped = True
-        done = failed or await self._set_backing()
-        if done and not failed and self.should_complete:
-            done = await self._pivot(source, target)
+        error = 0 if failed else await self._set_backing()
+        if not failed and not error and self.should_complete:
+            error = 0 if await self._pivot(source, target) else errno.EPERM
         if self._replaced is not None:
             self._replaced.op_blockers.unblock(self.mirror)
         self.remove_nodes()
@@ -103,11 +104,14 @@ class MirrorJob(MirrorWork):
         machine.concerns_changed()
         for node in (source, target):
             await machine.graph.release(node)
-        if not done:
-            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        if error:
+            raise OSError(error, os.strerror(error))
 
-    async def _set_backing(self) -> bool:
-        """Give the target the backing file that it is to have; whether that has worked."""
+    async def _set_backing(self) -> int:
+        """Give the target the backing file that it is to have; 0, or an errno.
+
+        Without it the target is not what the source was: nobody is put on it.
+        """
         target = skip_filters(self.target)
         try:
             if self.mirror.backing_mode is BackingMode.SOURCE_CHAIN:
@@ -122,8 +126,9 @@ class MirrorJob(MirrorWork):
                 if isinstance(target, Qcow2Node) and target.cow is None:
                     await self.machine.graph.open_backing(target)
         except QmpError:
-            return False
-        return True
+            is_open = self.mirror.backing_mode is BackingMode.OPEN_CHAIN
+            return errno.EINVAL if is_open else errno.EPERM
+        return 0
 
     async def _pivot(self, source: BlockNode, target: BlockNode) -> bool:
         """Let whoever uses the source, or what is to be replaced, use the target."""
