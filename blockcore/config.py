@@ -11,6 +11,8 @@ job-error-check=        strict (the default) refuses a job's on-error=stop on a
 qemu=7.2|10.0           whose answers are given (10.0)
 seed=NUMBER             of the random numbers of rules with a rate
 name=TEXT               what query-name answers
+allow-backing=DIR[:DIR...]|none
+                        where what images name as backing files has to be
 ======================  =====================================================
 
 Nothing is opened here, and no path is looked at.  Messages are QEMU's where it
@@ -31,6 +33,7 @@ from blockcore.drive_config import (
     parse_drive,
 )
 from blockcore.keyval import opt_bool, opt_number, parse_keyval
+from blockcore.nodes.allowed_backing import ANY, AllowedBacking, parse_allowed
 from blockcore.nodes.options import (
     BlockdevOptions,
     BlockdevOptionsBlkdebug,
@@ -58,6 +61,7 @@ class Config:
     qemu: Release = LATEST
     seed: int | None = None
     name: str | None = None
+    allow_backing: AllowedBacking = ANY
 
 
 class ConfigParser:
@@ -74,6 +78,7 @@ class ConfigParser:
         self._blockdevs: list[BlockdevOptions] = []
         self._devices: list[tuple[str, DeviceConfig]] = []
         self._machine: dict[str, str] = {}
+        self._allow_backing = ANY
 
     def add(self, key: str, value: str) -> None:
         """Take a pair; QmpError if it is one of `qemu` with a wrong value."""
@@ -98,6 +103,11 @@ class ConfigParser:
                 check_socket_path(value)
                 self._machine[key] = value
             case "name":
+                self._machine[key] = value
+            case "allow-backing":
+                if key in self._machine:
+                    raise QmpError(f"Parameter '{key}' is given twice")
+                self._allow_backing = parse_allowed(value)
                 self._machine[key] = value
             case "prelaunch":
                 opt_bool(value, key)
@@ -135,6 +145,7 @@ class ConfigParser:
             job_error_check_modern=given.get("job-error-check") == "modern",
             seed=opt_number(given["seed"], "seed") if "seed" in given else None,
             name=given.get("name"),
+            allow_backing=self._allow_backing,
         )
 
     def _add_drive(self, text: str) -> None:

@@ -21,6 +21,7 @@ from blockcore.effects import Until
 from blockcore.events import Event, Reset, Shutdown
 from blockcore.faults import FaultRule
 from blockcore.keyval import well_formed_id
+from blockcore.nodes.allowed_backing import ANY, AllowedBacking
 from blockcore.nodes.graph import BlockGraph
 from blockcore.nodes.links import check
 from blockcore.nodes.node import BlockNode
@@ -47,7 +48,8 @@ class Machine:
     """The object that every command receives.
 
     `qemu` is the release whose answers are given.  `region` holds the big lock,
-    for threads that do not have it.  `warn` is for whoever runs the machine.
+    for threads that do not have it.  `allow_backing` limits what images may name
+    as their backing files.  `warn` is for whoever runs the machine.
     `spawn` starts a coroutine of the core that nobody waits for; it is set by
     whoever runs the machine.
     """
@@ -66,11 +68,13 @@ class Machine:
         job_error_check_modern: bool = False,
         qemu: Release = LATEST,
         warn: Callable[[str], None] = _unheard,
+        allow_backing: AllowedBacking = ANY,
     ) -> None:
         self.clock = clock
         self.random = random
         self.region = region
         self.warn = warn
+        self.allow_backing = allow_backing
         self.name = name
         self.job_error_check_modern = job_error_check_modern
         self.qemu = qemu

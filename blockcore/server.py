@@ -100,6 +100,7 @@ class Server:
             job_error_check_modern=config.job_error_check_modern,
             qemu=config.qemu,
             warn=_log.warning,
+            allow_backing=config.allow_backing,
         )
         self.machine.on_bug = self._bug
         assembly = Assembly(self.machine, config.devices)

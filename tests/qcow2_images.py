@@ -15,6 +15,7 @@ from blockcore.accounting import Slot
 from blockcore.bql import BigLock
 from blockcore.clock import Clock, SystemClock
 from blockcore.events import Event
+from blockcore.nodes.allowed_backing import ANY
 from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.file import FileNode
 from blockcore.nodes.node import BlockNode
@@ -30,6 +31,7 @@ class Around:
     def __init__(self) -> None:
         self.clock: Clock = SystemClock()
         self.qemu = LATEST
+        self.allow_backing = ANY
         self.events: list[Event] = []
         self.warnings: list[str] = []
         self.slots: list[Slot] = []

@@ -406,7 +406,7 @@ def test_a_server_that_says_nothing(
 )
 def test_serve_names_the_wrong_key(pair: str, reason: str, tmp_path: Path) -> None:
     result = subprocess.run(
-        [*FAULTLINE, "serve", "--nbd", "nbd", "blockdev=null-co,node-name=n", pair, "seed=1"],
+        [*FAULTLINE, "serve", "control=q", "blockdev=null-co,node-name=n", pair, "seed=1"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(TOP)},
         capture_output=True,

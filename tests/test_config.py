@@ -330,6 +330,14 @@ REFUSED_PAIRS: dict[str, tuple[list[tuple[str, str]], str]] = {
         "'tcp:localhost:4444,server=on' is an address, and this is the path of a Unix socket"
         " (for a file of that name, ./tcp:localhost:4444,server=on)",
     ),
+    "allow-backing": (
+        [("allow-backing", "/a:")],
+        "Parameter 'allow-backing' expects DIR[:DIR...] or 'none'",
+    ),
+    "allow-backing twice": (
+        [("allow-backing", "none"), ("allow-backing", "/")],
+        "Parameter 'allow-backing' is given twice",
+    ),
     "seed-negative": ([("seed", " -1")], "Parameter 'seed' expects a non-negative number"),
     "job-error-check": (
         [("job-error-check", "x")],

@@ -106,6 +106,7 @@ def serve(
       qemu=7.2                 answer as QEMU 7.2 does, not as 10.0
       seed=N                   for fault rules with a rate
       name=TEXT                what query-name answers
+      allow-backing=DIR        where backing files have to be that images name
 
     \b
     Examples:

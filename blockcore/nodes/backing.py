@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import re
 
+from blockcore.effects import LaneCall
+from blockcore.nodes.allowed_backing import AllowedBacking
+from blockcore.nodes.driver import OPENING
 from blockcore.nodes.file import FileNode
 from blockcore.nodes.flat_options import backing_options
 from blockcore.nodes.node import BlockNode
@@ -38,6 +41,22 @@ def backing_name(node: BlockNode, name: str) -> str:
     if below is None:
         raise QmpError(f"Cannot use relative backing file names for '{node.filename}'")
     return os.path.join(os.path.dirname(below.filename), name)
+
+
+async def named_file(
+    node: BlockNode, name: str, allowed: AllowedBacking, directory: str
+) -> str:
+    """The same; QmpError if an image may not name it.  Relative paths are below `directory`."""
+    name = backing_name(node, name)
+
+    def resolve(path: str) -> str:
+        return os.path.realpath(os.path.join(directory, path))
+
+    if allowed.directories is not None:
+        reason = await LaneCall(OPENING, allowed.refusal, name, resolve)
+        if reason is not None:
+            raise QmpError(f"Could not open backing file: {reason}")
+    return name
 
 
 def asked_backing(node: Qcow2Node) -> BlockdevRefOrNull | None:

@@ -18,6 +18,7 @@ from blockcore.accounting import Slot
 from blockcore.clock import Clock
 from blockcore.effects import Lane
 from blockcore.events import Event
+from blockcore.nodes.allowed_backing import AllowedBacking
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.options import BlockdevOptions
 from blockcore.qapi import BlockdevDetectZeroesOptions, QmpError
@@ -35,6 +36,7 @@ class Surroundings(Protocol):
 
     clock: Clock
     qemu: Release
+    allow_backing: AllowedBacking
 
     def region(self) -> AbstractContextManager[object]:
         """Hold the big lock: for threads that do not have it."""

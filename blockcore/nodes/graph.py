@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Set
 from dataclasses import replace
 from typing import Any
 
-from blockcore.nodes.backing import MAX_CHAIN, asked_backing, backing_name, backing_ref, name_counts
+from blockcore.nodes.backing import MAX_CHAIN, asked_backing, backing_ref, name_counts, named_file
 from blockcore.nodes.chain import is_overridden
 from blockcore.nodes.changing import Changing, reached
 from blockcore.nodes.driver import MAX_OPENINGS, NodeOptions, Surroundings
@@ -230,7 +230,7 @@ class BlockGraph:
         if asked == node.node_name:
             raise QmpError(f"Making '{asked}' a backing child of '{asked}' would create a cycle")
         if name and name_counts(asked):
-            name = backing_name(node, name)
+            name = await named_file(node, name, self._around.allow_backing, self.directory)
             own = replace(self.shown(node), backing=None)  # type: ignore[call-arg]
             chain = (*chain, filename(own, self._definition))
             if name in chain or len(chain) > MAX_CHAIN:
