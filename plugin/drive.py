@@ -125,10 +125,11 @@ def get_ready() -> None:
 
 
 def after_fork() -> None:
+    server.after_fork(nbdkit.shutdown, _wait_for_shutdown)
     # The assertion that is outlived is gone in 1.34, which also brought this call to Python.
+    # Last: faulthandler, which has been enabled, would dump the stacks first.
     if not hasattr(nbdkit, "disconnect"):
         survive.install(server.worker_lost)
-    server.after_fork(nbdkit.shutdown, _wait_for_shutdown)
 
 
 def cleanup() -> None:

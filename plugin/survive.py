@@ -29,6 +29,7 @@ OWNER_OFFSET = 8
 _Handler = ctypes.CFUNCTYPE(None, ctypes.c_int)
 _libc = ctypes.CDLL(None)
 _libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+_libc.signal.restype = ctypes.c_void_p
 _libc.pthread_mutex_unlock.argtypes = [ctypes.c_void_p]
 _libc.pthread_exit.argtypes = [ctypes.c_void_p]
 
@@ -58,13 +59,15 @@ def _awaited_mutexes_of(tid: int) -> Iterator[int]:
 def install(on_abort: Callable[[], None]) -> None:
     """From now on a worker that fails between two requests ends alone.
 
-    `on_abort` is called first, on that worker.
+    `on_abort` is called first, on that worker.  Any other abort is for the
+    handler that was there before.
     """
 
     def aborted(_signal: int) -> None:
         in_python = sys._getframe().f_back is not None
         if in_python or threading.get_native_id() == os.getpid():
-            _libc.signal(SIGABRT, None)
+            _libc.signal(SIGABRT, before)
+            getattr(_libc, "raise")(SIGABRT)
             return
         on_abort()
         for mutex in set(_awaited_mutexes_of(threading.get_native_id())):
@@ -72,4 +75,4 @@ def install(on_abort: Callable[[], None]) -> None:
         _libc.pthread_exit(None)
 
     _handlers.append(_Handler(aborted))
-    _libc.signal(SIGABRT, ctypes.cast(_handlers[-1], ctypes.c_void_p))
+    before = _libc.signal(SIGABRT, ctypes.cast(_handlers[-1], ctypes.c_void_p))
