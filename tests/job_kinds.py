@@ -56,7 +56,8 @@ class Kind:
     """A kind of job: its command, and what it does to the images.
 
     `on_chain`: its drive is the chain, whose base has `base_size` bytes;
-    `to_image`: its target is one.  `sync` is what it copies.  If it can
+    `to_image`: its target is one, with `over` the name of a backing file that
+    is not opened.  `sync` is what it copies.  If it can
     succeed, the images named in `rebased` have another backing file then, or
     none; `pivots`: the drive has another root.  `vague`: zeroes of the source
     are holes of which nobody knows anything.  `together`: small parts are copied
@@ -68,6 +69,7 @@ class Kind:
     on_chain: bool = False
     base_size: int = SIZE
     to_image: bool = False
+    over: str | None = None
     vague: bool = False
     policies: tuple[str, ...] = ("on-source-error", "on-target-error")
     rebased: tuple[tuple[str, str | None], ...] = ()
@@ -107,6 +109,7 @@ def _commit(**more: Any) -> Kind:
 def _mirror(
     on_chain: bool = False,
     to_image: bool = False,
+    over: str | None = None,
     vague: bool = False,
     together: bool = False,
     **more: Any,
@@ -119,7 +122,8 @@ def _mirror(
         "blockdev-mirror",
         arguments,
         on_chain=on_chain,
-        to_image=to_image,
+        to_image=to_image or over is not None,
+        over=over,
         vague=vague,
         together=together,
         pivots=pivots,
@@ -153,6 +157,12 @@ KINDS: dict[str, Kind] = {
     "mirror of a chain to an image": _mirror(on_chain=True, to_image=True),
     "write-blocking mirror": _mirror(copy_mode="write-blocking"),
     "write-blocking mirror of a chain": _mirror(on_chain=True, copy_mode="write-blocking"),
+    "mirror top to an overlay": _mirror(
+        on_chain=True, over="/mid", sync="top", granularity=4 * KIB
+    ),
+    "write-blocking mirror top to an overlay": _mirror(
+        on_chain=True, over="/mid", sync="top", copy_mode="write-blocking"
+    ),
     "backup full": _backup("full"),
     "backup of a chain to an image": _backup("full", on_chain=True, to_image=True),
     "backup top": _backup("top", on_chain=True),

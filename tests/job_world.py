@@ -178,7 +178,7 @@ class JobWorld:
         if not self.kind.arguments.get("target"):
             return self.nodes["base"]
         if self.kind.to_image:
-            return self._image("dst", image(frozenset(), 0, None))
+            return self._image("dst", image(frozenset(), 0, self.kind.over))
         return self._flat("dst", bytes([FILLER]) * SIZE)
 
     async def _make_bitmap(self) -> None:
@@ -475,6 +475,7 @@ class JobWorld:
             part = slice(at, at + BLOCK)
             asked = self.kind.pivots or at // CLUSTER in self.to_copy
             asked |= source[part] != self.point[part]
+            asked |= self.kind.over is not None and self._is_in_target(at)
             same = target[part] == source[part]
             self.require(same or not asked, f"the mirror has converged at {at:#x}")
 
@@ -506,6 +507,13 @@ class JobWorld:
 
     def _is_in_source(self, offset: int) -> bool:
         allocated: bool = perform(self.source.is_allocated(offset, CLUSTER))[0]
+        return allocated
+
+    def _is_in_target(self, offset: int) -> bool:
+        """Whether the target does not get it from below, once it can."""
+        self._peeking = True
+        allocated: bool = perform(self.target.is_allocated(offset, BLOCK))[0]
+        self._peeking = False
         return allocated
 
     def succeeded(self) -> bool:

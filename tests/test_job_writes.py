@@ -124,6 +124,7 @@ def mirrored(
     top.below, top.marks, top._unmarked = source, bitmap, []  # type: ignore[assignment]
     copier: Any = Host()
     copier.bitmap, copier.target, copier.ops = bitmap, target, OpsInFlight(SIZE)
+    copier.widened = lambda offset, end: (offset, end)
     missed: list[str] = []
     top.job = ActiveWrites(
         copier, Progress(), wanted, lambda exc: None, lambda: missed.append("missed")

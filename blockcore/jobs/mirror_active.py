@@ -14,9 +14,9 @@ from blockcore.nodes.mirror_top import ToTarget
 class ActiveWrites:
     """What mirror_top is given as its job, once the copying has begun.
 
-    `wanted` says whether writes are to be copied, `failed` is told of errors
-    of the target: no guest's request fails for that.  `missed` is told of
-    writes that were not copied.
+    `wanted` says whether writes are to be copied, `failed` is told of errors:
+    no guest's request fails for that.  `missed` is told of writes that were
+    not copied.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class ActiveWrites:
     @asynccontextmanager
     async def write(self, offset: int, length: int) -> AsyncIterator[None]:
         """From before the source is written until the target is."""
-        op = Op(offset, offset + length)
+        op = Op(*self._copier.widened(offset, offset + length))
         await self._copier.ops.alone(op)
         self._copier.ops.active.append(op)
         try:
@@ -65,8 +65,12 @@ class ActiveWrites:
             bitmap.reset(first, last - first)
         self._progress.increase_remaining(nbytes)
         self.bytes_in_flight += nbytes
+        start, stop = self._copier.widened(offset, end)
         try:
-            await do(self._copier.target, offset, nbytes)
+            if (start, stop) == (offset, end):
+                await do(self._copier.target, offset, nbytes)
+            else:
+                await self._copier.copy_clusters(start, stop - start)
         except OSError as exc:
             bitmap.set(offset, nbytes)
             self._failed(exc)

@@ -65,7 +65,8 @@ class Copier:
         granularity = bitmap.granularity
         self._buf_size = -(-buf_size // granularity) * granularity
         self._cow = self._cow_bitmap()
-        if self._cow is not None:
+        self._aligns = self._cow is not None and granularity < self._cluster
+        if self._aligns:
             self._buf_size = max(self._buf_size, self._cluster)
         self._max_io = max(self._buf_size // MAX_IN_FLIGHT, MAX_IO_BYTES)
         self._data = DataCopier(host, source, target, self._max_io)
@@ -74,15 +75,16 @@ class Copier:
         """Which parts the target has, if it cannot fill its clusters from below yet.
 
         It has the name of a backing file, which is opened in the end; until
-        then whole clusters have to be copied.
+        then whole clusters have to be copied, also for a guest's small write,
+        around which QEMU leaves zeroes.
         """
         image = skip_filters(self.target)
         self._cluster = image.cluster_size or 1
         if not isinstance(image, Qcow2Node) or not image.header.backing_file:
             return None
-        if image.cow is not None or self.bitmap.granularity >= self._cluster:
+        if image.cow is not None:
             return None
-        return DirtyBitmap(self.bitmap.size, self.bitmap.granularity)
+        return DirtyBitmap(self.bitmap.size, min(self.bitmap.granularity, self._cluster))
 
     def is_full(self) -> bool:
         """Whether nothing can be begun before something has ended."""
@@ -137,7 +139,7 @@ class Copier:
 
     def _horizon(self, rest: Op) -> int:
         """How much to know of what there is: more than the area, if it is small and unseen."""
-        if rest.nbytes < self._max_io and self._cow is None:
+        if rest.nbytes < self._max_io and not self._aligns:
             if self._data.is_unseen(rest.offset, rest.nbytes):
                 return min(MAX_ZERO_BYTES, self.bitmap.size - rest.offset)
         return rest.nbytes
@@ -225,6 +227,8 @@ class Copier:
         try:
             done, error = await self._data.copy_all(parts)
             self._copied(sum(length for _, length in parts[:done]))
+            for part in parts[:done]:
+                self._has(*part)
             if error is not None:
                 for part in parts[done + 1 :]:
                     self.bitmap.set(*part)
@@ -239,9 +243,27 @@ class Copier:
         return not nbytes or not self._buffered or self._buffered + nbytes <= self._buf_size
 
     def _align_to_clusters(self, op: Op) -> None:
-        if self._cow is not None and self._cow.next_clean(op.offset, op.end) is not None:
-            op.offset -= op.offset % self._cluster
-            op.end = min(op.end + -op.end % self._cluster, self.bitmap.size)
+        if self._aligns:
+            op.offset, op.end = self.widened(op.offset, op.end)
+
+    def widened(self, offset: int, end: int) -> tuple[int, int]:
+        """The range, or all of its clusters if the target cannot fill one that is not all in it."""
+        cow, cluster = self._cow, self._cluster
+        if cow is None:
+            return offset, end
+        start, stop = offset - offset % cluster, min(end + -end % cluster, self.bitmap.size)
+        if (start, stop) == (offset, end) or cow.next_clean(offset, end) is None:
+            return offset, end
+        return start, stop
+
+    async def copy_clusters(self, offset: int, length: int) -> None:
+        """Copy clusters that were not there, with what somebody has just written to the source."""
+        await self._data.copy(offset, length)
+        self._has(offset, length)
+
+    def _has(self, offset: int, length: int) -> None:
+        if self._cow is not None:
+            self._cow.set(offset, length)
 
     def zero(self, offset: int, length: int) -> None:
         """Begin to make a range of the target zero; no progress is told of it."""
@@ -263,8 +285,7 @@ class Copier:
         else:
             if counts:
                 self._copied(op.nbytes)
-            if self._cow is not None:
-                self._cow.set(op.offset, op.nbytes)
+            self._has(op.offset, op.nbytes)
         finally:
             self.ops.own.remove(op)
             self.bytes_in_flight -= op.nbytes

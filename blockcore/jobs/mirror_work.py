@@ -18,6 +18,7 @@ from blockcore.jobs.mirror_init import find_out_what_to_copy
 from blockcore.jobs.mirror_options import MirrorOptions
 from blockcore.jobs.rules import JobOptions
 from blockcore.machine import Machine
+from blockcore.nodes.copy_data import SourceError
 from blockcore.nodes.mirror_top import MirrorTopNode
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import Perm
@@ -131,7 +132,7 @@ class MirrorWork(BlockJob):
                 self.copier,
                 self.progress,
                 self._copies_writes,
-                lambda exc: self._failed(IoOperationType.WRITE, exc),
+                self._write_failed,
                 lambda: self._synced(False),
             )
             await self._mirror()
@@ -233,6 +234,11 @@ class MirrorWork(BlockJob):
             self._failed(IoOperationType.WRITE, exc)
             return False
         return True
+
+    def _write_failed(self, exc: OSError) -> None:
+        """A guest's write could not be copied; with the clusters around it it is read first."""
+        reading = isinstance(exc, SourceError)
+        self._failed(IoOperationType.READ if reading else IoOperationType.WRITE, exc)
 
     def _failed(self, operation: IoOperationType, exc: OSError) -> None:
         """Apply the policy of the side that has failed."""
