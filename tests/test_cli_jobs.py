@@ -47,7 +47,7 @@ def qmp(machine: Live) -> Iterator[Qmp]:
 
 def stream(qmp: Qmp, **more: Any) -> None:
     """Start job j, and let it copy half of the disk; its speed limit lets it get no further."""
-    qmp("block-stream", device="vda", job_id="j", **{"speed": 1, **more})
+    qmp("block-stream", device="vda", **{"job_id": "j", "speed": 1, **more})
     qmp.wait_for(lambda: qmp("query-jobs")[0]["current-progress"] == HALF)
 
 
@@ -273,8 +273,56 @@ def test_a_bar_on_a_terminal(qmp: Qmp) -> None:
     frames = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", frame).strip() for frame in seen.split("\r")]
     frames = [frame for frame in frames if frame]
     assert status == 0
-    assert re.fullmatch(rf"j running   ━+[╸╺ ━]+{AT_HALF}", frames[0])
-    assert re.fullmatch(r"j completed ━+ *100.0% of 1.0 MiB", frames[-1])
+    assert re.fullmatch(rf"j running    ━+[╸╺ ━]+{AT_HALF}", frames[0])
+    assert re.fullmatch(r"j completed  ━+ *100.0% of 1.0 MiB", frames[-1])
+
+
+def test_a_long_id_beside_the_bar(qmp: Qmp) -> None:
+    """Nothing else becomes shorter, and an interrupt does not leave the bar twice."""
+    name = "a" * 20 + "b" * 20
+    stream(qmp, job_id=name)
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        process = subprocess.Popen(
+            [*FAULTLINE, "job", "wait", name],
+            cwd=TREE,
+            env=os.environ | {"TERM": "xterm", "COLUMNS": "80"},
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        seen = b""
+        while AT_HALF.encode() not in seen:
+            seen += terminal.read(4096)
+        # Where ^C would begin a line of its own, the bar would be drawn below itself.
+        frame = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", seen).decode().split("\r")[-1]
+        assert re.match(rf"a{{6}}…b{{6}} running    [━╸╺ ]+{AT_HALF}", frame)
+        assert len(frame.rstrip("\n")) <= 80 - len("^C")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(TIMEOUT_S) == 130
+
+
+def test_a_cancelled_job_that_cannot_end(
+    tmp_path: Path, qmp: Qmp, capsys: Captured
+) -> None:
+    """It is not just running; what it waits for may never come."""
+    (tmp_path / "server").mkdir()
+    with Live(tmp_path / "server", "drive=id=s,driver=null-co,size=1M") as server:
+        with server.qmp() as theirs:
+            target = {"driver": "nbd", "export": "s", "node-name": "t"}
+            target["server"] = {"type": "unix", "path": server.nbd_socket}
+            qmp.execute("blockdev-add", target)
+            theirs("stop")
+            qmp("blockdev-backup", device="vda", job_id="j", target="t", sync="full")
+            theirs.wait_for(lambda: theirs("x-query-requests"))
+            assert "x-cancelled" not in qmp("query-jobs")[0]
+            assert main(["job", "cancel", "j"]) == 0
+            capsys.readouterr()
+            assert qmp("query-jobs")[0]["x-cancelled"] is True
+            assert main(["jobs"]) == 0
+            assert capsys.readouterr().out.splitlines()[1].split()[2] == "cancelling"
+            theirs("cont")
+            assert main(["job", "wait", "j"]) == 1
 
 
 def test_lines_on_a_terminal_that_cannot_draw(qmp: Qmp) -> None:

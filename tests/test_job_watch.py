@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from blockcore.cli.job_list import Job, duration, merge, progress, size, table
+from blockcore.cli.job_list import Job, duration, merge, progress, shortened, size, table
 from blockcore.cli.job_screen import BarScreen, LineScreen, describe
 from blockcore.cli.job_watch import Ending, JobWatch, Need, Rate
 from blockcore.cli.jobs import outcome
@@ -249,6 +249,31 @@ def test_table() -> None:
     ]
 
 
+def test_table_for_a_narrow_screen() -> None:
+    """A line that wraps is under no heading."""
+    named = {"id": "a-job-with-a-name-of-forty-characters-xx", "error": "Input/output error"}
+    jobs = [Job.of(info("running", HALF)), Job.of(info("running", HALF) | named)]
+    whole = table(jobs)
+    width = max(map(len, whole))
+    assert table(jobs, width) == whole
+    assert table(jobs, width - 1) == [
+        "TYPE    STATUS   PROGRESS          SPEED  IO-STATUS",
+        "j",
+        "stream  running  50.0% of 1.0 MiB  -      -",
+        "a-job-with-a-name-of-forty-characters-xx",
+        "stream  running  50.0% of 1.0 MiB  -      -",
+        "  Input/output error",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "short"),
+    [("abcdef", 6, "abcdef"), ("abcdef", 5, "ab…ef"), ("abcdefg", 4, "ab…g"), ("", 3, "")],
+)
+def test_shortened(text: str, width: int, short: str) -> None:
+    assert shortened(text, width) == short
+
+
 def test_lines(capsys: pytest.CaptureFixture[str]) -> None:
     tenth, screen = MIB // 10 + 1, LineScreen()
     for status, current in (
@@ -290,11 +315,12 @@ def drawn(job: dict[str, Any], ending: Ending | None = None) -> str:
 
 def test_bar() -> None:
     half = drawn(info("running", HALF))
-    assert half.startswith("j running   ━")
+    assert half.startswith("j running    ━")
     assert half.endswith(" 50.0% of 1.0 MiB   64.0 KiB/s    0:08 left")
-    assert len(half) == 80
+    # Room for the ^C of an interrupt is left.
+    assert len(half) == 77
     paused = drawn(info("paused", HALF))
-    assert (paused.startswith("j paused    ━"), len(paused)) == (True, 80 - 26)
+    assert (paused.startswith("j paused     ━"), len(paused)) == (True, 77 - 26)
     # A job of nothing is whole in the end.
     nothing = drawn(info() | {"total-progress": 0}, Ending("completed"))
-    assert nothing.count("━") == drawn(info(current=MIB), Ending("completed")).count("━") > 20
+    assert nothing.count("━") == drawn(info(current=MIB), Ending("completed")).count("━") > 15

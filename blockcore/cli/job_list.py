@@ -35,6 +35,12 @@ class Job:
     io_status: str | None = None
     auto_finalize: bool | None = None
     error: str | None = None
+    cancelled: bool = False
+
+    @property
+    def shown_status(self) -> str:
+        """What it is for somebody who looks: QEMU's word, unless it only waits to be over."""
+        return "cancelling" if self.cancelled else self.status
 
     @property
     def stopped(self) -> bool:
@@ -54,6 +60,7 @@ class Job:
             io_status=members.get("io-status"),
             auto_finalize=members.get("auto-finalize"),
             error=members.get("error"),
+            cancelled=members.get("x-cancelled", False),
         )
 
 
@@ -80,13 +87,17 @@ def merge(
     return merged
 
 
-def table(jobs: Sequence[Job]) -> list[str]:
-    """Lines: a heading, and one for each job."""
+def table(jobs: Sequence[Job], width: int | None = None) -> list[str]:
+    """Lines: a heading, and one for each job.
+
+    Where that is wider than `width`, ids and errors have lines of their own, so
+    that the columns between them stay under each other.
+    """
     rows = [COLUMNS] + [
         (
             job.id,
             job.type,
-            job.status,
+            job.shown_status,
             progress(job) or "-",
             "-" if job.speed is None else limit(job.speed),
             job.io_status or "-",
@@ -94,11 +105,30 @@ def table(jobs: Sequence[Job]) -> list[str]:
         )
         for job in jobs
     ]
+    lines = _aligned(rows)
+    if width is None or max(map(len, lines)) <= width:
+        return lines
+    heading, *between = _aligned([row[1:-1] for row in rows])
+    lines = [heading]
+    for job, line in zip(jobs, between, strict=True):
+        lines += [job.id, line, *([] if job.error is None else [f"  {job.error}"])]
+    return lines
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+
+
+def shortened(text: str, width: int) -> str:
+    """Text without its middle, if it is longer than that; both ends tell names apart."""
+    if len(text) <= width:
+        return text
+    head = width // 2
+    return f"{text[:head]}…{text[len(text) - (width - head - 1):]}"
 
 
 def progress(job: Job) -> str:

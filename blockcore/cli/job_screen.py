@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Protocol, Self
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, Task, TextColumn
 from rich.progress_bar import ProgressBar
 
-from blockcore.cli.job_list import Job, duration, progress, size
+from blockcore.cli.job_list import Job, duration, progress, shortened, size
 from blockcore.cli.job_watch import Ending, Rate
 
 STYLES = {
@@ -20,10 +21,18 @@ STYLES = {
     "ready": "green",
     "completed": "green",
     "aborting": "red",
+    "cancelling": "red",
     "failed": "red",
     "cancelled": "red",
 }
 """Colours of what a job is, and of how it ended; what it is while it waits is yellow."""
+
+
+BAR_MIN = 8
+ID_MIN = 8
+
+OTHER_COLUMNS = sum((1 + 10, 1 + BAR_MIN, 1 + 17, 1 + 12, 1 + 12, len("^C") + 1))
+"""Of a line: status, bar, progress, speed, and time, with blanks between; and what is left free."""
 
 
 class Screen(Protocol):
@@ -74,7 +83,7 @@ class LineScreen:
         pass
 
     def show(self, job: Job, rate: Rate) -> None:
-        shown = job.status, job.current * 10 // job.total if job.total else 0
+        shown = job.shown_status, job.current * 10 // job.total if job.total else 0
         if shown != self._shown:
             self._shown = shown
             self.say(describe(job, rate))
@@ -89,7 +98,7 @@ class LineScreen:
 
 def describe(job: Job, rate: Rate | None, status: str | None = None) -> str:
     """``j: running, 37.5% of 1.0 GiB, 10.0 MiB/s, 1:04 left``, as far as that is known."""
-    words = [status or job.status, progress(job)]
+    words = [status or job.shown_status, progress(job)]
     if rate is not None:
         words += speed(job, rate), left(job, rate)
     return f"{job.id}: {', '.join(filter(None, words))}"
@@ -114,9 +123,10 @@ class BarScreen:
     interval_s = 0.25
 
     def __init__(self, console: Console) -> None:
+        self._id_width = max(console.width - OTHER_COLUMNS, ID_MIN)
         # Texts keep their width, so that the bar between them does.
-        self._progress = Progress(
-            TextColumn("{task.description} [{task.fields[style]}]{task.fields[status]:<9}"),
+        self._progress = Drawing(
+            TextColumn("{task.description} [{task.fields[style]}]{task.fields[status]:<10}"),
             StatusBar(bar_width=None),
             TextColumn("{task.fields[progress]:>17}"),
             TextColumn("{task.fields[speed]:>12}"),
@@ -137,8 +147,8 @@ class BarScreen:
         self._progress.stop()
 
     def show(self, job: Job, rate: Rate) -> None:
-        style = "red" if job.stopped else STYLES.get(job.status, "yellow")
-        self._draw(job, job.status, style, speed(job, rate), left(job, rate))
+        style = "red" if job.stopped else STYLES.get(job.shown_status, "yellow")
+        self._draw(job, job.shown_status, style, speed(job, rate), left(job, rate))
 
     def say(self, line: str) -> None:
         self._progress.console.print(line, markup=False, soft_wrap=True)
@@ -152,7 +162,7 @@ class BarScreen:
         whole = job.total or 1
         self._progress.update(
             self._task,
-            description=escape(job.id),
+            description=escape(shortened(job.id, self._id_width)),
             total=whole,
             completed=whole if status == "completed" else job.current,
             visible=True,
@@ -163,6 +173,20 @@ class BarScreen:
             left=left,
         )
         self._progress.refresh()
+
+
+class Drawing(Progress):
+    """Leaves room for the ^C of an interrupt.
+
+    Where that begins a line of its own, the last drawing is put below the one
+    before instead of over it.
+    """
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        if self.tasks:
+            table = self.make_tasks_table(self.tasks)
+            table.width = self.console.width - len("^C") - 1
+            yield table
 
 
 class StatusBar(BarColumn):

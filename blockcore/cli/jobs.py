@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import sys
 from collections.abc import Mapping
 
 import click
@@ -49,7 +51,9 @@ def jobs(path: str | None, as_json: bool) -> None:
     elif not found:
         click.echo("There are no jobs.")
     else:
-        click.echo("\n".join(table([Job.of(job) for job in found])))
+        # What follows in a pipe takes lines of any length.
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        click.echo("\n".join(table([Job.of(job) for job in found], width)))
 
 
 @click.group(no_args_is_help=True, context_settings=SETTINGS)

@@ -13,6 +13,13 @@ from blockcore.qmp.schema import CommandTable, FlatUnion
 
 table = CommandTable()
 
+_AT_WORK = frozenset(
+    {
+        *(JobStatus.CREATED, JobStatus.RUNNING, JobStatus.PAUSED),
+        *(JobStatus.READY, JobStatus.STANDBY),
+    }
+)
+
 LAST_STEPS_NS = 1_000_000_000
 """What the last steps of a job may take before they are seen."""
 
@@ -55,7 +62,11 @@ BLOCK_JOB_INFO = FlatUnion(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobInfo:
-    """QAPI's JobInfo; progress in bytes, as far as it is known."""
+    """QAPI's JobInfo; progress in bytes, as far as it is known.
+
+    `x-cancelled` is there, and true, while a cancelled job has not come to its
+    end: it may wait for ever for a server that does not answer.
+    """
 
     answer: ClassVar[bool] = True
     id: str
@@ -64,6 +75,7 @@ class JobInfo:
     current_progress: int
     total_progress: int
     error: str | None = None
+    x_cancelled: bool | None = None
 
 
 @table.command("query-block-jobs")
@@ -108,6 +120,7 @@ async def query_jobs(machine: Machine) -> list[JobInfo]:
             current_progress=job.progress.current,
             total_progress=job.progress.total,
             error=job.error_text,
+            x_cancelled=(job.is_cancelled and job.status in _AT_WORK) or None,
         )
         for job in machine.jobs
     ]
