@@ -57,12 +57,12 @@ class MainLoop:
         self._connections: set[Client] = set()
         self._unlogged: deque[dict[str, Any]] = deque()
         self._flush_scheduled = False
-        self._path_inode = _inode(listener)
+        self._failure: BaseException | None = None
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, name="main loop")
 
     def start(self) -> None:
-        """Start the thread; returns when clients are accepted."""
+        """Start the thread; returns when clients are accepted, or raises what prevents that."""
         self._pools = {
             GENERAL: ThreadPool(GENERAL.name, GENERAL.threads),
             COPYING: ThreadPool(COPYING.name, COPY_THREADS),
@@ -72,6 +72,8 @@ class MainLoop:
         self._machine.spawn = self._spawn
         self._thread.start()
         self._started.wait()
+        if self._failure is not None:
+            raise self._failure
         with self._lock.region():
             self._machine.listeners.append(self._event)
             stopping = self._machine.stopping
@@ -79,23 +81,13 @@ class MainLoop:
                 self._spawn(coro)
 
     def stop(self) -> None:
-        """Say good-bye to all clients, remove the socket, end the thread."""
+        """Say good-bye to all clients, end the thread."""
         with contextlib.suppress(RuntimeError):
             self._asyncio.call_soon_threadsafe(self._finish)
         self._thread.join()
         for pool in self._pools.values():
             pool.close()
         self._lanes.close()
-        self.unlink()
-
-    def unlink(self) -> None:
-        """Remove the control socket's file, if it is still ours."""
-        if self._listener is None:
-            return
-        path = self._path_inode[0]
-        with contextlib.suppress(OSError):
-            if os.stat(path).st_ino == self._path_inode[1]:
-                os.unlink(path)
 
     def submit(self, work: Callable[[], None], lane: Lane) -> None:
         pool = self._pools.get(lane)
@@ -117,7 +109,13 @@ class MainLoop:
             self._asyncio.call_soon_threadsafe(arm)
 
     def _run(self) -> None:
-        asyncio.run(self._main())
+        try:
+            asyncio.run(self._main())
+        except BaseException as exc:
+            if self._started.is_set():
+                raise
+            self._failure = exc
+            self._started.set()
 
     async def _main(self) -> None:
         self._asyncio = asyncio.get_running_loop()
@@ -203,10 +201,3 @@ class MainLoop:
         if routine.error is not None and not self._lock.closing:
             error = routine.error
             self._lock.defer(lambda: _log.critical("main loop failed", exc_info=error))
-
-
-def _inode(listener: socket.socket | None) -> tuple[str, int]:
-    if listener is None:
-        return "", 0
-    path = listener.getsockname()
-    return path, os.stat(path).st_ino

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping
 from urllib.parse import quote
@@ -11,7 +10,7 @@ from blockcore.socket_file import admit
 
 
 class NbdAddress:
-    """A Unix socket, whose file is ours to remove at the end, or a TCP port."""
+    """A Unix socket, or a TCP port."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._path = environ.get("FAULTLINE_NBD_SOCKET")
@@ -38,9 +37,3 @@ class NbdAddress:
         if self._path is not None and self._mode is not None:
             os.umask(0o022)
             admit(self._path, self._mode, self._group)
-
-    def remove(self) -> None:
-        """Remove the file of the socket."""
-        if self._path is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(self._path)

@@ -233,3 +233,22 @@ def perform(call: Call) -> tuple[Any, BaseException | None]:
         return call.fn(*call.args), None
     except BaseException as exc:  # thrown into the coroutine, which knows what it means
         return None, exc
+
+
+def run_alone(coro: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine of the core where there is nobody else who could end a wait of it.
+
+    What would have to wait fails with ESHUTDOWN.
+    """
+    value: Any = None
+    error: BaseException | None = None
+    while True:
+        try:
+            effect = coro.send(value) if error is None else coro.throw(error)
+        except StopIteration as stop:
+            return stop.value
+        value, error = True, None
+        if isinstance(effect, Call):
+            value, error = perform(effect)
+        elif not effect.condition():
+            error = OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))

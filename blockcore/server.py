@@ -12,12 +12,9 @@ import errno
 import json
 import os
 import random
-import shutil
 import socket
 import sys
 import threading
-import time
-import traceback
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -31,24 +28,17 @@ from blockcore.clock import SystemClock
 from blockcore.config import ConfigParser
 from blockcore.connection import Connection
 from blockcore.control import bind_control_socket
-from blockcore.effects import Call
+from blockcore.ending import Ending
 from blockcore.loop import MainLoop
-from blockcore.machine import CANCEL_NS, Machine
+from blockcore.machine import Machine
 from blockcore.nbd_address import NbdAddress
-from blockcore.qapi import QmpError, ShutdownCause
-from blockcore.routine import perform
+from blockcore.qapi import QmpError
+from blockcore.routine import run_alone
+from blockcore.start import Start, require_descriptors
 from blockcore.stderr import Stderr
 
-GRACE_S = 1.0
-"""For requests that are at a disk when the process is told to end."""
-
-REPLY_S = 0.1
-"""For the replies to the last requests to leave before connections are cut."""
-
-FORCE_S = 0.5
-"""For everything else, before the process ends by force."""
-
-POLL_S = 0.005
+READY_S = 1.0
+"""For the ready line to be written, before whoever does not read it is left behind."""
 
 _log = structlog.get_logger()
 
@@ -56,9 +46,12 @@ _log = structlog.get_logger()
 class Server:
     """One per process; see the module's docstring for the order of calls."""
 
-    def __init__(self, environ: Mapping[str, str], directory: str) -> None:
+    def __init__(
+        self, environ: Mapping[str, str], directory: str, start: Start | None = None
+    ) -> None:
         self._environ = environ
         self._nbd = NbdAddress(environ)
+        self._start = start or Start(environ)
         self._directory = directory
         self._serving = "FAULTLINE_SERVE" in environ
         # nbdkit points stdout at /dev/null before it serves.
@@ -68,7 +61,7 @@ class Server:
         self._control: str | None = None
         self._listener: socket.socket | None = None
         self.lock = BigLock(SystemClock())
-        self._answered = threading.Event()
+        self._stderr: Stderr | None = None
         log.configure(environ.get("FAULTLINE_LOG"))
 
     def config(self, key: str, value: str) -> None:
@@ -111,6 +104,9 @@ class Server:
             self._control = os.path.join(self._directory, config.control)
             with self._reported(f"control={config.control}"):
                 self._listener = bind_control_socket(self._control)
+                self._start.leftovers.add_socket(self._control)
+        with self._reported("cannot serve"):
+            require_descriptors()
         self._nbd.withhold()
 
     def _add(
@@ -118,49 +114,81 @@ class Server:
     ) -> None:
         for thing, text in zip(things, self._given.get(key, ()), strict=True):
             with self._reported(f"{key}={text}"):
-                _run_alone(add(thing))
+                run_alone(add(thing))
 
-    def after_fork(
-        self, shutdown: Callable[[], None], wait_for_shutdown: Callable[[], None]
-    ) -> None:
-        """Start the threads; the NBD socket listens by now.
-
-        `shutdown` tells nbdkit to end; `wait_for_shutdown` returns when it has
-        been told, by whomever.
-        """
+    def after_fork(self, shutdown: Callable[[], None]) -> None:
+        """Start the threads; the NBD socket listens by now.  `shutdown` tells nbdkit to end."""
+        self._start.forked()
         try:
+            self._serve(shutdown)
+        except BaseException:
+            if self._stderr is not None:
+                self._stderr.close()
+            if self._serving:
+                os._exit(1)  # there are threads that nbdkit's way out does not know
+            raise
+
+    def _serve(self, shutdown: Callable[[], None]) -> None:
+        with self._reported("the NBD socket"):
             self._nbd.open()
-        except OSError as exc:
-            with self._reported("the NBD socket"):
-                raise QmpError(str(exc.strerror)) from None
-        self._stderr = Stderr(log.line_about_lost)
-        self._loop = MainLoop(self.machine, self.lock, self._listener, shutdown)
-        self._loop.start()
-        self._watcher = threading.Thread(
-            target=self._watch, args=(wait_for_shutdown,), name="shutdown watcher"
-        )
-        self._watcher.start()
-        if not self.machine.backends:
-            _log.warning("there is no drive to serve: nodes get one by device=")
-        _log.info("serving", drives=[blk.export for blk in self.machine.backends], seed=self.seed)
+        with self._reported("cannot serve"):
+            self._stderr = Stderr(log.line_about_lost)
+            self._ending = Ending(self.machine, self.lock, shutdown, self._leave)
+            self._loop = MainLoop(self.machine, self.lock, self._listener, self._quit)
+            self._loop.start()
+            self._ending.start(self._loop)
+            self._start.serves(self._ending.begin)
+            if not self.machine.backends:
+                _log.warning("there is no drive to serve: nodes get one by device=")
+            _log.info(
+                "serving", drives=[blk.export for blk in self.machine.backends], seed=self.seed
+            )
         if self._serving:
-            os.write(self._stdout, json.dumps(self._ready_line()).encode() + b"\n")
-            os.close(self._stdout)
+            with self._reported("the ready line, on stdout"):
+                self._say_ready()
+
+    def _quit(self) -> None:
+        self._ending.begin(reason="quit")
+
+    def _say_ready(self) -> None:
+        """Write the ready line; OSError if that cannot be.
+
+        If nobody reads it, a thread is left with it.
+        """
+        line = json.dumps(self._ready_line()).encode() + b"\n"
+        errors: list[OSError] = []
+
+        def write() -> None:
+            try:
+                with open(self._stdout, "wb") as stdout:
+                    stdout.write(line)
+            except OSError as exc:
+                errors.append(exc)
+
+        writer = threading.Thread(target=write, name="ready line", daemon=True)
+        writer.start()
+        writer.join(READY_S)
+        if errors:
+            raise errors[0]
+
+    def is_ending(self) -> bool:
+        """Whether the end has begun, by which all that waits is let go."""
+        return self._ending.has_begun()
 
     def cleanup(self) -> None:
         """nbdkit has answered its last request."""
-        self._answered.set()
-        self._watcher.join()
-        self._loop.stop()
-        _run_alone(self.machine.close())
-        self._remove_files()
-        self._stderr.close()
+        self._ending.finish()
+
+    def _leave(self) -> None:
+        self._start.leftovers.remove()
+        if self._stderr is not None:
+            self._stderr.close()
 
     def worker_lost(self) -> None:
         """One of nbdkit's workers has failed and will be parked; see `plugin/survive.py`."""
         if self.lock.closing:
-            self._exit()
-        _log.error("nbdkit has lost a connection's threads to a client that hung up on it")
+            self._ending.exit()
+        _log.warning("nbdkit has lost a connection's threads to a client that hung up on it")
 
     def exports(self) -> list[tuple[str, str]]:
         """Name and description of every export."""
@@ -199,68 +227,11 @@ class Server:
             yield
         except QmpError as exc:
             line = f"{what or self._parser.pair}: {exc.desc}"
-            if self._serving:
-                print(f"faultline: {line}", file=sys.stderr)
-            self._remove_files()
+            self._start.failed(line)
             raise QmpError(line) from None
-        except Exception:
-            if self._serving:
-                traceback.print_exc()
-            self._remove_files()
+        except BaseException as exc:
+            self._start.failed(exc, what)
             raise
-
-    def _watch(self, wait_for_shutdown: Callable[[], None]) -> None:
-        """Let go of everything that would keep nbdkit from ending."""
-        wait_for_shutdown()
-        threading.Thread(target=self._end_by_force, name="last resort", daemon=True).start()
-        with self.lock.region():
-            self.machine.quit(ShutdownCause.HOST_SIGNAL)
-        deadline = time.monotonic() + CANCEL_NS / 1e9
-        while self.machine.jobs and time.monotonic() < deadline:
-            time.sleep(POLL_S)
-        self.lock.close()
-        with self.lock.region():
-            self.machine.graph.abort()
-        deadline = time.monotonic() + GRACE_S
-        while not (quiet := self._quiet()) and time.monotonic() < deadline:
-            time.sleep(POLL_S)
-        if self._answered.wait(REPLY_S):
-            return
-        self._loop.stop()
-        if quiet:
-            _run_alone(self.machine.close())
-        self._exit()
-
-    def _quiet(self) -> bool:
-        with self.lock.region():
-            return all(blk.quiet() for blk in self.machine.backends)
-
-    def _end_by_force(self) -> None:
-        """If the main loop is stuck, go without it."""
-        time.sleep(GRACE_S + FORCE_S)
-        _log.error("the main loop is stuck, ended by force")
-        self._exit()
-
-    def _exit(self) -> None:
-        """End now, whatever nbdkit's threads are at; what was flushed is safe.
-
-        nbdkit waits for its clients to hang up, and 1.42 still does.  Hanging
-        up on them instead kills the process when it is sending: a reply that
-        cannot be sent makes nbdkit 1.32 forget the socket, and the next worker
-        with one in hand fails its assertion that there is a socket.  With
-        nbdkit's own `disconnect`, which newer ones have, a request can hang up
-        on its own client only, and takes the reply along.
-        """
-        self._loop.unlink()
-        self._remove_files()
-        self._stderr.close()
-        os._exit(0)
-
-    def _remove_files(self) -> None:
-        """The sockets and files that `faultline serve` made for this process."""
-        self._nbd.remove()
-        if directory := self._environ.get("FAULTLINE_RUNTIME_DIR"):
-            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _refuse_what_cannot_be_named(value: str) -> None:
@@ -277,22 +248,3 @@ def _refuse_what_cannot_be_named(value: str) -> None:
 def _as_utf8(name: str) -> str:
     """A file name as NBD can tell it, with something else for bytes that are not UTF-8."""
     return os.fsencode(name).decode(errors="replace")
-
-
-def _run_alone(coro: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine of the core where there is nobody else who could end a wait of it.
-
-    What would have to wait fails with ESHUTDOWN.
-    """
-    value: Any = None
-    error: BaseException | None = None
-    while True:
-        try:
-            effect = coro.send(value) if error is None else coro.throw(error)
-        except StopIteration as stop:
-            return stop.value
-        value, error = True, None
-        if isinstance(effect, Call):
-            value, error = perform(effect)
-        elif not effect.condition():
-            error = OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))

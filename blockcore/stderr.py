@@ -19,7 +19,7 @@ import sys
 import threading
 from collections.abc import Callable
 
-from blockcore.log_writer import LogWriter
+from blockcore.log_writer import CLOSE_S, LogWriter
 
 PIPE_BYTES = 1 << 20
 """As much as everybody may ask for (/proc/sys/fs/pipe-max-size)."""
@@ -55,7 +55,8 @@ class Stderr:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 2)
         os.close(null)
-        self._relay.join()
+        # Another process may have inherited the pipe.
+        self._relay.join(CLOSE_S)
         if self.writer.close():
             os.dup2(self._real, 2)
             sys.stderr = self._before

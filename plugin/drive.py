@@ -27,6 +27,16 @@ sys.path.insert(0, HERE)
 sys.path.insert(0, TREE)
 importlib.import_module("blockcore")
 sys.path.remove(TREE)
+
+import lifetime  # noqa: E402
+from blockcore.start import Start  # noqa: E402
+
+start = Start(os.environ, lifetime.outlive())
+SERVING = "FAULTLINE_SERVE" in os.environ
+start.begin(os.environ)
+if SERVING:
+    lifetime.at_exit(start.leftovers.remove)
+
 site.addsitedir(os.path.join(TREE, ".venv", "lib", VERSION, "site-packages"))
 sys.path.append(TREE)
 # An embedded interpreter takes its prefix from the first python3 on PATH; if that is not the
@@ -62,20 +72,18 @@ ENOTSUP is for fast zeroes only; EOVERFLOW is for a flag that plugins do not see
 
 local = threadstate.local
 allow_recursion()
-server = Server(os.environ, os.getcwd())
+server = Server(os.environ, os.getcwd(), start)
 _libc = ctypes.CDLL(None)
 failure.install((OSError, QmpError))
 
 
 def _alive() -> bool:
-    """Whether this request's client is still connected and nbdkit is not quitting."""
-    return bool(_libc.nbdkit_nanosleep(0, 0) == 0)
+    """Whether this request's client is still connected.
 
-
-def _wait_for_shutdown() -> None:
-    """Returns when nbdkit begins to quit, whatever the reason."""
-    while _libc.nbdkit_nanosleep(1 << 30, 0) == 0:
-        pass
+    nbdkit says "error: aborting sleep" where it is not, and at the end, which
+    is known here.
+    """
+    return server.is_ending() or bool(_libc.nbdkit_nanosleep(0, 0) == 0)
 
 
 def _slot(h: Connection) -> Slot:
@@ -125,7 +133,7 @@ def get_ready() -> None:
 
 
 def after_fork() -> None:
-    server.after_fork(nbdkit.shutdown, _wait_for_shutdown)
+    server.after_fork(nbdkit.shutdown)
     # The assertion that is outlived is gone in 1.34, which also brought this call to Python.
     # Last: faulthandler, which has been enabled, would dump the stacks first.
     if not hasattr(nbdkit, "disconnect"):
@@ -133,9 +141,9 @@ def after_fork() -> None:
 
 
 def cleanup() -> None:
-    # With -s nbdkit ends with its only client, and nobody has told it to shut down.
-    nbdkit.shutdown()
     server.cleanup()
+    if SERVING:
+        lifetime.at_exit_no_more()
 
 
 def list_exports(readonly: bool, is_tls: bool) -> list[tuple[str, str]]:

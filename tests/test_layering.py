@@ -32,7 +32,8 @@ LAYERS = (
     ("commands",),
     ("routine", "pool", "recursion"),
     ("socket_file", "nbd_address", "bql", "connection", "log_writer", "stderr", "log"),
-    ("control", "loop", "server"),
+    ("control", "loop"),
+    ("signals", "leftovers", "start", "ending", "server"),
     ("cli", "plugin"),
 )
 """From the bottom to the top; a module imports from its own layer and from those below."""
@@ -62,17 +63,19 @@ ONLY = {
     "nbd": {"nodes.nbd", "nodes.nbd_server"},
     "nbdkit": {"plugin"},
     "random": {"server"},
-    "socket": {"socket_file", "control", "loop", "server", "nodes.nbd", "cli"},
-    "structlog": {"log", "loop", "control", "server", "cli"},
+    "signal": {"signals"},
+    "socket": {"socket_file", "control", "leftovers", "loop", "server", "nodes.nbd", "cli"},
+    "structlog": {"ending", "log", "loop", "control", "server", "cli"},
     "subprocess": {"cli"},
     "threading": {
-        *("bql", "log_writer", "loop", "pool", "routine", "server", "stderr", "plugin"),
+        *("bql", "ending", "log_writer", "loop", "pool", "routine", "server", "signals"),
+        *("start", "stderr", "plugin"),
     },
-    "time": {"clock", "server", "nodes.nbd"},
+    "time": {"clock", "ending", "nodes.nbd"},
 }
 """What these do is for these modules only (or for all modules of a package)."""
 
-PLUGIN = ("failure", "survive", "threadstate")
+PLUGIN = ("failure", "lifetime", "survive", "threadstate")
 """What `plugin/drive.py` imports from beside it, by plain name."""
 
 NOT_REQUIRED = frozenset(

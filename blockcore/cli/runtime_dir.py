@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -13,6 +15,23 @@ from blockcore.cli.listen import PATH_BYTES_MAX
 
 LONGEST = "/faultline-xxxxxxxx/control"
 """What is added to the path of a directory by what is made in it."""
+
+
+@contextmanager
+def runtime_dir(
+    embedded: bool, everything_named: bool, environ: Mapping[str, str]
+) -> Iterator[Path | None]:
+    """A private directory if there is anything for it, which goes if nbdkit does not start."""
+    needed = embedded or not everything_named
+    directory = make_runtime_dir(embedded, environ) if needed else None
+    try:
+        yield directory
+    except BaseException as exc:
+        if directory is not None:
+            shutil.rmtree(directory, ignore_errors=True)
+        if isinstance(exc, OSError):
+            raise click.ClickException(f"nbdkit: {exc.strerror}") from exc
+        raise
 
 
 def make_runtime_dir(embedded: bool, environ: Mapping[str, str]) -> Path:

@@ -11,12 +11,13 @@ FAULTLINE_NBD_MODE, FAULTLINE_NBD_GROUP, which it gets before it is open, or
 FAULTLINE_NBD_ADDRESS, FAULTLINE_NBD_PORT
 FAULTLINE_RUNTIME_DIR    a private directory, which the plugin removes at the end
 FAULTLINE_QUOTED=1       the values of the parameters are percent-encoded
+FAULTLINE_PARENT         the parent's process number
+FAULTLINE_PARENT_FD      a pidfd of it, if the machine ends with it
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,9 @@ from blockcore.cli.endpoints import endpoints
 from blockcore.cli.listen import TcpPort, UnixSocket
 from blockcore.cli.output import require_stdout
 from blockcore.cli.plugin_packages import plugin_packages
-from blockcore.cli.runtime_dir import make_runtime_dir
+from blockcore.cli.runtime_dir import runtime_dir
+from blockcore.cli.surroundings import checked, open_parent
+from blockcore.signals import held
 
 TOP = Path(__file__).absolute().parents[2]
 """Where the package `blockcore` is: the source tree, or site-packages."""
@@ -47,6 +50,8 @@ PRIVATE_VARIABLES = (
     "FAULTLINE_NBD_PORT",
     "FAULTLINE_RUNTIME_DIR",
     "FAULTLINE_QUOTED",
+    "FAULTLINE_PARENT",
+    "FAULTLINE_PARENT_FD",
 )
 
 
@@ -73,6 +78,9 @@ PRIVATE_VARIABLES = (
     help="Requests of one connection in flight, held ones included.  [default: 16]",
 )
 @click.option(
+    "--exit-with-parent", is_flag=True, help="End when the process that has started this ends."
+)
+@click.option(
     "--log-format",
     type=click.Choice(["json", "console"]),
     help="Log on stderr.  [default: console on a terminal, else json]",
@@ -86,6 +94,7 @@ def serve(
     socket_group: str | None,
     control: str | None,
     threads: int | None,
+    exit_with_parent: bool,
     log_format: str | None,
 ) -> None:
     """Serve one machine's drives over NBD until SIGTERM or SIGINT.
@@ -115,24 +124,27 @@ def serve(
       faultline serve --port 10809 drive=id=d0,driver=null-co,size=1048576
       faultline serve --nbd m0.nbd drive=id=vda,file=blkdebug:faults.conf:disk.img
     """
+    parent = open_parent() if exit_with_parent else None
     unix, tcp = (nbd_socket, socket_mode, socket_group), (port, address)
     listen, control_path = endpoints(keys, unix, tcp, control)
     require_stdout()
+    environ = checked(os.environ)
     plugin = find_plugin()
-    nbdkit = find_nbdkit(os.environ)
-    packages = plugin_packages(nbdkit, os.environ)
-    embedded = not any(key.startswith(("drive=", "blockdev=")) for key in keys)
-    runtime_dir = None
-    if embedded or listen is None or control_path is None:
-        runtime_dir = make_runtime_dir(embedded, os.environ)
-    try:
-        if embedded:
-            assert runtime_dir is not None
-            keys = (*keys, embedded_drive(runtime_dir / "vda.img"))
-        if listen is None:
-            assert runtime_dir is not None
-            listen = UnixSocket(runtime_dir / "nbd")
+    nbdkit = find_nbdkit(environ)
+    packages = plugin_packages(nbdkit, environ)
+    if listen is not None:
         listen.claim()
+    embedded = not any(key.startswith(("drive=", "blockdev=")) for key in keys)
+    everything_named = listen is not None and control_path is not None
+    # What comes now has to be taken away by the plugin, which is told of signals that wait.
+    with held(), runtime_dir(embedded, everything_named, environ) as directory:
+        if embedded:
+            assert directory is not None
+            keys = (*keys, embedded_drive(directory / "vda.img"))
+        if listen is None:
+            assert directory is not None
+            listen = UnixSocket(directory / "nbd")
+            listen.claim()
         argv, env = serve_command(
             keys,
             nbdkit=nbdkit,
@@ -142,16 +154,13 @@ def serve(
             control=control_path,
             threads=threads,
             log_format=log_format or ("console" if sys.stderr.isatty() else "json"),
-            runtime_dir=runtime_dir,
-            environ=os.environ,
+            runtime_dir=directory,
+            environ=environ,
         )
+        env["FAULTLINE_PARENT"] = str(os.getppid())
+        if parent is not None:
+            env["FAULTLINE_PARENT_FD"] = str(parent)
         os.execve(argv[0], argv, env)
-    except (OSError, click.ClickException) as exc:
-        if runtime_dir is not None:
-            shutil.rmtree(runtime_dir, ignore_errors=True)
-        if isinstance(exc, OSError):
-            raise click.ClickException(f"nbdkit: {exc.strerror}") from exc
-        raise
 
 
 def serve_command(
