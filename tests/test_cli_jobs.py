@@ -309,8 +309,8 @@ def test_a_cancelled_job_that_cannot_end(
     (tmp_path / "server").mkdir()
     with Live(tmp_path / "server", "drive=id=s,driver=null-co,size=1M") as server:
         with server.qmp() as theirs:
-            target = {"driver": "nbd", "export": "s", "node-name": "t"}
-            target["server"] = {"type": "unix", "path": server.nbd_socket}
+            where = {"type": "unix", "path": server.nbd_socket}
+            target = {"driver": "nbd", "export": "s", "node-name": "t", "server": where}
             qmp.execute("blockdev-add", target)
             theirs("stop")
             qmp("blockdev-backup", device="vda", job_id="j", target="t", sync="full")
