@@ -99,7 +99,7 @@ WRONG = {
     "no-such-file": (["drive=id=a,file=nope.img,format=raw"], "Could not open 'nope.img'"),
     "duplicate": (["drive=id=a,driver=null-co", "drive=id=a,driver=null-co"], "drive=id=a"),
     "bad-prelaunch": (["drive=id=a,driver=null-co", "prelaunch=maybe"], "prelaunch"),
-    "bad-json": (["blockdev={"], "blockdev"),
+    "bad-json": (["drive=id=a,driver=null-co", "blockdev={"], "blockdev"),
     "control-directory": (["drive=id=a,driver=null-co", "control=no/such/dir"], "control"),
 }
 

@@ -71,6 +71,16 @@ ENDING = [
 EACH_SIGNAL = pytest.mark.parametrize("how", ENDING, ids=lambda how: how.name)
 
 
+def test_an_interrupt_while_the_command_is_imported(place: Path) -> None:
+    """No line of what Python was at."""
+    imported = place.parent / "imported"
+    imported.mkdir()
+    (imported / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    path = os.pathsep.join((str(imported), str(TREE)))
+    done = serve(place, PYTHONPATH=path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @EACH_SIGNAL
 def test_a_signal_when_the_machine_is_about_to_begin(how: int, place: Path) -> None:
     """The private directory is there, and the plugin is not yet."""

@@ -8,96 +8,18 @@ imports it.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from importlib import import_module
-
-import click
-
-from blockcore.cli.output import abandon, described, flush, open_missing_streams, tell
-
-MODULES = {
-    "events": "blockcore.cli.client",
-    "job": "blockcore.cli.jobs",
-    "jobs": "blockcore.cli.jobs",
-    "qmp": "blockcore.cli.client",
-    "serve": "blockcore.cli.serve",
-}
-"""Where the commands are, each under its name."""
-
-
-class Commands(click.Group):
-    """Imports the command that is used.
-
-    `serve` needs none of what takes the others long to import, and `qmp` not
-    what draws.
-    """
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(MODULES)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in MODULES:
-            return None
-        command = getattr(import_module(MODULES[cmd_name]), cmd_name)
-        assert isinstance(command, click.Command)
-        return command
-
-
-@click.group(
-    cls=Commands, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]}
-)
-@click.version_option(package_name="faultline", message="%(prog)s %(version)s")
-def faultline() -> None:
-    """A machine whose drives fail, stop and resume as QEMU's do, over NBD.
-
-    \b
-    faultline serve control=m0.qmp drive=id=vda,file=disk.img,rerror=stop
-    faultline qmp -s m0.qmp query-status
-    faultline events -s m0.qmp
-    faultline jobs -s m0.qmp
-
-    Every NBD client of the machine is its guest.  Each command has its own
-    --help.
-    """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's) and give its exit status.
 
-    0 is success, 1 a failure, 2 a command line that makes no sense, 3 a job
-    that an error has stopped, 130 an interrupt.  A failure says one line on
-    stderr.
+    Most of the time until a command begins is spent on what it imports, and who
+    interrupts that need not see where it was.
     """
-    open_missing_streams()
     try:
-        status = _run(argv)
-        flush()
-    except OSError as exc:
-        abandon(sys.stdout)
-        tell(f"faultline: {described(exc)}")
-        return 1
-    return status
-
-
-def _run(argv: Sequence[str] | None) -> int:
-    try:
-        status = faultline.main(argv, prog_name="faultline", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as exc:
-        tell(exc.format_message())
-        return exc.exit_code
-    except click.UsageError as exc:
-        name = exc.ctx.command_path if exc.ctx else "faultline"
-        tell(f"{name}: {_one_line(exc)} (see {name} --help)")
-        return exc.exit_code
-    except click.ClickException as exc:
-        tell(f"faultline: {_one_line(exc)}")
-        return exc.exit_code
-    except click.Abort:
+        status: int = import_module("blockcore.cli.command").run(argv)
+    except KeyboardInterrupt:
         return 130
-    return status if isinstance(status, int) else 0
-
-
-def _one_line(exc: click.ClickException) -> str:
-    """click's message as a clause: its own line breaks and full stop removed."""
-    return " ".join(exc.format_message().split()).removesuffix(".")
+    return status
