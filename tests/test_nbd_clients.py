@@ -318,3 +318,26 @@ def test_readonly_server(place: Path) -> None:
         timeout=TIMEOUT_S,
     )
     assert json.loads(out.stdout)["exports"][0]["is_read_only"], out.stderr
+
+
+def test_memory_of_a_client_that_does_not_read(tmp_path: Path) -> None:
+    """As many of its replies wait as its connection has threads; the others are not begun."""
+    drive = "drive=id=vda,driver=null-co,size=1G,read-zeroes=on"
+    largest, threads = 32 * MIB, 2
+    with Live(tmp_path, drive, options=("--threads", str(threads))) as live:
+        before = resident(live.pid)
+        with live.guest() as guest, live.qmp() as qmp:
+            for number in range(16):
+                guest.aio_pread(nbd.Buffer(largest), number * largest)
+
+            def read() -> int:
+                return int(qmp("query-blockstats")[0]["stats"]["rd_operations"])
+
+            qmp.wait_for(lambda: read() == threads)
+            assert threads * largest < resident(live.pid) - before < (threads + 1) * largest
+            assert read() == threads
+
+
+def resident(pid: int) -> int:
+    pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
