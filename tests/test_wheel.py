@@ -18,15 +18,22 @@ PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, because setuptools ships what an earlier build has left in a tree."""
-    top = tmp_path_factory.mktemp("wheel")
-    for name in ("README.md", "pyproject.toml", "setup.cfg"):
+    """Built by somebody who may not write the tree, where that can be had."""
+    top, dist = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("dist")
+    for name in ("MANIFEST.in", "README.md", "pyproject.toml", "setup.cfg"):
         shutil.copy(TREE / name, top)
-    for name in ("blockcore", "plugin"):
+    for name in ("blockcore", "plugin", "scripts"):
         shutil.copytree(TREE / name, top / name, ignore=shutil.ignore_patterns("__pycache__"))
-    build = ["wheel", "--no-build-isolation", "--no-deps", "--no-index", "--wheel-dir", "dist"]
+    # What an earlier build has left is not shipped.
+    (top / "build" / "lib" / "blockcore").mkdir(parents=True)
+    (top / "build" / "lib" / "blockcore" / "old.py").write_text("")
+    before = sorted(top.rglob("*"))
+    for path in (top, *before):
+        path.chmod(path.stat().st_mode & ~0o222)
+    build = ["wheel", "--no-build-isolation", "--no-deps", "--no-index", "--wheel-dir", str(dist)]
     subprocess.run([*PIP, *build, "."], cwd=top, check=True)
-    (built,) = (top / "dist").iterdir()
+    assert sorted(top.rglob("*")) == before, "the tree is left as it was"
+    (built,) = dist.iterdir()
     return built
 
 
