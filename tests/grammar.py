@@ -74,6 +74,8 @@ class Grammar:
         self.types = {entry["name"]: entry for entry in schema}
         self.commands = sorted(e["name"] for e in schema if e["meta-type"] == "command")
         self.rng = rng
+        self.nodes = NODE_NAMES
+        self.jobs = IDS
 
     def command(self) -> dict[str, Any]:
         """A command with arguments as it wants them; those that have many come more often."""
@@ -107,7 +109,7 @@ class Grammar:
         found = {
             member["name"]: self.value(member["type"], member["name"], depth + 1)
             for member in entry["members"]
-            if "default" not in member or self.rng.random() < 0.3
+            if "default" not in member or self.rng.random() < 0.12
         }
         for variant in entry.get("variants", ()):
             if variant["case"] == found.get(entry["tag"]):
@@ -132,11 +134,14 @@ class Grammar:
             return rng.choice(ODD_NAMES)
         if member in ("host", "port", "server"):
             return {"host": "127.0.0.1", "port": "1"}.get(member, "127.0.0.1")
-        if any(part in member for part in ("file", "target", "config", "path")):
-            return rng.choice(FILE_NAMES + NODE_NAMES)
+        if member.endswith("filename") or member in ("snapshot-file", "config", "path"):
+            return rng.choice(FILE_NAMES)
         if "id" in member or member == "name":
-            return rng.choice(IDS)
-        return rng.choice(NODE_NAMES + IDS)
+            return rng.choice(self.jobs if rng.random() < 0.7 else IDS)
+        if member == "node-name":
+            return rng.choice(NODE_NAMES)
+        known = self.nodes if rng.random() < 0.8 else NODE_NAMES + IDS + FILE_NAMES
+        return rng.choice(known)
 
 
 def spoil(value: Any, rng: random.Random) -> Any:
@@ -221,6 +226,8 @@ class Talker:
 
     def batch(self) -> None:
         """Some messages in one piece, and their answers."""
+        if self.number % 5 == 0:
+            self._look_around()
         messages = [self._message() for _ in range(BATCH)]
         if self.rng.random() < 0.1:
             messages[3:3] = [{"execute": self.rng.choice(("stop", "system_reset"))}]
@@ -234,6 +241,14 @@ class Talker:
             self._answered(message)
         if self.rng.random() < 0.3:
             self._break(json.dumps(self.rng.choice(messages)).encode())
+
+    def _look_around(self) -> None:
+        """Learn what there is, but for what nobody is to touch."""
+        nodes = self.qmp("query-named-block-nodes", flat=True)
+        names = [node["node-name"] for node in nodes if node["node-name"] != "own-node"]
+        self.grammar.nodes = ["vda", "/machine/peripheral/d", *names]
+        self.grammar.jobs = [job["id"] for job in self.qmp("query-jobs")] or IDS
+        self.qmp.events.clear()
 
     def _message(self) -> dict[str, Any]:
         message = self.grammar.command()
