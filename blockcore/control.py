@@ -163,7 +163,8 @@ class Client(asyncio.Protocol):
         """Run commands that have come, one after the other, and send what they answer."""
         end = self._loop.time() + TURN_S
         while self._transport is not None:
-            self._send(end)
+            if self._has_output():
+                self._send(end)
             if self._full or not self.session.may_be_command() or self._loop.time() >= end:
                 break
             self._step()
@@ -174,13 +175,16 @@ class Client(asyncio.Protocol):
         """Do later what there is left to do, and read only if there is nothing."""
         if self._transport is None:
             return
-        sent = not self._output.in_message() and not self.session.outbox
+        sent = not self._has_output()
         if not sent or (not self._full and self.session.may_be_command()):
             self._schedule()
         if sent and not self._full and self.session.wants_data():
             self._transport.resume_reading()
         else:
             self._transport.pause_reading()
+
+    def _has_output(self) -> bool:
+        return bool(self.session.outbox) or self._output.in_message()
 
     def _send(self, end: float) -> None:
         """Write what is queued until it is written, or `end` has come."""
@@ -189,8 +193,8 @@ class Client(asyncio.Protocol):
             return
         output.replies = min(output.replies, transport.get_write_buffer_size())
         try:
-            while data := output.take():
-                transport.write(data)
+            while self._has_output():
+                transport.write(output.take())
                 if transport.get_write_buffer_size() > QUEUE_BYTES + output.replies:
                     self._overflow = True
                 if self._loop.time() >= end:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cached_property
 from itertools import islice
 from typing import Any, Final
@@ -17,6 +17,10 @@ from typing import Any, Final
 SMALL: Final = 2000
 """Values, and 64 characters of a string each, that are encoded in one go: 0.3 ms."""
 
+SHORT: Final = 4
+"""Items of a list that become JSON in one go."""
+
+_SCALARS: Final = frozenset((int, bool, float, type(None)))
 _SLICE: Final = 256
 _CHARACTERS: Final = 1 << 16
 
@@ -71,7 +75,11 @@ def encode(value: Any) -> bytes:
 
 def pieces(value: Any) -> Iterator[str]:
     """The text of `value`, bit by bit."""
-    stack: list[Iterator[str | _Large]] = [iter((_text(value),))]
+    text = at_once(value)
+    if text is not None:
+        yield text
+        return
+    stack = [_parts(value)]
     while stack:
         piece = next(stack[-1], None)
         if piece is None:
@@ -80,6 +88,22 @@ def pieces(value: Any) -> Iterator[str]:
             yield piece
         else:
             stack.append(_parts(piece.value))
+
+
+def at_once(value: Any) -> str | None:
+    """The text of a message that is short; None of one that had better come in pieces."""
+    plain = _plain(value)
+    return _encode(plain) if _is_small(plain) else None
+
+
+def _plain(value: Any) -> Any:
+    """A message, with what a command has returned as JSON already if that is not much."""
+    result = value.get("return") if type(value) is dict else None
+    if not isinstance(result, Result) or isinstance(result.value, Encoded):
+        return value
+    if isinstance(result.value, list) and len(result.value) > SHORT:
+        return value
+    return {**value, "return": result.convert(result.value)}
 
 
 class _Large:
@@ -92,10 +116,10 @@ class _Large:
 
 
 def _text(value: Any) -> str | _Large:
-    return _at_once(value) if _is_small(value) else _Large(value)
+    return _encode(value) if _is_small(value) else _Large(value)
 
 
-def _at_once(value: Any) -> str:
+def _encode(value: Any) -> str:
     try:
         text = _compact.encode(value)
     except RecursionError:
@@ -106,22 +130,25 @@ def _at_once(value: Any) -> str:
 def _is_small(value: Any) -> bool:
     """Whether the C encoder may have it: plain JSON, and not much of it."""
     left = SMALL
-    stack = [value]
+    stack: list[Collection[Any]] = [(value,)]
     while stack and left > 0:
-        item = stack.pop()
-        if isinstance(item, str):
-            left -= len(item) >> 6
-        elif isinstance(item, dict):
-            left -= len(item)
-            if left > 0:
-                left -= sum(map(len, item)) >> 6
-                stack += item.values()
-        elif isinstance(item, (list, tuple)):
-            left -= len(item)
-            if left > 0:
-                stack += item
-        elif item is not None and not isinstance(item, (int, float)):
+        items = stack.pop()
+        left -= len(items)
+        if left <= 0:
             return False
+        for item in items:
+            kind = type(item)
+            if kind in _SCALARS:
+                continue
+            if isinstance(item, str):
+                left -= len(item) >> 6
+            elif kind is dict:
+                left -= sum(map(len, item)) >> 6
+                stack.append(item.values())
+            elif kind is list or kind is tuple:
+                stack.append(item)
+            else:
+                return False
     return left > 0
 
 
@@ -143,7 +170,7 @@ def _parts(value: Any) -> Iterator[str | _Large]:
 def _string(text: str) -> Iterator[str]:
     yield '"'
     for start in range(0, len(text), _CHARACTERS):
-        yield _at_once(text[start : start + _CHARACTERS])[1:-1]
+        yield _encode(text[start : start + _CHARACTERS])[1:-1]
     yield '"'
 
 
@@ -165,7 +192,7 @@ def _array(value: Iterable[Any]) -> Iterator[str | _Large]:
         yield between
         between = ", "
         if _is_small(some):
-            yield _at_once(some)[1:-1]
+            yield _encode(some)[1:-1]
             continue
         for number, item in enumerate(some):
             if number:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from blockcore.qmp.jsonwriter import Shared, pieces
+from blockcore.qmp.jsonwriter import Shared, at_once, pieces
 
 CHUNK: Final = 16 << 10
 """About so many bytes are taken in one go."""
@@ -37,6 +37,7 @@ class Output:
         self._message: dict[str, Any] = {}
         self._pieces: Iterator[str] | None = None
         self._begun = False
+        self._mark = 0
 
     def in_message(self) -> bool:
         """Whether the rest of a message is still to come."""
@@ -47,26 +48,33 @@ class Output:
         chunk: list[str] = []
         size = 0
         while size < CHUNK and len(chunk) < CHUNK_PIECES:
-            if self._pieces is None and not self._begin(chunk):
-                break
             if self._pieces is not None:
-                chunk.append(self._next_piece(chunk))
-            size += len(chunk[-1])
+                piece = self._next_piece(chunk)
+            elif (message := self._next_message()) is None:
+                break
+            elif isinstance(message, Shared):
+                piece = message.line
+            else:
+                self._mark = len(chunk)
+                piece = self._begin(message)
+            chunk.append(piece)
+            size += len(piece)
         self._begun = self._pieces is not None
         return "".join(chunk).encode("ascii")
 
-    def _begin(self, chunk: list[str]) -> bool:
-        """Go on to the next message, if there is one."""
-        message = self._next_message()
-        if message is None:
-            return False
-        if isinstance(message, Shared):
-            chunk.append(message.line)
-        else:
-            self._message = message
-            self._pieces = pieces(message)
-            self._mark = len(chunk)
-        return True
+    def _begin(self, message: dict[str, Any]) -> str:
+        """All of a message, or nothing yet."""
+        self._message = message
+        try:
+            text = at_once(message)
+        except Exception as exc:
+            self._message = self._replacement(message, exc)
+            text = None
+        if text is None:
+            self._pieces = pieces(self._message)
+            return ""
+        self.replies += len(text) + 2
+        return text + "\r\n"
 
     def _next_piece(self, chunk: list[str]) -> str:
         assert self._pieces is not None
