@@ -616,9 +616,10 @@ DIFFERENT_ARGUMENTS = {
         "<file>: member x-physical-size here only",
         "<file>: member x-extent-size here only",
         "<file>: member x-short-write here only",
+        "<qcow2>: member x-drop-bitmaps here only",
     )
 }
-"""errno may also be a name, and a file may be a volume that runs full."""
+"""errno may also be a name, a file a volume that runs full, and stored bitmaps may be dropped."""
 
 UNTYPED_RESULTS = ("query-jobs", "query-block-jobs", "query-qmp-schema")
 """Empty lists so far, and the schema, which does not describe itself."""
