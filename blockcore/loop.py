@@ -31,6 +31,9 @@ from blockcore.routine import Routine, Timer
 COPY_THREADS = min(max(2, len(os.sched_getaffinity(0))), COPYING.threads)
 """More of them than processors make jobs slower, and leave guests less; but one may hang."""
 
+TRIM_S = 1.0
+"""From when something has happened until the memory that it took and left goes back."""
+
 _log = structlog.get_logger()
 
 
@@ -38,7 +41,7 @@ class MainLoop:
     """Started after nbdkit has forked, stopped when it cleans up.
 
     `on_quit` is called, on the loop's thread, once a client has said `quit`
-    and has had its answer.
+    and has had its answer.  `trim` gives free memory back to the system.
     """
 
     def __init__(
@@ -47,12 +50,15 @@ class MainLoop:
         lock: BigLock,
         listener: socket.socket | None,
         on_quit: Callable[[], None],
+        trim: Callable[[], None],
     ) -> None:
         self._machine = machine
         self._to_wire = Wire(machine.qemu.absent)
         self._lock = lock
         self._listener = listener
         self._on_quit = on_quit
+        self._trim = trim
+        self._trim_scheduled = False
         self._clients: set[Client] = set()
         self._connections: set[Client] = set()
         self._unlogged: deque[dict[str, Any]] = deque()
@@ -108,6 +114,18 @@ class MainLoop:
         with contextlib.suppress(RuntimeError):
             self._asyncio.call_soon_threadsafe(arm)
 
+    def trim_soon(self) -> None:
+        """Give free memory back before long; any number of calls are one."""
+        if self._trim_scheduled:
+            return
+        self._trim_scheduled = True
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
+            self._asyncio.call_soon_threadsafe(self._asyncio.call_later, TRIM_S, self._trim_now)
+
+    def _trim_now(self) -> None:
+        self._trim_scheduled = False
+        self.submit(self._trim, GENERAL)
+
     def _run(self) -> None:
         try:
             asyncio.run(self._main())
@@ -158,6 +176,7 @@ class MainLoop:
         return client
 
     def _after_reply(self) -> None:
+        self.trim_soon()
         if self._machine.quit_requested:
             self._on_quit()
 
@@ -185,6 +204,7 @@ class MainLoop:
 
     def _flush(self) -> None:
         self._flush_scheduled = False
+        self.trim_soon()
         for client in list(self._clients):
             client.flush()
         while self._unlogged:

@@ -116,11 +116,14 @@ class Server:
             with self._reported(f"{key}={text}"):
                 run_alone(add(thing))
 
-    def after_fork(self, shutdown: Callable[[], None]) -> None:
-        """Start the threads; the NBD socket listens by now.  `shutdown` tells nbdkit to end."""
+    def after_fork(self, shutdown: Callable[[], None], trim: Callable[[], None]) -> None:
+        """Start the threads; the NBD socket listens by now.
+
+        `shutdown` tells nbdkit to end, `trim` gives free memory back to the system.
+        """
         self._start.forked()
         try:
-            self._serve(shutdown)
+            self._serve(shutdown, trim)
         except BaseException:
             if self._stderr is not None:
                 self._stderr.close()
@@ -128,13 +131,13 @@ class Server:
                 os._exit(1)  # there are threads that nbdkit's way out does not know
             raise
 
-    def _serve(self, shutdown: Callable[[], None]) -> None:
+    def _serve(self, shutdown: Callable[[], None], trim: Callable[[], None]) -> None:
         with self._reported("the NBD socket"):
             self._nbd.open()
         with self._reported("cannot serve"):
             self._stderr = Stderr(log.line_about_lost)
             self._ending = Ending(self.machine, self.lock, shutdown, self._leave)
-            self._loop = MainLoop(self.machine, self.lock, self._listener, self._quit)
+            self._loop = MainLoop(self.machine, self.lock, self._listener, self._quit, trim)
             self._loop.start()
             self._ending.start(self._loop)
             self._start.serves(self._ending.begin)
@@ -205,6 +208,10 @@ class Server:
             if blk.export == wanted:
                 return Connection(self.lock, blk, readonly)
         raise OSError(errno.ENOENT, f"there is no drive '{export}'")
+
+    def connection_closed(self) -> None:
+        """What a connection had is free."""
+        self._loop.trim_soon()
 
     def _bug(self, where: str, error: Exception) -> None:
         self.lock.defer(lambda: _log.error("a bug of ours", where=where, exc_info=error))

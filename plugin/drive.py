@@ -50,6 +50,7 @@ importlib.import_module("structlog")
 del sys.modules["rich"]
 
 import failure  # noqa: E402
+import heap  # noqa: E402
 import survive  # noqa: E402
 import threadstate  # noqa: E402
 from blockcore.accounting import Slot  # noqa: E402
@@ -74,6 +75,7 @@ local = threadstate.local
 allow_recursion()
 server = Server(os.environ, os.getcwd(), start)
 _libc = ctypes.CDLL(None)
+heap.be_one()
 failure.install((OSError, QmpError))
 
 
@@ -133,7 +135,7 @@ def get_ready() -> None:
 
 
 def after_fork() -> None:
-    server.after_fork(nbdkit.shutdown)
+    server.after_fork(nbdkit.shutdown, heap.trim)
     # The assertion that is outlived is gone in 1.34, which also brought this call to Python.
     # Last: faulthandler, which has been enabled, would dump the stacks first.
     if not hasattr(nbdkit, "disconnect"):
@@ -168,6 +170,7 @@ def open(readonly: bool) -> Connection:
 
 def close(h: Connection) -> None:
     h.close()
+    server.connection_closed()
 
 
 def get_size(h: Connection) -> int:

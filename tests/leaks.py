@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,12 @@ LOOKS = 5
 
 ROUND_TRIPS = 20_000
 """Of a command, until what has gone is gone; some seconds."""
+
+STEADY = 3_000
+"""After so many without a change nothing goes any more; longer than memory is kept."""
+
+LEFT_BYTES = 12 * MIB
+"""What may be in memory besides what an idle machine has: caches, and the heap's gaps."""
 
 END_S = 2.0
 """In which a machine ends, whatever it has been through."""
@@ -87,22 +93,28 @@ class Machine:
         self.numbers = itertools.count()
         self.traceback = ""
 
+    def restore(self) -> None:
+        """Have something on the image that jobs work on."""
+        with self.live.guest("disk") as guest:
+            guest.pwrite(b"d" * MIB, MIB)
+
     def path(self, name: str) -> Path:
         return self.live.directory / name
 
     def usage(self) -> Usage:
-        """Once connections that are closed here are gone there, too."""
-        fewest = Usage.of(self.live)
-        same = 0
+        """Once what has ended here has ended there, and free memory has gone back."""
+        best = Usage.of(self.live)
+        since = 0
         for _ in range(ROUND_TRIPS):
             self.qmp("query-status")
             now = Usage.of(self.live)
-            same = same + 1 if now.is_no_more_than(fewest) and now.fds == fewest.fds else 0
-            fewest = min(fewest, now, key=lambda usage: (usage.fds, usage.threads))
-            if same == 200:
+            less = Usage(*map(min, astuple(best), astuple(now)))
+            since = 0 if less != best else since + 1
+            best = less
+            if since == STEADY:
                 break
         self.tidy()
-        return Usage.of(self.live)
+        return best
 
     def tidy(self) -> None:
         """Read the log, and forget it: with a line for each event it grows large."""
@@ -125,9 +137,9 @@ def machine(directory: Path) -> Iterator[Machine]:
     make_image(directory / "vda.img", 4 * MIB)
     qemu_img("create", "-q", "-f", "qcow2", directory / "disk.qcow2", "4M")
     with Live(directory, *DRIVES, options=("--threads", str(DEPTH))) as live, live.qmp() as qmp:
-        with live.guest("disk") as guest:
-            guest.pwrite(b"d" * MIB, MIB)
-        yield Machine(live, qmp)
+        loaded = Machine(live, qmp)
+        loaded.restore()
+        yield loaded
 
 
 Work = Callable[[Machine, int], None]
@@ -161,7 +173,7 @@ def errors(kind: str) -> Work:
             return 1
 
         iotype = {"write-fua": "write", "cache": "read"}.get(kind, kind)
-        buffer = nbd.Buffer.from_bytearray(bytearray(512))
+        buffer = bytearray(512)
         with machine.live.guest("vda") as guest:
             guest.pwrite(bytes(512), 0)  # there is something to flush
             machine.qmp("x-fault-add", node_name="vda", iotype=iotype, errno="EIO", id="f")
@@ -177,6 +189,18 @@ def errors(kind: str) -> Work:
         assert failed == number, f"{failed} of {number} have failed"
 
     return work
+
+
+def large_requests(machine: Machine, number: int) -> None:
+    """As many at once as there are workers; each keeps a buffer as long as its connection."""
+    data = bytes(4 * MIB)
+    for n in range(number):
+        with machine.live.guest(("vda", "disk")[n % 2]) as guest:
+            flight = Flight()
+            for _ in range(DEPTH):
+                flight.write(guest, 0, data)
+            assert flight.land() == ["OK"] * DEPTH
+    machine.restore()
 
 
 def refused_connections(machine: Machine, number: int) -> None:
@@ -347,6 +371,7 @@ LOADS: dict[str, tuple[Work, int]] = {
     **{f"errors-{kind}": (errors(kind), 1_000_000) for kind in KINDS},
     "refused-connections": (refused_connections, 10_000),
     "connections": (connections, 10_000),
+    "large-requests": (large_requests, 500),
     "dropped-requests": (dropped_requests, 500),
     "qmp-commands": (commands, 100_000),
     "control-clients": (control_clients, 1_000),
@@ -366,9 +391,10 @@ LOADS: dict[str, tuple[Work, int]] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a machine had after a tenth of a load, and after all of it; and how it ended."""
+    """What a machine had idle, after a tenth of a load, and after all of it; and how it ended."""
 
     number: int
+    idle: Usage
     before: Usage
     after: Usage
     status: int
@@ -378,8 +404,10 @@ class Outcome:
     def wrong(self) -> list[str]:
         """What it has left behind, in words."""
         grown = self.after.memory - self.before.memory
+        left = self.after.memory - self.idle.memory
         faults = {
-            f"{grown} bytes of memory": grown > ALLOWED_BYTES,
+            f"grown by {grown} bytes": grown > ALLOWED_BYTES,
+            f"{left} bytes more than idle": left > LEFT_BYTES,
             f"{self.before} became {self.after}": not self.after.is_no_more_than(self.before),
             f"ended with {self.status}": self.status != 0,
             f"ended after {self.end_s:.1f} s": self.end_s > END_S,
@@ -392,6 +420,7 @@ def measure(name: str, number: int, directory: Path) -> Outcome:
     """Run a load on a machine of its own."""
     work = LOADS[name][0]
     with machine(directory) as loaded:
+        idle = loaded.usage()
         work(loaded, -(-number // 10))
         before = loaded.usage()
         work(loaded, number)
@@ -406,7 +435,7 @@ def measure(name: str, number: int, directory: Path) -> Outcome:
         end_s = time.monotonic() - started
         left = [path.name for path in directory.glob("*.sock")]
         assert not left, f"left {left}"
-    return Outcome(number, before, after, status, end_s, loaded.traceback)
+    return Outcome(number, idle, before, after, status, end_s, loaded.traceback)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -415,13 +444,14 @@ def measure(name: str, number: int, directory: Path) -> Outcome:
 def main(share: float, names: tuple[str, ...]) -> None:
     """Measure what loads leave behind, and fail if it is anything."""
     failed = False
-    print("load                   rounds  KiB before  after  threads  descriptors  end s")
+    print("load                   rounds KiB: idle  warm  after  threads  descriptors  end s")
     for name in names or LOADS:
         with tempfile.TemporaryDirectory(prefix="faultline-leaks-") as directory:
             outcome = measure(name, max(10, round(LOADS[name][1] * share)), Path(directory))
-        before, after = outcome.before, outcome.after
+        idle, before, after = outcome.idle, outcome.before, outcome.after
         print(
-            f"{name:20} {outcome.number:8} {before.memory // KIB:11} {after.memory // KIB:6}"
+            f"{name:20} {outcome.number:8}"
+            f" {idle.memory // KIB:9} {before.memory // KIB:5} {after.memory // KIB:6}"
             f" {before.threads:4}-{after.threads:<3} {before.fds:7}-{after.fds:<4}"
             f" {outcome.end_s:6.2f}",
             *outcome.wrong(),

@@ -263,7 +263,7 @@ class Request:
     """A request that a guest has sent; `outcome` is "OK" or the name of an errno, once there."""
 
     def __init__(
-        self, guest: nbd.NBD, cookie: int, buffer: nbd.Buffer | None, looks: Looks
+        self, guest: nbd.NBD, cookie: int, buffer: bytearray | None, looks: Looks
     ) -> None:
         self.guest = guest
         self.cookie = cookie
@@ -275,7 +275,7 @@ class Request:
     def data(self) -> bytes:
         """What a read has read."""
         assert self.buffer is not None and self.outcome == "OK", self.outcome
-        return bytes(self.buffer.to_bytearray())
+        return bytes(self.buffer)
 
     def check(self) -> None:
         """Take the reply if it has come."""
@@ -294,7 +294,7 @@ class Flight:
 
     def send(self, guest: nbd.NBD, what: str, *args: Any, read: int = 0) -> Request:
         """`what` is "pwrite", "flush", ...; `read` is the length of a "pread"."""
-        buffer = nbd.Buffer(read) if read else None
+        buffer = bytearray(read) if read else None  # an nbd.Buffer is never freed by libnbd 1.14
         call = getattr(guest, f"aio_{what}")
         cookie = call(*((buffer,) if buffer else ()), *args)
         request = Request(guest, cookie, buffer, _looks(what, args, read))
@@ -302,9 +302,8 @@ class Flight:
         return request
 
     def write(self, guest: nbd.NBD, offset: int, data: bytes, flags: int = 0) -> Request:
-        buffer = nbd.Buffer.from_bytearray(bytearray(data))
-        cookie = guest.aio_pwrite(buffer, offset, flags=flags)
-        request = Request(guest, cookie, buffer, ("write", offset, len(data)))
+        cookie = guest.aio_pwrite(data, offset, flags=flags)
+        request = Request(guest, cookie, None, ("write", offset, len(data)))
         self.pending.append(request)
         return request
 

@@ -53,7 +53,7 @@ class Writer(threading.Thread):
         for offset, data in self.pieces:
             while guest.aio_in_flight() >= DEPTH:
                 guest.poll(-1)
-            guest.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(data)), offset, completion=done)
+            guest.aio_pwrite(data, offset, completion=done)
         while guest.aio_in_flight():
             guest.poll(-1)
         guest.flush()

@@ -22,6 +22,7 @@ SHARE = float(os.environ.get("FAULTLINE_LEAKS_SHARE", "0"))
 ROUNDS = {
     "refused-connections": 2_000,
     "connections": 2_000,
+    "large-requests": 50,
     "dropped-requests": 100,
     "qmp-commands": 10_000,
     "control-clients": 1_000,
