@@ -18,9 +18,14 @@ from sim import perform
 
 from blockcore.faults import FaultOptions
 from blockcore.nodes.blkdebug import BlkdebugNode
-from blockcore.qapi import BlkdebugEvent
+from blockcore.qapi import BlkdebugEvent, QmpError
 
-REQUESTS = (
+Request = tuple[str, int, int]
+"""What, where, how much."""
+
+KIB = 1024
+
+CLUSTERS_OF_4K: tuple[Request, ...] = (
     ("read", 0, 4096),
     ("write", 1000, 4096),
     ("flush", 0, 0),
@@ -32,13 +37,29 @@ REQUESTS = (
     ("read", 9 << 20, 4096),
 )
 
-SAME = (
-    *("l2_load", "l2_update", "l2_alloc_write", "cluster_alloc", "refblock_load", "read_aio"),
-    *("write_aio", "read_backing_aio", "read_compressed", "cow_read", "flush_to_os"),
-    *("flush_to_disk", "pwritev", "pwritev_done", "cow_write", "l1_update", "cluster_free"),
-    *("refblock_update_part", "pwritev_zero", "cluster_alloc_space"),
+CLUSTERS_OF_1K: tuple[Request, ...] = (
+    ("write", 0, 16 * KIB),
+    ("discard", 0, 8 * KIB),
+    ("read", 8 * KIB, 8 * KIB),
+    ("flush", 0, 0),
+    ("write", 1 << 20, 3000),
+    ("write", 64 * KIB, 512),
+    ("flush", 0, 0),
+    ("write -z", 0, 16 * KIB),
+    ("write -z -u", 0, 16 * KIB),
+    ("read", 0, 16 * KIB),
+    ("flush", 0, 0),
 )
-"""Events after which the same of these requests fail, with a rule that is used once."""
+
+OPENING = BlkdebugEvent.REFTABLE_LOAD
+"""Then the image cannot be opened."""
+
+EVENTS = tuple(
+    event.value for event in BlkdebugEvent if event not in (BlkdebugEvent.NONE, OPENING)
+)
+
+LATER = "cluster_free"
+"""Freed clusters are discarded below at the next flush, in QEMU at once: it meets the rule."""
 
 
 def make(path: Path) -> Path:
@@ -49,7 +70,7 @@ def make(path: Path) -> Path:
     return path
 
 
-def of_qemu(path: Path, event: str) -> list[bool]:
+def of_qemu(path: Path, event: str, requests: tuple[Request, ...]) -> list[bool]:
     """Which of the requests succeed."""
     node = {
         "driver": "qcow2",
@@ -61,34 +82,43 @@ def of_qemu(path: Path, event: str) -> list[bool]:
     }
     commands = [
         text
-        for kind, offset, length in REQUESTS
+        for kind, offset, length in requests
         for text in ("-c", f"{kind} {offset} {length}" if length else kind)
     ]
     done = subprocess.run(
-        ["qemu-io", "-t", "writeback", *commands, "json:" + json.dumps(node)],
+        ["qemu-io", "-t", "writeback", "-d", "unmap", *commands, "json:" + json.dumps(node)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
     )
-    lines = [line for line in done.stdout.splitlines() if "ops/sec" not in line]
-    assert len(lines) == sum(kind != "flush" for kind, _, _ in REQUESTS), done.stdout
+    lines = [
+        line
+        for line in done.stdout.splitlines()
+        if "ops/sec" not in line and "Failed to flush" not in line
+    ]
+    assert len(lines) == sum(kind != "flush" for kind, _, _ in requests), done.stdout
     return [" failed: No space left" not in line for line in lines]
 
 
-def of_ours(path: Path, event: str) -> list[bool]:
+def of_ours(path: Path, event: str, requests: tuple[Request, ...]) -> list[bool]:
     around = Around()
     rule = FaultOptions(id="r", event=BlkdebugEvent(event), errno=errno.ENOSPC, count=1)
     blkdebug = BlkdebugNode(options("rules"), around, open_file(path, around), rules=[rule])
     perform(blkdebug.do_open())
-    node = open_on(blkdebug, around, open_backing(path.parent / "base", around))
+    base = path.parent / "base"
+    node = open_on(blkdebug, around, open_backing(base, around) if base.exists() else None)
     outcomes = []
-    for kind, offset, length in REQUESTS:
+    for kind, offset, length in requests:
         coro: Any
         if kind == "read":
             coro = node.pread(offset, memoryview(bytearray(length)))
         elif kind == "write":
             coro = node.pwrite(offset, memoryview(b"\xcd" * length))
+        elif kind == "discard":
+            coro = node.discard(offset, length)
+        elif kind.startswith("write -z"):
+            coro = node.zero(offset, length, may_unmap="-u" in kind)
         else:
             coro = node.flush()
         try:
@@ -104,10 +134,49 @@ def of_ours(path: Path, event: str) -> list[bool]:
     return outcomes
 
 
-@pytest.mark.parametrize("event", SAME)
+@pytest.mark.parametrize("event", EVENTS)
 def test_the_same_requests_fail(tmp_path: Path, event: str) -> None:
     (tmp_path / "theirs").mkdir()
     ours, theirs = make(tmp_path / "ours"), tmp_path / "theirs" / "image"
     shutil.copy(tmp_path / "base", theirs.parent / "base")
     shutil.copy(ours, theirs)
-    assert of_ours(ours, event) == of_qemu(theirs, event)
+    assert of_ours(ours, event, CLUSTERS_OF_4K) == of_qemu(theirs, event, CLUSTERS_OF_4K)
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_small_clusters(tmp_path: Path, event: str) -> None:
+    """New tables and refcounts all the time, discards and zeroes."""
+    ours = create(tmp_path / "ours", "32M", cluster_size=1024)
+    theirs = tmp_path / "theirs"
+    shutil.copy(ours, theirs)
+    found = of_ours(ours, event, CLUSTERS_OF_1K), of_qemu(theirs, event, CLUSTERS_OF_1K)
+    if event == LATER:
+        assert found[0].index(False) > 1, "the discard itself succeeds"
+        return
+    assert found[0] == found[1]
+
+
+def test_the_event_of_opening(tmp_path: Path) -> None:
+    path = create(tmp_path / "image", "1M")
+    with pytest.raises(QmpError, match="^Could not initialize refcount handling: No space left"):
+        of_ours(path, OPENING.value, ())
+    with pytest.raises(AssertionError, match="Could not initialize refcount handling"):
+        of_qemu(path, OPENING.value, ())
+
+
+def test_a_write_with_fua_does_not_announce_its_own_flush(tmp_path: Path) -> None:
+    """As in QEMU, where it counts as written only when it is over: the next flush does."""
+    around = Around()
+    path = create(tmp_path / "image", "1M", cluster_size=1024)
+    blkdebug = BlkdebugNode(options("rules"), around, open_file(path, around))
+    perform(blkdebug.do_open())
+    node = open_on(blkdebug, around)
+    event = BlkdebugEvent.FLUSH_TO_DISK
+    blkdebug.injector().add(FaultOptions(id="r", event=event, errno=errno.ENOSPC, count=1))
+    for _ in range(2):
+        perform(node.pwrite(0, memoryview(b"1" * 4096), fua=True))
+    perform(node.flush())
+    with pytest.raises(OSError) as caught:
+        perform(node.pread(0, memoryview(bytearray(512))))
+    assert caught.value.errno == errno.ENOSPC
+    close(node)

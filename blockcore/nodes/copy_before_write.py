@@ -91,7 +91,7 @@ class CopyBeforeWriteNode(FilterNode):
             raise call.error
         self._done.set(start, end - start)
 
-    async def flush(self) -> None:
+    async def flush(self, *, of_write: bool = False) -> None:
         """The guest's data is in `file`; the target is the backup's affair."""
         await self.below.flush()
 

@@ -207,10 +207,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
             await self.flush()
 
     async def zero_as_child(self, offset: int, length: int, *, may_unmap: bool) -> None:
-        """What a node above passes on: here `discard` counts (bdrv_co_pwrite_zeroes).
-
-        A child that was not told otherwise has discard=unmap.
-        """
+        """What a node above passes on: here `discard` counts (bdrv_co_pwrite_zeroes)."""
         unmap = may_unmap and self.options.discard_unmap
         await self.zero(offset, length, may_unmap=unmap, no_fallback=True)
 
@@ -261,18 +258,20 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
             self._write_gen += 1
             self.bitmaps.mark(offset, length)
 
-    async def flush(self) -> None:
+    async def flush(self, *, of_write: bool = False) -> None:
         """Bring what was written to stable storage (bdrv_co_flush).
 
         The events go to the child; the disk is only asked if something was
-        written since the last flush, and never with cache.no-flush.
+        written since the last flush, and never with cache.no-flush.  For the
+        flush `of_write` with FUA that write does not count yet.
         """
         generation = self._write_gen
         self.child_event(BlkdebugEvent.FLUSH_TO_OS)
         with self.outcome:
             await self.do_flush_to_os()
         if not self.options.no_flush and self._flushed_gen != generation:
-            self.child_event(BlkdebugEvent.FLUSH_TO_DISK)
+            if not of_write:
+                self.child_event(BlkdebugEvent.FLUSH_TO_DISK)
             self.inject(BlkdebugIOType.FLUSH, 0, 0)
             with self.outcome:
                 await self.do_flush()
@@ -280,7 +279,8 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
             # Those that come after it may have gone while another was flushed.
             if not child.read_only and not child.closed:
                 await child.flush()
-        self._flushed_gen = max(self._flushed_gen, generation)
+        if not of_write:
+            self._flushed_gen = max(self._flushed_gen, generation)
 
     async def block_status(self, offset: int, length: int) -> Extent:
         """What the beginning of a range is; the extent lies within the range."""

@@ -178,6 +178,7 @@ class Mapping:
             old = await self.table(number)
         if old is not None and old_entry & COPIED:
             return old
+        self.image.event(BlkdebugEvent.CLUSTER_ALLOC)
         offset = await self.refcounts.allocate(1)
         try:
             table = await self._new_table(number, offset, old)
@@ -186,9 +187,11 @@ class Mapping:
             self.l1_changed.add(number)
             self.tables.forget(offset)
             self.image.release(offset, 1)
+            self.image.event(BlkdebugEvent.CLUSTER_FREE)
             await self.refcounts.drop(offset >> self.image.cluster_bits)
             raise
         if old is not None:
+            self.image.event(BlkdebugEvent.CLUSTER_FREE)
             await self.refcounts.drop(old.offset >> self.image.cluster_bits)
         self._remember(number, table)
         return table
@@ -257,6 +260,7 @@ class Mapping:
         image, header = self.image, self.image.header
         image.event(BlkdebugEvent.L1_GROW_ALLOC_TABLE)
         count = image.clusters(entries * 8)
+        image.event(BlkdebugEvent.CLUSTER_ALLOC)
         offset = await self.refcounts.allocate(count)
         values = self.l1 + array(L1_TYPE, bytes((entries - len(self.l1)) * 8))
         try:

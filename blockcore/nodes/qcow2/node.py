@@ -197,9 +197,12 @@ class Qcow2Node(BlockNode):
         self.image.check_usable()
         await super().discard(offset, length)
 
-    async def flush(self) -> None:
+    async def flush(self, *, of_write: bool = False) -> None:
         self.image.check_usable()
-        await super().flush()
+        await super().flush(of_write=of_write)
+
+    async def write_through(self) -> None:
+        await self.flush(of_write=True)
 
     async def do_flush_to_os(self) -> None:
         if self.read_only or self.image.unusable:

@@ -43,6 +43,7 @@ class Refcounts(RefcountTable):
             return None
         if not self.image.metadata.keys().isdisjoint(range(first, first + count)):
             return None
+        self.image.event(BlkdebugEvent.REFBLOCK_ALLOC)
         for at in range(index, end):
             values[at] = 1
         self.blocks.mark(block)
@@ -106,6 +107,7 @@ class Refcounts(RefcountTable):
         pinned: list[Table] = []
         try:
             for number in self._blocks_of(first, count):
+                self.image.event(BlkdebugEvent.REFBLOCK_ALLOC)
                 block = await self.block(number)
                 assert block is not None
                 block.pins += 1

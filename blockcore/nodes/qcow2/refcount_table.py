@@ -66,6 +66,7 @@ class RefcountTable:
 
     async def drop(self, cluster: int) -> bool:
         """Remove one reference to a cluster; gives whether it was the last."""
+        self.image.event(BlkdebugEvent.REFBLOCK_ALLOC)
         block = await self.block(cluster >> self.block_bits)
         index = cluster & ((1 << self.block_bits) - 1)
         if block is None or not block.values[index]:

@@ -14,6 +14,7 @@ from blockcore.nodes.qcow2.grace import Grace, Mark
 from blockcore.nodes.qcow2.image import Image
 from blockcore.nodes.qcow2.mapping import Mapping
 from blockcore.nodes.qcow2.refcount import Refcounts
+from blockcore.qapi import BlkdebugEvent
 
 MAX_DIRTY_BYTES = 4 << 20
 """More bytes of changed L2 tables than this are written without waiting for a flush."""
@@ -69,6 +70,7 @@ class WriteBack:
 
     def free(self, first: int, count: int, discard: Discard = Discard.OTHER) -> None:
         """References to clusters have just gone from the tables in memory."""
+        self.image.event(BlkdebugEvent.CLUSTER_FREE)
         last = self._freed[-1] if self._freed else None
         mark = self.grace.mark()
         if last and last.first + last.count == first and last.mark == mark:
@@ -79,6 +81,7 @@ class WriteBack:
 
     def give_back(self, first: int, count: int) -> None:
         """Clusters that were allocated but never referred to, and that nobody writes to."""
+        self.image.event(BlkdebugEvent.CLUSTER_FREE)
         self._returned.append((first, count))
 
     async def take_back(self) -> None:
