@@ -108,6 +108,7 @@ class BigLock:
     ) -> None:
         """Advance a routine that somebody else owns, and tell its owner; the lock is held."""
         routine.advance(value, error)
+        error = None
         if routine.until is not None:
             if self.closing:
                 routine.abandon()

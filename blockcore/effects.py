@@ -10,7 +10,9 @@ contract a QEMU coroutine has under the BQL.  Interpreters perform the effects:
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 
 class Lane:
@@ -79,6 +81,12 @@ class LaneCall(Call):
     def __init__(self, lane: Lane, fn: Callable[..., Any], *args: Any) -> None:
         super().__init__(fn, *args)
         self.lane = lane
+
+
+def kept(error: E) -> E:
+    """An outcome that is kept: without the trace, which keeps all that was at work with it."""
+    error.__context__ = error.__cause__ = None
+    return error.with_traceback(None)
 
 
 class Until:

@@ -13,7 +13,7 @@ import errno
 import os
 from typing import Protocol
 
-from blockcore.effects import Until
+from blockcore.effects import Until, kept
 from blockcore.job_coroutine import JobCoroutine
 from blockcore.job_driver import JobHost, not_completable
 from blockcore.job_status import check_verb
@@ -86,7 +86,7 @@ class Job(JobCoroutine):
             await self.pause_point()
             await self.run()
         except (OSError, QmpError) as exc:
-            self.error = exc
+            self.error = kept(exc)
         self._work_ended = True
         self.busy = False
         await Until(self._others_have_moved)
@@ -180,7 +180,7 @@ class Job(JobCoroutine):
         try:
             await self.prepare()
         except (OSError, QmpError) as exc:
-            self.error = exc
+            self.error = kept(exc)
         self.update_result()
         return self.error is None
 

@@ -201,10 +201,11 @@ class LoopRoutine(Routine):
         call: Call | None = first
         left = TURN
         while call is not None:
-            value, error = perform(call)
+            outcome = perform(call)
             with self.lock.region():
                 self._left, self._lane = left, first.lane
-                self.lock.advance(self, value, error)
+                self.lock.advance(self, *outcome)
+                del outcome  # an exception must not be held by a frame that it knows
                 call = self.call if self._left else None
                 self._left = 0
             left = max(left - 1, 1)

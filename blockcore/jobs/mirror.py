@@ -101,6 +101,7 @@ class MirrorJob(MirrorWork):
             await quietly_read_only(machine, target)
         drain.end()
         self.end_drain()
+        self.let_go()
         machine.concerns_changed()
         for node in (source, target):
             await machine.graph.release(node)

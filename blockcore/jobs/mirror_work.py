@@ -10,6 +10,7 @@ import errno
 from blockcore.bitmap import DirtyBitmap
 from blockcore.block_job import RETRY_NS, BlockJob
 from blockcore.drain import Drain
+from blockcore.effects import kept
 from blockcore.job_driver import not_completable
 from blockcore.job_txn import JobTxn
 from blockcore.jobs.mirror_active import ActiveWrites
@@ -97,13 +98,17 @@ class MirrorWork(BlockJob):
         return blocking and self.failure is None and not self.is_cancelled
 
     async def run(self) -> None:
-        """However it ends, nothing is on its way then, and guests wait for what comes of it."""
+        """However it ends, nothing is on its way, and guests wait for what comes of it."""
         try:
             await self._run()
         except (OSError, QmpError):
             await self._come_to_rest()
             raise
         await self._come_to_rest()
+
+    def let_go(self) -> None:
+        """Part with what knows the job: nothing of it is to wait for the collector."""
+        self.top.job = self._active = self._copier = None
 
     async def _come_to_rest(self) -> None:
         await self.on_pause()
@@ -129,11 +134,7 @@ class MirrorWork(BlockJob):
             await find_out_what_to_copy(self._copier, self.mirror, self._go_on)
         if not self.is_cancelled:
             self._active = self.top.job = ActiveWrites(
-                self.copier,
-                self.progress,
-                self._copies_writes,
-                self._write_failed,
-                lambda: self._synced(False),
+                self.copier, self.progress, self._copies_writes, self._write_failed, self._synced
             )
             await self._mirror()
 
@@ -247,11 +248,11 @@ class MirrorWork(BlockJob):
         policy = self.mirror.on_source_error if reading else self.mirror.on_target_error
         action = self.error_action(policy, operation, exc.errno or errno.EIO)
         if action is BlockErrorAction.REPORT:
-            self.failure = self.failure or exc
+            self.failure = self.failure or kept(exc)
         elif action is BlockErrorAction.IGNORE:
             self._ignored = True
 
-    def _synced(self, synced: bool) -> None:
+    def _synced(self, synced: bool = False) -> None:
         if self.actively_synced is not None:
             self.actively_synced = synced
 

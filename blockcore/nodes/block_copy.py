@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from blockcore.bitmap import DirtyBitmap
 from blockcore.clock import Clock
-from blockcore.effects import Until
+from blockcore.effects import Until, kept
 from blockcore.nodes.chain import backing_chain_next, is_allocated_above
 from blockcore.nodes.copy_call import CopyCall
 from blockcore.nodes.copy_data import Concerned, DataCopier, SourceError
@@ -207,7 +207,7 @@ class BlockCopy:
             await self._copy(task)
         except OSError as exc:
             if call.error is None:
-                call.error, call.error_is_read = exc, isinstance(exc, SourceError)
+                call.error, call.error_is_read = kept(exc), isinstance(exc, SourceError)
             self._end(task, again=True)
             return
         if self.discard_source:

@@ -41,8 +41,8 @@ class CopyBeforeWriteNode(FilterNode):
         super().__init__(options, around, copy.source)
         self.children["target"] = copy.target
         self.copy = copy
-        self.keeper = self if keeper is None else keeper
-        if self.keeper is self:
+        self._keeper = keeper  # not itself: what refers to itself waits for the collector
+        if keeper is None:
             self.bitmaps.add(copy.bitmap)
         self._done = DirtyBitmap(copy.source.size, copy.cluster_size)
         access = DirtyBitmap(copy.source.size, copy.cluster_size)
@@ -50,6 +50,10 @@ class CopyBeforeWriteNode(FilterNode):
         for bitmap in (self._done, access):
             bitmap.enabled = False
             self.bitmaps.add(bitmap)
+
+    @property
+    def keeper(self) -> BlockNode:
+        return self if self._keeper is None else self._keeper
 
     def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
         """The target may be written by others as well: it may be under the source's guests.

@@ -150,6 +150,7 @@ class BlockGraph:
         self.unlisted.discard(node)
         for name, child in node.children.items():
             disown(node, name, child)
+            child.inherits_from = None if child.inherits_from is node else child.inherits_from
             await self.release(child)
 
     async def close_all(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from array import array
 from dataclasses import dataclass
+from weakref import proxy
 
 from blockcore.nodes.qcow2.entries import COPIED, OFFSET_MASK, READS_AS_ZERO, Kind, kind_of
 from blockcore.nodes.qcow2.image import ACTIVE_L1, ACTIVE_L2, Image, hexadecimal
@@ -51,13 +52,14 @@ class Mapping:
         self.l1: array[int] = array(L1_TYPE)
         self.l1_changed: set[int] = set()
         self.cached: dict[int, array[int]] = {}
+        me = proxy(self)  # what refers to itself waits for the collector
         self.tables = TableCache(
             image,
             L2_TYPE,
             max(2, l2_cache_size >> image.cluster_bits),
             BlkdebugEvent.L2_LOAD,
             BlkdebugEvent.L2_UPDATE,
-            self._dropped,
+            lambda offset: me._dropped(offset),
         )
         self._users: dict[int, list[int]] = {}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from weakref import proxy
+
 from blockcore.events import BlockImageCorrupted
 from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct, Translation
@@ -100,19 +102,21 @@ class Qcow2Node(BlockNode):
         self.auto_backing_file = header.backing_file or ""
 
     def _assemble(self, header: Header) -> None:
+        """The parts do not keep the node: what it occupies is not to wait for the collector."""
+        me = proxy(self)
         image = self.image = Image(header, self._below, self.read_only)
-        image.report = self._report_corruption
+        image.report = lambda *told: me._report_corruption(*told)
         refcounts = Refcounts(image)
         self.mapping = Mapping(image, refcounts, self.settings.l2_cache_size)
         self.write_back = WriteBack(
-            image, refcounts, self.mapping, self.grace, self._passes_discard
+            image, refcounts, self.mapping, self.grace, lambda why: me._passes_discard(why)
         )
         inflate = inflater(header.compression)
-        self.reader = Reader(image, self.mapping, inflate, lambda: self.backing)
+        self.reader = Reader(image, self.mapping, inflate, lambda: me.backing)
         self.allocator = Allocator(image, self.mapping, self.write_back)
         self.writer = Writer(image, self.mapping, self.allocator, self.reader)
         self.eraser = Eraser(
-            image, self.mapping, self.allocator, self.writer, self._reads_as_zero
+            image, self.mapping, self.allocator, self.writer, lambda *at: me._reads_as_zero(*at)
         )
         self.resizer = Resizer(image, self.mapping, self.write_back, self.eraser)
 
