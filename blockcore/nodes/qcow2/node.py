@@ -102,8 +102,7 @@ class Qcow2Node(BlockNode):
         self.auto_backing_file = header.backing_file or ""
 
     def _assemble(self, header: Header) -> None:
-        """The parts do not keep the node: what it occupies is not to wait for the collector."""
-        me = proxy(self)
+        me = proxy(self)  # the parts do not keep the node, which needs no collector then
         image = self.image = Image(header, self._below, self.read_only)
         image.report = lambda *told: me._report_corruption(*told)
         refcounts = Refcounts(image)
@@ -111,8 +110,7 @@ class Qcow2Node(BlockNode):
         self.write_back = WriteBack(
             image, refcounts, self.mapping, self.grace, lambda why: me._passes_discard(why)
         )
-        inflate = inflater(header.compression)
-        self.reader = Reader(image, self.mapping, inflate, lambda: me.backing)
+        self.reader = Reader(image, self.mapping, inflater(header.compression), lambda: me.backing)
         self.allocator = Allocator(image, self.mapping, self.write_back)
         self.writer = Writer(image, self.mapping, self.allocator, self.reader)
         self.eraser = Eraser(
