@@ -24,12 +24,12 @@ LARGE = {
     "objects": [{"a": n, "b": ["c" * 100]} for n in range(5000)],
     "members": {f"member {n}": n for n in range(20_000)},
     "names": {"n" * 300_000: {"m" * 300_000: 1.5}},
-    "tuple": tuple(range(5000)),
+    "tuple": tuple(range(50_000)),
 }
 
 
 def depth(levels: int) -> Any:
-    value: Any = list(range(5000))
+    value: Any = list(range(50_000))
     for _ in range(levels):
         value = {"a": [value]}
     return value
@@ -47,6 +47,17 @@ def test_large_values_are_written_in_pieces(value: Any) -> None:
 def test_small_ones_in_one(value: Any) -> None:
     (only,) = pieces(value)
     assert encode(value) == only.encode() + b"\r\n"
+
+
+def test_each_image_of_a_long_chain_is_one_piece() -> None:
+    """Not walked level by level, each of which would be looked at to its end again."""
+    image: dict[str, Any] = {}
+    images = []
+    for number in range(200):
+        image = {str(n): n for n in range(12)} | {"filename": str(number), "backing-image": image}
+        images.append(image)
+    parts = list(pieces({"return": Result(images, lambda value: value)}))
+    assert len(parts) < 3 * len(images)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,11 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, Final
 
-SMALL: Final = 2000
-"""Values, and 64 characters of a string each, that are encoded in one go: 0.3 ms."""
+SMALL: Final = 8000
+"""Values, and 16 characters of a string each, that are encoded in one go: a millisecond.
+
+A chain of 200 images has 3000; to walk it level by level takes ten times as long.
+"""
 
 SHORT: Final = 4
 """Items of a list that become JSON in one go."""
@@ -141,9 +144,9 @@ def _is_small(value: Any) -> bool:
             if kind in _SCALARS:
                 continue
             if isinstance(item, str):
-                left -= len(item) >> 6
+                left -= len(item) >> 4
             elif kind is dict:
-                left -= sum(map(len, item)) >> 6
+                left -= sum(map(len, item)) >> 4
                 stack.append(item.values())
             elif kind is list or kind is tuple:
                 stack.append(item)
