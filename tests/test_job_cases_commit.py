@@ -202,6 +202,22 @@ def commit_through_a_filter_over_a_smaller_base(m: Side) -> None:
     m.look()
 
 
+def names_beside_the_overlay(m: Side) -> None:
+    """A relative name is one beside the image that has it, where there may be no such file."""
+    (m.directory / "snaps").mkdir(exist_ok=True)
+    m.image("base.qcow2", "2M", "write -P 1 0 128k")
+    m.node("base", "base.qcow2")
+    for name in ("one", "two"):
+        file = {"snapshot_file": f"snaps/{name}.qcow2", "snapshot_node_name": name}
+        below = {"one": "base", "two": "one"}[name]
+        m("blockdev-snapshot-sync", node_name=below, format="qcow2", **file)
+    for name in ("base.qcow2", "snaps/one.qcow2", "one.qcow2", str(m.directory / "base.qcow2")):
+        m("block-stream", job_id="j", device="two", base=name, speed=-1)
+        m("block-commit", job_id="j", device="two", top=name, base_node="base", speed=-1)
+        m("block-commit", job_id="j", device="two", base=name, speed=-1)
+    m.look()
+
+
 def commit_into_a_busy_image(m: Side) -> None:
     """Somebody else may not write what a backup reads."""
     three(m)
@@ -276,6 +292,7 @@ CASES = [
     *(commit_the_active_image_into_a_smaller_one, commit_under_two_overlays),
     *(commit_what_is_not_in_the_header, commit_with_a_filter_between, commit_into_a_busy_image),
     commit_under_a_stream,
+    names_beside_the_overlay,
     commit_through_a_filter_over_the_base,
     commit_of_the_active_image_through_a_filter_over_the_base,
     commit_through_a_filter_over_a_smaller_base,

@@ -56,8 +56,8 @@ async def block_commit(
     async with changing_graph(machine, device):
         root = _commit_root(machine, device)
         root.check_op(BlockOpType.COMMIT_SOURCE)
-        image = _commit_top(machine, root, top, top_node)
-        below = _commit_base(machine, image, base, base_node)
+        image = await _commit_top(machine, root, top, top_node)
+        below = await _commit_base(machine, image, base, base_node)
         nodes = list(chain(image))
         check_ops(nodes[: nodes.index(below) + 1], BlockOpType.COMMIT_TARGET)
         if image is below:
@@ -107,7 +107,7 @@ def _commit_root(machine: Machine, device: str) -> BlockNode:
     return root_node(machine, device)
 
 
-def _commit_top(
+async def _commit_top(
     machine: Machine, root: BlockNode, top: str | None, top_node: str | None
 ) -> BlockNode:
     if top_node is not None and top is not None:
@@ -116,13 +116,13 @@ def _commit_top(
         return _in_chain(machine, root, top_node)
     if top is None or top == root.filename:
         return root
-    image = find_backing_image(root, top, machine.graph.path)
+    image = await find_backing_image(root, top, machine.graph.path)
     if image is None:
         raise QmpError(f"Top image file {top} not found")
     return image
 
 
-def _commit_base(
+async def _commit_base(
     machine: Machine, image: BlockNode, base: str | None, base_node: str | None
 ) -> BlockNode:
     if base_node is not None and base is not None:
@@ -131,7 +131,7 @@ def _commit_base(
         return _in_chain(machine, image, base_node)
     if base is None:
         return find_base(image)
-    found = find_backing_image(image, base, machine.graph.path)
+    found = await find_backing_image(image, base, machine.graph.path)
     if found is None:
         raise QmpError(f"Can't find '{base}' in the backing chain")
     return found

@@ -41,7 +41,7 @@ async def block_stream(
     _exclude(base=base, base_node=base_node, bottom=bottom)
     async with changing_graph(machine, device):
         target = machine.node_or_device(device, device)
-        below = _stream_base(machine, target, device, base, base_node)
+        below = await _stream_base(machine, target, device, base, base_node)
         lowest = None if bottom is None else _stream_bottom(machine, target, device, bottom)
         check_ops(_streamed(target, below, lowest), BlockOpType.STREAM)
         if below is None and lowest is None and backing_file is not None:
@@ -73,11 +73,11 @@ def _exclude(**given: str | None) -> None:
             raise QmpError(f"'{names[0]}' and '{names[1]}' cannot be specified at the same time")
 
 
-def _stream_base(
+async def _stream_base(
     machine: Machine, target: BlockNode, device: str, base: str | None, base_node: str | None
 ) -> BlockNode | None:
     if base is not None:
-        image = find_backing_image(target, base, machine.graph.path)
+        image = await find_backing_image(target, base, machine.graph.path)
         if image is None:
             raise QmpError(f"Can't find '{base}' in the backing chain")
         return image

@@ -27,13 +27,18 @@ MAX_CHAIN = 200
 _PROTOCOL = re.compile(r"[^/]*:")
 
 
+def has_protocol(name: str) -> bool:
+    """Whether a name is more than a path (path_has_protocol)."""
+    return _PROTOCOL.match(name) is not None
+
+
 def backing_name(node: BlockNode, name: str) -> str:
     """The full name of the backing file that an image calls `name`.
 
     A relative name is relative to the directory of the image's own file
     (bdrv_get_full_backing_filename).
     """
-    if _PROTOCOL.match(name) or os.path.isabs(name):
+    if has_protocol(name) or os.path.isabs(name):
         return name
     below: BlockNode | None = node
     while below is not None and not isinstance(below, FileNode):

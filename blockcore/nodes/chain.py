@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable, Iterator
 from itertools import takewhile
 
-from blockcore.nodes.backing import backing_name
+from blockcore.effects import LaneCall
+from blockcore.nodes.backing import backing_name, has_protocol
+from blockcore.nodes.driver import OPENING
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.qapi import QmpError
@@ -83,25 +85,26 @@ def find_overlay(active: BlockNode, node: BlockNode) -> BlockNode | None:
     return above
 
 
-def find_backing_image(
+async def find_backing_image(
     node: BlockNode, name: str, path: Callable[[str], str]
 ) -> BlockNode | None:
     """The image under `node` that goes by a name, in its overlay or by itself.
 
     What the overlay says counts unless it is on something else; names of files
-    are compared as paths, relative to the overlay's, which `path` makes
-    absolute.  (bdrv_find_backing_image.)
+    are those of the same file, relative to the overlay's, which `path` makes
+    absolute: one that does not exist there is not found.
+    (bdrv_find_backing_image.)
     """
     above: BlockNode | None = skip_filters(node)
     while above is not None:
         below = backing_chain_next(above)
-        if below is not None and _goes_by(above, below, name, path):
+        if below is not None and await _goes_by(above, below, name, path):
             return below
         above = below
     return None
 
 
-def _goes_by(
+async def _goes_by(
     overlay: BlockNode, below: BlockNode, name: str, path: Callable[[str], str]
 ) -> bool:
     if not isinstance(overlay, Qcow2Node) or is_overridden(overlay):
@@ -112,8 +115,18 @@ def _goes_by(
     try:
         full = [backing_name(overlay, one) for one in (name, said)]
     except QmpError:
-        return name == said
-    return name == said or len({os.path.normpath(path(one)) for one in full}) == 1
+        return has_protocol(name) and name == said
+    if has_protocol(name) or has_protocol(said):
+        return name in (said, full[1])
+    same: bool = await LaneCall(OPENING, _is_same_file, *map(path, full))
+    return same
+
+
+def _is_same_file(*names: str) -> bool:
+    try:
+        return len({os.path.realpath(name, strict=True) for name in names}) == 1
+    except OSError:
+        return False
 
 
 def is_overridden(node: Qcow2Node) -> bool:
