@@ -159,7 +159,8 @@ def _parse_extensions(header: Header, data: bytes) -> None:
         if kind == BACKING_FORMAT:
             if len(body) >= 16:
                 raise QmpError(f"ERROR: ext_backing_format: len={len(body)} too large (>=16)")
-            header.backing_format = body.split(b"\0")[0].decode(errors="replace") or None
+            text = body.split(b"\0")[0]
+            header.backing_format = text.decode(errors="surrogateescape") or None
         elif kind != FEATURES:
             header.extensions.append((kind, body))
 
@@ -260,7 +261,7 @@ def rewritten_header(header: Header) -> bytes:
 def serialize_header(header: Header) -> bytes:
     """The first cluster as QEMU writes it; QmpError if it does not hold everything."""
     fixed = _V2_BYTES if header.version == 2 else _WRITTEN_BYTES
-    tail = pack(BACKING_FORMAT, (header.backing_format or "").encode())
+    tail = pack(BACKING_FORMAT, (header.backing_format or "").encode(errors="surrogateescape"))
     if header.version == 3 and header.cluster_size >= _NAMED_FROM:
         tail += pack(FEATURES, FEATURE_NAMES)
     tail += b"".join(pack(kind, body) for kind, body in header.extensions)

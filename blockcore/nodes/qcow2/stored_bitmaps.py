@@ -71,7 +71,7 @@ def directory_of(header: Header) -> Directory | None:
         raise QmpError("bitmaps_ext: Reserved field is not zero")
     if count > MAX_BITMAPS:
         raise QmpError(
-            f"bitmaps_ext: image has {count} bitmaps, exceeding the QEMU supported maximum"
+            f"bitmaps_ext: Image has {count} bitmaps, exceeding the QEMU supported maximum"
             f" of {MAX_BITMAPS}"
         )
     if not count:
@@ -109,7 +109,8 @@ async def read_bitmaps(image: Image) -> list[StoredBitmap]:
         if extra:
             raise QmpError("Bitmap extra data is not supported")
         at += _ENTRY.size
-        name = bytes(data[at : at + name_bytes]).decode(errors="surrogateescape")
+        text = bytes(data[at : at + name_bytes]).split(b"\0")[0]
+        name = text.decode(errors="surrogateescape")
         bitmap = StoredBitmap(name, bits, flags, table, entries)
         if kind != _DIRTY_TRACKING or not _makes_sense(bitmap, name_bytes, image.header):
             raise QmpError(f"Bitmap '{name}' doesn't satisfy the constraints")
