@@ -108,7 +108,7 @@ def test_the_embedded_python_finds_its_own_library_first(beside: str) -> None:
     first = dict.fromkeys([f"{beside}/bin", "/usr/bin"])
     assert env["PATH"] == ":".join([*first, "/venv/bin:/usr/bin"])
     assert env["PYTHONPATH"] == "/a:/b"
-    assert set(env) == {"PATH", "PYTHONPATH", "LANG"}
+    assert set(env) == {"PATH", "PYTHONPATH", "LANG", "LC_ALL"}
 
 
 @pytest.mark.parametrize(
