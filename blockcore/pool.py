@@ -48,6 +48,7 @@ class ThreadPool:
     def _run(self) -> None:
         while (work := self._queue.get()) is not None and not self._closed:
             _do(work)
+            del work  # with the buffers it has, while there is nothing else to do
 
 
 class _Crew:
@@ -102,6 +103,7 @@ class Lanes:
     def _run(self, lane: Lane, crew: _Crew) -> None:
         while (work := self._next(lane, crew)) is not None:
             _do(work)
+            del work
 
     def _next(self, lane: Lane, crew: _Crew) -> Work | None:
         """What has waited longest, or None: then the thread counts no more."""

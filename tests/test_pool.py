@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from functools import partial
 from queue import SimpleQueue
 
@@ -126,3 +127,25 @@ def test_what_waits_in_a_lane_is_dropped_at_the_end() -> None:
     go.set()
     assert done.get(timeout=10) == 1
     assert done.empty()
+
+
+@pytest.mark.parametrize("kind", ["pool", "lane"])
+def test_an_idle_thread_keeps_nothing_of_its_last_work(kind: str) -> None:
+    pool, lanes, lane = ThreadPool("pool", 1), Lanes(idle_s=60.0), Lane("lane", 1)
+
+    class Work:
+        def __call__(self) -> None:
+            """Nothing; what it has is what counts."""
+
+    work = Work()
+    gone = threading.Event()
+    kept = weakref.ref(work, lambda _: gone.set())
+    if kind == "pool":
+        pool.submit(work)
+    else:
+        lanes.submit(work, lane)
+    del work
+    assert gone.wait(30)
+    assert kept() is None
+    pool.close()
+    lanes.close()
