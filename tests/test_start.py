@@ -141,6 +141,27 @@ def started(place: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
         yield process
 
 
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV], ids=lambda how: how.name)
+def test_what_a_killed_machine_leaves_is_gone_after_the_next_start(how: int, place: Path) -> None:
+    """What others have, who live or whose it is not known to be, stays."""
+    (place / "faultline-other").mkdir()
+    with started(place) as living:
+        before = left(place)
+        with started(place) as killed:
+            killed.send_signal(how)
+            killed.communicate(timeout=TIMEOUT_S)
+        assert len(left(place)) == len(before) + 1
+        with started(place) as last:
+            assert len(left(place)) == len(before) + 1
+            assert set(before) < set(left(place))
+            last.terminate()
+            last.communicate(timeout=TIMEOUT_S)
+        assert left(place) == before
+        living.terminate()
+        living.communicate(timeout=TIMEOUT_S)
+    assert left(place) == ["faultline-other"]
+
+
 def test_a_write_beyond_the_limit_of_files_is_an_error(tmp_path: Path) -> None:
     """SIGXFSZ would end the machine, for a guest's request."""
     make_image(tmp_path / "a.img", 4 * MIB)

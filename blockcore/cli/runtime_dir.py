@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
@@ -15,6 +16,11 @@ from blockcore.cli.listen import PATH_BYTES_MAX
 
 LONGEST = "/faultline-xxxxxxxx/control"
 """What is added to the path of a directory by what is made in it."""
+
+PREFIX = "faultline-"
+
+LOCK = "lock"
+"""A file in it, locked as long as the machine lives, whatever its end is."""
 
 
 @contextmanager
@@ -40,10 +46,44 @@ def make_runtime_dir(embedded: bool, environ: Mapping[str, str]) -> Path:
     ClickException if there is no place for it.
     """
     parent = first_fitting(candidates(embedded, environ), _is_writable)
+    remove_dead(parent)
     try:
-        return Path(tempfile.mkdtemp(prefix="faultline-", dir=parent))
+        directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     except OSError as exc:
         raise click.ClickException(f"no place for a private directory: {exc.strerror}") from exc
+    _lock(directory)
+    return directory
+
+
+def remove_dead(parent: str) -> None:
+    """Remove what machines have left that were killed: directories whose lock nobody has.
+
+    One without a lock may be about to get it, or be somebody else's.
+    """
+    for lock in Path(parent).glob(f"{PREFIX}*/{LOCK}"):
+        with suppress(OSError):
+            if {lock.lstat().st_uid, lock.parent.lstat().st_uid} != {os.geteuid()}:
+                continue
+            descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+
+def _lock(directory: Path) -> None:
+    """Lock it for this process and the program that it becomes.
+
+    The lock has its name when it is locked, so that nobody finds it free.
+    Where there are no locks, nothing is removed but by the machine itself.
+    """
+    with suppress(OSError):
+        new = directory / f"{LOCK}.new"
+        descriptor = os.open(new, os.O_RDWR | os.O_CREAT, 0o600)
+        os.set_inheritable(descriptor, True)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        new.rename(directory / LOCK)
 
 
 def candidates(embedded: bool, environ: Mapping[str, str]) -> list[str]:
