@@ -467,6 +467,8 @@ def main(lives: int, seed: str | None) -> None:
         if wrong := world.life(number):
             print(f"life {number}, images in {directory}:", *wrong, sep="\n")
             sys.exit(1)
+        if (number + 1) % 20 == 0:
+            print(f"{number + 1} lives", flush=True)
     print(f"{lives} lives:", *(f"{count} {what}" for what, count in world.counts.most_common()))
     subprocess.run(["rm", "-r", str(directory)], check=True)
 

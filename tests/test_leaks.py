@@ -29,6 +29,13 @@ ROUNDS = {
     "rules": 5_000,
     "nodes": 500,
     "refused-nodes": 500,
+    "snapshots": 30,
+    "block-commit": 20,
+    "block-stream": 40,
+    "drive-mirror": 60,
+    "blockdev-mirror": 60,
+    "drive-backup": 60,
+    "blockdev-backup": 60,
 }
 
 NOTICEABLE = {
