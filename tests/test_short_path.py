@@ -195,12 +195,17 @@ class Setup:
         self.machine = self.server.machine
         self.blk: BlockBackend = self.machine.backends[0]
         self.threads: list[threading.Thread] = []
+        self.machine.spawn = self.spawn
 
     def start(self, work: Callable[..., object], *arguments: object) -> threading.Thread:
         thread = threading.Thread(target=work, args=arguments, daemon=True)
         self.threads.append(thread)
         thread.start()
         return thread
+
+    def spawn(self, coro: Coroutine[Any, Any, None]) -> None:
+        """What the main loop does, which does not run here."""
+        self.start(self.run, coro)
 
     def run(self, coro: Coroutine[Any, Any, Any]) -> Any:
         return self.server.lock.run_in_thread(coro, lambda: True)
