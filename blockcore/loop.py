@@ -97,10 +97,10 @@ class MainLoop:
 
     def submit(self, work: Callable[[], None], lane: Lane) -> None:
         pool = self._pools.get(lane)
-        if pool is None:
-            self._lanes.submit(work, lane)
-        else:
+        if pool is not None:
             pool.submit(work)
+        elif not self._lanes.submit(work, lane):
+            self._pools[GENERAL].submit(work)
 
     def is_wanted(self, lane: Lane) -> bool:
         pool = self._pools.get(lane)

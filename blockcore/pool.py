@@ -72,11 +72,15 @@ class Lanes:
         self._crews: dict[Lane, _Crew] = {}
         self._closed = False
 
-    def submit(self, work: Work, lane: Lane) -> None:
-        """Run `work` on a thread of its lane; dropped once this is closed."""
+    def submit(self, work: Work, lane: Lane) -> bool:
+        """Run `work` on a thread of its lane; dropped once this is closed.
+
+        False, and it is not taken, if the lane has no thread and the process
+        can have no more.
+        """
         with self._lock:
             if self._closed:
-                return
+                return True
             crew = self._crews.get(lane)
             if crew is None:
                 crew = self._crews[lane] = _Crew(self._lock)
@@ -84,8 +88,16 @@ class Lanes:
             if len(crew.work) <= crew.idle:
                 crew.changed.notify()
             elif crew.threads < lane.threads:
-                crew.threads += 1
-                threading.Thread(target=self._run, args=(lane, crew), name=lane.name).start()
+                thread = threading.Thread(target=self._run, args=(lane, crew), name=lane.name)
+                try:
+                    thread.start()
+                except RuntimeError:
+                    if not crew.threads:
+                        del self._crews[lane]
+                        return False
+                else:
+                    crew.threads += 1
+            return True
 
     def is_wanted(self, lane: Lane) -> bool:
         """Whether work waits for a thread of that lane."""

@@ -108,6 +108,28 @@ def test_a_thread_of_a_lane_takes_more_work_and_then_ends() -> None:
         assert not thread.is_alive()
 
 
+def test_a_lane_that_can_have_no_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that it has do the work; without any it is for somebody else to do."""
+    lanes, lane = Lanes(), Lane("lane", 4)
+    meeting, done = threading.Barrier(2), SimpleQueue[str]()
+
+    def hang() -> None:
+        meeting.wait(10)
+        done.put("first")
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    assert lanes.submit(hang, lane)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert lanes.submit(lambda: done.put("second"), lane)
+    assert not lanes.submit(lambda: done.put("nobody's"), Lane("another", 4))
+    assert done.empty()
+    meeting.wait(10)
+    assert [done.get(timeout=10) for _ in range(2)] == ["first", "second"]
+    lanes.close()
+
+
 def test_what_waits_in_a_lane_is_dropped_at_the_end() -> None:
     lanes = Lanes()
     lane = Lane("lane", 1)
