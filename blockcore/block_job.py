@@ -16,9 +16,10 @@ from blockcore.events import (
 )
 from blockcore.job import Completion, Job
 from blockcore.job_driver import JobHost
-from blockcore.nodes.abilities import cancel_in_flight, hang_up
+from blockcore.nodes.abilities import connections
 from blockcore.nodes.graph import BlockGraph
 from blockcore.nodes.links import check
+from blockcore.nodes.nbd import NbdNode
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import ALL, NONE, NodeUser, Perm
 from blockcore.policy import error_action, iostatus_after
@@ -195,13 +196,17 @@ class BlockJob(Job):
         What waits for a connection fails at once, as in QEMU.  A server that
         has not answered after a while is hung up on, for which QEMU has `yank`.
         """
-        cancel_in_flight(node)
-        self._host.spawn(self._hang_up_later(node))
+        servers = list(connections(node))
+        for server in servers:
+            server.cancel_in_flight()
+        if servers:
+            self._host.spawn(self._hang_up_later(servers))
 
-    async def _hang_up_later(self, node: BlockNode) -> None:
+    async def _hang_up_later(self, servers: Iterable[NbdNode]) -> None:
         clock = self._host.clock
         while not await Until(self._is_over, clock.monotonic_ns() + CUT_OFF_NS):
-            hang_up(node)
+            for server in servers:
+                server.hang_up()
 
     def _is_over(self) -> bool:
         return self.status in (JobStatus.CONCLUDED, JobStatus.NULL)

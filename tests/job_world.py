@@ -437,7 +437,8 @@ class JobWorld:
         over = (JobStatus.ABORTING, JobStatus.CONCLUDED, JobStatus.NULL)
         if source == self.point or any(told.status in over for told in self.told.values()):
             return
-        if any(job.txn.finalizing for job in self.machine.jobs):
+        # A cancelled backup lets guests go on without it.
+        if any(job.txn.finalizing or job.is_cancelled for job in self.machine.jobs):
             return
         for at in range(0, SIZE, COPY):
             part = slice(at, at + COPY)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from blockcore.nodes.file import FileNode
 from blockcore.nodes.nbd import NbdNode
 from blockcore.nodes.node import BlockNode
@@ -26,19 +28,10 @@ def zeroes_with_unmap(node: BlockNode) -> bool:
     return node.zeroes_unmap if below is None else zeroes_with_unmap(below)
 
 
-def cancel_in_flight(node: BlockNode) -> None:
-    """Let requests fail that wait for a server to come back (bdrv_cancel_in_flight)."""
-    if isinstance(node, NbdNode):
-        node.cancel_in_flight()
-    below = node.file or node.filtered
-    if below is not None:
-        cancel_in_flight(below)
-
-
-def hang_up(node: BlockNode) -> None:
-    """Let requests fail that a server does not answer; the next ones connect again."""
-    if isinstance(node, NbdNode):
-        node.hang_up()
-    below = node.file or node.filtered
-    if below is not None:
-        hang_up(below)
+def connections(node: BlockNode) -> Iterator[NbdNode]:
+    """The nodes from this one down that ask a server, which may not answer."""
+    below: BlockNode | None = node
+    while below is not None:
+        if isinstance(below, NbdNode):
+            yield below
+        below = below.file or below.filtered
