@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -373,6 +374,13 @@ def _looks(what: str, args: tuple[Any, ...], read: int) -> Looks:
         return "read", args[0], read
     length, offset = args[:2]
     return {"trim": "discard", "zero": "write-zeroes"}[what], offset, length
+
+
+def let_others_in(directory: Path) -> None:
+    """Let other users reach a directory of a test, which pytest keeps for itself."""
+    for above in (directory, *directory.parents):
+        if above.stat().st_uid == os.geteuid() and above.is_relative_to(tempfile.gettempdir()):
+            above.chmod(above.stat().st_mode | 0o055)
 
 
 def make_image(path: Path, size: int, pattern: int = 0) -> Path:

@@ -29,7 +29,7 @@ NOT_THE_SAME = {
 def refusal(directory: Path, *keys: str) -> str:
     """What `serve` has to say about keys that it refuses."""
     result = subprocess.run(
-        [*FAULTLINE, "serve", "--nbd", "nbd.sock", *keys],
+        [*FAULTLINE, "serve", "--nbd", "nbd.sock", "--control", "qmp.sock", *keys],
         cwd=directory,
         env={"PATH": "/usr/bin:/usr/sbin:/bin:/sbin", "PYTHONPATH": str(TREE)},
         capture_output=True,

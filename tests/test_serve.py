@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nbd
 import pytest
-from live import FAULTLINE, TIMEOUT_S, TREE, Flight, Live, Qmp, make_image
+from live import FAULTLINE, TIMEOUT_S, TREE, Flight, Live, Qmp, let_others_in, make_image
 
 from blockcore.assemble import Assembly
 from blockcore.server import Server
@@ -267,8 +267,7 @@ def test_an_image_that_its_user_may_not_write(
 ) -> None:
     """It is not that anybody has made it read-only; the words are QEMU's."""
     make_image(tmp_path / "d.img", MIB).chmod(0o444)
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
+    let_others_in(tmp_path)
 
     def start(*more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

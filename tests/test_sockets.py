@@ -15,7 +15,7 @@ from typing import Any
 
 import nbd
 import pytest
-from live import FAULTLINE, TIMEOUT_S, TREE
+from live import FAULTLINE, TIMEOUT_S, TREE, let_others_in
 
 from blockcore.cli import main
 from blockcore.cli.listen import TcpPort, UnixSocket
@@ -75,8 +75,7 @@ def test_who_may_connect(umask: int, options: list[str], mode: int, tmp_path: Pa
 @root_only
 def test_another_user_connects(tmp_path: Path) -> None:
     """One of the group does, another does not."""
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
+    let_others_in(tmp_path)
     code = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
     with serving(tmp_path, "--nbd", "n", "--socket-group", "65534"):
         for group, message in ((65534, ""), (65533, "PermissionError")):

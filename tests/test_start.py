@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -20,6 +21,9 @@ from pathlib import Path
 
 import pytest
 from live import FAULTLINE, TIMEOUT_S, TREE, Bare, Live, make_image
+
+SERVE = ["env", "--default-signal", *FAULTLINE, "serve"]
+"""With no signal ignored, as SIGINT and SIGQUIT are in what a script has in the background."""
 
 MIB = 1 << 20
 DRIVE = "drive=id=vda,driver=null-co,size=1M"
@@ -41,7 +45,7 @@ def environ(place: Path, **more: str) -> dict[str, str]:
 
 def serve(place: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*FAULTLINE, "serve", *words],
+        [*SERVE, *words],
         env=environ(place, **more),
         cwd=place.parent,
         capture_output=True,
@@ -99,7 +103,7 @@ def test_a_signal_while_a_server_does_not_answer(how: int, place: Path) -> None:
         silent.settimeout(TIMEOUT_S)
         far = "drive=id=far,driver=nbd,server.type=unix,server.path=silent"
         with subprocess.Popen(
-            [*FAULTLINE, "serve", far],
+            [*SERVE, far],
             env=environ(place),
             cwd=place.parent,
             stdout=subprocess.PIPE,
@@ -129,7 +133,7 @@ def test_a_signal_while_it_serves(how: int, place: Path) -> None:
 @contextlib.contextmanager
 def started(place: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
-        [*FAULTLINE, "serve", *words],
+        [*SERVE, *words],
         env=environ(place),
         cwd=place.parent,
         stdout=subprocess.PIPE,
@@ -235,7 +239,7 @@ def test_an_unread_ready_line(place: Path) -> None:
     os.set_blocking(writer, True)
     control = place / "q"
     with subprocess.Popen(
-        [*FAULTLINE, "serve", "--control", str(control)],
+        [*SERVE, "--control", str(control)],
         env=environ(place),
         stdout=writer,
         stderr=subprocess.PIPE,
@@ -286,7 +290,7 @@ def test_the_shell_that_started_it_ends(
     """It stays, unless it has been told to end with it; then that is what the log says."""
     log, control = tmp_path / "log", str(tmp_path / "q")
     if kind is Live:
-        argv = [*FAULTLINE, "serve", "--nbd", "n", "--control", control, *told, DRIVE]
+        argv = [*SERVE, "--nbd", "n", "--control", control, *told, DRIVE]
     else:
         plugin = str(TREE / "plugin/drive.py")
         argv = ["nbdkit", "-f", "-U", "n", *told, "python", plugin, DRIVE, f"control={control}"]
@@ -309,8 +313,10 @@ def test_the_shell_that_started_it_ends(
             qmp.settimeout(TIMEOUT_S)
             assert qmp.recv(8)
         signal.pidfd_send_signal(machine, signal.SIGTERM)
-    while '"SHUTDOWN"' not in log.read_text():
-        pass
+    ended = select.poll()
+    ended.register(machine, select.POLLIN)
+    assert ended.poll(TIMEOUT_S * 1000), "it ends"
+    assert '"SHUTDOWN"' in log.read_text()
     reason = "the parent process has ended" if told else "SIGTERM"
     assert f'"reason": "{reason}"' in log.read_text()
     os.close(machine)
@@ -330,7 +336,7 @@ def test_a_shell_that_ends_while_the_machine_begins(place: Path) -> None:
     with log.open("wb") as stderr:
         subprocess.run(
             ["sh", "-c", '"$@" >/dev/null & while [ ! -e "$BEGUN" ]; do :; done', "sh"]
-            + [*FAULTLINE, "serve", "--control", str(control)],
+            + [*SERVE, "--control", str(control)],
             env=environ(place, BEGUN=str(begun), **path),
             stderr=stderr,
             timeout=TIMEOUT_S,
