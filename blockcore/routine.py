@@ -43,23 +43,26 @@ class Routine:
     def advance(self, value: Any = None, error: BaseException | None = None) -> None:
         """Run to the next effect that cannot be had at once; the lock is held."""
         self.call = self.until = None
-        while True:
-            try:
-                effect = self.coro.send(value) if error is None else self.coro.throw(error)
-            except StopIteration as stop:
-                self.done, self.result = True, stop.value
-                return
-            except BaseException as exc:  # the outcome is the owner's, whatever it is
-                self.done, self.error = True, _without_this_frame(exc)
-                error = None
-                return
-            if isinstance(effect, Call):
-                self.call = effect
-                return
-            if not effect.condition():
-                self.until = effect
-                return
-            value, error = True, None
+        try:
+            while True:
+                try:
+                    effect = self.coro.send(value) if error is None else self.coro.throw(error)
+                except StopIteration as stop:
+                    self.done, self.result = True, stop.value
+                    return
+                except BaseException as exc:  # the outcome is the owner's, whatever it is
+                    self.done, self.error = True, _without_this_frame(exc)
+                    return
+                if isinstance(effect, Call):
+                    self.call = effect
+                    return
+                if not effect.condition():
+                    self.until = effect
+                    return
+                value, error = True, None
+        finally:
+            # The frames that it came through lead to this one.
+            error = None
 
     def moved(self) -> None:
         """Tell the owner that somebody else has advanced the routine; the lock is held."""
