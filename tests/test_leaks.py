@@ -20,11 +20,11 @@ SHARE = float(os.environ.get("FAULTLINE_LEAKS_SHARE", "0"))
 """Of the rounds of a full run; otherwise as many as it takes to notice a leak."""
 
 ROUNDS = {
-    "refused-connections": 2_000,
-    "connections": 2_000,
+    "refused-connections": 1_000,
+    "connections": 1_000,
     "large-requests": 50,
     "dropped-requests": 100,
-    "qmp-commands": 10_000,
+    "qmp-commands": 6_000,
     "control-clients": 1_000,
     "rules": 5_000,
     "nodes": 500,
