@@ -23,7 +23,7 @@ ROUNDS = {
     "refused-connections": 1_000,
     "connections": 1_000,
     "large-requests": 50,
-    "dropped-requests": 100,
+    "dropped-requests": 40,
     "qmp-commands": 6_000,
     "control-clients": 1_000,
     "rules": 5_000,
@@ -32,14 +32,14 @@ ROUNDS = {
     "snapshots": 30,
     "block-commit": 20,
     "block-stream": 40,
-    "drive-mirror": 60,
-    "blockdev-mirror": 60,
-    "drive-backup": 60,
-    "blockdev-backup": 60,
+    "drive-mirror": 40,
+    "blockdev-mirror": 40,
+    "drive-backup": 40,
+    "blockdev-backup": 40,
 }
 
 NOTICEABLE = {
-    **{name: 30_000 for name in LOADS if name.startswith("errors-")},
+    **{name: 20_000 for name in LOADS if name.startswith("errors-")},
     **ROUNDS,
 }
 
