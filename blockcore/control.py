@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import socket
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ import structlog
 
 from blockcore.bql import BigLock
 from blockcore.commands.table import table, version_info
+from blockcore.log import trace_of
 from blockcore.machine import Machine
 from blockcore.qapi import QmpError
 from blockcore.qmp.jsonwriter import Shared, encode
@@ -35,9 +35,6 @@ QUEUE_MESSAGES = 100_000
 
 TURN_S = 0.001
 """How long one client is served before the next one has its turn."""
-
-TRACE_FRAMES = 40
-"""So many are logged of a bug."""
 
 _log = structlog.get_logger()
 
@@ -201,7 +198,7 @@ class Client(asyncio.Protocol):
                     break
         except Broken as exc:
             self._give_up()
-            _log.error("a reply failed by a bug of ours", exc_info=exc.__cause__)
+            _log.error("a reply failed by a bug of ours", trace=trace_of(exc.__cause__))
         if self._overflow:
             self._give_up()
             _log.warning("control client does not read, disconnected")
@@ -267,15 +264,7 @@ def _description(what: str, error: BaseException) -> QmpError:
 
 
 def _log_bug(error: BaseException) -> None:
-    """With the innermost frames: endless recursion has a thousand of them.
-
-    Not by `traceback.format_exception`, in whose place `plugin/survive.py` puts
-    something else.
-    """
-    told = traceback.TracebackException(
-        type(error), error, error.__traceback__, limit=-TRACE_FRAMES
-    )
-    _log.error("a command failed by a bug of ours", trace="".join(told.format()))
+    _log.error("a command failed by a bug of ours", trace=trace_of(error))
 
 
 def _replacement(message: dict[str, Any], error: Exception) -> dict[str, Any]:

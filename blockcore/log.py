@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor
+
+TRACE_FRAMES = 40
+"""So many are logged of a bug: endless recursion has a thousand of them."""
 
 
 class CurrentStderr:
@@ -52,6 +56,18 @@ def level_of(event: str, data: Mapping[str, Any]) -> str:
     if event == "BLOCK_IMAGE_CORRUPTED" or (event == "BLOCK_JOB_COMPLETED" and "error" in data):
         return "error"
     return "info"
+
+
+def trace_of(error: BaseException | None) -> str:
+    """How an exception came about, by its innermost frames, for the log.
+
+    Not by `traceback.format_exception`, in whose place the plugin puts something else.
+    """
+    if error is None:
+        return ""
+    trace = error.__traceback__
+    told = traceback.TracebackException(type(error), error, trace, limit=-TRACE_FRAMES)
+    return "".join(told.format())
 
 
 def line_about_lost(lines: int) -> bytes:

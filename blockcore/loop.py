@@ -21,7 +21,7 @@ from blockcore.bql import BigLock
 from blockcore.control import Client
 from blockcore.effects import COPYING, GENERAL, Lane
 from blockcore.events import Event
-from blockcore.log import level_of
+from blockcore.log import level_of, trace_of
 from blockcore.machine import Machine
 from blockcore.pool import Lanes, ThreadPool
 from blockcore.qmp.jsonwriter import Shared
@@ -220,4 +220,4 @@ class MainLoop:
         """A loop may end; only the end of the process may end it by an exception."""
         if routine.error is not None and not self._lock.closing:
             error = routine.error
-            self._lock.defer(lambda: _log.critical("main loop failed", exc_info=error))
+            self._lock.defer(lambda: _log.critical("main loop failed", trace=trace_of(error)))

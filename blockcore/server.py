@@ -214,7 +214,8 @@ class Server:
         self._loop.trim_soon()
 
     def _bug(self, where: str, error: Exception) -> None:
-        self.lock.defer(lambda: _log.error("a bug of ours", where=where, exc_info=error))
+        trace = log.trace_of(error)
+        self.lock.defer(lambda: _log.error("a bug of ours", where=where, trace=trace))
 
     def _ready_line(self) -> dict[str, Any]:
         return {

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from live import FAULTLINE, TIMEOUT_S, TREE, Live
+from structlog.testing import capture_logs
 
-from blockcore.log import has_colours, level_of
+from blockcore.log import TRACE_FRAMES, has_colours, level_of, trace_of
+from blockcore.server import Server
 
 IO_ERROR = {"operation": "write", "reason": "x"}
 
@@ -41,6 +43,30 @@ def test_an_error_is_one_in_the_log(tmp_path: Path) -> None:
         qmp.wait_event("BLOCK_IO_ERROR")
     (line,) = (line for line in live.log.read_text().splitlines() if "BLOCK_IO_ERROR" in line)
     assert '"level": "error"' in line
+
+
+def test_a_trace_has_the_innermost_frames() -> None:
+    def deeper(left: int) -> int:
+        return deeper(left - 1) if left else 1 // left
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        deeper(2 * TRACE_FRAMES)
+    trace = trace_of(caught.value)
+    assert trace.startswith("Traceback") and trace.rstrip().endswith("modulo by zero")
+    assert "test_a_trace" not in trace
+    assert trace_of(None) == ""
+
+
+def test_a_bug_in_a_driver_is_logged_with_its_trace(tmp_path: Path) -> None:
+    server = Server({}, str(tmp_path))
+    with capture_logs() as logs, server.lock.region():
+        try:
+            raise KeyError("key")
+        except KeyError as exc:
+            server._bug("node 'n'", exc)
+    (told,) = logs
+    assert (told["log_level"], told["where"]) == ("error", "node 'n'")
+    assert "Traceback" in told["trace"] and "KeyError: 'key'" in told["trace"]
 
 
 @pytest.mark.parametrize(
