@@ -70,7 +70,6 @@ def changing_graph(machine: Machine, *names: str | None) -> Turn:
     Commands take turns there, as in QEMU.  Names of drives stand for their
     roots; what does not exist keeps nobody from anything.
     """
-
     return machine.graph.changing.part(lambda: named_nodes(machine, names))
 
 

@@ -79,14 +79,19 @@ def needed(node: BlockNode) -> Pair:
     return known[node]
 
 
-def _links(node: BlockNode, known: Mapping[BlockNode, Pair]) -> Iterator[Link]:
-    """The users of a node, the newest first; it is `known` what is needed of those above."""
+def _links(
+    node: BlockNode, known: Mapping[BlockNode, Pair], but: BlockNode | None = None
+) -> Iterator[Link]:
+    """The users of a node, the newest first, `but` left out.
+
+    It is `known` what is needed of those above.
+    """
     seen: set[BlockNode] = set()
     for parent in reversed(node.parents):
         if not isinstance(parent, BlockNode):
             holder = _holder(parent)
             yield holder.perm, holder.shared, holder.describe(), "root"
-        elif parent not in seen:
+        elif parent is not but and parent not in seen:
             seen.add(parent)
             yield from _links_from(parent, node, known[parent])
 
@@ -154,18 +159,10 @@ def concerned_by(node: BlockNode) -> list[BlockNode]:
     return list(found)
 
 
-def _is_old_news(parent: BlockNode, child: BlockNode, known: dict[BlockNode, Pair]) -> bool:
+def _is_old_news(parent: BlockNode, child: BlockNode, known: Mapping[BlockNode, Pair]) -> bool:
     """Whether all that `parent` needs of a child, and does not share, is so without it."""
     perm, shared = _together(_links_from(parent, child, known[parent]))
-    others = {id(other): other for other in child.parents if other is not parent}
-    other_perm, other_shared = NONE, ALL
-    for other in others.values():
-        if isinstance(other, BlockNode):
-            pair = _together(_links_from(other, child, known[other]))
-        else:
-            pair = _holder(other).perm, _holder(other).shared
-        other_perm |= pair[0]
-        other_shared &= pair[1]
+    other_perm, other_shared = _together(_links(child, known, but=parent))
     return not perm & ~other_perm and not other_shared & ~shared
 
 
