@@ -23,12 +23,12 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from bounds import bounded
 from qcow2_images import create, qemu_img, qemu_io
 from sim import Sim, execute, new_machine, perform
 
@@ -223,27 +223,6 @@ class Found:
     """Sectors."""
 
 
-@contextmanager
-def limited() -> Iterator[None]:
-    """Fails after some time; an image cannot ask for much memory."""
-
-    def too_long(_signal: int, _frame: object) -> None:
-        raise AssertionError("it hangs")
-
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        used = int(statm.read().split()[0]) * resource.getpagesize()
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    old = signal.signal(signal.SIGALRM, too_long)
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, hard))
-    signal.alarm(SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, old)
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
 def opened(directory: Path, **more: object) -> tuple[Machine, BlockNode]:
     """The image of a directory, with all that it is on, in a machine of its own; QmpError."""
     machine = new_machine(Sim(0))
@@ -416,13 +395,13 @@ def run(directory: Path, images: dict[str, bytes], shape: str, seed: int) -> str
     image = directory / "image"
     image.write_bytes(data)
     try:
-        with limited():
+        with bounded(SECONDS, MEMORY):
             mine = ours(directory)
         assert image.read_bytes() == data, "a read-only image has been written"
         theirs = qemus(directory)
         difference = compare(mine, theirs)
         assert not difference, difference
-        with limited():
+        with bounded(SECONDS, MEMORY):
             used = use(directory, random)
     except Exception as exc:
         raise Failed(shape, seed, f"{type(exc).__name__}: {exc}") from exc

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import errno
-import resource
-import signal
 import struct
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
 import pytest
+from bounds import bounded
 from qcow2_disk import Disk, judge, put
 from qcow2_images import Around, create, open_file, open_on, qemu_img, qemu_io, read
 from sim import perform
@@ -197,27 +194,6 @@ def test_corruption_of_a_read_only_image_is_reported_once(tmp_path: Path) -> Non
     assert isinstance(event, BlockImageCorrupted) and not event.fatal
     assert read(node, 4096, 512) == b"\1" * 512
     assert disk.data == data
-
-
-@contextmanager
-def bounded(seconds: int, extra_bytes: int) -> Iterator[None]:
-    """Fails after so much time, or memory on top of what is used now."""
-
-    def too_long(_signal: int, _frame: object) -> None:
-        raise AssertionError("it hangs")
-
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        used = int(statm.read().split()[0]) * resource.getpagesize()
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    old = signal.signal(signal.SIGALRM, too_long)
-    resource.setrlimit(resource.RLIMIT_AS, (used + extra_bytes, hard))
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, old)
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def mistreat(data: bytearray, random: Random) -> None:
