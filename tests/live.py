@@ -223,11 +223,10 @@ class Live:
         handle = nbd.NBD()
         handle.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
         handle.connect_uri(self.uri(export))
-        try:
-            yield handle
-        finally:
-            with contextlib.suppress(nbd.Error):
-                handle.shutdown()
+        yield handle
+        # Not after a failure, which would be hidden while requests have no answer.
+        with contextlib.suppress(nbd.Error):
+            handle.shutdown()
 
     def stop(self, how: int = signal.SIGTERM) -> int:
         """Tell it to end; its exit status."""
@@ -374,6 +373,12 @@ def _looks(what: str, args: tuple[Any, ...], read: int) -> Looks:
         return "read", args[0], read
     length, offset = args[:2]
     return {"trim": "discard", "zero": "write-zeroes"}[what], offset, length
+
+
+def freeze(process: subprocess.Popen[Any]) -> None:
+    """Stop a child, until SIGCONT; returns when none of its threads runs any more."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED)
 
 
 def let_others_in(directory: Path) -> None:

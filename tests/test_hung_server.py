@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live import TIMEOUT_S, Flight, Live, Qmp, make_image
+from live import TIMEOUT_S, Flight, Live, Qmp, freeze, make_image
 from test_nbd_node import killed, nbdkit, silent
 
 MIB = 1 << 20
@@ -38,7 +38,7 @@ class Place:
                 yield live, qmp
 
     def hang(self) -> None:
-        self.server.send_signal(signal.SIGSTOP)
+        freeze(self.server)
 
     def go_on(self) -> None:
         self.server.send_signal(signal.SIGCONT)

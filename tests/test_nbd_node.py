@@ -14,7 +14,7 @@ from typing import Any
 
 import nbd
 import pytest
-from live import TIMEOUT_S, Flight, Live, QmpFailed, make_image
+from live import TIMEOUT_S, Flight, Live, QmpFailed, freeze, make_image
 
 MIB = 1 << 20
 BLOCK = 4096
@@ -172,7 +172,7 @@ def test_a_server_that_hangs_holds_nobody_else(tmp_path: Path) -> None:
     keys = near(str(tmp_path / "kit.sock"))
     with killed(server), Live(tmp_path, keys, local) as live, live.qmp() as qmp:
         with live.guest("near") as stuck, live.guest("local") as guest:
-            server.send_signal(signal.SIGSTOP)
+            freeze(server)
             flight = Flight()
             reads = [flight.read(stuck, n * BLOCK, BLOCK) for n in range(10)]
             flight.poll(0)
@@ -237,7 +237,7 @@ def test_what_waits_for_one_server_keeps_no_other_from_its_files(tmp_path: Path)
         live.guest() as guest,
     ):
         qmp("blockdev-add", **target)
-        server.send_signal(signal.SIGSTOP)
+        freeze(server)
         qmp("blockdev-mirror", job_id="j", device="d", target="far", sync="full")
         for _ in range(3):
             qmp.execute("blockdev-add", file)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import nbd
 import pytest
-from live import Flight, Live, Qmp, make_image
+from live import Flight, Live, Qmp, freeze, make_image
 
 MIB = 1 << 20
 BLOCK = 4096
@@ -181,7 +181,7 @@ def test_with_requests_at_a_server_that_hangs(
     how: int, frozen: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     with start(tmp_path, FAR) as live, live.guest() as guest, live.qmp() as qmp:
-        frozen.send_signal(signal.SIGSTOP)
+        freeze(frozen)
         flight = Flight()
         for n in range(30):
             flight.write(guest, n * BLOCK, b"x" * BLOCK)
@@ -197,7 +197,7 @@ def test_while_opening_a_server_that_does_not_answer(
 ) -> None:
     """What opens has threads of its own, and the rest of the machine goes on."""
     with start(tmp_path) as live, contextlib.ExitStack() as stack:
-        frozen.send_signal(signal.SIGSTOP)
+        freeze(frozen)
         for n in range(6):
             client = stack.enter_context(live.qmp())
             server = {"type": "unix", "path": str(tmp_path / "far.sock")}
@@ -324,7 +324,7 @@ def test_with_a_mirror_to_a_server_that_hangs(how: int, tmp_path: Path) -> None:
             **{"format": "raw", "job_id": "m", "speed": 1},
         )
         qmp.wait_for(lambda: qmp("query-jobs")[0]["current-progress"], "query-jobs")
-        os.kill(target.pid, signal.SIGSTOP)
+        freeze(target.process)
         try:
             qmp("block-job-set-speed", device="m", speed=0)
             ends(live, how)
