@@ -33,12 +33,16 @@ class Drainable(Protocol):
 class Drain:
     """One section, around everything that can reach one of `nodes`.
 
-    As a context it is settled at its beginning; there are `begin`, `settled`,
-    `end` or `leave` for those who need them one by one.
+    As a context it is settled at its beginning, unless `deadline_ns` comes
+    before; there are `begin`, `settled`, `end` or `leave` for those who need
+    them one by one.
     """
 
-    def __init__(self, host: Drainable, nodes: Iterable[BlockNode]) -> None:
+    def __init__(
+        self, host: Drainable, nodes: Iterable[BlockNode], deadline_ns: int | None = None
+    ) -> None:
         self._host = host
+        self._deadline_ns = deadline_ns
         self._nodes = frozenset(nodes)
         self._above = [blk for blk in host.backends if self._concerns([blk.root])]
         self._jobs: list[BlockJob] = []
@@ -47,7 +51,7 @@ class Drain:
     async def __aenter__(self) -> None:
         self.begin()
         try:
-            await self.settled()
+            await self.settled(deadline_ns=self._deadline_ns)
         except BaseException:
             self.end()
             raise

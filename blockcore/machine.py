@@ -171,9 +171,13 @@ class Machine:
             raise QmpError(f"Duplicate ID '{wanted}' for fault")
         return wanted
 
-    def all_drained(self) -> Drain:
-        """A drained section of everything (bdrv_drain_all_begin)."""
-        return Drain(self, self.graph.nodes.values())
+    def all_drained(self, patience_ns: int | None = None) -> Drain:
+        """A drained section of everything (bdrv_drain_all_begin).
+
+        It is settled, but for what takes longer than `patience_ns`.
+        """
+        deadline_ns = None if patience_ns is None else self.clock.monotonic_ns() + patience_ns
+        return Drain(self, self.graph.nodes.values(), deadline_ns)
 
     async def leave_short_paths(self, node: BlockNode) -> None:
         """Wait until the requests have ended that went past the node on a short path.
@@ -248,10 +252,7 @@ class Machine:
 
     async def _cancel_jobs(self) -> None:
         """End all jobs before the process ends (job_cancel_sync_all), with everything drained."""
-        section = self.all_drained()
-        section.begin()
-        try:
-            await section.settled(deadline_ns=self.clock.monotonic_ns() + PATIENCE_NS)
+        async with self.all_drained(PATIENCE_NS):
             while self.jobs:
                 job = self.jobs[0]
                 if job.status is JobStatus.CONCLUDED:
@@ -260,8 +261,6 @@ class Machine:
                 if not job.is_cancelled and not job.txn.finalizing:
                     await job.cancel()
                 await Until(partial(self._is_over, job))
-        finally:
-            section.end()
 
     def _is_over(self, job: BlockJob) -> bool:
         return job.status is JobStatus.CONCLUDED or job not in self.jobs

@@ -51,8 +51,8 @@ class Stoppable(Drainable, Protocol):
     def concerns_changed(self) -> None:
         """Something that concerns requests has come or gone."""
 
-    def all_drained(self) -> Drain:
-        """A drained section of everything."""
+    def all_drained(self, patience_ns: int | None = None) -> Drain:
+        """A drained section of everything, settled but for what takes longer than that."""
 
 
 class Flushes:
@@ -108,16 +108,10 @@ class Stopping:
         """Let the requests in flight end; each drive goes on when its own have."""
         machine = self._machine
         deadline_ns = machine.clock.monotonic_ns() + SETTLE_NS
-        section = machine.all_drained()
-        section.begin()
-        try:
-            await section.settled(deadline_ns=machine.clock.monotonic_ns() + PATIENCE_NS)
-        finally:
+        async with machine.all_drained(PATIENCE_NS):
             busy = {blk for blk in machine.backends if not blk.quiet()}
             for blk in busy - self._draining:
                 machine.spawn(self._drain(blk))
-            section.end()
-        await section.noticed()
         await Until(lambda: self._draining.isdisjoint(busy), deadline_ns)
 
     async def _drain(self, blk: BlockBackend) -> None:
@@ -175,14 +169,10 @@ class Stopping:
         self._flush_due = False
         machine = self._machine
         now_ns = machine.clock.monotonic_ns()
-        section = machine.all_drained()
+        section = machine.all_drained(PATIENCE_NS)
         with section.guests_held():
-            section.begin()
-            try:
-                await section.settled(deadline_ns=now_ns + PATIENCE_NS)
-            finally:
-                section.end()
-            await section.noticed()
+            async with section:
+                pass
             await Until(self._is_quiet_or_runs, now_ns + SETTLE_NS)
         for blk in machine.backends:
             blk.publish_short_writes()
