@@ -661,9 +661,6 @@ class Guest:
     async def run(self, length: int) -> None:
         choice, randrange = self.world.sim.random.choice, self.world.sim.random.randrange
         methods = [self.read, self.write, self.write, self.zero, self.discard]
-        if self.world.kind.writes_both and self.world.kind.on_chain:
-            # As in QEMU, the target is discarded as well, and each does with that what it can.
-            methods.remove(self.discard)
         for _ in range(length):
             method = choice(methods)
             block = randrange(4)

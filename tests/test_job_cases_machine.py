@@ -154,6 +154,28 @@ def the_end_of_a_machine_with_jobs(m: Side) -> None:
     m.quit()
 
 
+def guests_discard_during_jobs(m: Side) -> None:
+    """Discards end at the filter of a job over the drive, not at one below it."""
+    target(m)
+    place = 0
+
+    def discards_below(command: str, **arguments: Any) -> None:
+        nonlocal place
+        m(command, job_id="j", speed=1024, **arguments)
+        m.discard(f"{place * 64}k", "64k")
+        place += 1
+        m("block-job-cancel", device="j", force=True)
+        ends(m)
+
+    for command in ("blockdev-backup", "blockdev-mirror"):
+        discards_below(command, device="drive0", target="target", sync="none")
+    copies = {"device": "drive0", "target": "target", "sync": "none"}
+    discards_below("blockdev-mirror", copy_mode="write-blocking", **copies)
+    discards_below("block-stream", device="drive0")
+    discards_below("block-commit", device="drive0", top_node="mid", base_node="base")
+    discards_below("block-commit", device="drive0")
+
+
 CASES: list[Callable[[Side], None]] = [
     *(stream_with_the_names_of_the_drive, reopened_below_a_stream),
     *(guests_write_while_a_mirror_is_ready, guests_write_to_both, guests_write_into_a_backup),
@@ -170,3 +192,12 @@ def test_case(tmp_path: Path, case: Callable[[Side], None]) -> None:
     pair.make(images)
     with pair.running(*DRIVE) as running:
         running.play(case)
+
+
+@pytest.mark.slow
+def test_guests_discard_during_jobs(tmp_path: Path) -> None:
+    pair = Pair(tmp_path)
+    pair.make(images)
+    nodes, drive = DRIVE[:2], DRIVE[2].replace("id=drive0", "id=drive0,discard=unmap")
+    with pair.running(*nodes, drive, DRIVE[3]) as running:
+        running.play(guests_discard_during_jobs)

@@ -92,6 +92,8 @@ def _make(
         read_only=read_only,
         direct=over.options.direct,
         no_flush=over.options.no_flush,
+        # QEMU opens the filters of jobs without BDRV_O_UNMAP: discards end there.
+        discard_unmap=False,
     )
     node = make(options)
     node.definition = definition

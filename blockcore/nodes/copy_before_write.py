@@ -79,10 +79,6 @@ class CopyBeforeWriteNode(FilterNode):
         await self._save(offset, length)
         await super().do_zero(offset, length, may_unmap)
 
-    async def do_discard(self, offset: int, length: int) -> None:
-        await self._save(offset, length)
-        await super().do_discard(offset, length)
-
     async def _save(self, offset: int, length: int) -> None:
         """Copy the clusters that a request touches, unless they have been; raises OSError."""
         if self.copy.abandoned:

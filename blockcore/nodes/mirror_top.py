@@ -87,12 +87,6 @@ class MirrorTopNode(FilterNode):
         once = partial(super().do_zero, offset, length, may_unmap)
         await self._twice(offset, length, once, again)
 
-    async def do_discard(self, offset: int, length: int) -> None:
-        async def again(target: BlockNode, at: int, part: int) -> None:
-            await target.discard(at, part)
-
-        await self._twice(offset, length, partial(super().do_discard, offset, length), again)
-
     async def _twice(
         self, offset: int, length: int, once: Callable[[], Awaitable[None]], again: ToTarget
     ) -> None:
