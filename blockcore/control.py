@@ -232,13 +232,17 @@ class Client(asyncio.Protocol):
             self.session.reply(invocation, result)
 
     def _done(self, invocation: Invocation, routine: Routine) -> None:
-        """A coroutine command has ended, perhaps on another thread; the lock is held."""
-        if isinstance(routine.error, QmpError):
-            self.session.fail(invocation, routine.error)
-        elif routine.error is None:
+        """A coroutine command has ended, perhaps on another thread; the lock is held.
+
+        An error leads to the frames of who has performed its call, and they to the routine.
+        """
+        error, routine.error = routine.error, None
+        if isinstance(error, QmpError):
+            self.session.fail(invocation, error)
+        elif error is None:
             self.session.reply(invocation, routine.result)
-        elif not isinstance(routine.error, OSError) or not self._lock.closing:
-            self._fail_by_bug(invocation, routine.error)
+        elif not isinstance(error, OSError) or not self._lock.closing:
+            self._fail_by_bug(invocation, error)
         if not self._spawning:
             self._lock.defer(self._wake)
 

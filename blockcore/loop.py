@@ -25,7 +25,7 @@ from blockcore.log import level_of, trace_of
 from blockcore.machine import Machine
 from blockcore.pool import Lanes, ThreadPool
 from blockcore.qmp.jsonwriter import Shared
-from blockcore.qmp.schema import Wire
+from blockcore.qmp.schema import wire_without
 from blockcore.routine import Routine, Timer
 
 COPY_THREADS = min(max(2, len(os.sched_getaffinity(0))), COPYING.threads)
@@ -53,7 +53,7 @@ class MainLoop:
         trim: Callable[[], None],
     ) -> None:
         self._machine = machine
-        self._to_wire = Wire(machine.qemu.absent)
+        self._to_wire = wire_without(machine.qemu.absent)
         self._lock = lock
         self._listener = listener
         self._on_quit = on_quit

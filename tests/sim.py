@@ -28,7 +28,7 @@ from blockcore.nodes.options import BlockdevOptionsFile
 from blockcore.qapi import BlockdevOnError, QmpError
 from blockcore.qemu import LATEST, RELEASES
 from blockcore.qmp.jsonwriter import Encoded
-from blockcore.qmp.schema import Wire
+from blockcore.qmp.schema import wire_without
 from blockcore.routine import Routine, Timer
 
 START_REALTIME_NS = 1_700_000_000 * 10**9
@@ -324,4 +324,4 @@ async def execute(machine: Machine, name: str, /, **arguments: Any) -> Any:
     result = command.function(machine, **command.bind(wire, absent=absent))
     if isinstance(result, Encoded):
         return json.loads(result.text)
-    return Wire(absent)(await result if command.is_coroutine else result)
+    return wire_without(absent)(await result if command.is_coroutine else result)

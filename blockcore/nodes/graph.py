@@ -132,9 +132,7 @@ class BlockGraph:
                 await close_node(node)
                 raise
         except Exception:
-            for name, opened in node.children.items():
-                disown(node, name, opened)
-                await self.release(opened)
+            await self._let_go(node)
             raise
         finally:
             self.unlisted.discard(node)
@@ -148,6 +146,10 @@ class BlockGraph:
         self.unlisted.add(node)
         await close_node(node)
         self.unlisted.discard(node)
+        await self._let_go(node)
+
+    async def _let_go(self, node: BlockNode) -> None:
+        """Release what a node has used that is closed, or could not be opened."""
         for name, child in node.children.items():
             disown(node, name, child)
             child.inherits_from = None if child.inherits_from is node else child.inherits_from
@@ -156,18 +158,17 @@ class BlockGraph:
     async def close_all(self) -> None:
         """Close every node, those above before those below them."""
         closed: set[str] = set()
-
-        async def close(node: BlockNode) -> None:
-            if node.node_name in closed:
-                return
-            closed.add(node.node_name)
-            for parent in node.parents:
-                if isinstance(parent, BlockNode):
-                    await close(parent)
-            await close_node(node)
-
         for node in list(self.nodes.values()):
-            await close(node)
+            await self._close_from_above(node, closed)
+
+    async def _close_from_above(self, node: BlockNode, closed: set[str]) -> None:
+        if node.node_name in closed:
+            return
+        closed.add(node.node_name)
+        for parent in node.parents:
+            if isinstance(parent, BlockNode):
+                await self._close_from_above(parent, closed)
+        await close_node(node)
 
     def subtree(self, node: BlockNode) -> Iterator[BlockNode]:
         """The node and everything below it, each once."""
@@ -268,17 +269,16 @@ class BlockGraph:
         Of all nodes, or only of `nodes` and those below them.
         """
         done: set[str] = set()
-
-        def refresh(node: BlockNode) -> None:
-            if node.node_name in done:
-                return
-            done.add(node.node_name)
-            for child in node.children.values():
-                refresh(child)
-            node.filename = filename(self.shown(node), self._definition)
-
         for node in self.nodes.values() if nodes is None else nodes:
-            refresh(node)
+            self._refresh_filename(node, done)
+
+    def _refresh_filename(self, node: BlockNode, done: set[str]) -> None:
+        if node.node_name in done:
+            return
+        done.add(node.node_name)
+        for child in node.children.values():
+            self._refresh_filename(child, done)
+        node.filename = filename(self.shown(node), self._definition)
 
     def shown(self, node: BlockNode) -> BlockdevOptions:
         """The definition, with the children that the node has now.

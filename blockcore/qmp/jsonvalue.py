@@ -58,7 +58,7 @@ class ValueBuilder:
     def __init__(self) -> None:
         self._stack: list[_Object | list[Any]] = []
         self._expected = _Expected.VALUE
-        self._error: QmpError | None = None
+        self._error: str | None = None
         self._done = False
         self._value: Any = None
 
@@ -88,13 +88,14 @@ class ValueBuilder:
     def result(self) -> Any:
         """The value, when all tokens have been given; or QmpError."""
         if self._error is not None:
-            raise self._error
+            raise QmpError(self._error)
         if not self._done:
             raise _syntax_error("premature EOI")
         return self._value
 
     def _fail(self, error: QmpError) -> None:
-        self._error = error
+        """Only what it says: the frames that it came through lead to this one, and to who reads."""
+        self._error = error.desc
         self._stack.clear()
 
     def _take(self, token: bytes) -> None:

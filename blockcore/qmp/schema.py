@@ -26,7 +26,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Final, TypeVar, get_type_hints
 
 from blockcore.qmp.members import Member, origin_of, refuse_others, visit_members, wire_name_of
@@ -45,6 +45,7 @@ __all__ = [
     "parse",
     "qapi_type",
     "to_wire",
+    "wire_without",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -223,5 +224,11 @@ class Wire:
         return convert
 
 
-to_wire: Final = Wire()
+@cache
+def wire_without(absent: frozenset[str]) -> Wire:
+    """The one for a release: what it has worked out is for all clients, and stays."""
+    return Wire(absent)
+
+
+to_wire: Final = wire_without(frozenset())
 """The conversion of all that there is."""

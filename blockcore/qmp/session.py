@@ -28,7 +28,7 @@ from typing import Any, Final
 from blockcore.qapi import QapiErrorClass, QmpError
 from blockcore.qmp.jsonstream import JsonStream, Limits, Parsed, ParseError
 from blockcore.qmp.jsonwriter import Result, Shared
-from blockcore.qmp.schema import Command, CommandTable, Wire
+from blockcore.qmp.schema import Command, CommandTable, wire_without
 
 ARGUMENTS_SIZE: Final = 256 << 10
 """What a command with arguments may have, in bytes and tokens; QEMU has no limit of its own.
@@ -109,7 +109,7 @@ class Session:
         self.outbox: deque[dict[str, Any] | Shared] = deque()
         self._commands = table.commands
         self._absent = absent
-        self._to_wire = Wire(absent)
+        self._to_wire = wire_without(absent)
         self._version = version
         self._input = JsonStream(limits)
         self._negotiated = False
