@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -106,7 +106,7 @@ class Translation:
     def __init__(
         self,
         tables: Mapping[int, array[int]],
-        metadata: Mapping[int, str],
+        metadata: Container[int],
         cluster_bits: int,
         below: Direct,
         file: Counted,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterator
 from enum import Enum
 from typing import Final
 
@@ -12,6 +14,9 @@ COMPRESSED: Final = 1 << 62
 ZERO: Final = 1 << 0
 OFFSET_MASK: Final = 0x00FF_FFFF_FFFF_FE00
 ENTRY_MASK: Final = (1 << 64) - 1
+
+STRETCH: Final = 512
+"""Entries of a table that are looked at in one go, where most are 0."""
 
 
 class Kind(Enum):
@@ -48,3 +53,14 @@ def compressed_range(entry: int, cluster_bits: int) -> tuple[int, int]:
     offset = entry & ((1 << shift) - 1)
     sectors = ((entry >> shift) & ((1 << (cluster_bits - 8)) - 1)) + 1
     return offset, sectors * 512 - offset % 512
+
+
+def used(values: array[int]) -> Iterator[tuple[int, int]]:
+    """The entries that are not 0, and their indices; tables of millions are mostly empty."""
+    zeroes = array(values.typecode, [0]) * STRETCH
+    for start in range(0, len(values), STRETCH):
+        part = values[start : start + STRETCH]
+        if part != zeroes[: len(part)]:
+            for index, entry in enumerate(part, start):
+                if entry:
+                    yield index, entry

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from array import array
 from collections.abc import Callable
 
 from blockcore.lock import Lock
 from blockcore.nodes.node import BlockNode
+from blockcore.nodes.qcow2.entries import used
 from blockcore.nodes.qcow2.header import (
     CORRUPT,
     INCOMPATIBLE_AT,
@@ -18,6 +20,7 @@ from blockcore.nodes.qcow2.header import (
     cluster_bits_of,
     parse_header,
 )
+from blockcore.nodes.qcow2.metadata import SHARD_MASK, Metadata
 from blockcore.qapi import BlkdebugEvent, QmpError
 
 CorruptionReport = Callable[[str, int | None, int | None, bool], None]
@@ -34,12 +37,7 @@ REFTABLE = "refcount table"
 
 
 class Image:
-    """One open image.
-
-    `metadata` has the clusters (their numbers in the file) that hold
-    metadata, each with what it is in QEMU's words: one entry per table, so
-    at most 5 Mi with the largest tables that the format allows.
-    """
+    """One open image; `conflict` is the first cluster that is metadata twice, if it is writable."""
 
     def __init__(self, header: Header, file: BlockNode, read_only: bool) -> None:
         self.header = header
@@ -52,7 +50,7 @@ class Image:
         self.l2_entries = 1 << self.l2_bits
         self.table_shift = self.cluster_bits + self.l2_bits
         self.lock = Lock()
-        self.metadata: dict[int, str] = {}
+        self.metadata = Metadata()
         self.conflict: tuple[int, str] | None = None
         self.unusable = False
         self.report: CorruptionReport = _unreported
@@ -83,17 +81,31 @@ class Image:
         """Say that `count` clusters hold metadata; two claims to one are a conflict."""
         first = offset >> self.cluster_bits
         for cluster in range(first, first + count):
-            other = self.metadata.get(cluster)
-            if other is None:
-                self.metadata[cluster] = what
-            elif self.conflict is None:
+            other = self.metadata.claim(cluster, what)
+            if other is not None and self.conflict is None:
                 self.conflict = cluster << self.cluster_bits, other
+
+    def claim_each(self, table: array[int], mask: int, what: str) -> None:
+        """Claim the clusters that a table refers to, of which there may be millions.
+
+        An entry that is no cluster's offset is an error of who uses it.
+        """
+        shards, bits, unaligned = self.metadata.shards, self.cluster_bits, self.cluster_mask
+        for _, entry in used(table):
+            offset = entry & mask
+            if offset and not offset & unaligned:
+                cluster = offset >> bits
+                shard = shards[cluster & SHARD_MASK]
+                if cluster not in shard:
+                    shard[cluster] = what
+                elif self.conflict is None:
+                    self.conflict = offset, shard[cluster]
 
     def release(self, offset: int, count: int) -> None:
         """The clusters do not hold metadata any more."""
         first = offset >> self.cluster_bits
         for cluster in range(first, first + count):
-            self.metadata.pop(cluster, None)
+            self.metadata.release(cluster)
 
     def check_usable(self) -> None:
         """OSError(ENOMEDIUM), as QEMU has it, once corruption has made the node unusable."""

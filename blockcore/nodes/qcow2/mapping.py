@@ -17,7 +17,14 @@ from weakref import proxy
 from blockcore.nodes.qcow2.entries import COPIED, OFFSET_MASK, READS_AS_ZERO, Kind, kind_of
 from blockcore.nodes.qcow2.image import ACTIVE_L1, ACTIVE_L2, Image, hexadecimal
 from blockcore.nodes.qcow2.refcount import Refcounts
-from blockcore.nodes.qcow2.tables import L1_TYPE, L2_TYPE, Table, TableCache, from_disk, to_disk
+from blockcore.nodes.qcow2.tables import (
+    L1_TYPE,
+    L2_TYPE,
+    Table,
+    TableCache,
+    read_table,
+    to_disk,
+)
 from blockcore.qapi import BlkdebugEvent
 
 DEFAULT_L2_CACHE_SIZE = 32 << 20
@@ -66,19 +73,13 @@ class Mapping:
     async def load(self) -> None:
         """Read the L1 table."""
         header = self.image.header
-        data = bytearray(header.l1_entries * 8)
-        if data:
-            await self.image.read(header.l1_offset, memoryview(data))
-        self.l1 = from_disk(L1_TYPE, data)
+        self.l1 = await read_table(self.image, L1_TYPE, header.l1_offset, header.l1_entries * 8)
 
     def claim_all(self) -> None:
         """Enter the tables into the image's metadata."""
         header = self.image.header
         self.image.claim(header.l1_offset, self.image.clusters(header.l1_entries * 8), ACTIVE_L1)
-        for entry in self.l1:
-            offset = entry & OFFSET_MASK
-            if offset and not offset & self.image.cluster_mask:
-                self.image.claim(offset, 1, ACTIVE_L2)
+        self.image.claim_each(self.l1, OFFSET_MASK, ACTIVE_L2)
 
     async def run(self, offset: int, length: int) -> Run:
         """What the beginning of a guest range is; takes the lock if a table has to be read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from weakref import proxy
 
 from blockcore.events import BlockImageCorrupted
@@ -19,7 +20,7 @@ from blockcore.nodes.qcow2.grace import Grace
 from blockcore.nodes.qcow2.header import Header, rewritten_header
 from blockcore.nodes.qcow2.image import Image, read_header
 from blockcore.nodes.qcow2.mapping import Mapping
-from blockcore.nodes.qcow2.opening import find_bitmaps, load_tables, make_writable
+from blockcore.nodes.qcow2.opening import find_bitmaps, forget_tables, load_tables, make_writable
 from blockcore.nodes.qcow2.read import Reader
 from blockcore.nodes.qcow2.refcount import Refcounts
 from blockcore.nodes.qcow2.resize import Resizer
@@ -120,10 +121,9 @@ class Qcow2Node(BlockNode):
 
     async def do_close(self) -> None:
         """Write what has not been written; nobody could be told of an error."""
-        try:
+        with suppress(OSError):
             await self._finish()
-        except OSError:
-            return
+        await forget_tables(self.image)
 
     async def _finish(self) -> None:
         if self.read_only or self.image.unusable:

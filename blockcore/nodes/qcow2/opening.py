@@ -1,10 +1,12 @@
-"""What is read, and made right, before an image can be used."""
+"""What is read, and made right, before an image can be used; and given back afterwards."""
 
 from __future__ import annotations
 
 import errno
 import os
 
+from blockcore.effects import LaneCall
+from blockcore.nodes.driver import OPENING
 from blockcore.nodes.qcow2.extensions import BITMAPS
 from blockcore.nodes.qcow2.header import AUTOCLEAR_AT, DIRTY
 from blockcore.nodes.qcow2.image import HEADER, MAX_FILE, Image
@@ -57,9 +59,7 @@ async def make_writable(
             f"The image has stored bitmaps ({names}), which writing would invalidate: open it"
             " read-only, or with x-drop-bitmaps=on to remove them"
         )
-    image.claim(0, 1, HEADER)
-    mapping.claim_all()
-    write_back.refcounts.claim_all()
+    await LaneCall(OPENING, _claim_all, image, mapping, write_back.refcounts)
     dirty = bool(image.header.incompatible & DIRTY)
     try:
         if any(kind == BITMAPS for kind, _ in image.header.extensions):
@@ -75,6 +75,19 @@ async def make_writable(
             await repair(image, mapping, write_back)
         except OSError as exc:
             raise _failed("Could not repair dirty image", exc) from None
+
+
+async def forget_tables(image: Image) -> None:
+    """The image is closed: give back what `make_writable` has found out."""
+    if image.metadata.is_large():
+        await LaneCall(OPENING, image.metadata.clear)
+
+
+def _claim_all(image: Image, mapping: Mapping, refcounts: Refcounts) -> None:
+    """Called without the lock: there may be millions of tables, and nobody uses the image yet."""
+    image.claim(0, 1, HEADER)
+    mapping.claim_all()
+    refcounts.claim_all()
 
 
 def _failed(what: str, exc: OSError) -> QmpError:

@@ -41,7 +41,7 @@ class Refcounts(RefcountTable):
             return None
         if count > 1 and any(values[index:end]):
             return None
-        if not self.image.metadata.keys().isdisjoint(range(first, first + count)):
+        if self.image.metadata.touches(first, count):
             return None
         self.image.event(BlkdebugEvent.REFBLOCK_ALLOC)
         for at in range(index, end):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from array import array
 
+from blockcore.nodes.qcow2.entries import ENTRY_MASK
 from blockcore.nodes.qcow2.image import REFBLOCK, REFTABLE, Image, hexadecimal
 from blockcore.nodes.qcow2.tables import (
     REFBLOCK_TYPE,
@@ -23,8 +24,8 @@ from blockcore.qapi import BlkdebugEvent
 
 MAX_BLOCKS_BYTES = 4 << 20
 
-_OFFSET = 0xFFFF_FFFF_FFFF_FE00
-"""Of an entry of the refcount table; the rest is reserved (REFT_OFFSET_MASK)."""
+_NOT_RESERVED = bytes(byte & 0xFE for byte in range(256))
+"""What the last byte but one of an entry becomes: 9 bits are reserved (REFT_OFFSET_MASK)."""
 
 _REFTABLE_AT = 48
 """Where the header has the refcount table's offset and number of clusters."""
@@ -54,15 +55,15 @@ class RefcountTable:
         data = bytearray(header.reftable_clusters << self.image.cluster_bits)
         self.image.event(BlkdebugEvent.REFTABLE_LOAD)
         await self.image.read(header.reftable_offset, memoryview(data))
-        self.table = array("Q", (entry & _OFFSET for entry in from_disk("Q", data)))
+        data[7::8] = bytes(len(data) // 8)
+        data[6::8] = data[6::8].translate(_NOT_RESERVED)
+        self.table = from_disk("Q", data)
 
     def claim_all(self) -> None:
         """Enter table and blocks into the image's metadata."""
         header = self.image.header
         self.image.claim(header.reftable_offset, header.reftable_clusters, REFTABLE)
-        for entry in self.table:
-            if entry and not entry & self.image.cluster_mask:
-                self.image.claim(entry, 1, REFBLOCK)
+        self.image.claim_each(self.table, ENTRY_MASK, REFBLOCK)
 
     async def drop(self, cluster: int) -> bool:
         """Remove one reference to a cluster; gives whether it was the last."""

@@ -11,12 +11,14 @@ import errno
 import os
 from array import array
 
+from blockcore.effects import Copy
 from blockcore.nodes.qcow2.entries import (
     COMPRESSED,
     COPIED,
     ENTRY_MASK,
     OFFSET_MASK,
     compressed_range,
+    used,
 )
 from blockcore.nodes.qcow2.header import DIRTY
 from blockcore.nodes.qcow2.image import Image
@@ -49,19 +51,30 @@ async def _recount(image: Image, mapping: Mapping) -> array[int]:
     if total > MAX_CLUSTERS or image.conflict is not None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
     counts = array("H", [0]) * total
+    await Copy(_count_metadata, image, counts)
+    for number, _ in used(mapping.l1):
+        table = await mapping.table(number)
+        if table is not None:
+            await Copy(_count_table, image, counts, table.values)
+    return counts
+
+
+def _count_metadata(image: Image, counts: array[int]) -> None:
+    """Called without the lock: nobody else uses the image yet."""
     for cluster in image.metadata:
         _count(image, counts, cluster << image.cluster_bits, 1)
-    for number in range(len(mapping.l1)):
-        table = await mapping.table(number)
-        for entry in table.values if table else ():
-            if entry & COMPRESSED:
-                start, length = compressed_range(entry, image.cluster_bits)
-                _count(image, counts, start, length)
-            elif entry & OFFSET_MASK:
-                if entry & OFFSET_MASK & image.cluster_mask:
-                    raise OSError(errno.EIO, os.strerror(errno.EIO))
-                _count(image, counts, entry & OFFSET_MASK, 1)
-    return counts
+
+
+def _count_table(image: Image, counts: array[int], entries: array[int]) -> None:
+    """As `_count_metadata`."""
+    for entry in entries:
+        if entry & COMPRESSED:
+            start, length = compressed_range(entry, image.cluster_bits)
+            _count(image, counts, start, length)
+        elif entry & OFFSET_MASK:
+            if entry & OFFSET_MASK & image.cluster_mask:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            _count(image, counts, entry & OFFSET_MASK, 1)
 
 
 def _count(image: Image, counts: array[int], start: int, length: int) -> None:
@@ -76,8 +89,7 @@ def _count(image: Image, counts: array[int], start: int, length: int) -> None:
 async def _set_counts(counts: array[int], refcounts: Refcounts) -> None:
     """Correct the blocks; OSError(EIO) if one would have to be made, for where is there room?"""
     per_block = 1 << refcounts.block_bits
-    described = -(-len(counts) // per_block)
-    for number in range(max(described, len(refcounts.table))):
+    for number in await Copy(_concerned_blocks, counts, refcounts):
         wanted = counts[number * per_block : (number + 1) * per_block]
         block = await refcounts.block(number)
         if block is None:
@@ -90,9 +102,21 @@ async def _set_counts(counts: array[int], refcounts: Refcounts) -> None:
             refcounts.blocks.mark(block)
 
 
+def _concerned_blocks(counts: array[int], refcounts: Refcounts) -> list[int]:
+    """The numbers of blocks that are there, or would have to be; called without the lock."""
+    per_block = 1 << refcounts.block_bits
+    nothing = array("H", [0]) * per_block
+    numbers = {number for number, _ in used(refcounts.table)}
+    for start in range(0, len(counts), per_block):
+        part = counts[start : start + per_block]
+        if part != nothing[: len(part)]:
+            numbers.add(start // per_block)
+    return sorted(numbers)
+
+
 async def _set_copied(image: Image, mapping: Mapping, counts: array[int]) -> None:
     """COPIED belongs to entries whose cluster has one reference, and to no other."""
-    for number, entry in enumerate(mapping.l1):
+    for number, entry in used(mapping.l1):
         offset = entry & OFFSET_MASK
         if not offset:
             continue
@@ -102,12 +126,19 @@ async def _set_copied(image: Image, mapping: Mapping, counts: array[int]) -> Non
             mapping.l1_changed.add(number)
         table = await mapping.table(number)
         assert table is not None
-        for index, old in enumerate(table.values):
-            if old & OFFSET_MASK and not old & COMPRESSED:
-                new = _flagged(image, counts, old)
-                if new != old:
-                    table.values[index] = new
-                    mapping.tables.mark(table)
+        if await Copy(_flag_table, image, counts, table.values):
+            mapping.tables.mark(table)
+
+
+def _flag_table(image: Image, counts: array[int], entries: array[int]) -> bool:
+    """Whether any entry was another; called without the lock."""
+    changed = False
+    for index, old in enumerate(entries):
+        if old & OFFSET_MASK and not old & COMPRESSED:
+            new = _flagged(image, counts, old)
+            changed |= new != old
+            entries[index] = new
+    return changed
 
 
 def _flagged(image: Image, counts: array[int], entry: int) -> int:

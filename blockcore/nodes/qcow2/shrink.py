@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from blockcore.nodes.qcow2.entries import used
 from blockcore.nodes.qcow2.image import Image
 from blockcore.nodes.qcow2.refcount import Refcounts
 from blockcore.nodes.qcow2.write_back import WriteBack
@@ -19,7 +20,7 @@ async def cut_file(image: Image, write_back: WriteBack) -> None:
     """
     refcounts = write_back.refcounts
     await write_back.run()
-    unused = [n for n in range(len(refcounts.table)) if await _is_unused(refcounts, n)]
+    unused = [n for n, _ in used(refcounts.table) if await _is_unused(refcounts, n)]
     for cluster in await refcounts.remove_blocks(unused):
         write_back.give_back(cluster, 1)
     await write_back.run()
@@ -42,7 +43,9 @@ async def _is_unused(refcounts: Refcounts, number: int) -> bool:
 
 async def _end(refcounts: Refcounts, clusters: int) -> int:
     """Of that many clusters from the start: how many there are up to the last in use."""
-    for number in range((clusters - 1) >> refcounts.block_bits, -1, -1):
+    within = ((clusters - 1) >> refcounts.block_bits) + 1
+    numbers = [number for number, _ in used(refcounts.table[:within])]
+    for number in reversed(numbers):
         block = await refcounts.block(number)
         first = number << refcounts.block_bits
         counts = block.values[: clusters - first] if block else ()

@@ -21,6 +21,17 @@ L2_TYPE = "Q"
 REFBLOCK_TYPE = "H"
 
 
+async def read_table(image: Image, typecode: str, offset: int, length: int) -> array[int]:
+    """A table of `length` bytes, a multiple of 8."""
+    values = array(typecode, bytes(8)) * (length // 8)
+    if values:
+        with memoryview(values) as numbers, numbers.cast("B") as data:
+            await image.read(offset, data)
+    if sys.byteorder == "little":
+        values.byteswap()
+    return values
+
+
 def from_disk(typecode: str, data: bytes | bytearray) -> array[int]:
     """An array of the numbers in `data`, which are big-endian."""
     values = array(typecode, bytes(data))
@@ -87,9 +98,10 @@ class TableCache:
         table = self.peek(offset)
         if table is None:
             self._image.event(self._on_load)
-            data = bytearray(self._image.cluster_size)
-            await self._image.read(offset, memoryview(data))
-            table = self._insert(offset, from_disk(self._typecode, data))
+            values = await read_table(
+                self._image, self._typecode, offset, self._image.cluster_size
+            )
+            table = self._insert(offset, values)
         return table
 
     async def create(self, offset: int, values: array[int]) -> Table:
