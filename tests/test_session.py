@@ -10,7 +10,7 @@ import pytest
 
 from blockcore.qapi import QapiErrorClass, QmpError
 from blockcore.qmp.introspect import schema_info
-from blockcore.qmp.jsonstream import Limits
+from blockcore.qmp.jsonstream import JsonStream, Limits
 from blockcore.qmp.jsonwriter import encode
 from blockcore.qmp.schema import CommandTable
 from blockcore.qmp.session import NEGOTIATION, Invocation, Session
@@ -54,6 +54,11 @@ def set_action(
     session: Session, *, reboot: RebootAction | None = None, shutdown: ShutdownAction | None = None
 ) -> None:
     pass
+
+
+@table.command("query-yank", allow_oob=True)
+def query_yank(session: Session) -> list[str]:
+    return []
 
 
 @table.command("stop")
@@ -100,6 +105,12 @@ def sent(session: Session) -> list[dict[str, Any]]:
 def negotiated() -> Session:
     session = new_session()
     assert run(session, NEGOTIATE) == [{"return": {}}]
+    return session
+
+
+def out_of_band() -> Session:
+    session = new_session()
+    run(session, b'{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}}')
     return session
 
 
@@ -191,9 +202,77 @@ def test_refusals_in_the_order_of_qemu(request_: str, desc: str) -> None:
     ],
 )
 def test_out_of_band_refusals(request_: str, desc: str) -> None:
-    session = new_session()
-    run(session, b'{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}}')
-    assert errors(run(session, request_.encode())) == [desc]
+    assert errors(run(out_of_band(), request_.encode())) == [desc]
+
+
+def test_what_is_out_of_band_does_not_wait_for_what_came_before() -> None:
+    """Also its refusals; all else keeps its order, errors with it."""
+    session = out_of_band()
+    session.receive_data(b'{"execute":"stop","id":1}')
+    stop = session.next_command()
+    assert stop and session.wants_data() and not session.may_be_command()
+    assert run(
+        session,
+        b'{"execute":"cont","id":2} } {"exec-oob":"query-yank","id":3} {"execute":"nope","id":4}'
+        b'{"exec-oob":"cont","id":5} {"exec-oob":1,"id":6} {"execute":"query-yank","id":7}',
+    ) == [
+        {"return": [], "id": 3},
+        error(5, "The command cont does not support OOB"),
+        error(6, "QMP input member 'exec-oob' must be a string"),
+    ]
+    assert session.wants_data() and not session.may_be_command()
+    session.reply(stop, None)
+    assert session.may_be_command() and not session.wants_data()
+    assert run(session, b"") == [
+        {"return": {}, "id": 1},
+        {"event": "RESUME"},
+        {"return": {}, "id": 2},
+        error(None, "JSON parse error, expecting value"),
+        error(4, "The command nope has not been found", "CommandNotFound"),
+        {"return": [], "id": 7},
+    ]
+
+
+def error(id_: int | None, desc: str, name: str = "GenericError") -> dict[str, Any]:
+    return {"error": {"class": name, "desc": desc}} | ({} if id_ is None else {"id": id_})
+
+
+@pytest.mark.parametrize(
+    ("request_", "kept"),
+    [('{"execute":"cont","id":1}', 8), ('{"execute":"cont","id":"' + "a" * (100 << 10) + '"}', 3)],
+    ids=["number", "size"],
+)
+def test_what_waits_is_bounded(request_: str, kept: int) -> None:
+    """Behind it nothing is looked at, as in QEMU, also nothing that is out of band."""
+    session = out_of_band()
+    session.receive_data(b'{"execute":"stop"}')
+    stop = session.next_command()
+    assert stop
+    assert run(session, request_.encode() * (kept - 1) + b'{"exec-oob":"query-yank"}') != []
+    session.receive_data(request_.encode() + b'{"exec-oob":"query-yank","id":9}')
+    assert run(session, b"") == [] and not session.wants_data()
+    session.reply(stop, None)
+    ids = [message.get("id") for message in run(session, b"") if "event" not in message]
+    assert ids == [None, *[json.loads(request_)["id"]] * kept, 9]
+
+
+def test_an_answer_of_another_thread_changes_no_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come while the next request is looked at."""
+    session = out_of_band()
+    session.receive_data(b'{"execute":"stop","id":1}{"execute":"cont","id":2}')
+    stop = session.next_command()
+    assert stop and session.next_command() is None
+    pull = JsonStream.pull
+
+    def answered_meanwhile(stream: JsonStream) -> Any:
+        item = pull(stream)
+        session.reply(stop, None)
+        monkeypatch.undo()
+        return item
+
+    monkeypatch.setattr(JsonStream, "pull", answered_meanwhile)
+    messages = run(session, b'{"execute":"query-status","id":3}')
+    assert [message["id"] for message in messages if "id" in message] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

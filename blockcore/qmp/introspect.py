@@ -48,6 +48,7 @@ def _command(command: Command, types: _Types) -> SchemaInfo:
         "meta-type": "command",
         "arg-type": types.name(members[0].type) if command.boxed else types.object(members),
         "ret-type": types.name(command.returns) if command.returns else types.object(()),
+        **({"allow-oob": True} if command.allow_oob else {}),
         **_features(command.name, command.features),
     }
 

@@ -62,6 +62,7 @@ class Command:
     wire_names: Callable[[str], str]
     is_coroutine: bool
     features: tuple[str, ...] = ()
+    allow_oob: bool = False
 
     @property
     def help(self) -> str:
@@ -128,12 +129,15 @@ class CommandTable:
         underscores: bool = False,
         wire_names: Mapping[str, str] | None = None,
         features: tuple[str, ...] = (),
+        allow_oob: bool = False,
     ) -> Callable[[F], F]:
         """Register the decorated function as QMP command `name`.
 
         `underscores` keeps ``_`` in all argument names (block_set_io_throttle);
         `wire_names` gives single irregular ones by their Python names.
         `features` is for clients that look into the schema (``deprecated``).
+        With `allow_oob` it may be executed while another command of the same
+        client has not ended, and so is no coroutine.
         """
         irregular = wire_names or {}
 
@@ -143,7 +147,10 @@ class CommandTable:
 
         def register(function: F) -> F:
             is_coroutine = inspect.iscoroutinefunction(function)
-            self._add(Command(name, function, boxed, wire_name, is_coroutine, features))
+            assert not (allow_oob and is_coroutine), name
+            self._add(
+                Command(name, function, boxed, wire_name, is_coroutine, features, allow_oob)
+            )
             return function
 
         return register

@@ -8,7 +8,9 @@ because their order is part of the protocol: STOP comes before the reply of
 `stop`.
 
 One command is outstanding at a time, so replies come in the order of requests.
-Input behind it waits; a host should not read more while `wants_data()` is false,
+Input behind it waits, unless the client has enabled out-of-band execution: then
+it is looked at, what is to be executed out of band is, and some of the rest is kept.
+A host should not read more while `wants_data()` is false,
 and what it holds in the outbox is for the host to measure and to limit.  No
 call takes long, so that a host can serve others between any two.
 Everything that needs no command function is answered in here: malformed input,
@@ -29,6 +31,7 @@ from blockcore.qapi import QapiErrorClass, QmpError
 from blockcore.qmp.jsonstream import JsonStream, Limits, Parsed, ParseError
 from blockcore.qmp.jsonwriter import Result, Shared
 from blockcore.qmp.schema import Command, CommandTable, wire_without
+from blockcore.qmp.waiting import Waiting
 
 ARGUMENTS_SIZE: Final = 256 << 10
 """What a command with arguments may have, in bytes and tokens; QEMU has no limit of its own.
@@ -48,11 +51,13 @@ class Invocation:
     """A command to run: ``command.function(machine, **kwargs)``.
 
     `tags` holds the request's `id`, if it had one, as it goes into the reply.
+    One that is `oob` comes while another is outstanding, perhaps.
     """
 
     command: Command
     kwargs: dict[str, Any]
     tags: dict[str, Any] = field(default_factory=dict)
+    oob: bool = False
 
     @property
     def id(self) -> Any:
@@ -115,6 +120,8 @@ class Session:
         self._negotiated = False
         self._oob = False
         self._outstanding: Invocation | None = None
+        self._out_of_band: Invocation | None = None
+        self._waiting = Waiting()
 
     def greeting(self) -> dict[str, Any]:
         """What the server says first."""
@@ -127,12 +134,18 @@ class Session:
         return self._negotiated
 
     def wants_data(self) -> bool:
-        """No command is outstanding, and no input is left that could contain one."""
-        return self._outstanding is None and self._input.exhausted()
+        """A command could be run, and there is no input left that could contain one."""
+        return self._takes_input() and self._input.exhausted() and not self._next_waits()
 
     def may_be_command(self) -> bool:
-        """No command is outstanding, and there is input that could contain one."""
-        return self._outstanding is None and not self._input.exhausted()
+        """A command could be run, and there is input that could contain one."""
+        return self._next_waits() or (self._takes_input() and not self._input.exhausted())
+
+    def _next_waits(self) -> bool:
+        return self._outstanding is None and bool(self._waiting)
+
+    def _takes_input(self) -> bool:
+        return self._outstanding is None or (self._oob and self._waiting.has_room())
 
     def receive_data(self, data: bytes) -> None:
         """Append input.  It takes effect with the next calls of `next_command`."""
@@ -141,21 +154,34 @@ class Session:
     def next_command(self) -> Invocation | None:
         """The command to run, if there is one in the next piece of the input.
 
-        What cannot be run is answered.
+        What cannot be run is answered.  Another thread may answer the
+        outstanding command meanwhile.
         """
-        if self._outstanding is not None:
-            return None
+        if not self._next_waits():
+            item = self._pull() if self._takes_input() else None
+            if item is None:
+                return None
+            if isinstance(item, Parsed) and _is_oob(item.value):
+                self._out_of_band = self._invocation(item)
+                return self._out_of_band
+            self._waiting.push(item)
+        return self._next_in_turn() if self._outstanding is None else None
+
+    def _next_in_turn(self) -> Invocation | None:
+        item = self._waiting.pop()
+        if isinstance(item, ParseError):
+            self._answer_error(QmpError(item.desc), {})
+        else:
+            self._outstanding = self._invocation(item)
+        return self._outstanding
+
+    def _pull(self) -> Parsed | ParseError | None:
         try:
-            item = self._input.pull()
+            return self._input.pull()
         except Exception as exc:
             self._input.reset()
             self._answer_error(self._on_bug("The parser", exc), {})
             return None
-        if isinstance(item, ParseError):
-            self._answer_error(QmpError(item.desc), {})
-        elif item is not None:
-            self._outstanding = self._invocation(item)
-        return self._outstanding
 
     def reply(self, invocation: Invocation, result: Any) -> None:
         """Answer the outstanding command with what its function returned."""
@@ -200,7 +226,7 @@ class Session:
                 raise QmpError("QMP input member 'arguments' is too large")
             kwargs = command.bind(arguments, absent=self._absent)
             if command is not _NEGOTIATE:
-                return Invocation(command, kwargs, tags)
+                return Invocation(command, kwargs, tags, oob="exec-oob" in request)
             qmp_capabilities(self, **kwargs)
             self._answer(None, tags)
             self._negotiated = True
@@ -239,13 +265,17 @@ class Session:
             command = self._commands[name]
         else:
             raise QmpError(f"The command {name} has not been found", not_found)
-        if "exec-oob" in request:
+        if "exec-oob" in request and not command.allow_oob:
             raise QmpError(f"The command {name} does not support OOB")
         return command
 
     def _complete(self, invocation: Invocation) -> None:
-        assert invocation is self._outstanding, "not the outstanding command"
-        self._outstanding = None
+        if invocation.oob:
+            assert invocation is self._out_of_band, "not the command out of band"
+            self._out_of_band = None
+        else:
+            assert invocation is self._outstanding, "not the outstanding command"
+            self._outstanding = None
 
     def _answer(self, result: Any, tags: dict[str, Any]) -> None:
         shown: Any = {} if result is None else Result(result, self._to_wire)
@@ -253,6 +283,11 @@ class Session:
 
     def _answer_error(self, error: QmpError, tags: dict[str, Any]) -> None:
         self.outbox.append({**error_reply(error), **tags})
+
+
+def _is_oob(request: Any) -> bool:
+    """Whether a request does not wait for those before it (qmp_is_oob)."""
+    return type(request) is dict and "exec-oob" in request and "execute" not in request
 
 
 def error_reply(error: QmpError) -> dict[str, Any]:
