@@ -17,9 +17,9 @@ from blockcore.events import (
 from blockcore.job import Completion, Job
 from blockcore.job_driver import JobHost
 from blockcore.nodes.abilities import connections
+from blockcore.nodes.connected import ConnectedNode
 from blockcore.nodes.graph import BlockGraph
 from blockcore.nodes.links import check
-from blockcore.nodes.nbd import NbdNode
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import ALL, NONE, NodeUser, Perm
 from blockcore.policy import error_action, iostatus_after
@@ -194,7 +194,7 @@ class BlockJob(Job):
         """The job is cancelled: let what it has under way at a node end, whatever it takes.
 
         What waits for a connection fails at once, as in QEMU.  A server that
-        has not answered after a while is hung up on, for which QEMU has `yank`.
+        has not answered after a while is hung up on, for which QEMU needs a `yank`.
         """
         servers = list(connections(node))
         for server in servers:
@@ -202,7 +202,7 @@ class BlockJob(Job):
         if servers:
             self._host.spawn(self._hang_up_later(servers))
 
-    async def _hang_up_later(self, servers: Iterable[NbdNode]) -> None:
+    async def _hang_up_later(self, servers: Iterable[ConnectedNode]) -> None:
         clock = self._host.clock
         while not await Until(self._is_over, clock.monotonic_ns() + CUT_OFF_NS):
             for server in servers:

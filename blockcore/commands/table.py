@@ -24,6 +24,7 @@ from blockcore.commands import (
     streams,
     transaction,
     volumes,
+    yank,
 )
 from blockcore.events import BlockIoError
 from blockcore.machine import Machine
@@ -38,7 +39,7 @@ table.include(NEGOTIATION)
 for _part in (
     *(run_state, block_info, block_stats, block_config, faults, requests),
     *(job_info, jobs, streams, commits, mirrors, backups),
-    *(bitmaps, snapshots, transaction, volumes),
+    *(bitmaps, snapshots, transaction, volumes, yank),
 ):
     table.include(_part.table)
 transaction.actions.include(bitmap_actions.actions)

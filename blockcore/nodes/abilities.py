@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from blockcore.nodes.connected import ConnectedNode
 from blockcore.nodes.file import FileNode
 from blockcore.nodes.nbd import NbdNode
 from blockcore.nodes.node import BlockNode
@@ -28,10 +29,10 @@ def zeroes_with_unmap(node: BlockNode) -> bool:
     return node.zeroes_unmap if below is None else zeroes_with_unmap(below)
 
 
-def connections(node: BlockNode) -> Iterator[NbdNode]:
+def connections(node: BlockNode) -> Iterator[ConnectedNode]:
     """The nodes from this one down that ask a server, which may not answer."""
     below: BlockNode | None = node
     while below is not None:
-        if isinstance(below, NbdNode):
+        if isinstance(below, ConnectedNode):
             yield below
         below = below.file or below.filtered

@@ -16,9 +16,9 @@ from dataclasses import replace
 from typing import Any
 
 from blockcore.effects import Lane, LaneCall
+from blockcore.nodes.connected import ConnectedNode
 from blockcore.nodes.driver import OPENING, Extent, NewChildren, NodeOptions, Surroundings
 from blockcore.nodes.nbd_server import NbdServer
-from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptions
 from blockcore.qapi import QmpError
 
@@ -43,7 +43,7 @@ RETRY_S = 0.1
 """Pause between two attempts to reconnect within reconnect-delay."""
 
 
-class NbdNode(BlockNode):
+class NbdNode(ConnectedNode):
     """Requests go to the server as they come, each on a handle of its own.
 
     A lost connection fails the requests on it with EIO; the next request
@@ -71,7 +71,7 @@ class NbdNode(BlockNode):
         """Of our own: a handle does not tell its descriptor while a request is on it."""
         self._lane = Lane(f"nbd {options.node_name}", CONNECTIONS)
         self._free: queue.SimpleQueue[nbd.NBD] = queue.SimpleQueue()
-        self._aborted = False
+        self._given_up = False
         self._cancels = 0
         self._can: dict[str, bool] = {}
         self._server_read_only = False
@@ -93,11 +93,14 @@ class NbdNode(BlockNode):
         await LaneCall(self._lane, self._close)
 
     def abort(self) -> None:
-        self._aborted = True
+        self.yank()
+
+    def yank(self) -> None:
+        """As in QEMU (nbd_yank), it does not connect again: every request fails from now on."""
+        self._given_up = True
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Let all requests fail that are under way; the next one connects again."""
         self._cancels += 1
         for connection in list(self._sockets.values()):
             with contextlib.suppress(OSError):  # not connected (any more)
@@ -111,7 +114,7 @@ class NbdNode(BlockNode):
                 self._connect(first, begin + (self.open_timeout or CONNECT_S))
                 break
             except nbd.Error as exc:
-                if self._aborted or time.monotonic() >= begin + self.open_timeout:
+                if self._given_up or time.monotonic() >= begin + self.open_timeout:
                     raise QmpError(self.server.why_not(exc)) from None
             time.sleep(RETRY_S)
         self.size = first.get_size()
@@ -139,13 +142,13 @@ class NbdNode(BlockNode):
         cancels = self._cancels
         self.server.begin_to_connect(handle)
         while handle.aio_is_connecting():
-            if self._aborted or cancels != self._cancels:
+            if self._given_up or cancels != self._cancels:
                 raise nbd.Error(os.strerror(errno.ECANCELED), errno.ECANCELED)
             if time.monotonic() >= deadline:
                 raise nbd.Error(os.strerror(errno.ETIMEDOUT), errno.ETIMEDOUT)
             handle.poll(CONNECT_POLL_MS)
         self._sockets[handle] = socket.socket(fileno=os.dup(handle.aio_get_fd()))
-        if cancels != self._cancels:
+        if self._given_up or cancels != self._cancels:
             self._forget(handle)
             raise nbd.Error(os.strerror(errno.ECANCELED), errno.ECANCELED)
 
@@ -177,7 +180,7 @@ class NbdNode(BlockNode):
         try:
             while True:
                 handle = self._usable(handle)
-                if self._aborted or (self.closed and handle.aio_is_created()):
+                if self._given_up or (self.closed and handle.aio_is_created()):
                     raise OSError(errno.EIO, os.strerror(errno.EIO))
                 try:
                     if handle.aio_is_created():
@@ -204,7 +207,6 @@ class NbdNode(BlockNode):
         return fresh
 
     def cancel_in_flight(self) -> None:
-        """Let requests fail that wait for a connection (nbd_cancel_in_flight)."""
         self._cancels += 1
 
     @property

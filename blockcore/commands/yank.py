@@ -1,0 +1,83 @@
+"""Cutting connections that hang (QEMU's `util/yank.c`, `qapi/yank.json`).
+
+Both commands may be executed out of band: they take no turn with anybody, and wait for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated
+
+from blockcore.machine import Machine
+from blockcore.nodes.connected import ConnectedNode
+from blockcore.qapi import QapiErrorClass, QmpError
+from blockcore.qmp.schema import CommandTable, FlatUnion
+
+table = CommandTable()
+
+
+class YankInstanceType(StrEnum):
+    """What can have connections in QEMU; here only nodes have some that may be cut."""
+
+    BLOCK_NODE = "block-node"
+    CHARDEV = "chardev"
+    MIGRATION = "migration"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class YankInstance:
+    type: YankInstanceType
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class YankInstanceBlockNode(YankInstance):
+    node_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class YankInstanceChardev(YankInstance):
+    id: str
+
+
+YANK_INSTANCE = FlatUnion(
+    "YankInstance",
+    tag="type",
+    base=YankInstance,
+    variants={"block-node": YankInstanceBlockNode, "chardev": YankInstanceChardev},
+)
+
+
+@table.command("yank", allow_oob=True)
+def yank(
+    machine: Machine, *, instances: list[Annotated[YankInstance, YANK_INSTANCE]]
+) -> None:
+    """Cut the connections of all these at once, or of none if one of them does not exist."""
+    for node in [_find(machine, instance) for instance in instances]:
+        node.yank()
+
+
+def _find(machine: Machine, instance: YankInstance) -> ConnectedNode:
+    if isinstance(instance, YankInstanceBlockNode):
+        for node in _connected(machine):
+            if node.node_name == instance.node_name:
+                return node
+    raise QmpError("Instance not found", QapiErrorClass.DEVICE_NOT_FOUND)
+
+
+@table.command("query-yank", allow_oob=True)
+def query_yank(machine: Machine) -> list[Annotated[YankInstance, YANK_INSTANCE]]:
+    """Everything whose connections can be cut, the oldest first."""
+    return [
+        YankInstanceBlockNode(type=YankInstanceType.BLOCK_NODE, node_name=node.node_name)
+        for node in _connected(machine)
+    ]
+
+
+def _connected(machine: Machine) -> Iterator[ConnectedNode]:
+    """Also those that are being opened or closed, which may wait for their servers as well."""
+    unlisted = sorted(machine.graph.unlisted, key=lambda node: node.node_name)
+    for node in (*machine.graph.nodes.values(), *unlisted):
+        if isinstance(node, ConnectedNode):
+            yield node
