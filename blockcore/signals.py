@@ -82,6 +82,30 @@ class SignalWatch:
             self.told(info.si_signo, info.si_pid)
 
 
+@contextmanager
+def interrupts_end() -> Iterator[None]:
+    """Let an interrupt end the process, as it does without Python's handler, also one that waits.
+
+    `interrupts_raise` is the end of that.  Who has a handler of its own, or
+    ignores interrupts, goes on doing so.
+    """
+    is_pythons = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_pythons:
+        unhandle_interrupt()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        if is_pythons:
+            interrupts_raise()
+
+
+def interrupts_raise() -> None:
+    """Let an interrupt be an exception again, where it would end the process."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def unhandle_interrupt() -> None:
     """Take away Python's handler of SIGINT, which would raise an exception on the main thread."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -82,7 +82,49 @@ def test_an_interrupt_while_the_command_is_imported(place: Path) -> None:
     (imported / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
     path = os.pathsep.join((str(imported), str(TREE)))
     done = serve(place, PYTHONPATH=path)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=lambda how: how.name)
+def test_a_signal_at_any_moment_of_the_start(how: int, place: Path) -> None:
+    """As `scripts/run` starts it: Python itself would tell where an interrupt has met it."""
+    for moment_ms in range(0, 400, 5):
+        with subprocess.Popen(
+            ["env", "--block-signal=INT", *FAULTLINE, "serve"],
+            env=environ(place),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(how, signal.SIG_DFL),
+        ) as process:
+            time.sleep(moment_ms / 1000)
+            process.send_signal(how)
+            ready, log = process.communicate(timeout=TIMEOUT_S)
+        assert process.returncode == (0 if ready else -how), (moment_ms, log)
+        assert all(line.startswith(b"{") for line in log.splitlines()), (moment_ms, log)
+        assert left(place) == [], moment_ms
+
+
+def test_an_interrupt_while_it_is_set_up(tmp_path: Path) -> None:
+    """Nothing is served after it, even if what runs by then goes on."""
+    scripts, program = tmp_path / "scripts", tmp_path / ".venv" / "bin" / "faultline"
+    for file in (scripts / "setup", program):
+        file.parent.mkdir(parents=True)
+        file.write_text("#!/bin/sh\ntrap : INT\necho; read -r _\n")
+        file.chmod(0o755)
+    program.write_text("#!/bin/sh\necho serves\n")
+    shutil.copy(TREE / "scripts" / "run", scripts)
+    with subprocess.Popen(
+        ["env", "--default-signal", str(scripts / "run")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.communicate("\n", TIMEOUT_S)[0] == ""
+    assert process.returncode == -signal.SIGINT
 
 
 @EACH_SIGNAL

@@ -9,6 +9,7 @@ from importlib import import_module
 import click
 
 from blockcore.cli.output import abandon, described, flush, open_missing_streams, tell
+from blockcore.signals import interrupts_raise
 
 MODULES = {
     "events": "blockcore.cli.client",
@@ -24,7 +25,7 @@ class Commands(click.Group):
     """Imports the command that is used.
 
     `serve` needs none of what takes the others long to import, and `qmp` not
-    what draws.
+    what draws.  It has nothing to do at an interrupt, which the others have.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -35,6 +36,8 @@ class Commands(click.Group):
             return None
         command = getattr(import_module(MODULES[cmd_name]), cmd_name)
         assert isinstance(command, click.Command)
+        if cmd_name != "serve":
+            interrupts_raise()
         return command
 
 
