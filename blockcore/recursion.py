@@ -28,7 +28,12 @@ def frames(stack_bytes: int) -> int:
     return max(FRAMES_MIN, min(FRAMES_MAX, stack_bytes // FRAME_BYTES))
 
 
+def stack_bytes() -> int:
+    """What a thread's stack takes of the address space."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_STACK)
+    return STACK_UNLIMITED if soft == resource.RLIM_INFINITY else soft
+
+
 def allow_recursion() -> None:
     """Let calls nest as deep as the stacks of this process's threads allow."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_STACK)
-    sys.setrecursionlimit(frames(STACK_UNLIMITED if soft == resource.RLIM_INFINITY else soft))
+    sys.setrecursionlimit(frames(stack_bytes()))

@@ -34,7 +34,7 @@ from blockcore.machine import Machine
 from blockcore.nbd_address import NbdAddress
 from blockcore.qapi import QmpError
 from blockcore.routine import run_alone
-from blockcore.start import Start, require_descriptors
+from blockcore.start import Start, reason_of, require_address_space, require_descriptors
 from blockcore.stderr import Stderr
 
 READY_S = 1.0
@@ -107,6 +107,7 @@ class Server:
                 self._start.leftovers.add_socket(self._control)
         with self._reported("cannot serve"):
             require_descriptors()
+            require_address_space()
         self._nbd.withhold()
 
     def _add(
@@ -239,7 +240,10 @@ class Server:
             raise QmpError(line) from None
         except BaseException as exc:
             self._start.failed(exc, what)
-            raise
+            reason = reason_of(exc)
+            if what is None or reason is None:
+                raise
+            raise QmpError(f"{what}: {reason}") from None
 
 
 def _refuse_what_cannot_be_named(value: str) -> None:

@@ -6,6 +6,7 @@ nothing behind.
 
 from __future__ import annotations
 
+import mmap
 import os
 import select
 import sys
@@ -18,9 +19,16 @@ from typing import Any
 from blockcore import signals
 from blockcore.leftovers import Leftovers
 from blockcore.qapi import QmpError
+from blockcore.recursion import stack_bytes
 
 SPARE_DESCRIPTORS = 32
 """For the machine's threads, nbdkit's socket, and the first clients."""
+
+SPARE_THREADS = 32
+"""The machine's, and those of its first connection."""
+
+SPARE_BYTES = 16 << 20
+"""For what these allocate."""
 
 
 class Start:
@@ -55,7 +63,7 @@ class Start:
         self.leftovers.remove()
         if not self._serving:
             return
-        line = error if isinstance(error, str) else _reason(error)
+        line = error if isinstance(error, str) else reason_of(error)
         with suppress(OSError):
             if line is None:
                 assert isinstance(error, BaseException)
@@ -110,7 +118,16 @@ def require_descriptors() -> None:
             os.close(descriptor)
 
 
-def _reason(error: BaseException) -> str | None:
+def require_address_space() -> None:
+    """QmpError if there is too little left to serve; nothing is taken of what is limited else."""
+    needed = SPARE_THREADS * stack_bytes() + SPARE_BYTES
+    try:
+        mmap.mmap(-1, needed, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0).close()
+    except OSError:
+        raise QmpError(f"{needed >> 20} MiB more of address space are needed (ulimit -v)") from None
+
+
+def reason_of(error: BaseException) -> str | None:
     """What the system lacks or refuses; None for a bug of ours."""
     if isinstance(error, OSError):
         return error.strerror or str(error)

@@ -7,21 +7,26 @@ The keys are described in the README; `faultline serve` runs this plugin too.
 
 from __future__ import annotations
 
-import ctypes
-import importlib
 import os
-import site
 import sys
-import threading
-from collections.abc import Coroutine
-from typing import Any
-
-import nbdkit
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 TREE = os.path.dirname(HERE)
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 sys.path.insert(0, HERE)
+import shortage  # noqa: E402
+
+shortage.watch()
+
+import ctypes  # noqa: E402
+import importlib  # noqa: E402
+import site  # noqa: E402
+import threading  # noqa: E402
+from collections.abc import Coroutine  # noqa: E402
+from typing import Any  # noqa: E402
+
+import nbdkit  # noqa: E402
+
 # The core is the one beside this directory.  What else is there counts last: when that is
 # where another Python has its packages, those of this one come before it.
 sys.path.insert(0, TREE)

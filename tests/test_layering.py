@@ -75,7 +75,7 @@ ONLY = {
 }
 """What these do is for these modules only (or for all modules of a package)."""
 
-PLUGIN = ("failure", "heap", "lifetime", "survive", "threadstate")
+PLUGIN = ("failure", "heap", "lifetime", "shortage", "survive", "threadstate")
 """What `plugin/drive.py` imports from beside it, by plain name."""
 
 NOT_REQUIRED = frozenset(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -19,8 +20,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import nbd
 import pytest
-from live import FAULTLINE, TIMEOUT_S, TREE, Bare, Live, make_image
+from live import FAULTLINE, TIMEOUT_S, TREE, Bare, Flight, Live, Qmp, make_image
+
+from blockcore.qapi import QmpError
+from blockcore.server import Server
 
 SERVE = ["env", "--default-signal", *FAULTLINE, "serve"]
 """With no signal ignored, as SIGINT and SIGQUIT are in what a script has in the background."""
@@ -257,9 +262,65 @@ def test_nbdkit_with_few_descriptors(number: int, tmp_path: Path) -> None:
         capture_output=True,
         timeout=TIMEOUT_S,
     )
-    assert done.returncode != 0
-    assert done.stderr
-    assert "q" not in left(tmp_path)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert re.search(rb"cannot serve: \d+ more descriptors are needed", line)
+    assert left(tmp_path) == []
+
+
+@pytest.mark.slow
+def test_nbdkit_with_little_address_space(tmp_path: Path) -> None:
+    """It serves all that one connection may have at once, or says that it cannot.
+
+    Down to where nbdkit itself, or Python, cannot be loaded.
+    """
+    plugin = str(TREE / "plugin/drive.py")
+    argv = ["nbdkit", "-f", "-U", "n", "python", plugin, DRIVE, "control=q"]
+    told = set()
+    for limit_kib in range(640_000, 0, -5_000):
+        (tmp_path / "n").unlink(missing_ok=True)
+        with subprocess.Popen(
+            ["sh", "-c", f'ulimit -v {limit_kib}; exec "$@"', "sh", *argv],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            if '"serving"' in line:
+                hold_requests(tmp_path, 16)
+                process.terminate()
+            status, rest = process.wait(TIMEOUT_S), process.stderr.read()
+        if "cannot s" not in line:
+            assert (status == 0) == ('"serving"' in line), line
+            if status != 0:
+                break
+            continue
+        assert status == 1
+        assert "Traceback" not in rest and "q" not in left(tmp_path), rest
+        told.add("cannot serve" if "cannot serve: " in line else "cannot start")
+    assert told == {"cannot serve", "cannot start"}
+
+
+def hold_requests(directory: Path, number: int) -> None:
+    """Have so many held, and then answered."""
+    with Qmp(str(directory / "q")) as qmp:
+        qmp("stop")
+        guest, flight = nbd.NBD(), Flight()
+        guest.connect_unix(str(directory / "n"))
+        for n in range(number):
+            flight.read(guest, n * 512, 512)
+        flight.arrived(qmp)
+        qmp("cont")
+        assert flight.land() == ["OK"] * number
+        guest.shutdown()
+
+
+def test_a_thread_that_cannot_be_had_is_one_line(tmp_path: Path) -> None:
+    server = Server({}, str(tmp_path))
+    with pytest.raises(QmpError, match="^cannot serve: can't start new thread$"):
+        with server._reported("cannot serve"):
+            raise RuntimeError("can't start new thread")
 
 
 def test_a_socket_that_nbdkit_cannot_bind(place: Path) -> None:
