@@ -45,6 +45,9 @@ from blockcore.qapi import QmpError
 from blockcore.qemu import LATEST, Release, release_of
 from blockcore.qmp.jsonstream import parse_json
 
+REPEATED = frozenset({"blockdev", "device", "drive"})
+"""Keys that may be given more than once."""
+
 _ADDRESSES = frozenset({"fd", "inet", "socket", "tcp", "telnet", "unix", "vsock", "websocket"})
 
 
@@ -78,6 +81,7 @@ class ConfigParser:
         self._blockdevs: list[BlockdevOptions] = []
         self._devices: list[tuple[str, DeviceConfig]] = []
         self._machine: dict[str, str] = {}
+        self._once: set[str] = set()
         self._allow_backing = ANY
 
     def add(self, key: str, value: str) -> None:
@@ -89,7 +93,11 @@ class ConfigParser:
 
     def _check(self, key: str, value: str) -> None:
         self.pair = f"{key}={value}"
+        if key in self._once:
+            raise QmpError(f"Parameter '{key}' is given twice")
         self._add(key, value)
+        if key not in REPEATED:
+            self._once.add(key)
 
     def _add(self, key: str, value: str) -> None:
         match key:
@@ -105,8 +113,6 @@ class ConfigParser:
             case "name":
                 self._machine[key] = value
             case "allow-backing":
-                if key in self._machine:
-                    raise QmpError(f"Parameter '{key}' is given twice")
                 self._allow_backing = parse_allowed(value)
                 self._machine[key] = value
             case "prelaunch":

@@ -78,6 +78,23 @@ REFUSALS = [
         2,
         "faultline serve: the control socket is given twice (see faultline serve --help)",
     ),
+    *(
+        (
+            f"{words} {option} {values[0]} {other} {values[1]}",
+            2,
+            f"faultline {words}: {option} is given twice (see faultline {words} --help)",
+        )
+        for words, option, other, values in (
+            *(("serve", "--nbd", "--nbd", "ab"), ("serve", "--port", "--port", "12")),
+            *(("serve", "--address", "--address", "ab"), ("serve", "--control", "--control", "ab")),
+            ("serve", "--socket-mode", "--socket-mode", "77"),
+            ("serve", "--socket-group", "--socket-group", "ab"),
+            ("serve", "--threads", "--threads", "12"),
+            ("serve", "--log-format", "--log-format", ("json", "json")),
+            *(("qmp", "--socket", "-s", "ab"), ("events", "--count", "--count", "12")),
+            *(("jobs", "--socket", "-s", "ab"), ("job pause", "--socket", "-s", "ab")),
+        )
+    ),
     (
         "serve control=",
         2,

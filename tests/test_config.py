@@ -321,6 +321,11 @@ def test_devices_refused(text: str, message: str) -> None:
     assert caught.value.desc == message
 
 
+ONCE = {
+    **{"control": "c", "prelaunch": "on", "seed": "1", "name": "n", "qemu": "7.2"},
+    **{"job-error-check": "strict", "allow-backing": "none"},
+}
+
 REFUSED_PAIRS: dict[str, tuple[list[tuple[str, str]], str]] = {
     "unknown key": ([("foo", "1")], "Invalid parameter 'foo'"),
     "prelaunch": ([("prelaunch", "x")], "Parameter 'prelaunch' expects 'on' or 'off'"),
@@ -334,10 +339,10 @@ REFUSED_PAIRS: dict[str, tuple[list[tuple[str, str]], str]] = {
         [("allow-backing", "/a:")],
         "Parameter 'allow-backing' expects DIR[:DIR...] or 'none'",
     ),
-    "allow-backing twice": (
-        [("allow-backing", "none"), ("allow-backing", "/")],
-        "Parameter 'allow-backing' is given twice",
-    ),
+    **{
+        f"{key} twice": ([(key, value)] * 2, f"Parameter '{key}' is given twice")
+        for key, value in ONCE.items()
+    },
     "seed-negative": ([("seed", " -1")], "Parameter 'seed' expects a non-negative number"),
     "job-error-check": (
         [("job-error-check", "x")],

@@ -100,6 +100,7 @@ WRONG = {
     "duplicate": (["drive=id=a,driver=null-co", "drive=id=a,driver=null-co"], "drive=id=a"),
     "bad-prelaunch": (["drive=id=a,driver=null-co", "prelaunch=maybe"], "prelaunch"),
     "bad-json": (["drive=id=a,driver=null-co", "blockdev={"], "blockdev"),
+    "seed twice": (["drive=id=a,driver=null-co", "seed=1", "seed=2"], "seed=2: Parameter 'seed'"),
     "control-directory": (["drive=id=a,driver=null-co", "control=no/such/dir"], "control"),
 }
 

@@ -16,6 +16,7 @@ from qemu.qmp import EventListener, Message, QMPClient
 
 from blockcore.cli.arguments import parse_arguments
 from blockcore.cli.event_names import events_of, separated, unknown
+from blockcore.cli.once import Command
 from blockcore.cli.output import abandon, tell
 from blockcore.cli.session import (
     disconnected,
@@ -27,7 +28,7 @@ from blockcore.cli.session import (
 )
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @socket_option
 @click.argument("command")
 @click.argument("words", metavar="[KEY=VALUE]...", nargs=-1)
@@ -51,7 +52,7 @@ def qmp(path: str | None, command: str, words: tuple[str, ...]) -> None:
     click.echo(json.dumps(asyncio.run(execute(where, command, arguments)), indent=2))
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @socket_option
 @click.option(
     "--count", type=click.IntRange(min=1), metavar="N", help="End after N events."

@@ -14,6 +14,7 @@ from qemu.qmp import QMPClient
 from blockcore.cli.job_list import PAUSED, Job, limit, query_jobs, table
 from blockcore.cli.job_wait import JobListener, wait
 from blockcore.cli.job_watch import JobWatch, Need
+from blockcore.cli.once import Command, Group
 from blockcore.cli.session import execute, reply, session, socket_option, socket_path
 from blockcore.keyval import opt_size
 from blockcore.qapi import QmpError
@@ -30,7 +31,7 @@ FUTURE = {
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(cls=Command, context_settings=SETTINGS)
 @socket_option
 @click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects.")
 def jobs(path: str | None, as_json: bool) -> None:
@@ -56,7 +57,7 @@ def jobs(path: str | None, as_json: bool) -> None:
         click.echo("\n".join(table([Job.of(job) for job in found], width)))
 
 
-@click.group(no_args_is_help=True, context_settings=SETTINGS)
+@click.group(cls=Group, no_args_is_help=True, context_settings=SETTINGS)
 def job() -> None:
     """Wait for a job, or tell it what to do.
 

@@ -28,6 +28,7 @@ import click
 from blockcore.cli.embedding import Nbdkit, embedded_environment, find_nbdkit
 from blockcore.cli.endpoints import endpoints
 from blockcore.cli.listen import TcpPort, UnixSocket
+from blockcore.cli.once import Command
 from blockcore.cli.output import require_stdout
 from blockcore.cli.plugin_packages import plugin_packages
 from blockcore.cli.runtime_dir import runtime_dir
@@ -55,7 +56,7 @@ PRIVATE_VARIABLES = (
 )
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("keys", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--nbd", "nbd_socket", metavar="SOCKET", help="Unix socket of the NBD server.")
 @click.option(

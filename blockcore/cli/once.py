@@ -1,0 +1,26 @@
+"""Commands whose options have one value each: click takes the last of several."""
+
+from __future__ import annotations
+
+import click
+
+
+class Command(click.Command):
+    """UsageError for an option that is given twice with a value each time."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        seen = set()
+        for param in given:
+            if isinstance(param, click.Option) and not param.is_flag:
+                if param in seen:
+                    name = next(name for name in param.opts if name.startswith("--"))
+                    raise click.UsageError(f"{name} is given twice", ctx)
+                seen.add(param)
+        return super().parse_args(ctx, args)
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
