@@ -108,6 +108,8 @@ class JobWorld:
         self.io_count: Counter[str] = Counter()
         self.failures: Counter[str] = Counter()
         self.told: dict[str, Told] = {}
+        self.beside: set[str] = set()
+        """Jobs that have nothing to do with the drive, and are not watched."""
         self.point = b""
         self.to_copy: set[int] = set()
         self.busy: list[tuple[int, int]] = []
@@ -135,7 +137,8 @@ class JobWorld:
         sim.checks.append(self._step)
 
     def _flat(self, name: str, data: bytes, *, read_only: bool = False) -> Flat:
-        node = Flat(options(name, read_only=read_only), self.machine, len(data))
+        make = self._flat_class(name)
+        node = make(options(name, read_only=read_only), self.machine, len(data))
         node.on_io = partial(self._on_io, name)
         node.vague = self.kind.vague
         node.step = SIZE if self.kind.together else CLUSTER
@@ -145,6 +148,15 @@ class JobWorld:
         node.definition = BlockdevOptionsFile(driver="file", filename=f"/{name}")
         self._own(node)
         return node
+
+    def _flat_class(self, name: str) -> type[Flat]:
+        """What a disk of that name is."""
+        return Flat
+
+    @property
+    def jobs(self) -> list[BlockJob]:
+        """Those of the machine that are watched."""
+        return [job for job in self.machine.jobs if job.id not in self.beside]
 
     def _own(self, node: BlockNode) -> None:
         self.machine.graph.nodes[node.node_name] = self.nodes[node.node_name] = node
@@ -206,7 +218,7 @@ class JobWorld:
     def job_works(self) -> bool:
         """Whether the job's policies are asked about errors now."""
         working = (JobStatus.RUNNING, JobStatus.READY)
-        return any(job.status in working for job in self.machine.jobs)
+        return any(job.status in working for job in self.jobs)
 
     def peek(self, node: BlockNode) -> bytes:
         """What a node shows; nothing is under way there, and nothing fails."""
@@ -246,7 +258,7 @@ class JobWorld:
             await pause()
             await self.command(command, **arguments)
 
-    async def command(self, name: str, **arguments: Any) -> Any:
+    async def command(self, name: str, /, **arguments: Any) -> Any:
         self.sim.note(f"-> {name} {arguments}")
         if name == "cont" or name.endswith(("-cancel", "-resume")):
             self.resets += 1
@@ -347,6 +359,8 @@ class JobWorld:
 
     def _event(self, event: Event, now_ns: int) -> None:
         self.sim.note(f"<- {event}")
+        if {getattr(event, "device", None), getattr(event, "id", None)} & self.beside:
+            return
         match event:
             case JobStatusChange():
                 self._status(event)
@@ -387,7 +401,7 @@ class JobWorld:
             self.require(len(told.ends) == 1, "one end")
         if new is JobStatus.WAITING:
             self._check_copy()
-            job = self.machine.jobs[0]
+            job = self.jobs[0]
             self.new_root = self.source
             if isinstance(job, MirrorJob) and job.should_complete:
                 self.new_root = self.target
@@ -410,7 +424,7 @@ class JobWorld:
             self.resets = int(self.machine.quit_requested)
 
     def _step(self) -> None:
-        for job in self.machine.jobs:
+        for job in self.jobs:
             told = self.told[job.id]
             self.require(job.status is told.status, "the events tell the status")
             self.require(not job.user_paused or job.should_pause, "paused by a user")
@@ -422,9 +436,9 @@ class JobWorld:
             resting = not self.drained or job.quiescent() or job.is_cancelled
             self.require(resting, "jobs rest in a drained section")
         source, target = self.source, self.target
-        if self.machine.jobs and isinstance(source, Flat) and isinstance(target, Flat):
-            if isinstance(self.machine.jobs[0], MirrorJob):
-                self._check_clean(self.machine.jobs[0], source.data, target.data)
+        if self.jobs and isinstance(source, Flat) and isinstance(target, Flat):
+            if isinstance(self.jobs[0], MirrorJob):
+                self._check_clean(self.jobs[0], source.data, target.data)
             elif self.kind.sync in ("full", "none"):
                 self._check_saved(source.data, target.data)
 
@@ -469,7 +483,7 @@ class JobWorld:
             self._check_mirror()
 
     def _check_mirror(self) -> None:
-        progress = self.machine.jobs[0].progress
+        progress = self.jobs[0].progress
         self.require(progress.current == progress.total, f"all is counted: {progress}")
         source, target = self.peek(self.source), self.peek(self.target)
         for at in range(0, SIZE, BLOCK):

@@ -10,8 +10,10 @@ choice falls on letting it pass, and jumps to the next deadline when nothing is.
 
 from __future__ import annotations
 
+import errno
 import heapq
 import json
+import os
 from collections.abc import Callable, Coroutine, Iterator
 from random import Random
 from typing import Any
@@ -19,9 +21,10 @@ from typing import Any
 from blockcore.block_backend import BlockBackend
 from blockcore.bql import BigLock
 from blockcore.commands.table import table
-from blockcore.effects import Call, Lane
+from blockcore.effects import Call, Lane, Until
 from blockcore.guest_request import Device
 from blockcore.machine import Machine
+from blockcore.nodes.connected import ConnectedNode
 from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptionsFile
@@ -247,6 +250,53 @@ class MemoryNode(BlockNode):
 
     def _resize(self, size: int) -> None:
         self.data = self.data[:size].ljust(size, b"\0")
+
+
+class FarNode(ConnectedNode, MemoryNode):
+    """A disk behind a connection, whose server `hangs` once it has had `patience` more requests.
+
+    Then no request ends before somebody hangs up: it was carried out or not,
+    as `is_late` says each time.  `is_local()`: there is no connection at the moment.
+    """
+
+    hangs = False
+    patience: int | None = None
+    given_up = False
+    cuts = 0
+    is_late: Callable[[], bool] = staticmethod(lambda: False)
+    is_local: Callable[[], bool] = staticmethod(lambda: False)
+
+    async def _io(self, what: str, work: Callable[..., None], *args: Any) -> None:
+        if self.is_local():
+            await super()._io(what, work, *args)
+            return
+        if self.patience is not None:
+            self.patience -= 1
+            self.hangs |= self.patience < 0
+        cuts, late = self.cuts, self.is_late()
+        if not late:
+            await self._answered(cuts)
+        await super()._io(what, work, *args)
+        if late:
+            await self._answered(cuts)
+
+    async def _answered(self, cuts: int) -> None:
+        await Until(lambda: not self.hangs or self.given_up or self.cuts != cuts)
+        if self.given_up or self.cuts != cuts:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def cancel_in_flight(self) -> None:
+        """It is connected, all the time."""
+
+    def hang_up(self) -> None:
+        self.cuts += 1
+
+    def yank(self) -> None:
+        self.given_up = True
+
+    def go_on(self) -> None:
+        """The server answers again."""
+        self.hangs, self.patience = False, None
 
 
 def perform(coro: Coroutine[Any, Any, Any]) -> Any:
