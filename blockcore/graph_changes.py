@@ -33,9 +33,14 @@ def root_node(machine: Machine, name: str) -> BlockNode:
 
 
 def check_medium(machine: Machine, node: BlockNode) -> None:
-    """QmpError if a node has no medium, or is on one that has none (bdrv_is_inserted)."""
-    if not all(below.inserted for below in machine.graph.subtree(node)):
+    """QmpError if a node has no medium, or is on one that has none."""
+    if not is_inserted(machine, node):
         raise QmpError("Device has no medium")
+
+
+def is_inserted(machine: Machine, node: BlockNode) -> bool:
+    """Whether a node has a medium, and all that it is on (bdrv_is_inserted)."""
+    return all(below.inserted for below in machine.graph.subtree(node))
 
 
 def named_node(machine: Machine, name: str) -> BlockNode:

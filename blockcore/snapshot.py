@@ -55,8 +55,6 @@ async def prepare_snapshot(
 
 
 async def _prepare_old(machine: Machine, old: BlockNode) -> None:
-    if not old.inserted:
-        raise QmpError(f"Device '{old.device_or_node_name}' has no medium")
     old.check_op(BlockOpType.EXTERNAL_SNAPSHOT)
     if not old.read_only:
         try:

@@ -87,9 +87,14 @@ class Side(Images):
 
     def __call__(self, command: str, **arguments: Any) -> Any:
         """Run a command (`_` stands for `-`); None if it fails, and the error is written down."""
-        named = {name.replace("_", "-"): value for name, value in arguments.items()}
+        return self.execute(
+            command, {name.replace("_", "-"): value for name, value in arguments.items()}
+        )
+
+    def execute(self, command: str, arguments: dict[str, Any]) -> Any:
+        """The same with the arguments as they go on the wire."""
         try:
-            answer = self._qmp.execute(command, named)
+            answer = self._qmp.execute(command, arguments)
         except QmpFailed as exc:
             self._reply(command, exc.error)
             return None
@@ -320,11 +325,15 @@ class Pair:
             self._qmps = theirs, stack.enter_context(live.qmp())
             yield self
 
-    def play(self, case: Callable[[Side], None]) -> None:
-        """Run `case` on both; both must say the same, and make the same of the images."""
-        theirs = QemuSide(self._qmps[0], self.homes[0])
+    def sides(self) -> tuple[Side, Side]:
+        """QEMU and this machine, neither of which has said anything."""
         ours = OurSide(self._qmps[1], self.homes[1])
         ours.live = self.live
+        return QemuSide(self._qmps[0], self.homes[0]), ours
+
+    def play(self, case: Callable[[Side], None]) -> None:
+        """Run `case` on both; both must say the same, and make the same of the images."""
+        theirs, ours = self.sides()
         for side in (theirs, ours):
             side.made += self._made
             case(side)

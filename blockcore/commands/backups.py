@@ -8,7 +8,7 @@ from typing import ClassVar
 from blockcore.bitmap import DirtyBitmap
 from blockcore.commands import transaction
 from blockcore.commands.actions import ActionTable, TransactionAction
-from blockcore.graph_changes import check_medium
+from blockcore.graph_changes import check_medium, is_inserted
 from blockcore.job_txn import JobTxn
 from blockcore.jobs.backup import BackupOptions, BitmapSyncMode, create_backup
 from blockcore.jobs.rules import JobOptions, check_on_error
@@ -102,7 +102,6 @@ async def _blockdev_backup(
 ) -> None:
     data = action.data
     source = machine.node_or_device(data.device, data.device)
-    check_medium(machine, source)
     await under_way.drain(machine, source)
     target = machine.node_or_device(data.target, data.target)
     await _prepare(machine, under_way, source, target, data)
@@ -167,6 +166,9 @@ async def _prepare(
     backup = _backup_options(source, data)
     if source is target:
         raise QmpError("Source and target cannot be the same")
+    for node in (source, target):
+        if not is_inserted(machine, node):
+            raise QmpError(f"Device is not inserted: {machine.device_of(node)}")
     if data.compress:
         name = machine.device_of(target)
         raise QmpError(f"Compression is not supported for this drive {name}")

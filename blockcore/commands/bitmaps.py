@@ -127,9 +127,9 @@ async def add_bitmap(
         raise QmpError("Granularity must be power of 2 and at least 512")
     if options.persistent:
         # No driver here stores bitmaps in its images.
+        reason = "Operation not supported" if node.inserted else "No medium found"
         raise QmpError(
-            f"Can't store persistent bitmaps to {node.device_or_node_name}:"
-            " Operation not supported"
+            f"Can't store persistent bitmaps to {node.device_or_node_name}: {reason}"
         )
     if not node.inserted:
         raise QmpError("could not get length of device: No medium found")

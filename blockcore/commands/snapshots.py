@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from blockcore.commands import transaction
 from blockcore.commands.actions import ActionTable, TransactionAction
-from blockcore.graph_changes import changing_graph, root_node, set_read_only
+from blockcore.graph_changes import changing_graph, is_inserted, root_node, set_read_only
 from blockcore.machine import Machine
 from blockcore.new_image import NewImageMode
 from blockcore.nodes.chain import chain
@@ -61,6 +61,7 @@ async def _snapshot_sync(
     data = action.data
     old = machine.node_or_device(data.device, data.node_name)
     await under_way.drain(machine, old)
+    _require_medium(machine, old, data.device or old.node_name)
     old.check_op(BlockOpType.EXTERNAL_SNAPSHOT)
     if data.node_name is not None and data.snapshot_node_name is None:
         raise QmpError("New overlay node-name missing")
@@ -77,6 +78,11 @@ async def _snapshot_sync(
     )
 
 
+def _require_medium(machine: Machine, node: BlockNode, name: str) -> None:
+    if not is_inserted(machine, node):
+        raise QmpError(f"Device '{name}' has no medium")
+
+
 def _is_taken(machine: Machine, name: str) -> bool:
     return machine.backend(name) is not None or name in machine.graph.nodes
 
@@ -88,6 +94,7 @@ async def _snapshot(
     data = action.data
     old = machine.node_or_device(data.node, data.node)
     await under_way.drain(machine, old)
+    _require_medium(machine, old, data.node)
     old.check_op(BlockOpType.EXTERNAL_SNAPSHOT)
     overlay = machine.node_or_device(data.overlay, data.overlay)
     await prepare_snapshot(machine, under_way, old, overlay)

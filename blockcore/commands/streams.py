@@ -47,6 +47,7 @@ async def block_stream(
         if below is None and lowest is None and backing_file is not None:
             raise QmpError("backing file specified, but streaming the entire chain")
         check_on_error(machine, target, on_error, "on-error")
+        _require_open(target, lowest)
         await start_stream(
             machine,
             target,
@@ -78,13 +79,13 @@ async def _stream_base(
 ) -> BlockNode | None:
     if base is not None:
         image = await find_backing_image(target, base, machine.graph.path)
-        if image is None:
+        if image is None or image not in _reachable(target):
             raise QmpError(f"Can't find '{base}' in the backing chain")
         return image
     if base_node is None:
         return None
     node = machine.node_or_device(None, base_node)
-    if node is target or node not in chain(target):
+    if node is target or node not in _reachable(target):
         raise QmpError(f"Node '{base_node}' is not a backing image of '{device}'")
     return node
 
@@ -95,9 +96,28 @@ def _stream_bottom(
     node = machine.node_or_device(None, bottom)
     if node.filters is not None:
         raise QmpError(f"Node '{bottom}' is a filter, use a non-filter node as 'bottom'")
-    if node not in chain(target):
+    if not node.inserted:
+        raise QmpError(f"Node '{bottom}' is not open")
+    if node not in _reachable(target):
         raise QmpError(f"Node '{bottom}' is not in a chain starting from '{device}'")
     return node
+
+
+def _reachable(target: BlockNode) -> list[BlockNode]:
+    """The chain, to the end or an image without a medium, which has nothing below it any more."""
+    found = []
+    for node in chain(target):
+        found.append(node)
+        if not node.inserted:
+            break
+    return found
+
+
+def _require_open(target: BlockNode, bottom: BlockNode | None) -> None:
+    """QmpError if the filter of the job had an image at its bottom that has no medium."""
+    last = _reachable(target)[-1]
+    if bottom is None and not last.inserted:
+        raise QmpError(f"Could not create node: Bottom node '{last.node_name}' not opened")
 
 
 def _streamed(

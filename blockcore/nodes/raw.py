@@ -73,6 +73,8 @@ class RawNode(BlockNode):
         return of_child & ~writes | perm & writes, shared
 
     async def do_open(self) -> None:
+        if not self.below.inserted:
+            raise QmpError("Could not get image size: No medium found")
         _check_window(self.offset, self.window, self.below.size)
         self.size = self.below.size - self.offset if self.window is None else self.window
         self.cluster_size = self.below.cluster_size
