@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +202,90 @@ def test_a_directory_without_sense(tmp_path: Path, settings: Qcow2Settings) -> N
     with pytest.raises(QmpError) as caught:
         open_on(Disk(bytes(data), around), around, settings=settings)
     assert said == f"qemu-io: can't open device {path}: {caught.value.desc}"
+
+
+FAR = 1 << 40
+
+DAMAGE: dict[str, list[tuple[str, int, str, int | str]]] = {
+    "none": [],
+    "directory behind the end": [("extension", 16, ">Q", FAR)],
+    "directory where no file is": [("extension", 16, ">Q", 1 << 63)],
+    "directory is the header": [("extension", 16, ">Q", 0)],
+    "directory is the L1 table": [("extension", 16, ">Q", "l1")],
+    "directory is the refcount table": [("extension", 16, ">Q", "reftable")],
+    "directory is a bitmap's table": [("extension", 16, ">Q", "table")],
+    "directory too short": [("extension", 8, ">Q", 16)],
+    "directory without length": [("extension", 8, ">Q", 0)],
+    "directory too long": [("extension", 8, ">Q", 96)],
+    "directory of 64 MiB": [("extension", 8, ">Q", 65535 * 1024)],
+    "directory of more": [("extension", 8, ">Q", 65535 * 1024 + 1)],
+    "two of one name": [("extension", 0, ">I", 2), ("extension", 8, ">Q", 64)],
+    "two of one name, in use": [
+        *[("extension", 0, ">I", 2), ("extension", 8, ">Q", 64)],
+        ("directory", 12, ">I", 1),
+    ],
+    "table behind the end": [("directory", 0, ">Q", FAR)],
+    "table where no file is": [("directory", 0, ">Q", 1 << 63)],
+    "table is the header": [("directory", 0, ">Q", 0)],
+    "table is the L1 table": [("directory", 0, ">Q", "l1")],
+    "table is a refcount block": [("directory", 0, ">Q", "refblock")],
+    "table is the directory": [("directory", 0, ">Q", "directory")],
+    "table between clusters": [("directory", 0, ">Q", 513)],
+    "table without entries": [("directory", 8, ">I", 0)],
+    "table with an entry more": [("directory", 8, ">I", 2)],
+    "table with many more": [("directory", 8, ">I", 0x2000)],
+    "table with the most": [("directory", 8, ">I", 0x8000000)],
+    "unknown flags": [("directory", 12, ">I", 8)],
+    "in use, and a table without sense": [("directory", 12, ">I", 1), ("table", 0, ">Q", 2)],
+    "data behind the end": [("table", 0, ">Q", FAR)],
+    "data at the end of all": [("table", 0, ">Q", (1 << 56) - (128 << 10))],
+    "data is the L1 table": [("table", 0, ">Q", "l1")],
+    "data is a refcount block": [("table", 0, ">Q", "refblock")],
+    "data is the table": [("table", 0, ">Q", "table")],
+    "data between clusters": [("table", 0, ">Q", 512)],
+    "all ones": [("table", 0, ">Q", 1)],
+    "all ones, and data": [("table", 0, ">Q", (64 << 10) | 1)],
+    "reserved bits": [("table", 0, ">Q", 1 << 56)],
+    "an image without length": [("header", 24, ">Q", 0)],
+}
+
+
+def places(data: bytes) -> dict[str, int]:
+    """Where the parts of an image are that has one bitmap, whose directory is written twice."""
+    (length,) = struct.unpack_from(">I", data, 100)
+    at = {"header": 0}
+    for kind, body in extensions(data[length:65536]):
+        if kind == BITMAPS:
+            at["extension"] = data.index(body, length)
+            at["directory"] = struct.unpack_from(">Q", body, 16)[0]
+    (at["table"],) = struct.unpack_from(">Q", data, at["directory"])
+    at["l1"], at["reftable"] = (struct.unpack_from(">Q", data, place)[0] for place in (40, 48))
+    (at["refblock"],) = struct.unpack_from(">Q", data, at["reftable"])
+    return at
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damage_is_what_it_is_for_qemu(
+    tmp_path: Path, damage: list[tuple[str, int, str, int | str]], read_only: bool
+) -> None:
+    """QEMU loads what it finds, also to read the image; here it is only looked at."""
+    path = create(tmp_path / "a.qcow2", "64M")
+    qemu_img("bitmap", "--add", path, "b")
+    data = bytearray(path.read_bytes())
+    at = places(bytes(data))
+    entry = data[at["directory"] : at["directory"] + 32]
+    data[at["directory"] + 32 : at["directory"] + 64] = entry
+    for part, offset, kind, value in damage:
+        number = value if isinstance(value, int) else at[value]
+        struct.pack_into(kind, data, at[part] + offset, number)
+    path.write_bytes(data)
+    around = Around()
+    ours = ""
+    try:
+        open_on(Disk(bytes(data), around), around, read_only=read_only, settings=DROP)
+    except QmpError as exc:
+        ours = exc.desc
+    said = qemu_img("info", path, check=False) if read_only else qemu_io(path, "read 0 0").strip()
+    theirs = said.rpartition(f"{path}': " if read_only else f"{path}: ")[2].strip()
+    assert ours == (theirs if "Could not open" in said or "can't open" in said else "")

@@ -6,14 +6,20 @@ that is only read keeps them; to write it without them is to make them lie.
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
+from array import array
 from dataclasses import dataclass
 from typing import Final
 
+from blockcore.effects import LaneCall
+from blockcore.nodes.driver import OPENING
+from blockcore.nodes.qcow2.entries import used
 from blockcore.nodes.qcow2.extensions import BITMAPS
 from blockcore.nodes.qcow2.header import VALID_BITMAPS, Header, rewritten_header
 from blockcore.nodes.qcow2.image import Image
-from blockcore.nodes.qcow2.tables import L2_TYPE, from_disk
+from blockcore.nodes.qcow2.tables import L2_TYPE, from_disk, read_table
 from blockcore.nodes.qcow2.write_back import WriteBack
 from blockcore.qapi import QmpError
 
@@ -32,6 +38,10 @@ _DIRTY_TRACKING: Final = 1
 
 _ALL_ONES: Final = 1 << 0
 _OFFSET: Final = 0x00FF_FFFF_FFFF_FE00
+_RESERVED: Final = 0xFF00_0000_0000_01FE
+
+_WORD_BITS: Final = 64
+"""What is stored of a bitmap is whole words of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +102,7 @@ async def read_bitmaps(image: Image) -> list[StoredBitmap]:
     if directory is None:
         return []
     if not directory.length:
-        raise QmpError("Requested bitmap_directory_size is zero")
+        raise QmpError("Requested bitmap directory size is zero")
     data = bytearray(directory.length)
     await image.read(directory.offset, memoryview(data))
     bitmaps: list[StoredBitmap] = []
@@ -118,7 +128,39 @@ async def read_bitmaps(image: Image) -> list[StoredBitmap]:
         at = end
     if len(bitmaps) != directory.count:
         raise QmpError("Less bitmaps found than specified in header extension")
+    await _check(image, bitmaps)
     return bitmaps
+
+
+async def _check(image: Image, bitmaps: list[StoredBitmap]) -> None:
+    """Whether they could be loaded (load_bitmap), of those that QEMU loads the data of."""
+    names: set[str] = set()
+    for bitmap in bitmaps:
+        if bitmap.name in names:
+            raise QmpError(f"Bitmap already exists: {bitmap.name}")
+        names.add(bitmap.name)
+        if bitmap.flags & IN_USE:
+            continue
+        what = f"Could not read bitmap_table table from image for bitmap '{bitmap.name}'"
+        try:
+            table = await read_table(image, L2_TYPE, bitmap.table, bitmap.entries * 8)
+        except OSError as exc:
+            raise QmpError(f"{what}: {os.strerror(exc.errno or errno.EIO)}") from None
+        if not await LaneCall(OPENING, _has_sense, table, image.cluster_mask):
+            raise QmpError(f"{what}: {os.strerror(errno.EINVAL)}")
+        bits = -(-image.header.size // (1 << bitmap.granularity_bits))
+        if bitmap.entries != image.clusters((bits + _WORD_BITS - 1) // _WORD_BITS * 8):
+            raise QmpError(
+                f"Could not read bitmap '{bitmap.name}' from image: {os.strerror(errno.EINVAL)}"
+            )
+
+
+def _has_sense(table: array[int], cluster_mask: int) -> bool:
+    """check_table_entry of each; called without the lock."""
+    for _, entry in used(table):
+        if entry & _RESERVED or (entry & _OFFSET and entry & (_ALL_ONES | cluster_mask)):
+            return False
+    return True
 
 
 def _makes_sense(bitmap: StoredBitmap, name_bytes: int, header: Header) -> bool:
