@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from blockcore.nodes.filename import Flat, parse_filename
@@ -11,10 +13,11 @@ from blockcore.nodes.options import (
     BlockdevOptionsBlkdebug,
     BlockdevOptionsFile,
     BlockdevOptionsNull,
+    BlockdevOptionsQcow2,
     BlockdevOptionsRaw,
     InjectError,
 )
-from blockcore.nodes.shown_filename import filename
+from blockcore.nodes.shown_filename import filename, full_filename
 from blockcore.qapi import BlkdebugEvent, BlkdebugIOType, QmpError
 
 DISK: Flat = {"driver": "file", "filename": "disk.raw"}
@@ -190,6 +193,31 @@ def test_children_given_by_name_are_asked_for() -> None:
     assert filename(raw, nodes.__getitem__) == (
         'json:{"driver": "raw", "file": {"driver": "null-co", "size": 512}}'
     )
+
+
+@pytest.mark.parametrize("images", [10, 54, 55, 60, 100])
+def test_what_qemu_has_no_room_for(images: int) -> None:
+    """Each image has 77 characters or more, as its file and the place of the one below."""
+    nodes: dict[str, BlockdevOptions] = {}
+    for number in range(images):
+        file = BlockdevOptionsFile(driver="file", filename=f"i{number:02}")
+        below = f"n{number - 1}" if number else None
+        nodes[f"n{number}"] = BlockdevOptionsQcow2(driver="qcow2", file=file, backing=below)
+    full = full_filename(nodes[f"n{images - 1}"], nodes.__getitem__)
+    assert len(json.loads(full.removeprefix("json:"))) == 3
+    shown = filename(nodes[f"n{images - 1}"], nodes.__getitem__)
+    assert shown == (full if len(full) < 4096 else full[:4092] + "...")
+
+
+@pytest.mark.parametrize("path", ["x", "x" * 4000])
+def test_a_filter_s_name_that_qemu_has_no_room_for(path: str) -> None:
+    nodes: dict[str, BlockdevOptions] = {"n0": BlockdevOptionsFile(driver="file", filename=path)}
+    for number in range(1, 12):
+        image = f"n{number - 1}"
+        nodes[f"n{number}"] = BlockdevOptionsBlkdebug(driver="blkdebug", image=image)
+    shown = filename(nodes["n11"], nodes.__getitem__)
+    assert shown.startswith("blkdebug::" * 11 if len(path) == 1 else 'json:{"driver": "blkdebug"')
+    assert len(shown) <= 4095
 
 
 def test_default_members_of_rules_are_not_shown() -> None:

@@ -26,7 +26,7 @@ from blockcore.nodes.options import (
 from blockcore.nodes.probe import probe
 from blockcore.nodes.qcow2.node import Qcow2Node
 from blockcore.nodes.raw import RawNode
-from blockcore.nodes.shown_filename import filename
+from blockcore.nodes.shown_filename import filename, full_filename
 from blockcore.qapi import QmpError
 from blockcore.qmp.schema import Null
 
@@ -234,7 +234,7 @@ class BlockGraph:
         if name and name_counts(asked):
             name = await named_file(node, name, self._around.allow_backing, self.directory)
             own = replace(self.shown(node), backing=None)  # type: ignore[call-arg]
-            chain = (*chain, filename(own, self._definition))
+            chain = (*chain, full_filename(own, self._definition))
             if name in chain or len(chain) > MAX_CHAIN:
                 raise QmpError(f"Backing file '{name}' creates an infinite loop.")
         try:

@@ -32,15 +32,24 @@ from blockcore.qmp.schema import Null, to_wire
 Resolve = Callable[[str], BlockdevOptions]
 """What is known of a node that is given by its name only."""
 
+LONGEST: Final = 4095
+"""What fits into QEMU's field of PATH_MAX bytes; a chain of images given by name has more."""
+
 
 def filename(options: BlockdevOptions, resolve: Resolve) -> str:
-    """What QEMU shows as the file name of a node.
+    """What QEMU shows as the file name of a node, as much as it has room for.
 
     A plain name if one stands for all of the node's data: a path, ``nbd://``,
     ``blkdebug:CONF:IMAGE``...  Otherwise ``json:{...}`` with the options that
     decide about data; cache modes, names and the like are never shown.
     `resolve` is asked about children that are given by name.
     """
+    full = full_filename(options, resolve)
+    return full if len(full) <= LONGEST else full[: LONGEST - 3] + "..."
+
+
+def full_filename(options: BlockdevOptions, resolve: Resolve) -> str:
+    """The same, however long: what tells one node from another."""
     exact = _exact(options, resolve)
     return "json:" + json.dumps(_tree(options, resolve)) if exact is None else exact
 
@@ -72,7 +81,8 @@ def _exact(options: BlockdevOptions, resolve: Resolve) -> str | None:
             image = _exact(_child(options.image, resolve), resolve)
             if image is None or _own(options).keys() - {"config", "image"}:
                 return None
-            return f"blkdebug:{options.config or ''}:{image}"
+            name = f"blkdebug:{options.config or ''}:{image}"
+            return name if len(name) <= LONGEST else None
         case BlockdevOptionsTop():
             return _exact(_child(options.backing, resolve), resolve)
         case BlockdevOptionsCbw():
