@@ -18,21 +18,23 @@ E = TypeVar("E", bound=BaseException)
 class Lane:
     """Calls that share threads; what hangs in one lane keeps no other from going on.
 
-    No more than `threads` of its calls are performed at a time.  Threads that
-    guests' requests bring along do not count.
+    No more than `threads` of its calls are performed at a time; if they keep
+    processors busy, not more than is good for these.  Threads that guests'
+    requests bring along do not count.
     """
 
-    __slots__ = ("name", "threads")
+    __slots__ = ("__weakref__", "busy", "name", "threads")
 
-    def __init__(self, name: str, threads: int) -> None:
+    def __init__(self, name: str, threads: int, *, busy: bool = False) -> None:
         self.name = name
         self.threads = threads
+        self.busy = busy
 
 
 GENERAL = Lane("pool", 4)
 """Of all calls that are not told apart."""
 
-COPYING = Lane("copy", 4)
+COPYING = Lane("copy", 4, busy=True)
 """Of those that keep a processor busy: at most, for fewer processors get fewer."""
 
 

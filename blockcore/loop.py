@@ -73,7 +73,7 @@ class MainLoop:
             GENERAL: ThreadPool(GENERAL.name, GENERAL.threads),
             COPYING: ThreadPool(COPYING.name, COPY_THREADS),
         }
-        self._lanes = Lanes()
+        self._lanes = Lanes(busy_threads=COPY_THREADS)
         self._lock.pool = self
         self._machine.spawn = self._spawn
         self._thread.start()

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from blockcore.effects import Lane
+from blockcore.effects import COPYING, Lane
 
 Work = Callable[[], None]
 """What it has for an outcome it keeps itself.
@@ -64,10 +64,14 @@ class _Crew:
 
 
 class Lanes:
-    """Threads of lanes that come and go: each begins with work, and ends `idle_s` after it."""
+    """Threads of lanes that come and go: each begins with work, and ends `idle_s` after it.
 
-    def __init__(self, idle_s: float = IDLE_S) -> None:
+    A lane whose work keeps processors busy has at most `busy_threads`.
+    """
+
+    def __init__(self, idle_s: float = IDLE_S, busy_threads: int = COPYING.threads) -> None:
         self._idle_s = idle_s
+        self._busy_threads = busy_threads
         self._lock = threading.Lock()
         self._crews: dict[Lane, _Crew] = {}
         self._closed = False
@@ -87,7 +91,7 @@ class Lanes:
             crew.work.append(work)
             if len(crew.work) <= crew.idle:
                 crew.changed.notify()
-            elif crew.threads < lane.threads:
+            elif crew.threads < self._most(lane):
                 thread = threading.Thread(target=self._run, args=(lane, crew), name=lane.name)
                 try:
                     thread.start()
@@ -98,6 +102,9 @@ class Lanes:
                 else:
                     crew.threads += 1
             return True
+
+    def _most(self, lane: Lane) -> int:
+        return min(lane.threads, self._busy_threads) if lane.busy else lane.threads
 
     def is_wanted(self, lane: Lane) -> bool:
         """Whether work waits for a thread of that lane."""

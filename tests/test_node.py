@@ -589,15 +589,14 @@ def test_refused_name_leaves_no_descriptor_open(machine: Machine, image: Path) -
     before = len(os.listdir("/proc/self/fd"))
     opening = machine.graph.open(parse_blockdev_options(definition))
     call = opening.send(None)
-    call.perform()
+    opened = call.perform()
     add_node(machine, memory(machine, "n"))
     with pytest.raises(QmpError, match="^Duplicate nodes with node-name='n'$"):
-        _finish(opening)
+        _finish(opening, opened)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def _finish(coro: Coroutine[Any, Any, Any]) -> None:
-    value = None
+def _finish(coro: Coroutine[Any, Any, Any], value: Any) -> None:
     while True:
         value = coro.send(value).perform()
 

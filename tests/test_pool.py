@@ -88,6 +88,23 @@ def test_a_lane_has_no_more_threads_than_it_may_and_holds_up_no_other() -> None:
     lanes.close()
 
 
+def test_a_lane_that_keeps_processors_busy_has_no_more_threads_than_are_good() -> None:
+    lanes, lane = Lanes(busy_threads=2), Lane("busy", 4, busy=True)
+    meeting, done = threading.Barrier(3), SimpleQueue[int]()
+
+    def hang() -> None:
+        meeting.wait(10)
+        done.put(0)
+
+    for _ in range(2):
+        lanes.submit(hang, lane)
+    lanes.submit(lambda: done.put(1), lane)
+    assert lanes.is_wanted(lane)
+    meeting.wait(10)
+    assert sorted(done.get(timeout=10) for _ in range(3)) == [0, 0, 1]
+    lanes.close()
+
+
 def test_a_thread_of_a_lane_takes_more_work_and_then_ends() -> None:
     lanes = Lanes(idle_s=0.01)
     lane = Lane("lane", 4)

@@ -11,6 +11,7 @@ import pytest
 from blockcore.accounting import Slot
 from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct, Translation
+from blockcore.nodes.file_calls import FileSystem
 from blockcore.nodes.qcow2.entries import COMPRESSED, COPIED, ZERO
 
 K = 1024
@@ -64,7 +65,7 @@ def translations(
     for number, entry in ENTRIES.items():
         table[number] = entry
     with path.open("r+b", buffering=0) as file:
-        below = Direct(file.fileno(), reads or Gate(), writes or Gate(), SHIFT)
+        below = Direct(file.fileno(), FileSystem(0), reads or Gate(), writes or Gate(), SHIFT)
         yield Translation({1: table}, {10: "refcount block"}, 12, below, File(), None)
 
 

@@ -25,6 +25,7 @@ from blockcore.connection import Connection
 from blockcore.events import Event
 from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct
+from blockcore.nodes.file_calls import FileSystem
 from blockcore.nodes.flat_options import open_options
 from blockcore.qapi import RunState
 from blockcore.routine import Routine
@@ -63,7 +64,8 @@ def open_path(
     image: Path, *, shift: int = 0, size: int = SIZE, reads: Gate | None = None, mode: str = "r+b"
 ) -> Iterator[ShortPath]:
     with image.open(mode, buffering=0) as file:
-        direct = Direct(file.fileno(), reads or Gate(), Gate([(8 * K, 9 * K)]), shift)
+        writes = Gate([(8 * K, 9 * K)])
+        direct = Direct(file.fileno(), FileSystem(0), reads or Gate(), writes, shift)
         yield ShortPath(direct, size, Ticks())
 
 
@@ -93,7 +95,8 @@ def test_writes_are_marked_where_each_node_has_them(image: Path, mode: str) -> N
     """In the bitmap of the node itself, and 4 KiB further down in that of one below."""
     above, below = DirtyBitmap(SIZE, 512), DirtyBitmap(SIZE, 512)
     with image.open(mode, buffering=0) as file:
-        direct = Direct(file.fileno(), Gate(), Gate(), bitmaps=[(below, 0)]).shifted(4 * K)
+        system = FileSystem(0)
+        direct = Direct(file.fileno(), system, Gate(), Gate(), bitmaps=[(below, 0)]).shifted(4 * K)
         direct.bitmaps.append((above, 0))
         path = ShortPath(direct, SIZE, Ticks())
         with contextlib.nullcontext() if mode == "r+b" else pytest.raises(OSError):
@@ -355,7 +358,7 @@ def test_an_error_on_the_short_path_is_the_drive_s(world: Setup) -> None:
     world.machine.listeners.append(lambda event, now_ns: events.append(event))
     connection = world.server.connect("vda", False)
     slot = connection.new_slot()
-    world.blk.short_path = ShortPath(Direct(-1, Gate(), Gate()), SIZE, SystemClock())
+    world.blk.short_path = ShortPath(Direct(-1, FileSystem(0), Gate(), Gate()), SIZE, SystemClock())
     done, error = connection.short_pread(slot, memoryview(bytearray(K)), 0)
     assert not done and error is not None and error.errno == errno.EBADF and not slot.busy
     with pytest.raises(OSError):

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from blockcore.effects import Copy
+from blockcore.effects import LaneCall
 from blockcore.nodes.direct import Direct
-from blockcore.nodes.file import read_all, write_all
+from blockcore.nodes.file_io import read_all, write_all
 from blockcore.nodes.node import BlockNode
 
 Part = tuple[int, int]
@@ -105,7 +105,8 @@ class DataCopier:
         """Leave the traces that the nodes' own reads and writes would have left."""
         for passing in read.read_passes:
             passing()
-        done, error = await Copy(self._move_all, read, write, parts)
+        lane = read.system.copying_to(write.system)
+        done, error = await LaneCall(lane, self._move_all, read, write, parts)
         touched = done if error is None or isinstance(error, SourceError) else done + 1
         for part in parts[:touched]:
             _written(write, *part)

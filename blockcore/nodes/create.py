@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from blockcore.effects import Call, LaneCall
+from blockcore.effects import LaneCall
 from blockcore.nodes.driver import OPENING, NodeOptions, Surroundings
 from blockcore.nodes.drivers import make_node
 from blockcore.nodes.file import FileNode
@@ -59,7 +59,7 @@ async def create_image_file(
             await create_image(file, size, backing_file=name, backing_format=driver)
     except QmpError:
         if isinstance(file, FileNode):
-            await Call(_delete, file.path)
+            await LaneCall(OPENING, _delete, file.path)
         raise
     finally:
         await _let_go(graph, file)
@@ -98,7 +98,7 @@ async def _create_below(
         return await _existing(graph, around, filename, size)
     name = str(FILENAME_PARSERS["file"](filename)["filename"])
     path = graph.path(name) if name else ""
-    used = [node.fd for node in graph.nodes.values() if isinstance(node, FileNode)]
+    used = [node.identity for node in graph.nodes.values() if isinstance(node, FileNode)]
     try:
         await LaneCall(OPENING, _create, path, size, used)
     except OSError as exc:
@@ -145,12 +145,12 @@ async def _existing(
     return node
 
 
-def _create(path: str, size: int, used: list[int]) -> None:
-    """`used` are descriptors of files that must not be overwritten."""
+def _create(path: str, size: int, used: list[tuple[int, int]]) -> None:
+    """`used` are the files that must not be overwritten, by device and number."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
     try:
         status = os.fstat(fd)
-        if any(os.path.samestat(status, os.fstat(other)) for other in used):
+        if (status.st_dev, status.st_ino) in used:
             raise QmpError('Failed to get "write" lock')
         try:
             os.ftruncate(fd, 0)

@@ -15,6 +15,7 @@ from typing import Protocol
 from blockcore.accounting import Slot
 from blockcore.bitmap import DirtyBitmap
 from blockcore.gate import Gate
+from blockcore.nodes.file_calls import FileSystem
 
 _COPIED = 1 << 63
 _OFFSETS = 0x00FF_FFFF_FFFF_FE00
@@ -33,7 +34,7 @@ class Counted(Protocol):
 
 @dataclass(slots=True)
 class Direct:
-    """A node whose I/O may go straight to a file descriptor.
+    """A node whose I/O may go straight to a file descriptor, which is of a file of `system`.
 
     `shift` is added to the node's offsets.  The gates hold the ranges that a
     fault rule may concern, in the node's own offsets.  `read_passes` and
@@ -47,6 +48,7 @@ class Direct:
     """
 
     fd: int
+    system: FileSystem
     read_gate: Gate
     write_gate: Gate
     shift: int = 0

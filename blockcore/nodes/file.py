@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import mmap
 import os
 import stat
 import struct
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-from blockcore.effects import Call, LaneCall
+from blockcore.effects import LaneCall
 from blockcore.events import XVolumeExtended
 from blockcore.gate import Gate
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import OPENING, Extent, NewChildren, NodeOptions, Surroundings
 from blockcore.nodes.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
+from blockcore.nodes.file_calls import FileCalls, file_system_of
+from blockcore.nodes.file_io import (
+    aligned,
+    read_all,
+    read_direct,
+    seek_extent,
+    write_all,
+    write_direct,
+)
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.options import BlockdevOptions
 from blockcore.qapi import QmpError, Size
@@ -23,10 +33,6 @@ from blockcore.volume import Volume
 
 FS_IOC_FSGETXATTR = 0x801C581F
 """Of <linux/fs.h>: fills a struct fsxattr, whose second word is the extent size hint."""
-
-DIRECT_ALIGNMENT = 4096
-"""What O_DIRECT is given: every file system and disk in use accepts it."""
-
 
 _NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS)
 """What makes auto-read-only fall back."""
@@ -42,6 +48,8 @@ class FileNode(BlockNode):
 
     driver = "file"
     zeroes_unmap = True
+
+    _call: FileCalls
 
     def writes_through(self) -> bool:
         return self._around.qemu.files_write_through
@@ -60,6 +68,8 @@ class FileNode(BlockNode):
         self.path = path
         self.fd = -1
         self.discards_ok = self.discards_failed = self.discard_bytes_ok = 0
+        self.identity = -1, -1
+        """The file's device and number: to ask for them later would be to wait for it."""
         self._direct_fd = -1
         self._data = range(0)
         self._holes_made = 0
@@ -67,24 +77,29 @@ class FileNode(BlockNode):
     async def do_open(self) -> None:
         """Raises QmpError in QEMU's words (raw_open_common)."""
         try:
-            await LaneCall(OPENING, self._open)
+            status = await LaneCall(OPENING, self._open)
         except OSError as exc:
             reason = os.strerror(exc.errno or errno.EIO)
             raise QmpError(f"Could not open '{self.filename}': {reason}") from None
+        self._opened(status)
+
+    def _opened(self, status: os.stat_result) -> None:
+        self.identity = status.st_dev, status.st_ino
+        self._call = FileCalls(self.node_name, file_system_of(status))
 
     async def do_close(self) -> None:
         fds, self.fd, self._direct_fd = (self.fd, self._direct_fd), -1, -1
         for fd in fds:
             if fd >= 0:
-                await Call(os.close, fd)
+                await self._call(os.close, fd)
 
     async def do_reopen(
         self, options: NodeOptions, definition: BlockdevOptions, children: NewChildren
     ) -> None:
         if (options.read_only, options.direct) != (self.read_only, self.options.direct):
-            await Call(self._reopen, options)
+            self._opened(await LaneCall(OPENING, self._reopen, options))
 
-    def _reopen(self, options: NodeOptions) -> None:
+    def _reopen(self, options: NodeOptions) -> os.stat_result:
         """Open the file anew, under the same numbers: nobody above has to know."""
         mode = (os.O_RDONLY if options.read_only else os.O_RDWR) | os.O_CLOEXEC
         try:
@@ -100,8 +115,12 @@ class FileNode(BlockNode):
         if self._direct_fd >= 0:
             os.close(self._direct_fd)
         self._direct_fd = direct_fd
+        return os.fstat(self.fd)
 
-    def _open(self) -> None:
+    async def _ask(self, fn: Callable[..., Any], *args: Any) -> Any:
+        return await self._call.ask(self._around.clock.monotonic_ns(), fn, self.fd, *args)
+
+    def _open(self) -> os.stat_result:
         status = os.stat(self.path)
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
             raise QmpError(f"'file' driver requires '{self.filename}' to be a regular file")
@@ -118,6 +137,7 @@ class FileNode(BlockNode):
         if self.options.direct:
             self._direct_fd = self._open_direct(mode)
         self.size = os.lseek(self.fd, 0, os.SEEK_END)
+        return os.fstat(self.fd)
 
     def _open_direct(self, mode: int) -> int:
         try:
@@ -132,14 +152,14 @@ class FileNode(BlockNode):
             ) from None
 
     async def do_pread(self, offset: int, buf: memoryview) -> None:
-        if self._direct_fd >= 0 and _aligned(offset, len(buf)):
-            await Call(_read_direct, self._direct_fd, buf, offset)
+        if self._direct_fd >= 0 and aligned(offset, len(buf)):
+            await self._call(read_direct, self._direct_fd, buf, offset)
         else:
-            await Call(read_all, self.fd, buf, offset)
+            await self._call(read_all, self.fd, buf, offset)
 
     async def do_pwrite(self, offset: int, buf: memoryview) -> None:
         if self.volume is None and self._direct_fd < 0:
-            await Call(write_all, self.fd, buf, offset)
+            await self._call(write_all, self.fd, buf, offset)
             return
         room = len(buf) if self.volume is None else self.volume.room(offset, len(buf))
         if room:
@@ -147,17 +167,17 @@ class FileNode(BlockNode):
         self._refuse_rest(room, len(buf))
 
     async def _write(self, offset: int, buf: memoryview) -> None:
-        if self._direct_fd >= 0 and _aligned(offset, len(buf)):
-            await Call(_write_direct, self._direct_fd, buf, offset)
+        if self._direct_fd >= 0 and aligned(offset, len(buf)):
+            await self._call(write_direct, self._direct_fd, buf, offset)
         else:
-            await Call(write_all, self.fd, buf, offset)
+            await self._call(write_all, self.fd, buf, offset)
 
     async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
         mode = PUNCH_HOLE | KEEP_SIZE if may_unmap else ZERO_RANGE
         room = length if self.volume is None else self.volume.room(offset, length)
         if room:
             try:
-                await Call(fallocate, self.fd, mode, offset, room)
+                await self._call(fallocate, self.fd, mode, offset, room)
             finally:
                 self._forget_data()
         self._refuse_rest(room, length)
@@ -185,7 +205,7 @@ class FileNode(BlockNode):
 
     async def do_discard(self, offset: int, length: int) -> None:
         try:
-            await Call(fallocate, self.fd, PUNCH_HOLE | KEEP_SIZE, offset, length)
+            await self._call(fallocate, self.fd, PUNCH_HOLE | KEEP_SIZE, offset, length)
         except OSError:
             self.discards_failed += 1
             raise
@@ -195,7 +215,7 @@ class FileNode(BlockNode):
         self.discard_bytes_ok += length
 
     async def do_flush(self) -> None:
-        await Call(os.fdatasync, self.fd)
+        await self._call(os.fdatasync, self.fd)
 
     async def do_block_status(self, offset: int, length: int) -> Extent:
         """Data that was found is remembered until holes may have been made (bdrv_bsc_is_data).
@@ -205,7 +225,7 @@ class FileNode(BlockNode):
         if offset in self._data:
             return Extent(self._data.stop - offset, data=True, zero=False)
         made = self._holes_made
-        extent: Extent = await Call(_seek_extent, self.fd, offset, length)
+        extent: Extent = await self._call(seek_extent, self.fd, offset, length)
         if extent.data and made == self._holes_made:
             self._data = range(offset, offset + extent.length)
         return extent
@@ -216,22 +236,23 @@ class FileNode(BlockNode):
 
     async def do_truncate(self, size: int) -> None:
         try:
-            await Call(os.ftruncate, self.fd, size)
+            await self._call(os.ftruncate, self.fd, size)
         finally:
             self._forget_data()
 
     def do_direct(self) -> Direct | None:
         if self._direct_fd >= 0:
             return None
-        return Direct(self.fd, Gate(), Gate() if self.volume is None else self.volume.gate())
+        write_gate = Gate() if self.volume is None else self.volume.gate()
+        return Direct(self.fd, self._call.system, Gate(), write_gate)
 
     async def actual_size(self) -> int | None:
-        """Bytes the file occupies on its file system; None if it is closed meanwhile."""
+        """Bytes the file occupies; None if it is closed meanwhile, or its file system hangs."""
         try:
-            status: os.stat_result = await Call(os.fstat, self.fd)
+            status: os.stat_result | None = await self._ask(os.fstat)
         except OSError:
             return None
-        return status.st_blocks * 512
+        return None if status is None else status.st_blocks * 512
 
     async def extent_size_hint(self) -> int | None:
         """In how large parts the file system is asked to allocate the file, in bytes.
@@ -239,58 +260,10 @@ class FileNode(BlockNode):
         None without a hint, or where the file system knows none.
         """
         try:
-            attributes: bytes = await Call(fcntl.ioctl, self.fd, FS_IOC_FSGETXATTR, bytes(28))
+            attributes: bytes | None = await self._ask(fcntl.ioctl, FS_IOC_FSGETXATTR, bytes(28))
         except (OSError, ValueError):  # the latter of a file that is closed meanwhile
+            return None
+        if attributes is None:
             return None
         _, hint = struct.unpack_from("=II", attributes)
         return hint or None
-
-
-def read_all(fd: int, buf: memoryview, offset: int) -> None:
-    """Fill `buf`; beyond the end of the file there are zeroes, as for a short raw image."""
-    done = os.preadv(fd, (buf,), offset)
-    while done < len(buf):
-        more = os.preadv(fd, (buf[done:],), offset + done)
-        if not more:
-            buf[done:] = bytes(len(buf) - done)
-            return
-        done += more
-
-
-def write_all(fd: int, buf: memoryview, offset: int) -> None:
-    """Write all of `buf`; a short write goes on, and its error is the outcome."""
-    done = os.pwrite(fd, buf, offset)
-    while done < len(buf):
-        done += os.pwrite(fd, buf[done:], offset + done)
-
-
-def _aligned(offset: int, length: int) -> bool:
-    return not (offset | length) % DIRECT_ALIGNMENT
-
-
-def _read_direct(fd: int, buf: memoryview, offset: int) -> None:
-    """Through a page-aligned bounce buffer: the guest's is not aligned."""
-    with mmap.mmap(-1, len(buf)) as bounce, memoryview(bounce) as view:
-        read_all(fd, view, offset)
-        buf[:] = view
-
-
-def _write_direct(fd: int, buf: memoryview, offset: int) -> None:
-    with mmap.mmap(-1, len(buf)) as bounce, memoryview(bounce) as view:
-        view[:] = buf
-        write_all(fd, view, offset)
-
-
-def _seek_extent(fd: int, offset: int, length: int) -> Extent:
-    """Data or hole at `offset`, by SEEK_DATA and SEEK_HOLE (find_allocation)."""
-    try:
-        data = os.lseek(fd, offset, os.SEEK_DATA)
-    except OSError as exc:
-        if exc.errno == errno.ENXIO:
-            return Extent(length, data=False, zero=True)
-        if exc.errno == errno.EINVAL:
-            return Extent(length, data=True, zero=False)
-        raise
-    if data > offset:
-        return Extent(data - offset, data=False, zero=True)
-    return Extent(os.lseek(fd, offset, os.SEEK_HOLE) - offset, data=True, zero=False)

@@ -270,7 +270,7 @@ class Qcow2Node(BlockNode):
                 self._around.region, self.requests, self.allocator, self._below, below
             ),
         )
-        return Direct(below.fd, Gate(), Gate(), translation=translation)
+        return Direct(below.fd, below.system, Gate(), Gate(), translation=translation)
 
     async def _reads_as_zero(self, offset: int, length: int) -> bool:
         while length > 0:
