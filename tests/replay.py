@@ -228,12 +228,13 @@ class Request:
         return self.kind.replace("_", "-"), self.offset, self.nbytes
 
     def submit(self, guest: nbd.NBD) -> None:
+        """Send it; not from an nbd.Buffer, which libnbd 1.14 never frees."""
         flags = nbd.CMD_FLAG_FUA if self.fua else 0
         if self.kind == "read":
-            self.buffer = nbd.Buffer(self.nbytes)
+            self.buffer = bytearray(self.nbytes)
             self.cookie = guest.aio_pread(self.buffer, self.offset)
         elif self.kind == "write":
-            self.buffer = nbd.Buffer.from_bytearray(bytearray([WRITTEN]) * self.nbytes)
+            self.buffer = bytearray([WRITTEN]) * self.nbytes
             self.cookie = guest.aio_pwrite(self.buffer, self.offset, flags=flags)
         elif self.kind == "flush":
             self.cookie = guest.aio_flush()
@@ -256,7 +257,7 @@ class Request:
         """What was read, in the words of the recordings."""
         if self.kind != "read" or self.status != "OK":
             return None
-        found = set(self.buffer.to_bytearray())
+        found = set(self.buffer)
         return f"0x{found.pop():02x} x{self.nbytes}" if len(found) == 1 else "mixed"
 
 

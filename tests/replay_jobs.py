@@ -66,8 +66,7 @@ class JobPlayer(Player):
         match = WRITE.fullmatch(message["arguments"]["command-line"])
         assert match is not None, message
         request = Request("write", size(match[2]), size(match[3]))
-        pattern = bytearray([int(match[1], 16)]) * request.nbytes
-        request.buffer = nbd.Buffer.from_bytearray(pattern)
+        request.buffer = bytearray([int(match[1], 16)]) * request.nbytes
         request.cookie = self._guest.aio_pwrite(request.buffer, request.offset)
         self._writes[message["id"]] = request
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbd
 import pytest
 from live import TIMEOUT_S, Live, Qmp, make_image
 from qcow2_images import content, create
@@ -241,7 +240,7 @@ def test_the_drives_own_volume_runs_full_under_a_job(tmp_path: Path) -> None:
         add_copy(qmp, "raw")
         qmp("blockdev-mirror", job_id="j", device="vda", target="copy", sync="full")
         assert errors_until_ready(qmp) == []
-        held = guest.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"full" * 128)), MIB)
+        held = guest.aio_pwrite(b"full" * 128, MIB)
         qmp.wait_event("STOP")
         qmp("x-volume-extend", node_name="vda", add=MIB)
         qmp("cont")
@@ -296,8 +295,7 @@ def test_a_drive_and_its_job_stop_at_the_same_time(tmp_path: Path) -> None:
             )
             error = qmp.wait_event("BLOCK_JOB_ERROR")["data"]
             assert error == {"device": "j", "operation": "write", "action": "stop"}
-            buffer = bytearray(turn.encode() * 128)
-            held = guest.aio_pwrite(nbd.Buffer.from_bytearray(buffer), 0)
+            held = guest.aio_pwrite(turn.encode() * 128, 0)
             error = qmp.wait_event("BLOCK_IO_ERROR")["data"]
             assert error["nospace"] and error["action"] == "stop"
             qmp.wait_event("STOP")

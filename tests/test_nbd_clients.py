@@ -328,7 +328,7 @@ def test_memory_of_a_client_that_does_not_read(tmp_path: Path) -> None:
         before = resident(live.pid)
         with live.guest() as guest, live.qmp() as qmp:
             for number in range(16):
-                guest.aio_pread(nbd.Buffer(largest), number * largest)
+                guest.aio_pread(bytearray(largest), number * largest)
 
             def read() -> int:
                 return int(qmp("query-blockstats")[0]["stats"]["rd_operations"])

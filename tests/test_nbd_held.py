@@ -312,7 +312,7 @@ guest = nbd.NBD()
 guest.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
 guest.connect_uri(sys.argv[1])
 for n in range(40):
-    guest.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"k" * 4096)), n * 4096)
+    guest.aio_pwrite(b"k" * 4096, n * 4096)
 while guest.poll(-1):
     pass
 print("an answer", flush=True)

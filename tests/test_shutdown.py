@@ -114,7 +114,7 @@ def test_with_a_client_that_does_not_read_its_replies(tmp_path: Path) -> None:
     """nbdkit's thread is stuck in a send then."""
     with start(tmp_path) as live, live.guest() as guest:
         for n in range(40):
-            guest.aio_pread(nbd.Buffer(MIB), n % 4 * MIB)
+            guest.aio_pread(bytearray(MIB), n % 4 * MIB)
         while guest.aio_get_direction() & nbd.AIO_DIRECTION_WRITE:
             guest.aio_notify_write()
         with live.qmp() as qmp:

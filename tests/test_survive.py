@@ -19,7 +19,7 @@ h.connect_uri(sys.argv[1])
 print("reading", flush=True)
 while True:
     while h.aio_in_flight() < 64:
-        h.aio_pread(nbd.Buffer(65536), random.randrange(16) * 65536, lambda error: 1)
+        h.aio_pread(bytearray(65536), random.randrange(16) * 65536, lambda error: 1)
     h.poll(1000)
 """
 

@@ -46,7 +46,7 @@ class Guests:
         """Let `count` writes meet a full disk; returns once the server has them all."""
         rule = {"node-name": "vda", "iotype": "write", "errno": "ENOSPC"}
         fault = qmp.execute("x-fault-add", rule)
-        buffer = nbd.Buffer.from_bytearray(bytearray(BLOCK))
+        buffer = bytearray(BLOCK)
         for index in range(count):
             handle = self._handles[index % len(self._handles)]
             self._pending.append((handle, handle.aio_pwrite(buffer, index * BLOCK)))
