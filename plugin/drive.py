@@ -34,7 +34,7 @@ importlib.import_module("blockcore")
 sys.path.remove(TREE)
 
 import lifetime  # noqa: E402
-from blockcore.start import Start  # noqa: E402
+from blockcore.process.start import Start  # noqa: E402
 
 start = Start(os.environ, lifetime.outlive())
 SERVING = "FAULTLINE_SERVE" in os.environ
@@ -58,11 +58,11 @@ import failure  # noqa: E402
 import heap  # noqa: E402
 import survive  # noqa: E402
 import threadstate  # noqa: E402
-from blockcore.accounting import Slot  # noqa: E402
-from blockcore.connection import Connection  # noqa: E402
-from blockcore.qapi import QmpError  # noqa: E402
-from blockcore.recursion import allow_recursion  # noqa: E402
-from blockcore.server import Server  # noqa: E402
+from blockcore.process.connection import Connection  # noqa: E402
+from blockcore.process.recursion import allow_recursion  # noqa: E402
+from blockcore.process.server import Server  # noqa: E402
+from blockcore.qapi.names import QmpError  # noqa: E402
+from blockcore.rules.accounting import Slot  # noqa: E402
 
 API_VERSION = 2
 

@@ -4,6 +4,14 @@
 nbdkit; the others talk to the control socket of a machine that runs.
 Nothing here takes part in serving, and nothing in the rest of the package
 imports it.
+
+`command` is the group of all commands.  `serve` finds nbdkit and its Python
+(`embedding`, `plugin_packages`, `private_environment`), checks where it is to
+listen (`endpoints`, `listen`, `runtime_dir`) and what it is born with
+(`surroundings`).  `client` has `qmp` and `events`, with `arguments` and
+`event_names` of what is typed; `jobs` has `jobs` and `job`, on `job_list`,
+`job_screen`, `job_wait` and `job_watch`.  `session` is the connection to a
+machine, `output` the standard streams, `once` what a command is given only once.
 """
 
 from __future__ import annotations
@@ -11,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 
-from blockcore.signals import interrupts_end
+from blockcore.process.signals import interrupts_end
 
 
 def main(argv: Sequence[str] | None = None) -> int:

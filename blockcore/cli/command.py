@@ -9,7 +9,7 @@ from importlib import import_module
 import click
 
 from blockcore.cli.output import abandon, described, flush, open_missing_streams, tell
-from blockcore.signals import interrupts_raise
+from blockcore.process.signals import interrupts_raise
 
 MODULES = {
     "events": "blockcore.cli.client",

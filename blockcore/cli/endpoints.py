@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 
 from blockcore.cli.listen import TcpPort, UnixSocket, group_id, mode_of_umask, parse_mode
-from blockcore.config import check_socket_path
-from blockcore.qapi import QmpError
+from blockcore.config.config import check_socket_path
+from blockcore.qapi.names import QmpError
 
 KEY = re.compile(r"[A-Za-z][A-Za-z0-9._-]*=")
 """What nbdkit accepts in front of a value; it hands anything else to the plugin as a file name."""

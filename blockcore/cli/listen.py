@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 
-from blockcore.socket_file import make_room
+from blockcore.process.socket_file import make_room
 
 PATH_BYTES_MAX = 107
 """Of a Unix socket: sun_path holds 108 bytes with its terminator."""

@@ -33,7 +33,7 @@ from blockcore.cli.output import require_stdout
 from blockcore.cli.plugin_packages import plugin_packages
 from blockcore.cli.runtime_dir import runtime_dir
 from blockcore.cli.surroundings import checked, open_parent
-from blockcore.signals import held
+from blockcore.process.signals import held
 
 TOP = Path(__file__).absolute().parents[2]
 """Where the package `blockcore` is: the source tree, or site-packages."""

@@ -1,6 +1,6 @@
 """The actions of a `transaction`, declared as commands are: one function each.
 
-The function prepares the action, as `blockcore/transaction.py` has it.  Its
+The function prepares the action, as `machine/transaction.py` has it.  Its
 type on the wire is a dataclass with a member `data`.
 """
 
@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from blockcore.machine import Machine
-from blockcore.qapi import QmpError
-from blockcore.qmp.schema import FlatUnion
-from blockcore.transaction import ActionCompletionMode, Transaction
+from blockcore.machine.machine import Machine
+from blockcore.machine.transaction import ActionCompletionMode, Transaction
+from blockcore.qapi.names import QmpError
+from blockcore.qapi.schema import FlatUnion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

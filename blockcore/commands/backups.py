@@ -5,22 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from blockcore.bitmap import DirtyBitmap
 from blockcore.commands import transaction
 from blockcore.commands.actions import ActionTable, TransactionAction
-from blockcore.graph_changes import check_medium, is_inserted
-from blockcore.job_txn import JobTxn
-from blockcore.jobs.backup import BackupOptions, BitmapSyncMode, create_backup
+from blockcore.job.job_txn import JobTxn
+from blockcore.jobs.backup.copy_call import MAX_WORKERS
+from blockcore.jobs.backup.job import BackupOptions, BitmapSyncMode, create_backup
 from blockcore.jobs.rules import JobOptions, check_on_error
-from blockcore.machine import Machine
-from blockcore.new_image import NewImageMode, opened_like
-from blockcore.nodes.chain import skip_filters, skip_implicit_filters
-from blockcore.nodes.copy_call import MAX_WORKERS
-from blockcore.nodes.create import Backing, create_image_file
-from blockcore.nodes.links import attach
+from blockcore.machine.graph_changes import check_medium, is_inserted
+from blockcore.machine.machine import Machine
+from blockcore.machine.new_image import NewImageMode, opened_like
+from blockcore.machine.transaction import Transaction
+from blockcore.nodes.graph.chain import skip_filters, skip_implicit_filters
+from blockcore.nodes.graph.create import Backing, create_image_file
+from blockcore.nodes.graph.links import attach
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
-from blockcore.qapi import (
+from blockcore.qapi.names import (
     BlockdevDetectZeroesOptions,
     BlockdevDiscardOptions,
     BlockdevOnError,
@@ -28,8 +28,8 @@ from blockcore.qapi import (
     QmpError,
     Size,
 )
-from blockcore.qmp.schema import CommandTable
-from blockcore.transaction import Transaction
+from blockcore.qapi.schema import CommandTable
+from blockcore.rules.bitmap import DirtyBitmap
 
 table = CommandTable()
 actions = ActionTable()

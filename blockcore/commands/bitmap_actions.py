@@ -15,8 +15,8 @@ from blockcore.commands.bitmaps import (
     merge_bitmaps,
     switch,
 )
-from blockcore.machine import Machine
-from blockcore.transaction import Transaction
+from blockcore.machine.machine import Machine
+from blockcore.machine.transaction import Transaction
 
 actions = ActionTable()
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
-from blockcore.bitmap import MIN_GRANULARITY, DirtyBitmap
-from blockcore.machine import Machine
+from blockcore.machine.machine import Machine
 from blockcore.nodes.node import BlockNode
-from blockcore.qapi import QmpError, UInt32
-from blockcore.qmp.schema import Alternate, CommandTable
+from blockcore.qapi.names import QmpError, UInt32
+from blockcore.qapi.schema import Alternate, CommandTable
+from blockcore.rules.bitmap import MIN_GRANULARITY, DirtyBitmap
 
 table = CommandTable()
 

@@ -6,22 +6,22 @@ import errno
 import os
 from typing import Annotated
 
-from blockcore import graph_changes
-from blockcore.block_backend import BlockBackend
 from blockcore.commands.block_info import BUCKET_MEMBERS
-from blockcore.drain import Drain
-from blockcore.events import BlockWriteThreshold
-from blockcore.graph_changes import changing_graph, reopen_nodes, using
-from blockcore.machine import Machine
-from blockcore.nodes.changing import references
+from blockcore.drive.block_backend import BlockBackend
+from blockcore.machine import graph_changes
+from blockcore.machine.drain import Drain
+from blockcore.machine.graph_changes import changing_graph, reopen_nodes, using
+from blockcore.machine.machine import Machine
+from blockcore.nodes.definitions.options import BLOCKDEV_OPTIONS, BlockdevOptions
+from blockcore.nodes.graph.changing import references
+from blockcore.nodes.graph.reopen import asked_changes
 from blockcore.nodes.op_blockers import BlockOpType
-from blockcore.nodes.options import BLOCKDEV_OPTIONS, BlockdevOptions
 from blockcore.nodes.permissions import Perm
-from blockcore.nodes.reopen import asked_changes
-from blockcore.policy import parse_rerror, parse_werror
-from blockcore.qapi import QapiErrorClass, QmpError, UInt64
-from blockcore.qmp.schema import CommandTable
-from blockcore.throttle import Limit, ThrottleConfig
+from blockcore.qapi.events import BlockWriteThreshold
+from blockcore.qapi.names import QapiErrorClass, QmpError, UInt64
+from blockcore.qapi.schema import CommandTable
+from blockcore.rules.policy import parse_rerror, parse_werror
+from blockcore.rules.throttle import Limit, ThrottleConfig
 
 table = CommandTable()
 

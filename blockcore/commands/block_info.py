@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from blockcore.block_backend import BlockBackend
 from blockcore.commands.bitmaps import BlockDirtyInfo, dirty_bitmaps
 from blockcore.commands.image_info import ImageInfo, Known, image_info
-from blockcore.events import BlockImageCorrupted
-from blockcore.machine import Machine
-from blockcore.nodes.chain import skip_implicit_filters
+from blockcore.drive.block_backend import BlockBackend
+from blockcore.machine.machine import Machine
+from blockcore.nodes.graph.chain import skip_implicit_filters
 from blockcore.nodes.node import BlockNode
-from blockcore.qapi import BlockdevDetectZeroesOptions, BlockDeviceIoStatus, QmpError
-from blockcore.qmp.schema import CommandTable
-from blockcore.throttle import Limit
+from blockcore.qapi.events import BlockImageCorrupted
+from blockcore.qapi.names import BlockdevDetectZeroesOptions, BlockDeviceIoStatus, QmpError
+from blockcore.qapi.schema import CommandTable
+from blockcore.rules.throttle import Limit
 
 table = CommandTable()
 table.event(BlockImageCorrupted)

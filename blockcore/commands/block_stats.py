@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from blockcore.accounting import AcctType, BlockAcctStats
-from blockcore.block_backend import BlockBackend
-from blockcore.machine import Machine
-from blockcore.nodes.chain import skip_implicit_filters
-from blockcore.nodes.file import FileNode
+from blockcore.drive.block_backend import BlockBackend
+from blockcore.machine.machine import Machine
+from blockcore.nodes.drivers.file import FileNode
+from blockcore.nodes.graph.chain import skip_implicit_filters
 from blockcore.nodes.node import BlockNode
-from blockcore.qmp.schema import CommandTable
+from blockcore.qapi.schema import CommandTable
+from blockcore.rules.accounting import AcctType, BlockAcctStats
 
 table = CommandTable()
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 from blockcore.commands.bitmaps import default_granularity
-from blockcore.graph_changes import changing_graph, root_node
-from blockcore.jobs.commit import overlay_of, start_commit
-from blockcore.jobs.mirror import start_active_commit
-from blockcore.jobs.mirror_options import DEFAULT_BUF_SIZE, MirrorOptions
+from blockcore.jobs.commit.job import overlay_of, start_commit
+from blockcore.jobs.mirror.job import start_active_commit
+from blockcore.jobs.mirror.options import DEFAULT_BUF_SIZE, MirrorOptions
 from blockcore.jobs.rules import JobOptions, NewBacking, check_on_error, check_ops
-from blockcore.machine import Machine
-from blockcore.nodes.chain import chain, find_backing_image, find_base, skip_filters
-from blockcore.nodes.links import needed
+from blockcore.machine.graph_changes import changing_graph, root_node
+from blockcore.machine.machine import Machine
+from blockcore.nodes.graph.chain import chain, find_backing_image, find_base, skip_filters
+from blockcore.nodes.graph.links import needed
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.permissions import Perm
-from blockcore.qapi import BlockdevOnError, QapiErrorClass, QmpError
-from blockcore.qmp.schema import CommandTable
+from blockcore.qapi.names import BlockdevOnError, QapiErrorClass, QmpError
+from blockcore.qapi.schema import CommandTable
 
 table = CommandTable()
 

@@ -6,14 +6,14 @@ import errno
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from blockcore.faults import SECTOR_SIZE, FaultOptions, FaultRule
-from blockcore.graph_changes import is_shown, named_node
-from blockcore.machine import Machine
+from blockcore.faults.injector import SECTOR_SIZE, FaultOptions, FaultRule
+from blockcore.machine.graph_changes import is_shown, named_node
+from blockcore.machine.machine import Machine
+from blockcore.nodes.definitions.options import Errno, errno_named
 from blockcore.nodes.node import BlockNode
-from blockcore.nodes.options import Errno, errno_named
-from blockcore.qapi import BlkdebugEvent, BlkdebugIOType, QmpError, UInt64
-from blockcore.qmp.schema import CommandTable
-from blockcore.qmp.visitor import Name
+from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, QmpError, UInt64
+from blockcore.qapi.schema import CommandTable
+from blockcore.qapi.visitor import Name
 
 table = CommandTable()
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
-from blockcore.nodes.backing import backing_name
-from blockcore.nodes.chain import skip_implicit_filters
-from blockcore.nodes.file import FileNode
+from blockcore.nodes.drivers.file import FileNode
+from blockcore.nodes.drivers.null import NullNode
+from blockcore.nodes.drivers.qcow2.header import CORRUPT, DIRTY, LAZY_REFCOUNTS, ZSTD
+from blockcore.nodes.drivers.qcow2.node import Qcow2Node
+from blockcore.nodes.drivers.qcow2.stored_bitmaps import AUTO, IN_USE, StoredBitmap
+from blockcore.nodes.graph.backing import backing_name
+from blockcore.nodes.graph.chain import skip_implicit_filters
 from blockcore.nodes.node import BlockNode
-from blockcore.nodes.null import NullNode
-from blockcore.nodes.qcow2.header import CORRUPT, DIRTY, LAZY_REFCOUNTS, ZSTD
-from blockcore.nodes.qcow2.node import Qcow2Node
-from blockcore.nodes.qcow2.stored_bitmaps import AUTO, IN_USE, StoredBitmap
-from blockcore.qapi import QmpError, Size, UInt32
-from blockcore.qmp.schema import FlatUnion
+from blockcore.qapi.names import QmpError, Size, UInt32
+from blockcore.qapi.schema import FlatUnion
 
 
 class Qcow2CompressionType(StrEnum):

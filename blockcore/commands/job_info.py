@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from blockcore.block_job import BlockJob
-from blockcore.effects import Until
-from blockcore.machine import Machine
-from blockcore.qapi import BlockDeviceIoStatus, JobStatus, JobType
-from blockcore.qmp.schema import CommandTable, FlatUnion
+from blockcore.bql.effects import Until
+from blockcore.job.block_job import BlockJob
+from blockcore.machine.machine import Machine
+from blockcore.qapi.names import BlockDeviceIoStatus, JobStatus, JobType
+from blockcore.qapi.schema import CommandTable, FlatUnion
 
 table = CommandTable()
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
-from blockcore.block_job import BlockJob
-from blockcore.effects import Until
-from blockcore.events import (
+from blockcore.bql.effects import Until
+from blockcore.job.block_job import BlockJob
+from blockcore.job.job_txn import JobTxn
+from blockcore.machine.machine import Machine
+from blockcore.qapi.events import (
     BlockJobCancelled,
     BlockJobCompleted,
     BlockJobError,
@@ -16,16 +18,8 @@ from blockcore.events import (
     BlockJobReady,
     JobStatusChange,
 )
-from blockcore.job_txn import JobTxn
-from blockcore.machine import Machine
-from blockcore.qapi import (
-    JobType,
-    JobVerb,
-    MirrorCopyMode,
-    QapiErrorClass,
-    QmpError,
-)
-from blockcore.qmp.schema import CommandTable, FlatUnion
+from blockcore.qapi.names import JobType, JobVerb, MirrorCopyMode, QapiErrorClass, QmpError
+from blockcore.qapi.schema import CommandTable, FlatUnion
 
 table = CommandTable()
 for _event in (

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from blockcore.bitmap import MIN_GRANULARITY
 from blockcore.commands.bitmaps import default_granularity
-from blockcore.graph_changes import changing_graph, root_node
-from blockcore.jobs.mirror import check_to_replace, start_mirror
-from blockcore.jobs.mirror_options import DEFAULT_BUF_SIZE, BackingMode, MirrorOptions
+from blockcore.jobs.mirror.job import check_to_replace, start_mirror
+from blockcore.jobs.mirror.options import DEFAULT_BUF_SIZE, BackingMode, MirrorOptions
 from blockcore.jobs.rules import JobOptions, check_on_error
-from blockcore.machine import Machine
-from blockcore.new_image import NewImageMode, opened_like
-from blockcore.nodes.abilities import has_zero_init
-from blockcore.nodes.chain import backing_chain_next, skip_implicit_filters
-from blockcore.nodes.create import Backing, create_image_file
+from blockcore.machine.graph_changes import changing_graph, root_node
+from blockcore.machine.machine import Machine
+from blockcore.machine.new_image import NewImageMode, opened_like
+from blockcore.nodes.graph.abilities import has_zero_init
+from blockcore.nodes.graph.chain import backing_chain_next, skip_implicit_filters
+from blockcore.nodes.graph.create import Backing, create_image_file
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
-from blockcore.qapi import BlockdevOnError, MirrorCopyMode, MirrorSyncMode, QmpError, UInt32
-from blockcore.qmp.schema import CommandTable
+from blockcore.qapi.names import BlockdevOnError, MirrorCopyMode, MirrorSyncMode, QmpError, UInt32
+from blockcore.qapi.schema import CommandTable
+from blockcore.rules.bitmap import MIN_GRANULARITY
 
 table = CommandTable()
 

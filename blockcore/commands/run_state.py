@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
-from blockcore.events import Reset, Resume, Shutdown, Stop
-from blockcore.machine import Machine
-from blockcore.qapi import RunState, ShutdownCause
-from blockcore.qmp.schema import CommandTable
+from blockcore.machine.machine import Machine
+from blockcore.qapi.events import Reset, Resume, Shutdown, Stop
+from blockcore.qapi.names import RunState, ShutdownCause
+from blockcore.qapi.schema import CommandTable
 
 table = CommandTable()
 for _event in (Stop, Resume, Shutdown, Reset):

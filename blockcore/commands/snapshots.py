@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 from blockcore.commands import transaction
 from blockcore.commands.actions import ActionTable, TransactionAction
-from blockcore.graph_changes import changing_graph, is_inserted, root_node, set_read_only
-from blockcore.machine import Machine
-from blockcore.new_image import NewImageMode
-from blockcore.nodes.chain import chain
+from blockcore.machine.graph_changes import changing_graph, is_inserted, root_node, set_read_only
+from blockcore.machine.machine import Machine
+from blockcore.machine.new_image import NewImageMode
+from blockcore.machine.snapshot import prepare_snapshot, prepare_snapshot_sync
+from blockcore.machine.transaction import Transaction
+from blockcore.nodes.drivers.qcow2.node import Qcow2Node
+from blockcore.nodes.graph.chain import chain
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
-from blockcore.nodes.qcow2.node import Qcow2Node
-from blockcore.qapi import QmpError
-from blockcore.qmp.schema import CommandTable
-from blockcore.snapshot import prepare_snapshot, prepare_snapshot_sync
-from blockcore.transaction import Transaction
+from blockcore.qapi.names import QmpError
+from blockcore.qapi.schema import CommandTable
 
 table = CommandTable()
 actions = ActionTable()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from blockcore.graph_changes import changing_graph
 from blockcore.jobs.rules import JobOptions, NewBacking, check_on_error, check_ops
-from blockcore.jobs.stream import start_stream
-from blockcore.machine import Machine
-from blockcore.nodes.chain import chain, find_backing_image
+from blockcore.jobs.stream.job import start_stream
+from blockcore.machine.graph_changes import changing_graph
+from blockcore.machine.machine import Machine
+from blockcore.nodes.graph.chain import chain, find_backing_image
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
-from blockcore.qapi import BlockdevOnError, QmpError
-from blockcore.qmp.schema import CommandTable
+from blockcore.qapi.names import BlockdevOnError, QmpError
+from blockcore.qapi.schema import CommandTable
 
 table = CommandTable()
 

@@ -26,12 +26,12 @@ from blockcore.commands import (
     volumes,
     yank,
 )
-from blockcore.events import BlockIoError
-from blockcore.machine import Machine
-from blockcore.qemu import Release
-from blockcore.qmp.introspect import schema_info
-from blockcore.qmp.jsonwriter import Encoded
-from blockcore.qmp.schema import CommandTable, qapi_type
+from blockcore.machine.machine import Machine
+from blockcore.qapi.events import BlockIoError
+from blockcore.qapi.introspect import schema_info
+from blockcore.qapi.json.writer import Encoded
+from blockcore.qapi.qemu import Release
+from blockcore.qapi.schema import CommandTable, qapi_type
 from blockcore.qmp.session import NEGOTIATION
 
 table = CommandTable()

@@ -11,13 +11,13 @@ from blockcore.commands.actions import (
     check_grouped,
     names_of_nodes,
 )
-from blockcore.drain import Drain
-from blockcore.graph_changes import changing_graph, named_nodes
-from blockcore.job_txn import JobTxn
-from blockcore.machine import Machine
-from blockcore.qapi import QmpError
-from blockcore.qmp.schema import CommandTable
-from blockcore.transaction import ActionCompletionMode, Transaction
+from blockcore.job.job_txn import JobTxn
+from blockcore.machine.drain import Drain
+from blockcore.machine.graph_changes import changing_graph, named_nodes
+from blockcore.machine.machine import Machine
+from blockcore.machine.transaction import ActionCompletionMode, Transaction
+from blockcore.qapi.names import QmpError
+from blockcore.qapi.schema import CommandTable
 
 table = CommandTable()
 actions = ActionTable()

@@ -6,16 +6,16 @@ import os
 from dataclasses import dataclass
 from typing import Annotated
 
-from blockcore.effects import Until
-from blockcore.events import XVolumeExtended
-from blockcore.machine import Machine
-from blockcore.nodes.file import FileNode
+from blockcore.bql.effects import Until
+from blockcore.machine.machine import Machine
+from blockcore.machine.volume_responder import VolumeResponder, make_options
+from blockcore.nodes.definitions.options import ERRNO
+from blockcore.nodes.drivers.file import FileNode
 from blockcore.nodes.node import BlockNode
-from blockcore.nodes.options import ERRNO
-from blockcore.qapi import QmpError, Size, UInt32, UInt64
-from blockcore.qmp.schema import CommandTable
-from blockcore.volume import Volume
-from blockcore.volume_responder import VolumeResponder, make_options
+from blockcore.qapi.events import XVolumeExtended
+from blockcore.qapi.names import QmpError, Size, UInt32, UInt64
+from blockcore.qapi.schema import CommandTable
+from blockcore.rules.volume import Volume
 
 table = CommandTable()
 table.event(XVolumeExtended)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
-from blockcore.machine import Machine
+from blockcore.machine.machine import Machine
 from blockcore.nodes.connected import ConnectedNode
-from blockcore.qapi import QapiErrorClass, QmpError
-from blockcore.qmp.schema import CommandTable, FlatUnion
+from blockcore.qapi.names import QapiErrorClass, QmpError
+from blockcore.qapi.schema import CommandTable, FlatUnion
 
 table = CommandTable()
 

@@ -1,8 +1,10 @@
 """The kinds of block job.  Theory of operation.
 
-What all jobs have in common is in `blockcore.job` and its neighbours; a module
-here has one kind: the function that starts it, with the checks that need the
-graph, and the subclass of `BlockJob` that does the work.
+What all jobs have in common is in `blockcore.job`; a folder here has one kind:
+the function that starts it, with the checks that need the graph, the subclass of
+`BlockJob` that does the work, and the filter that it puts over a node.  `rules`
+are the checks of all kinds, `filters` puts filters there and takes them away,
+`copy_data` moves data between nodes without a coroutine where it can.
 
 `stream` fills an image with what it lacks from below.  `commit` writes an image
 down into one below it.  `mirror` keeps a copy of a drive up to date until
@@ -12,7 +14,7 @@ moment.
 
 Guests go on meanwhile.  What has to be done with their requests is done by a
 filter over the node in question, which the job puts there and takes away:
-copy-on-read, commit_top, mirror_top, copy-before-write (`blockcore.nodes`).
+copy-on-read, commit_top, mirror_top, copy-before-write.
 
 A job starts in this order: the filter is inserted, in a drained section; the
 job is created, which takes the nodes it uses; it is started.  If one of these

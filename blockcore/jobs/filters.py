@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from blockcore.drain import Drain
-from blockcore.machine import Machine
+from blockcore.machine.drain import Drain
+from blockcore.machine.machine import Machine
+from blockcore.nodes.definitions.options import BlockdevOptions
 from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.filter import FilterNode
-from blockcore.nodes.links import adopt, check, disown
-from blockcore.nodes.links import replace as replace_node
+from blockcore.nodes.graph.links import adopt, check, disown
+from blockcore.nodes.graph.links import replace as replace_node
 from blockcore.nodes.node import BlockNode
-from blockcore.nodes.options import BlockdevOptions
-from blockcore.qapi import QmpError
+from blockcore.qapi.names import QmpError
 
 F = TypeVar("F", bound=FilterNode)
 

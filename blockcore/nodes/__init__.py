@@ -1,8 +1,16 @@
-"""Block nodes: how they are described, and the drivers that do the I/O.
+"""Block nodes: the I/O core that all drivers share, and what surrounds it.
 
-Descriptions are pure: `options` declares QAPI's BlockdevOptions for the drivers
-there are; `filename` turns what a user types after ``file=`` into options and
-options into what QEMU shows; `flat_options` gives ``-drive``'s untyped keys
-their types the way bdrv_open does; `blkdebug_config` reads blkdebug's rules.
-Drivers block and are thread-safe; each is named as QAPI's enum value.
+`node.BlockNode` carries out a request: fault rules, thresholds, bitmaps, then
+the driver's part, which are the ``do_`` methods that `driver.BlockDriver`
+declares.  `vertex` is a node's place in the graph, `permissions` and
+`op_blockers` say who may use it for what, `tracking` keeps requests apart that
+may not pass each other, `outcome` turns a bug in a driver into an errno,
+`lifetime` opens and closes a node whatever its driver does, `connected` is a node
+whose requests somebody else answers.  `copy_on_read` and
+`zeroes` are requests made of other requests.  `filter` is a node that shows its
+child's data; `direct` says when plain I/O may go straight to a file descriptor.  `file_calls`
+are the threads on which one file system is called.
+
+Four rooms on a line, each of which uses those before it: `definitions`, the
+modules in here, `drivers`, `graph`.
 """

@@ -1,4 +1,4 @@
-"""How plain I/O of a node may go straight to a file descriptor, for `short_path.py`.
+"""How plain I/O of a node may go straight to a file descriptor, for `drive/short_path.py`.
 
 Everything here that moves data is called by guests' worker threads, without
 the big lock.
@@ -12,10 +12,10 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from blockcore.accounting import Slot
-from blockcore.bitmap import DirtyBitmap
-from blockcore.gate import Gate
+from blockcore.faults.gate import Gate
 from blockcore.nodes.file_calls import FileSystem
+from blockcore.rules.accounting import Slot
+from blockcore.rules.bitmap import DirtyBitmap
 
 _COPIED = 1 << 63
 _OFFSETS = 0x00FF_FFFF_FFFF_FE00

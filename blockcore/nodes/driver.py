@@ -14,15 +14,15 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
-from blockcore.accounting import Slot
-from blockcore.clock import Clock
-from blockcore.effects import Lane
-from blockcore.events import Event
-from blockcore.nodes.allowed_backing import AllowedBacking
+from blockcore.bql.clock import Clock
+from blockcore.bql.effects import Lane
+from blockcore.nodes.definitions.allowed_backing import AllowedBacking
+from blockcore.nodes.definitions.options import BlockdevOptions
 from blockcore.nodes.direct import Direct
-from blockcore.nodes.options import BlockdevOptions
-from blockcore.qapi import BlockdevDetectZeroesOptions, QmpError
-from blockcore.qemu import Release
+from blockcore.qapi.events import Event
+from blockcore.qapi.names import BlockdevDetectZeroesOptions, QmpError
+from blockcore.qapi.qemu import Release
+from blockcore.rules.accounting import Slot
 
 MAX_OPENINGS = 64
 """How many nodes may be about to be opened; each of them may wait for a server."""

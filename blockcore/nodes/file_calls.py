@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from blockcore.effects import COPYING, Lane, LaneCall
+from blockcore.bql.effects import COPYING, Lane, LaneCall
 
 THREADS: Final = 4
 """Of a file system; also how many calls there are for one file at a time."""

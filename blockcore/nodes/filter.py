@@ -7,7 +7,7 @@ from typing import ClassVar
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
 from blockcore.nodes.node import BlockNode
-from blockcore.qapi import BlkdebugIOType
+from blockcore.qapi.names import BlkdebugIOType
 
 
 class FilterNode(BlockNode):

@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 
 from blockcore.nodes.node import BlockNode
-from blockcore.qapi import QmpError
+from blockcore.qapi.names import QmpError
 
 
 async def open_node(node: BlockNode) -> None:

@@ -5,7 +5,7 @@ The public methods (`pread`, `pwrite`, `zero`, `discard`, `flush`,
 events, write thresholds, dirty bitmaps, the highest written offset, FUA, flush
 generations.
 They call the driver's own part, the methods of `driver.BlockDriver`.  All are
-coroutines of the core (`effects.py`); an OSError is the outcome of the I/O.
+coroutines of the core (`bql/effects.py`); an OSError is the outcome of the I/O.
 Offsets and lengths are bytes; buffers are memoryviews, filled or read in
 place.
 """
@@ -15,18 +15,18 @@ from __future__ import annotations
 import errno
 import os
 
-from blockcore.bitmap import NodeBitmaps
-from blockcore.events import BlockWriteThreshold
-from blockcore.faults import FaultInjector
+from blockcore.faults.injector import FaultInjector
 from blockcore.nodes.copy_on_read import keep_what_is_read
+from blockcore.nodes.definitions.options import BlockdevOptions
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import BlockDriver, Extent, NodeOptions, Surroundings
-from blockcore.nodes.options import BlockdevOptions
 from blockcore.nodes.outcome import Outcome
 from blockcore.nodes.tracking import RequestTracker
 from blockcore.nodes.vertex import Vertex
 from blockcore.nodes.zeroes import ZEROES, is_zero
-from blockcore.qapi import BlkdebugEvent, BlkdebugIOType, BlockdevDetectZeroesOptions, UInt64
+from blockcore.qapi.events import BlockWriteThreshold
+from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, BlockdevDetectZeroesOptions, UInt64
+from blockcore.rules.bitmap import NodeBitmaps
 
 
 class BlockNode(Vertex["BlockNode"], BlockDriver):

@@ -7,7 +7,7 @@ import os
 from types import TracebackType
 from typing import Protocol
 
-from blockcore.qapi import QmpError
+from blockcore.qapi.names import QmpError
 
 
 class Reporter(Protocol):

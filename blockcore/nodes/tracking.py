@@ -8,7 +8,7 @@ an alignment (`bdrv_make_request_serialising`).
 
 from __future__ import annotations
 
-from blockcore.effects import Until
+from blockcore.bql.effects import Until
 
 
 class TrackedRequest:

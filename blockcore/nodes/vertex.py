@@ -6,7 +6,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from blockcore.nodes.op_blockers import BlockOpType, OpBlockers
 from blockcore.nodes.permissions import Pair, Perm, backing_child, filtered_child
-from blockcore.qapi import QmpError
+from blockcore.qapi.names import QmpError
 
 N = TypeVar("N", bound="Vertex")  # type: ignore[type-arg]  # a node is a vertex of nodes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from blockcore.qmp.jsonwriter import Shared, at_once, pieces
+from blockcore.qapi.json.writer import Shared, at_once, pieces
 
 CHUNK: Final = 16 << 10
 """About so many bytes are taken in one go."""

@@ -3,7 +3,7 @@
 The host feeds what it reads with `receive_data`, takes commands with
 `next_command` while there `may_be_command`, answers each with `reply` or
 `fail`, and sends what `take_message` gives, in that order, each message on a
-line of its own (`jsonwriter.pieces`).  Replies and events share one outbox,
+line of its own (`writer.pieces`).  Replies and events share one outbox,
 because their order is part of the protocol: STOP comes before the reply of
 `stop`.
 
@@ -27,10 +27,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from blockcore.qapi import QapiErrorClass, QmpError
-from blockcore.qmp.jsonstream import JsonStream, Limits, Parsed, ParseError
-from blockcore.qmp.jsonwriter import Result, Shared
-from blockcore.qmp.schema import Command, CommandTable, wire_without
+from blockcore.qapi.json.stream import JsonStream, Limits, Parsed, ParseError
+from blockcore.qapi.json.writer import Result, Shared
+from blockcore.qapi.names import QapiErrorClass, QmpError
+from blockcore.qapi.schema import Command, CommandTable, wire_without
 from blockcore.qmp.waiting import Waiting
 
 ARGUMENTS_SIZE: Final = 256 << 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from blockcore.qmp.jsonstream import Parsed, ParseError
+from blockcore.qapi.json.stream import Parsed, ParseError
 
 LENGTH: Final = 8
 """So many wait, as in QEMU (QMP_REQ_QUEUE_LEN_MAX).

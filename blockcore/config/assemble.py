@@ -1,0 +1,110 @@
+"""From a configuration to a machine with its nodes and drives."""
+
+from __future__ import annotations
+
+from itertools import count
+
+from blockcore.config.device_config import DeviceConfig
+from blockcore.config.drive_config import DriveConfig
+from blockcore.drive.block_backend import BlockBackend
+from blockcore.drive.guest_request import Device
+from blockcore.machine.graph_changes import blockdev_add
+from blockcore.machine.machine import Machine
+from blockcore.nodes.definitions.options import BlockdevOptions
+from blockcore.qapi.names import BlockdevOnError, QmpError
+from blockcore.rules.accounting import BlockAcctStats
+
+
+class Assembly:
+    """Attaches what the user has described, nodes first, as QEMU does.
+
+    Each step raises QmpError if that thing cannot be; what was opened before
+    goes with the process.
+    """
+
+    def __init__(self, machine: Machine, devices: tuple[DeviceConfig, ...]) -> None:
+        self._machine = machine
+        self._devices = {device.drive: device for device in devices}
+        # QEMU makes the devices that drives imply after those that were given.
+        self._nameless = [device for device in devices if device.id is None]
+        self._implied = count(len(self._nameless))
+
+    async def add_node(self, options: BlockdevOptions) -> None:
+        """A `blockdev`."""
+        await blockdev_add(self._machine, options)
+
+    async def add_drive(self, drive: DriveConfig) -> None:
+        """A `drive`, on its `device` if it has one, else on one as with if=virtio."""
+        device = self._devices.pop(drive.id, None)
+        machine = self._machine
+        root = await machine.graph.open(drive.options)
+        if drive.id in machine.graph.nodes:
+            raise QmpError(f"Device name '{drive.id}' conflicts with an existing node name")
+        if root.why_read_only is not None:
+            raise QmpError(root.why_read_only)
+        if drive.copy_on_read:
+            if root.read_only:
+                raise QmpError("Can't use copy-on-read on read-only device")
+            root.enable_copy_on_read()
+        blk = BlockBackend(
+            machine,
+            name=drive.id,
+            export=drive.id,
+            root=root,
+            device=self._device(device),
+            rerror=_policy(device.rerror if device else None, drive.rerror),
+            werror=_policy(device.werror if device else None, drive.werror),
+            writeback=_writeback(device, drive.writeback),
+            stats=BlockAcctStats(
+                account_invalid=drive.account_invalid, account_failed=drive.account_failed
+            ),
+        )
+        machine.add_backend(blk)
+        if drive.throttle is not None:
+            machine.set_throttle(blk, drive.throttle, drive.throttle_group)
+
+    async def add_device(self, device: DeviceConfig) -> None:
+        """A `device` on a node: its drive is anonymous.  One on a drive came with the drive."""
+        root = self._machine.graph.nodes.get(device.drive)
+        if root is None:
+            return
+        if root.why_read_only is not None:
+            raise QmpError(root.why_read_only)
+        blk = BlockBackend(
+            self._machine,
+            name="",
+            export=device.id or device.drive,
+            root=root,
+            device=self._device(device),
+            rerror=_policy(device.rerror, BlockdevOnError.REPORT),
+            werror=_policy(device.werror, BlockdevOnError.ENOSPC),
+            writeback=_writeback(device, True),
+        )
+        self._machine.add_backend(blk)
+
+    def _device(self, device: DeviceConfig | None) -> Device:
+        """The device model, with the path that QEMU's object tree has for it."""
+        if device is None:
+            number = next(self._implied)
+            return Device(path=f"/machine/peripheral-anon/device[{number}]/virtio-backend")
+        if device.id is None:
+            place = f"/machine/peripheral-anon/device[{self._nameless.index(device)}]"
+        else:
+            place = f"/machine/peripheral/{device.id}"
+        virtio = device.driver.startswith("virtio-blk")
+        return Device(
+            path=f"{place}/virtio-backend" if virtio else place,
+            id=device.id,
+            logical_block_size=device.logical_block_size,
+            physical_block_size=device.physical_block_size,
+        )
+
+
+def _policy(of_device: BlockdevOnError | None, of_drive: BlockdevOnError) -> BlockdevOnError:
+    """`auto` of a device is what its drive says (blkconf_apply_backend_options)."""
+    return of_drive if of_device is None or of_device is BlockdevOnError.AUTO else of_device
+
+
+def _writeback(device: DeviceConfig | None, of_drive: bool) -> bool:
+    chosen = None if device is None else device.write_cache
+    return of_drive if chosen is None else chosen

@@ -1,0 +1,241 @@
+"""nbdkit's KEY=VALUE pairs, from text to a frozen `Config`.
+
+======================  =====================================================
+drive=                  QEMU's -drive; may be repeated
+blockdev=               QEMU's -blockdev, keyval or JSON; may be repeated
+device=                 QEMU's -device for block devices; may be repeated
+control=PATH            where the QMP socket is bound
+prelaunch=on|off        begin stopped, as with QEMU's -S (off)
+job-error-check=        strict (the default) refuses a job's on-error=stop on a
+                        device whose own policies do not stop; modern does not
+qemu=7.2|10.0           whose answers are given (10.0)
+seed=NUMBER             of the random numbers of rules with a rate
+name=TEXT               what query-name answers
+allow-backing=DIR[:DIR...]|none
+                        where what images name as backing files has to be
+======================  =====================================================
+
+Nothing is opened here, and no path is looked at.  Messages are QEMU's where it
+has them, one line each, and do not repeat the key: whoever prints them knows
+which pair was being added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from blockcore.config.device_config import DRIVERS, DeviceConfig, parse_device
+from blockcore.config.drive_config import DriveConfig, automatic_id, interface_of, parse_drive
+from blockcore.nodes.definitions.allowed_backing import ANY, AllowedBacking, parse_allowed
+from blockcore.nodes.definitions.options import (
+    BlockdevOptions,
+    BlockdevOptionsBlkdebug,
+    BlockdevOptionsRaw,
+    check_node_name,
+    parse_blockdev_options,
+)
+from blockcore.qapi.json.stream import parse_json
+from blockcore.qapi.keyval import opt_bool, opt_number, parse_keyval
+from blockcore.qapi.names import QmpError
+from blockcore.qapi.qemu import LATEST, Release, release_of
+
+REPEATED = frozenset({"blockdev", "device", "drive"})
+"""Keys that may be given more than once."""
+
+_ADDRESSES = frozenset({"fd", "inet", "socket", "tcp", "telnet", "unix", "vsock", "websocket"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A machine as its user describes it; lists in the order in which they were given."""
+
+    drives: tuple[DriveConfig, ...] = ()
+    blockdevs: tuple[BlockdevOptions, ...] = ()
+    devices: tuple[DeviceConfig, ...] = ()
+    control: str | None = None
+    prelaunch: bool = False
+    job_error_check_modern: bool = False
+    qemu: Release = LATEST
+    seed: int | None = None
+    name: str | None = None
+    allow_backing: AllowedBacking = ANY
+
+
+class ConfigParser:
+    """Takes one pair after the other; `pair` is the one that an error is about.
+
+    What a pair means depends on the key `qemu`, which may come last.
+    """
+
+    def __init__(self) -> None:
+        self.pair = ""
+        self._given: list[tuple[str, str]] = []
+        self._qemu = LATEST
+        self._drives: list[DriveConfig] = []
+        self._blockdevs: list[BlockdevOptions] = []
+        self._devices: list[tuple[str, DeviceConfig]] = []
+        self._machine: dict[str, str] = {}
+        self._once: set[str] = set()
+        self._allow_backing = ANY
+
+    def add(self, key: str, value: str) -> None:
+        """Take a pair; QmpError if it is one of `qemu` with a wrong value."""
+        self.pair = f"{key}={value}"
+        self._given.append((key, value))
+        if key == "qemu":
+            self._qemu = release_of(value)
+
+    def _check(self, key: str, value: str) -> None:
+        self.pair = f"{key}={value}"
+        if key in self._once:
+            raise QmpError(f"Parameter '{key}' is given twice")
+        self._add(key, value)
+        if key not in REPEATED:
+            self._once.add(key)
+
+    def _add(self, key: str, value: str) -> None:
+        match key:
+            case "drive":
+                self._add_drive(value)
+            case "blockdev":
+                self._blockdevs.append(_parse_blockdev(value, self._qemu))
+            case "device":
+                self._add_device(value)
+            case "control":
+                check_socket_path(value)
+                self._machine[key] = value
+            case "name":
+                self._machine[key] = value
+            case "allow-backing":
+                self._allow_backing = parse_allowed(value)
+                self._machine[key] = value
+            case "prelaunch":
+                opt_bool(value, key)
+                self._machine[key] = value
+            case "job-error-check":
+                if value not in ("strict", "modern"):
+                    raise QmpError(f"Parameter '{key}' does not accept value '{value}'")
+                self._machine[key] = value
+            case "qemu":
+                """Its value is known already."""
+            case "seed":
+                if value.strip().startswith("-"):
+                    raise QmpError(f"Parameter '{key}' expects a non-negative number")
+                opt_number(value, key)
+                self._machine[key] = value
+            case _:
+                raise QmpError(f"Invalid parameter '{key}'")
+
+    def finish(self) -> Config:
+        """What was added.
+
+        QmpError if a pair is wrong, or devices and drives do not fit together.
+        """
+        for key, value in self._given:
+            self._check(key, value)
+        self._connect()
+        given = self._machine
+        return Config(
+            drives=tuple(self._drives),
+            blockdevs=tuple(self._blockdevs),
+            devices=tuple(device for _, device in self._devices),
+            control=given.get("control"),
+            prelaunch=opt_bool(given.get("prelaunch", "off"), "prelaunch"),
+            qemu=self._qemu,
+            job_error_check_modern=given.get("job-error-check") == "modern",
+            seed=opt_number(given["seed"], "seed") if "seed" in given else None,
+            name=given.get("name"),
+            allow_backing=self._allow_backing,
+        )
+
+    def _add_drive(self, text: str) -> None:
+        interface = interface_of(text)
+        index = sum(drive.interface == interface for drive in self._drives)
+        drive = parse_drive(text, automatic_id(interface, index))
+        if any(drive.id == other.id for other in self._drives):
+            raise QmpError(f"Duplicate ID '{drive.id}' for drive")
+        self._drives.append(drive)
+
+    def _add_device(self, text: str) -> None:
+        device = parse_device(text, self._qemu)
+        if device.id is not None and any(device.id == other.id for _, other in self._devices):
+            raise QmpError(f"Duplicate ID '{device.id}' for device")
+        self._devices.append((self.pair, device))
+
+    def _connect(self) -> None:
+        """Check that every device finds what it names, and that no drive has two devices."""
+        drives = {drive.id: drive for drive in self._drives}
+        nodes = _node_names([drive.options for drive in self._drives] + self._blockdevs)
+        used = set()
+        for self.pair, device in self._devices:
+            name = device.drive
+            if name in drives:
+                if name in used:
+                    raise QmpError(f"Drive '{name}' is already in use by another device")
+                used.add(name)
+                _check_connection(drives[name], device)
+            elif name not in nodes:
+                raise QmpError(
+                    f"Property '{DRIVERS[device.driver]}.drive' can't find value '{name}'"
+                )
+
+
+def _check_connection(drive: DriveConfig, device: DeviceConfig) -> None:
+    if drive.interface != "none":
+        raise QmpError(
+            f"Drive '{drive.id}' is already in use because it has been automatically connected"
+            " to another device (did you need 'if=none' in the drive options?)"
+        )
+    if drive.read_only and device.driver == "ide-hd":
+        raise QmpError("Block node is read-only")
+
+
+def check_socket_path(path: str) -> None:
+    """QmpError for what is an address to QEMU's -qmp and -chardev: here it would be a file."""
+    kind = path.partition(":")[0]
+    if ":" in path and kind in _ADDRESSES:
+        raise QmpError(
+            f"'{path}' is an address, and this is the path of a Unix socket"
+            f" (for a file of that name, ./{path})"
+        )
+
+
+def parse_config(pairs: Iterable[tuple[str, str]]) -> Config:
+    """The machine that `pairs` describe; QmpError for the first thing wrong with it."""
+    parser = ConfigParser()
+    for key, value in pairs:
+        parser.add(key, value)
+    return parser.finish()
+
+
+def _parse_blockdev(text: str, qemu: Release) -> BlockdevOptions:
+    if text.startswith("{"):
+        options = parse_blockdev_options(parse_json(text), absent=qemu.absent)
+    else:
+        options = parse_blockdev_options(
+            parse_keyval(text, "driver"), keyval=True, absent=qemu.absent
+        )
+    if options.node_name is None:
+        raise QmpError("'node-name' must be specified for the root node")
+    for name in _node_names([options]):
+        check_node_name(name)
+    return options
+
+
+def _node_names(roots: Iterable[BlockdevOptions]) -> list[str]:
+    """The names of the nodes that `roots` define, at any depth."""
+    names = []
+    pending = list(roots)
+    while pending:
+        node = pending.pop()
+        if node.node_name is not None:
+            names.append(node.node_name)
+        child = None
+        if isinstance(node, BlockdevOptionsRaw):
+            child = node.file
+        elif isinstance(node, BlockdevOptionsBlkdebug):
+            child = node.image
+        if isinstance(child, BlockdevOptions):
+            pending.append(child)
+    return names

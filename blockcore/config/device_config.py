@@ -1,0 +1,125 @@
+"""``device=``: the part of QEMU's ``-device`` that decides how a drive's errors are handled.
+
+The properties of the block devices (`hw/block/block.c`) and no others:
+drive, rerror, werror, logical_block_size, physical_block_size, write-cache.
+Either QEMU's ``driver,property=value,...`` or a JSON object.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from blockcore.nodes.definitions.options import OnOffAuto
+from blockcore.qapi.json.stream import parse_json
+from blockcore.qapi.keyval import opt_size, parse_opts, well_formed_id
+from blockcore.qapi.names import BlockdevOnError, QmpError
+from blockcore.qapi.qemu import LATEST, Release
+
+BLOCK_SIZE_MIN: Final = 512
+BLOCK_SIZE_MAX: Final = 2 << 20
+
+DRIVERS: Final = {
+    "ide-hd": "ide-hd",
+    "scsi-hd": "scsi-hd",
+    "virtio-blk": "virtio-blk-device",
+    "virtio-blk-pci": "virtio-blk-device",
+}
+"""Device models, and what QEMU calls the part of each that has the drive."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceConfig:
+    """A device; `drive` is the id of a drive, or else the name of a node.
+
+    A policy of AUTO is the drive's own.  Block sizes are in bytes, None if not
+    given.  `write_cache` None leaves the drive's mode alone.
+    """
+
+    driver: str
+    drive: str
+    id: str | None = None
+    rerror: BlockdevOnError = BlockdevOnError.AUTO
+    werror: BlockdevOnError = BlockdevOnError.AUTO
+    logical_block_size: int | None = None
+    physical_block_size: int | None = None
+    write_cache: bool | None = None
+
+
+def parse_device(text: str, qemu: Release = LATEST) -> DeviceConfig:
+    """The device that `text` describes; QmpError in the words of the release."""
+    opts = _json_opts(text) if text.startswith("{") else parse_opts(text, "driver")
+    driver = opts.pop("driver", None)
+    if driver is None:
+        raise QmpError("Parameter 'driver' is missing")
+    if driver not in DRIVERS:
+        raise QmpError(f"'{driver}' is not a valid device model name")
+    device_id = opts.pop("id", None)
+    if device_id is not None and not well_formed_id(device_id):
+        raise QmpError("Parameter 'id' expects an identifier")
+    drive = opts.pop("drive", "")
+    config = DeviceConfig(
+        driver=driver,
+        drive=drive,
+        id=device_id,
+        rerror=_policy(opts, "rerror"),
+        werror=_policy(opts, "werror"),
+        logical_block_size=_block_size(opts, "logical_block_size", qemu),
+        physical_block_size=_block_size(opts, "physical_block_size", qemu),
+        write_cache=_write_cache(opts),
+    )
+    for name in opts:
+        raise QmpError(f"Property '{driver}.{name}' not found")
+    if not drive:
+        raise QmpError("drive property not set")
+    if (config.logical_block_size or 512) > (config.physical_block_size or 512):
+        raise QmpError("logical_block_size > physical_block_size not supported")
+    return config
+
+
+def _json_opts(text: str) -> dict[str, str]:
+    value = parse_json(text)
+    assert isinstance(value, dict)
+    opts = {}
+    for key, item in value.items():
+        if isinstance(item, bool):
+            item = "on" if item else "off"
+        elif not isinstance(item, (str, int)):
+            raise QmpError(f"Invalid parameter type for '{key}', expected: string")
+        opts[key] = str(item)
+    return opts
+
+
+def _policy(opts: dict[str, str], name: str) -> BlockdevOnError:
+    """As a property; unlike with ``-drive``, every policy is accepted for either direction."""
+    text = opts.pop(name, "auto")
+    if text not in tuple(BlockdevOnError):
+        raise QmpError(f"Parameter '{name}' does not accept value '{text}'")
+    return BlockdevOnError(text)
+
+
+def _write_cache(opts: dict[str, str]) -> bool | None:
+    text = opts.pop("write-cache", "auto")
+    if text not in tuple(OnOffAuto):
+        raise QmpError(f"Parameter 'write-cache' does not accept value '{text}'")
+    return None if text == OnOffAuto.AUTO else text == OnOffAuto.ON
+
+
+def _block_size(opts: dict[str, str], name: str, qemu: Release) -> int | None:
+    text = opts.pop(name, None)
+    if text is None:
+        return None
+    try:
+        size = opt_size(text, name)
+    except QmpError:
+        raise QmpError(f"Parameter '{name}' expects size") from None
+    text = None
+    if size and not BLOCK_SIZE_MIN <= size <= BLOCK_SIZE_MAX:
+        text = qemu.block_size_range
+    elif size & (size - 1):
+        text = qemu.block_size_power
+    if text is not None:
+        raise QmpError(
+            text.format(name=name, size=size, minimum=BLOCK_SIZE_MIN, maximum=BLOCK_SIZE_MAX)
+        )
+    return size or None

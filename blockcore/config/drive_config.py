@@ -1,0 +1,227 @@
+"""``drive=``: QEMU's ``-drive``, from text to a frozen `DriveConfig`.
+
+Checks are made in the order of QEMU's drive_new and blockdev_init, so that of
+several mistakes the same one is reported.  What is not a property of the drive
+goes to its nodes (`nodes/definitions/flat_options.py`).  Refused, though QEMU has them:
+the interfaces without error policies, media=cdrom, index, bus, unit,
+snapshot=on, and drives without a medium.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from blockcore.nodes.definitions.flat_options import open_options
+from blockcore.nodes.definitions.options import BlockdevAioOptions, BlockdevOptions
+from blockcore.qapi.keyval import opt_bool, opt_number, parse_opts, well_formed_id
+from blockcore.qapi.names import BlockdevDetectZeroesOptions, BlockdevOnError, QmpError
+from blockcore.rules.policy import parse_rerror, parse_werror
+from blockcore.rules.throttle import Limit, ThrottleConfig
+
+DEFAULT_INTERFACE: Final = "virtio"
+
+UNITS_PER_BUS: Final = {"ide": 2, "none": 0, "scsi": 7, "virtio": 0}
+"""The interfaces there are; 0: no buses, drives are numbered through."""
+
+_OTHER_INTERFACES: Final = frozenset({"floppy", "mtd", "pflash", "sd", "xen"})
+
+_BUCKETS: Final = tuple(
+    f"{kind}-{way}" for kind in ("iops", "bps") for way in ("total", "read", "write")
+)
+
+
+def _aliases() -> dict[str, str]:
+    """Older names of options: ``bps_rd_max`` for ``throttling.bps-read-max``, and so on."""
+    short = {"total": "", "read": "_rd", "write": "_wr"}
+    aliases = {}
+    for suffix, old_suffix in (("", ""), ("-max", "_max")):
+        for bucket in _BUCKETS:
+            kind, way = bucket.split("-")
+            aliases[f"{kind}{short[way]}{old_suffix}"] = f"throttling.{bucket}{suffix}"
+    aliases["iops_size"] = "throttling.iops-size"
+    aliases["group"] = "throttling.group"
+    aliases["readonly"] = "read-only"
+    return aliases
+
+
+_ALIASES: Final = _aliases()
+
+_CACHE_MODES: Final = {
+    "off": (True, True, False),
+    "none": (True, True, False),
+    "writeback": (True, False, False),
+    "unsafe": (True, False, True),
+    "directsync": (False, True, False),
+    "writethrough": (False, False, False),
+}
+"""cache= as (cache.writeback, cache.direct, cache.no-flush)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriveConfig:
+    """A drive and the definition of its root node.
+
+    With `copy_on_read`, reads keep what they find below the root.
+    `interface` is where it is connected: ``none`` is for a ``device=`` to do.
+    Without `writeback` every write is followed by a flush.  `throttle` is None
+    if nothing is limited; `throttle_group` is the drive's id unless it was given.
+    """
+
+    id: str
+    interface: str
+    rerror: BlockdevOnError
+    werror: BlockdevOnError
+    read_only: bool
+    writeback: bool
+    detect_zeroes: BlockdevDetectZeroesOptions
+    throttle: ThrottleConfig | None
+    throttle_group: str
+    account_invalid: bool
+    account_failed: bool
+    options: BlockdevOptions
+    copy_on_read: bool
+
+
+def interface_of(text: str) -> str:
+    """Where ``drive=text`` is connected, if the text is valid at all."""
+    return parse_opts(text).get("if", DEFAULT_INTERFACE)
+
+
+def automatic_id(interface: str, index: int) -> str:
+    """QEMU's id for the drive that is number `index` of its interface."""
+    units = UNITS_PER_BUS.get(interface, 0)
+    return f"{interface}{index // units}-hd{index % units}" if units else f"{interface}{index}"
+
+
+def parse_drive(text: str, default_id: str) -> DriveConfig:
+    """The drive that `text` describes; QmpError in QEMU's words."""
+    opts = parse_opts(text)
+    _rename_aliases(opts)
+    writeback = _cache_mode(opts)
+    read_only = _flag(opts, "read-only")
+    copy_on_read = _copy_on_read(opts, read_only)
+    _refuse_places(opts)
+    interface = _interface(opts)
+    drive_id = opts.pop("id", default_id)
+    if not well_formed_id(drive_id):
+        raise QmpError("Parameter 'id' expects an identifier")
+    account_invalid = _flag(opts, "stats-account-invalid", default=True)
+    account_failed = _flag(opts, "stats-account-failed", default=True)
+    _check_aio(opts)
+    group = opts.pop("throttling.group", drive_id)
+    throttle = _throttle(opts)
+    _choose_driver(opts)
+    werror = parse_werror(opts.pop("werror", "enospc"))
+    rerror = parse_rerror(opts.pop("rerror", "report"))
+    options = _root(opts, read_only)
+    return DriveConfig(
+        id=drive_id,
+        interface=interface,
+        rerror=rerror,
+        werror=werror,
+        read_only=read_only,
+        writeback=writeback,
+        detect_zeroes=options.detect_zeroes or BlockdevDetectZeroesOptions.OFF,
+        throttle=throttle if throttle.enabled else None,
+        throttle_group=group,
+        account_invalid=account_invalid,
+        account_failed=account_failed,
+        options=options,
+        copy_on_read=copy_on_read,
+    )
+
+
+def _rename_aliases(opts: dict[str, str]) -> None:
+    for alias, name in _ALIASES.items():
+        if alias not in opts:
+            continue
+        if name in opts:
+            raise QmpError(f"'{name}' and its alias '{alias}' can't be used at the same time")
+        opts[name] = opts.pop(alias)
+
+
+def _cache_mode(opts: dict[str, str]) -> bool:
+    """Turn ``cache=`` into ``cache.`` options that are not given; whether to write back."""
+    mode = opts.pop("cache", None)
+    if mode is not None:
+        if mode not in _CACHE_MODES:
+            raise QmpError("invalid cache option")
+        for key, on in zip(("writeback", "direct", "no-flush"), _CACHE_MODES[mode], strict=True):
+            opts.setdefault(f"cache.{key}", "on" if on else "off")
+    return _flag(opts, "cache.writeback", default=True)
+
+
+def _flag(opts: dict[str, str], name: str, *, default: bool = False) -> bool:
+    text = opts.pop(name, None)
+    return default if text is None else opt_bool(text, name)
+
+
+def _copy_on_read(opts: dict[str, str], read_only: bool) -> bool:
+    """It goes unnoticed on a read-only drive, where QEMU disables it with a warning."""
+    copy_on_read = _flag(opts, "copy-on-read")
+    if _flag(opts, "snapshot"):
+        raise QmpError("snapshot=on is not supported")
+    return copy_on_read and not read_only
+
+
+def _refuse_places(opts: dict[str, str]) -> None:
+    for name in ("bus", "unit", "index"):
+        if name in opts:
+            opt_number(opts[name], name)
+            raise QmpError(f"Parameter '{name}' is not supported: drives have no place on a bus")
+
+
+def _interface(opts: dict[str, str]) -> str:
+    media = opts.pop("media", "disk")
+    if media == "cdrom":
+        raise QmpError("media=cdrom is not supported")
+    if media != "disk":
+        raise QmpError(f"'{media}' invalid media")
+    interface = opts.pop("if", DEFAULT_INTERFACE)
+    if interface in UNITS_PER_BUS:
+        return interface
+    if interface not in _OTHER_INTERFACES:
+        raise QmpError(f"unsupported bus type '{interface}'")
+    for policy in ("werror", "rerror"):
+        if policy in opts:
+            raise QmpError(f"{policy} is not supported by this bus type")
+    raise QmpError(f"if={interface} is not supported")
+
+
+def _check_aio(opts: dict[str, str]) -> None:
+    """All kinds of I/O mean the same here, so the choice ends with its check."""
+    if opts.pop("aio", "threads") not in tuple(BlockdevAioOptions):
+        raise QmpError("invalid aio option")
+
+
+def _throttle(opts: dict[str, str]) -> ThrottleConfig:
+    def number(name: str, default: int) -> int:
+        text = opts.pop(f"throttling.{name}", None)
+        return default if text is None else opt_number(text, f"throttling.{name}")
+
+    limits = {
+        bucket.replace("-", "_"): Limit(
+            number(bucket, 0), number(f"{bucket}-max", 0), number(f"{bucket}-max-length", 1)
+        )
+        for bucket in _BUCKETS
+    }
+    config = ThrottleConfig(iops_size=number("iops-size", 0), **limits)
+    config.validate()
+    return config
+
+
+def _choose_driver(opts: dict[str, str]) -> None:
+    if "format" in opts:
+        if "driver" in opts:
+            raise QmpError("Cannot specify both 'driver' and 'format'")
+        opts["driver"] = opts.pop("format")
+
+
+def _root(opts: dict[str, str], read_only: bool) -> BlockdevOptions:
+    """The root node; unlike ``-blockdev``, a drive may fall back to read-only by itself."""
+    name = opts.pop("file", None) or None
+    if name is None and not opts:
+        raise QmpError("Device needs media, but drive is empty")
+    defaults = {"read-only": "on" if read_only else "off", "auto-read-only": "on"}
+    return open_options(defaults | opts, name)

@@ -1,0 +1,7 @@
+"""A drive: what one guest device has, and the life of its requests.
+
+`block_backend` is QEMU's BlockBackend with the device on it.  `guest_request`
+holds a request while the machine does not run, tries it, and lets the policy
+decide about a failure.  `short_path` serves reads and writes that nothing
+concerns, without lock or coroutine.
+"""

@@ -1,0 +1,288 @@
+"""A drive as its guest has it: QEMU's BlockBackend plus the device on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+
+from blockcore.bql.effects import Until
+from blockcore.drive.guest_request import (
+    DISCARD,
+    FLUSH,
+    READ,
+    WRITE,
+    ZERO,
+    Device,
+    Guest,
+    GuestRequests,
+    Request,
+)
+from blockcore.drive.short_path import ShortPath
+from blockcore.nodes.direct import Counted
+from blockcore.nodes.driver import Extent
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.permissions import NONE, Perm
+from blockcore.qapi.names import BlockdevDetectZeroesOptions, BlockDeviceIoStatus, BlockdevOnError
+from blockcore.rules.accounting import BlockAcctStats, Slot
+from blockcore.rules.policy import iostatus_enabled
+from blockcore.rules.throttle_group import ThrottleMember
+
+
+class BlockBackend:
+    """A drive: policies, io-status, statistics, limits, and the requests in flight.
+
+    `name` is empty for an anonymous one; `export` is the name of its NBD
+    export.  `root` is the node under the device.
+    """
+
+    def __init__(
+        self,
+        guest: Guest,
+        *,
+        name: str,
+        export: str,
+        root: BlockNode,
+        device: Device,
+        rerror: BlockdevOnError,
+        werror: BlockdevOnError,
+        writeback: bool = True,
+        stats: BlockAcctStats | None = None,
+    ) -> None:
+        self.name = name
+        self.export = export
+        self.root = root
+        self.device = device
+        self.rerror = rerror
+        self.werror = werror
+        self.writeback = writeback
+        self.iostatus = BlockDeviceIoStatus.OK
+        self.throttle: ThrottleMember | None = None
+        self.short_path: ShortPath | None = None
+        self.slots: list[Slot] = []
+        # blkconf_apply_backend_options
+        self.perm = Perm.CONSISTENT_READ | (NONE if root.read_only else Perm.WRITE)
+        self.shared = Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED | Perm.RESIZE
+        self.stay_at_node = False
+        self.vm = guest.vm
+        self._guest = guest
+        self._requests = GuestRequests(self, guest, stats or BlockAcctStats())
+        self._quiesced = 0
+        self._retired_ops = self._ops_at_reset = 0
+        self._short_writes = 0
+        self._short_nodes: tuple[tuple[Counted, int], ...] = ()
+        self._short_nodes_below: tuple[tuple[Counted, int], ...] = ()
+
+    @property
+    def iostatus_enabled(self) -> bool:
+        return iostatus_enabled(self.rerror, self.werror)
+
+    @property
+    def read_only(self) -> bool:
+        return self.root.read_only
+
+    @property
+    def size(self) -> int:
+        return self.root.size
+
+    def describe(self) -> str:
+        """As messages about conflicts call it."""
+        return f"block device '{self.name or self.device.qdev}'"
+
+    def node_replaced(self, node: object) -> None:
+        """The drive has another root, an overlay of the old one or what is to follow it."""
+        assert isinstance(node, BlockNode)
+        self.publish_short_writes()
+        self.root = node
+        self.find_short_path()
+
+    def may_run(self) -> bool:
+        """Whether requests may go to the node; held ones wait for this."""
+        return self.vm.running and not self._quiesced
+
+    def quiet(self) -> bool:
+        """Whether no request is at a node, on either path."""
+        return not self._requests.in_flight and self.short_path_idle()
+
+    def short_path_idle(self) -> bool:
+        """Whether no request is on the short path."""
+        return not any(slot.busy for slot in self.slots)
+
+    def find_short_path(self) -> None:
+        """Decide anew whether plain requests may take the short path.
+
+        To be called, under the lock, whenever something that concerns
+        requests has come or gone.
+        """
+        root = self.root
+        direct = None
+        if (
+            self.may_run()
+            and self.throttle is None
+            and self.writeback
+            and root.options.detect_zeroes is BlockdevDetectZeroesOptions.OFF
+            and not self.device.logical_block_size
+        ):
+            direct = root.direct()
+        self.publish_short_writes()
+        if direct is None:
+            self.short_path = None
+        else:
+            self.short_path = ShortPath(direct, root.size, self._guest.clock)
+            self._short_nodes = self.short_path.nodes
+            below = self.short_path.translation
+            self._short_nodes_below = below.nodes if below else ()
+
+    def open_requests(self) -> list[Request]:
+        """Those that have come and are not answered, but for any on the short path."""
+        return list(self._requests.open.values())
+
+    def reset_iostatus(self) -> None:
+        self.iostatus = BlockDeviceIoStatus.OK
+
+    def drop_held(self) -> None:
+        """End every held request: the device was reset (virtio_blk_reset)."""
+        self._ops_at_reset = self._ops()
+        self._requests.drop_held()
+
+    def is_driven(self) -> bool:
+        """Whether the guest has sent something since the last reset: its driver is up."""
+        return self._ops() > self._ops_at_reset
+
+    def _ops(self) -> int:
+        in_slots = sum(slot.rd_ops + slot.wr_ops for slot in self.slots)
+        return self._requests.arrivals + self._retired_ops + in_slots
+
+    def accepts(self) -> bool:
+        """Whether no drained section keeps requests out."""
+        return not self._quiesced
+
+    @contextmanager
+    def quiesced(self) -> Iterator[None]:
+        """A drained section: new requests wait; await `Until(quiet)` inside it for the others.
+
+        Throttled requests are let through, as QEMU's drain does.
+        """
+        self._quiesced += 1
+        self.short_path = None
+        member = self.throttle
+        if member is not None:
+            member.drain_begin()
+        try:
+            yield
+        finally:
+            self._quiesced -= 1
+            if member is not None:
+                member.drain_end()
+            self.find_short_path()
+
+    async def drain(self) -> None:
+        """Wait until no request is at a node (bdrv_drain); those that come meanwhile wait."""
+        with self.quiesced():
+            await Until(self.quiet)
+
+    async def pread(self, offset: int, buf: memoryview, error: OSError | None = None) -> None:
+        """A guest's read into `buf`.
+
+        `error` is the outcome of the first attempt, if the short path has
+        made one.  Under rerror=ignore a failed read gives zeroes: a server
+        has no stale guest memory to leave in place.
+        """
+
+        async def read() -> None:
+            await self.root.pread(offset, buf)
+
+        if not await self._requests.carry_out(READ, offset, len(buf), read, error):
+            buf[:] = bytes(len(buf))
+
+    async def pwrite(
+        self, offset: int, buf: memoryview, fua: bool = False, error: OSError | None = None
+    ) -> None:
+        """A guest's write; with `fua`, or without a write-back cache, flushed."""
+
+        async def write() -> None:
+            await self.root.pwrite(offset, buf, fua=fua or not self.writeback)
+
+        await self._requests.carry_out(WRITE, offset, len(buf), write, error)
+
+    async def zero(
+        self, offset: int, length: int, *, may_unmap: bool, fua: bool = False, fast: bool = False
+    ) -> None:
+        """A guest's write-zeroes; `fast` fails with ENOTSUP rather than being slow."""
+
+        async def zero() -> None:
+            await self.root.zero(
+                offset,
+                length,
+                may_unmap=may_unmap,
+                fua=fua or not self.writeback,
+                no_fallback=fast,
+            )
+
+        await self._requests.carry_out(ZERO, offset, length, zero, fast=fast)
+
+    async def discard(self, offset: int, length: int, fua: bool = False) -> None:
+        """A guest's discard: dropped unless the node was opened with discard=unmap."""
+
+        async def discard() -> None:
+            await self.root.discard(offset, length)
+            if fua:
+                await self.root.flush()
+
+        await self._requests.carry_out(DISCARD, offset, length, discard)
+
+    async def flush(self) -> None:
+        """A guest's flush."""
+
+        async def flush() -> None:
+            self.publish_short_writes()
+            await self.root.flush()
+
+        await self._requests.carry_out(FLUSH, 0, 0, flush)
+
+    async def block_status(self, offset: int, length: int) -> list[Extent]:
+        """What `length` bytes at `offset` are.
+
+        No device asks this, so no policy applies and nothing is held while
+        the machine is stopped: an error is the answer.
+        """
+        await Until(self.accepts)
+        extents: list[Extent] = []
+        self._requests.in_flight += 1
+        try:
+            end = min(offset + length, self.size)
+            while offset < end:
+                extents.append(await self.root.block_status(offset, end - offset))
+                offset += extents[-1].length
+        finally:
+            self._requests.in_flight -= 1
+        return extents
+
+    def stats(self) -> BlockAcctStats:
+        """The counters of both paths together."""
+        total = deepcopy(self._requests.stats)
+        for slot in self.slots:
+            total.add(slot)
+        self.publish_short_writes()
+        return total
+
+    def retire(self, slot: Slot) -> None:
+        """The slot's thread has ended: keep what it counted."""
+        self.publish_short_writes()
+        self._requests.stats.add(slot)
+        self._short_writes -= slot.wr_ops
+        self._retired_ops += slot.rd_ops + slot.wr_ops
+        self.slots.remove(slot)
+
+    def publish_short_writes(self) -> None:
+        """Tell the nodes of the writes that went past them since the last time."""
+        writes = sum(slot.wr_ops for slot in self.slots)
+        if writes == self._short_writes:
+            return
+        self._short_writes = writes
+        highest = max(slot.wr_highest for slot in self.slots)
+        for node, shift in self._short_nodes:
+            node.wrote_directly(highest + shift)
+        highest = max(slot.wr_highest_below for slot in self.slots)
+        for node, shift in self._short_nodes_below:
+            node.wrote_directly(highest + shift)

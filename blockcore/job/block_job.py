@@ -1,0 +1,284 @@
+"""A job on block nodes (QEMU's `blockjob.c`): what it blocks, its error policy, its speed limit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from blockcore.bql.effects import Until
+from blockcore.job.job import Completion, Job
+from blockcore.job.job_driver import JobHost
+from blockcore.nodes.connected import ConnectedNode
+from blockcore.nodes.graph.abilities import connections
+from blockcore.nodes.graph.graph import BlockGraph
+from blockcore.nodes.graph.links import check
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.permissions import ALL, NONE, NodeUser, Perm
+from blockcore.qapi.events import (
+    BlockJobCancelled,
+    BlockJobCompleted,
+    BlockJobError,
+    BlockJobPending,
+    BlockJobReady,
+    Event,
+)
+from blockcore.qapi.names import (
+    BlockDeviceIoStatus,
+    BlockdevOnError,
+    BlockErrorAction,
+    IoOperationType,
+    JobStatus,
+    JobVerb,
+    MirrorCopyMode,
+    QmpError,
+)
+from blockcore.qapi.qemu import Release
+from blockcore.rules.policy import error_action, iostatus_after
+from blockcore.rules.ratelimit import RateLimit
+
+RETRY_NS = 10_000_000
+"""From an ignored error to the next try of the same place.
+
+QEMU does not wait, and tells its clients of thousands of errors a second
+(recorded: mirror-persistent-ignore-flood).
+"""
+
+
+CUT_OFF_NS = 200_000_000
+"""What a cancelled job's requests have to end in; a server that hangs gets no more."""
+
+
+class Section(Protocol):
+    """A drained section (`drain.Drain`)."""
+
+    def meets(self, job: BlockJob) -> None:
+        """A job is about to start that the section may concern."""
+
+
+class BlockJobHost(JobHost, Protocol):
+    """What a block job needs of its machine besides; `drains` are the sections under way."""
+
+    @property
+    def drains(self) -> Iterable[Section]: ...
+
+    @property
+    def graph(self) -> BlockGraph: ...
+
+    @property
+    def qemu(self) -> Release: ...
+
+    def device_of(self, node: object) -> str:
+        """The name of the drive whose root the node is, or empty."""
+
+
+class JobUser(NodeUser):
+    """A job as a holder: its node is not a root, to those who need one.
+
+    `has_backend`: in QEMU the job's requests go through a BlockBackend without a name.
+    """
+
+    def __init__(self, perm: Perm, shared: Perm, who: str, has_backend: bool) -> None:
+        super().__init__(perm, shared, *(() if has_backend else (who,)))
+        self.has_backend = has_backend
+
+
+class BlockJob(Job):
+    """Works on `nodes`, each with the permissions that the job needs and leaves to others.
+
+    As long as the job lives, commands may not change them.  `iostatus` is the
+    job's own; the guest's drives have theirs.  `actively_synced` is a
+    mirror's: whether writes reach its target before they are answered, and it
+    has all others; None for other kinds.
+    """
+
+    actively_synced: bool | None = None
+
+    def __init__(
+        self,
+        host: BlockJobHost,
+        txn: Completion,
+        job_id: str | None,
+        main: BlockNode,
+        perm: Perm = NONE,
+        shared: Perm = ALL,
+        *,
+        speed: int = 0,
+        auto_finalize: bool = True,
+        auto_dismiss: bool = True,
+    ) -> None:
+        super().__init__(
+            host,
+            txn,
+            host.device_of(main) if job_id is None else job_id,
+            auto_finalize=auto_finalize,
+            auto_dismiss=auto_dismiss,
+        )
+        self.iostatus = BlockDeviceIoStatus.OK
+        self.limit = RateLimit()
+        self._block_host = host
+        self._users: list[tuple[BlockNode, JobUser]] = []
+        try:
+            self.add_node(main, perm, shared)
+            if speed:
+                self.set_speed(speed)
+        except QmpError:
+            self.fail_early()
+            raise
+
+    @property
+    def nodes(self) -> list[BlockNode]:
+        """What the job works on, the first of them first."""
+        return [node for node, _ in self._users]
+
+    def add_node(
+        self,
+        node: BlockNode,
+        perm: Perm = NONE,
+        shared: Perm = ALL,
+        *,
+        has_backend: bool = False,
+    ) -> None:
+        """Use a node as well; QmpError if its users do not allow that (block_job_add_bdrv)."""
+        user = JobUser(perm, shared, f"{self.type} job '{self.id}'", has_backend)
+        node.parents.append(user)
+        try:
+            check(self._block_host.graph.subtree(node))
+        except QmpError:
+            node.parents.remove(user)
+            raise
+        node.op_blockers.block(self, f"block device is in use by block job: {self.type}")
+        self._users.append((node, user))
+
+    def keep_blocked(self, node: BlockNode, perm: Perm = NONE) -> None:
+        """Need no more of a node than `perm`; it is blocked as long as the job is there."""
+        for _, user in [use for use in self._users if use[0] is node]:
+            user.perm, user.shared, user.has_backend = perm, ALL, False
+
+    def remove_node(self, node: BlockNode) -> None:
+        """Give up a node; one that the job does not use stays as it is."""
+        for use in [use for use in self._users if use[0] is node]:
+            node.parents.remove(use[1])
+            node.op_blockers.unblock(self)
+            self._users.remove(use)
+
+    def remove_nodes(self) -> None:
+        """Give up all nodes (block_job_remove_all_bdrv)."""
+        for node in self.nodes:
+            self.remove_node(node)
+
+    def fail_early(self) -> None:
+        self.remove_nodes()
+        super().fail_early()
+
+    def start(self) -> None:
+        for section in list(self._block_host.drains):
+            section.meets(self)
+        super().start()
+
+    def dismiss(self) -> None:
+        """Until then even a concluded job blocks its nodes."""
+        self.remove_nodes()
+        super().dismiss()
+
+    def set_speed(self, speed: int) -> None:
+        """Bytes per second, 0 without a limit; QmpError if the job does not take it now."""
+        self.check_verb(JobVerb.SET_SPEED)
+        if speed < 0:
+            raise QmpError("Parameter 'speed' expects a non-negative value")
+        slower = speed and speed <= self.limit.speed
+        self.limit.set_speed(speed)
+        if self._sleeping and not slower:
+            self.enter()
+
+    def cut_off(self, node: BlockNode) -> None:
+        """The job is cancelled: let what it has under way at a node end, whatever it takes.
+
+        What waits for a connection fails at once, as in QEMU.  A server that
+        has not answered after a while is hung up on, for which QEMU needs a `yank`.
+        """
+        servers = list(connections(node))
+        for server in servers:
+            server.cancel_in_flight()
+        if servers:
+            self._host.spawn(self._hang_up_later(servers))
+
+    async def _hang_up_later(self, servers: Iterable[ConnectedNode]) -> None:
+        clock = self._host.clock
+        while not await Until(self._is_over, clock.monotonic_ns() + CUT_OFF_NS):
+            for server in servers:
+                server.hang_up()
+
+    def _is_over(self) -> bool:
+        return self.status in (JobStatus.CONCLUDED, JobStatus.NULL)
+
+    async def change_copy_mode(self, mode: MirrorCopyMode) -> None:
+        """Copy guests' writes in another way from now on; QmpError if the job cannot."""
+        raise QmpError("Job type does not support change")
+
+    async def sleep_for_limit(self, delay_ns: int) -> None:
+        """Sleep, and if that has been cut short perhaps go on, as long as the limit wants it."""
+        await self.sleep(delay_ns)
+        while self._block_host.qemu.jobs_sleep_out and not self.is_cancelled:
+            if (left_ns := self.delay_ns(0)) <= 0:
+                return
+            await self.sleep(left_ns)
+
+    def delay_ns(self, nbytes: int) -> int:
+        """Count copied bytes; how long to wait for the speed limit's sake."""
+        return self.limit.delay_ns(self._host.clock.monotonic_ns(), nbytes)
+
+    def error_action(
+        self, policy: BlockdevOnError, operation: IoOperationType, error: int
+    ) -> BlockErrorAction:
+        """Decide about errno `error` of an I/O, say so, and pause if that is the decision.
+
+        (block_job_error_action.)  `auto` is as `enospc`.  The event comes
+        first; whoever waits for the pause waits for the change of status.
+        """
+        if policy is BlockdevOnError.AUTO:
+            policy = BlockdevOnError.ENOSPC
+        action = error_action(policy, error)
+        self._host.emit(BlockJobError(device=self.id, operation=operation, action=action))
+        if action is BlockErrorAction.STOP:
+            if not self.user_paused:
+                self.user_paused = True
+                self.pause()
+            self.iostatus = iostatus_after(self.iostatus, error)
+        return action
+
+    def reset_iostatus(self) -> None:
+        self.iostatus = BlockDeviceIoStatus.OK
+
+    def on_user_resume(self) -> None:
+        self.reset_iostatus()
+
+    def emit_ready(self) -> None:
+        self._emit_progress(BlockJobReady)
+
+    def emit_pending(self) -> None:
+        self._host.emit(BlockJobPending(type=self.type, id=self.id))
+
+    def emit_cancelled(self) -> None:
+        self._emit_progress(BlockJobCancelled)
+
+    def emit_completed(self) -> None:
+        self._host.emit(
+            BlockJobCompleted(
+                type=self.type,
+                device=self.id,
+                len=self.progress.total,
+                offset=self.progress.current,
+                speed=self.limit.speed,
+                error=self.error_text,
+            )
+        )
+
+    def _emit_progress(self, event: type[BlockJobReady] | type[BlockJobCancelled]) -> None:
+        told: Event = event(
+            type=self.type,
+            device=self.id,
+            len=self.progress.total,
+            offset=self.progress.current,
+            speed=self.limit.speed,
+        )
+        self._host.emit(told)

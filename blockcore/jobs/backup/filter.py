@@ -1,0 +1,102 @@
+"""The copy-before-write filter: what is about to be overwritten is copied first.
+
+(`block/copy-before-write.c`.)  Backups put it over their source, so that the
+target has what was there when they began.
+"""
+
+from __future__ import annotations
+
+from blockcore.faults.gate import EVERYWHERE
+from blockcore.jobs.backup.block_copy import BlockCopy
+from blockcore.jobs.backup.copy_call import CopyCall
+from blockcore.nodes.direct import Direct
+from blockcore.nodes.driver import NodeOptions, Surroundings
+from blockcore.nodes.filter import FilterNode
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.permissions import ALL, Pair, Perm, filtered_child
+from blockcore.rules.bitmap import DirtyBitmap
+
+
+class CopyBeforeWriteNode(FilterNode):
+    """A copy that fails fails the guest's write; the backup itself hears nothing of that.
+
+    Not if the backup has been cancelled: nobody needs the old data any more.
+
+    `keeper` is the node that the bitmap of what is to be copied belongs to:
+    the source, or None for the filter itself.
+    """
+
+    driver = "copy-before-write"
+    filters = "file"
+    passes_fua = True
+    of_job = True
+
+    def __init__(
+        self,
+        options: NodeOptions,
+        around: Surroundings,
+        copy: BlockCopy,
+        keeper: BlockNode | None = None,
+    ) -> None:
+        super().__init__(options, around, copy.source)
+        self.children["target"] = copy.target
+        self.copy = copy
+        self._keeper = keeper  # not itself: what refers to itself waits for the collector
+        if keeper is None:
+            self.bitmaps.add(copy.bitmap)
+        self._done = DirtyBitmap(copy.source.size, copy.cluster_size)
+        access = DirtyBitmap(copy.source.size, copy.cluster_size)
+        access.set(0, access.size)
+        for bitmap in (self._done, access):
+            bitmap.enabled = False
+            self.bitmaps.add(bitmap)
+
+    @property
+    def keeper(self) -> BlockNode:
+        return self if self._keeper is None else self._keeper
+
+    def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
+        """The target may be written by others as well: it may be under the source's guests.
+
+        As long as nobody is above the filter, others may write the source.
+        """
+        if name == "target":
+            return Perm.WRITE, ALL & ~Perm.RESIZE
+        needs, shares = filtered_child(perm, shared)
+        if not self.parents:
+            return needs, shares
+        if self._around.qemu.backups_read_below or perm & Perm.WRITE:
+            needs |= Perm.CONSISTENT_READ
+        if self.copy.discard_source:
+            needs |= Perm.WRITE
+        return needs, shares & ~(Perm.WRITE | Perm.RESIZE)
+
+    async def do_pwrite(self, offset: int, buf: memoryview) -> None:
+        await self._save(offset, len(buf))
+        await super().do_pwrite(offset, buf)
+
+    async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
+        await self._save(offset, length)
+        await super().do_zero(offset, length, may_unmap)
+
+    async def _save(self, offset: int, length: int) -> None:
+        """Copy the clusters that a request touches, unless they have been; raises OSError."""
+        if self.copy.abandoned:
+            return
+        cluster = self.copy.cluster_size
+        start, end = offset - offset % cluster, offset + length + -(offset + length) % cluster
+        call = CopyCall(start, end)
+        await self.copy.run(call)
+        if call.error is not None and not self.copy.abandoned:
+            raise call.error
+        self._done.set(start, end - start)
+
+    async def flush(self, *, of_write: bool = False) -> None:
+        """The guest's data is in `file`; the target is the backup's affair."""
+        await self.below.flush()
+
+    def do_direct(self) -> Direct | None:
+        direct = super().do_direct()
+        if direct is not None:
+            direct.write_gate = EVERYWHERE
+        return direct

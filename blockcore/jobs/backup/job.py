@@ -1,0 +1,291 @@
+"""Backups: a copy of what a drive was when the job began (`block/backup.c`)."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from enum import StrEnum
+
+from blockcore.bql.effects import Until
+from blockcore.job.block_job import RETRY_NS, BlockJob
+from blockcore.job.job import Completion
+from blockcore.jobs.backup.block_copy import BlockCopy
+from blockcore.jobs.backup.copy_call import MAX_WORKERS, CopyCall
+from blockcore.jobs.backup.filter import CopyBeforeWriteNode
+from blockcore.jobs.filters import drop_filter, insert_node, told
+from blockcore.jobs.rules import JobOptions
+from blockcore.machine.machine import Machine
+from blockcore.nodes.definitions.filter_options import BlockdevOptionsCbw
+from blockcore.nodes.driver import NodeOptions
+from blockcore.nodes.node import BlockNode
+from blockcore.qapi.names import (
+    BlockdevOnError,
+    BlockErrorAction,
+    IoOperationType,
+    JobType,
+    MirrorSyncMode,
+    QmpError,
+)
+from blockcore.rules.bitmap import DirtyBitmap
+
+INT64_MAX = (1 << 63) - 1
+
+
+class BitmapSyncMode(StrEnum):
+    """When a bitmap that says what to copy forgets it."""
+
+    ON_SUCCESS = "on-success"
+    NEVER = "never"
+    ALWAYS = "always"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupOptions:
+    """How to back up; `bitmap` is one of the source's.
+
+    `max_chunk` and `min_cluster_size` in bytes, 0 without a limit.
+    `discard_source`: what has been copied is discarded from the source.
+    """
+
+    sync: MirrorSyncMode
+    bitmap: DirtyBitmap | None = None
+    bitmap_mode: BitmapSyncMode = BitmapSyncMode.ON_SUCCESS
+    on_source_error: BlockdevOnError = BlockdevOnError.REPORT
+    on_target_error: BlockdevOnError = BlockdevOnError.REPORT
+    max_workers: int = MAX_WORKERS
+    max_chunk: int = 0
+    min_cluster_size: int = 0
+    discard_source: bool = False
+
+
+class BackupJob(BlockJob):
+    """Copies what guests have not made the filter copy before."""
+
+    type = JobType.BACKUP
+
+    def __init__(
+        self,
+        machine: Machine,
+        txn: Completion,
+        cbw: CopyBeforeWriteNode,
+        options: JobOptions,
+        backup: BackupOptions,
+    ) -> None:
+        self._machine = machine
+        self._cbw = cbw
+        self._backup = backup
+        self._source = cbw.below
+        self._copy = cbw.copy
+        self._call: CopyCall | None = None
+        super().__init__(
+            machine,
+            txn,
+            options.job_id,
+            cbw,
+            speed=options.speed,
+            auto_finalize=options.auto_finalize,
+            auto_dismiss=options.auto_dismiss,
+        )
+        try:
+            self.add_node(cbw.copy.target)
+        except QmpError:
+            self.fail_early()
+            raise
+        self._choose_clusters()
+        self._copy.meter = self.progress
+
+    def _choose_clusters(self) -> None:
+        """Before guests go on, who may be the first to copy: a user may pause the job right away.
+
+        (backup_init_bcs_bitmap.)
+        """
+        copy, sync = self._copy, self._backup.sync
+        if sync is MirrorSyncMode.BITMAP:
+            assert self._backup.bitmap is not None
+            copy.bitmap.clear()
+            copy.bitmap.merge(self._backup.bitmap)
+        copy.skip_unallocated = sync is MirrorSyncMode.TOP
+
+    async def run(self) -> None:
+        sync = self._backup.sync
+        self.progress.set_remaining(self._copy.bitmap.count)
+        if sync is MirrorSyncMode.NONE:
+            await self._leave_it_to_guests()
+            return
+        if sync is MirrorSyncMode.TOP:
+            await self._leave_out_unallocated()
+        await self._copy_all()
+
+    async def _leave_it_to_guests(self) -> None:
+        """Only what they overwrite is copied, until somebody cancels the job."""
+        while not self.is_cancelled:
+            await self.wait()
+
+    async def _leave_out_unallocated(self) -> None:
+        offset = 0
+        while offset < self._source.size:
+            await self.sleep(0)
+            if self.is_cancelled:
+                return
+            offset += await self._copy.reset_unallocated(offset)
+        self._copy.skip_unallocated = False
+
+    async def _copy_all(self) -> None:
+        """backup_loop: after an error, or a pause, the rest is copied by another call."""
+        while not self.is_cancelled:
+            call = self._call = self._new_call()
+            self._host.spawn(self._carry_out(call))
+            while not call.is_finished() and not self.is_cancelled:
+                await self.wait()
+            if not call.is_finished():
+                call.cancel()
+                await Until(call.is_finished)
+                return
+            if call.error is not None:
+                await self._after_error(call)
+            elif not call.cancelled:
+                return
+
+    def _new_call(self) -> CopyCall:
+        call = CopyCall(
+            0,
+            self._copy.bitmap.size,
+            max_workers=self._backup.max_workers,
+            max_chunk=self._backup.max_chunk,
+        )
+        call.limit = self.limit
+        return call
+
+    async def _carry_out(self, call: CopyCall) -> None:
+        await self._copy.run(call)
+        self.enter()
+
+    async def _after_error(self, call: CopyCall) -> None:
+        assert call.error is not None
+        if self.is_cancelled:
+            return
+        reading = call.error_is_read
+        backup = self._backup
+        action = self.error_action(
+            backup.on_source_error if reading else backup.on_target_error,
+            IoOperationType.READ if reading else IoOperationType.WRITE,
+            call.error.errno or errno.EIO,
+        )
+        if action is BlockErrorAction.REPORT:
+            raise call.error
+        if action is BlockErrorAction.STOP:
+            await self.pause_point()
+        else:
+            await self.sleep(RETRY_NS)
+
+    async def on_pause(self) -> None:
+        call = self._call
+        if call is not None and not call.finished:
+            call.cancel()
+            await Until(call.is_finished)
+
+    def on_cancel(self, force: bool) -> bool:
+        self._copy.abandoned = True
+        self.cut_off(self._copy.target)
+        return True
+
+    def set_speed(self, speed: int) -> None:
+        super().set_speed(speed)
+        if self._call is not None:
+            self._call.wake()
+
+    async def commit(self) -> None:
+        self._settle_bitmap(failed=False)
+
+    async def abort(self) -> None:
+        self._settle_bitmap(failed=True)
+
+    def _settle_bitmap(self, *, failed: bool) -> None:
+        """What becomes of the bitmap that was copied by (backup_cleanup_sync_bitmap)."""
+        bitmap, mode = self._backup.bitmap, self._backup.bitmap_mode
+        if bitmap is None or bitmap.successor is None:
+            return
+        bitmaps = self._source.bitmaps
+        always = mode is BitmapSyncMode.ALWAYS
+        if (not failed or always) and mode is not BitmapSyncMode.NEVER:
+            after = bitmaps.abdicate(bitmap)
+            if failed:
+                after.merge(self._copy.bitmap)
+        else:
+            bitmaps.reclaim(bitmap)
+
+    async def clean(self) -> None:
+        self.remove_nodes()
+        target = self._copy.target
+        await drop_backup_filter(self._machine, self._cbw)
+        await self._machine.graph.release(target)
+
+
+async def create_backup(
+    machine: Machine,
+    source: BlockNode,
+    target: BlockNode,
+    txn: Completion,
+    options: JobOptions,
+    backup: BackupOptions,
+) -> BackupJob:
+    """A backup that can be started (backup_job_create); QmpError, and nothing has changed.
+
+    The source is drained by the caller until it is.
+    """
+    _check_cluster_size(backup.min_cluster_size)
+    copy = BlockCopy(
+        machine,
+        source,
+        target,
+        min_cluster_size=backup.min_cluster_size,
+        discard_source=backup.discard_source,
+    )
+    if backup.max_chunk and backup.max_chunk < copy.cluster_size:
+        raise QmpError(
+            f"Required max-chunk ({backup.max_chunk}) is less than backup cluster size"
+            f" ({copy.cluster_size})"
+        )
+
+    def make(node: NodeOptions) -> CopyBeforeWriteNode:
+        keeper = None if machine.qemu.job_filters_keep_bitmaps else source
+        return CopyBeforeWriteNode(node, machine, copy, keeper)
+
+    definition = BlockdevOptionsCbw(
+        driver="copy-before-write",
+        node_name=options.filter_node_name,
+        file=source.node_name,
+        target=target.node_name,
+    )
+    cbw = None
+    if backup.bitmap is not None:
+        source.bitmaps.create_successor(backup.bitmap)
+    try:
+        cbw = await insert_node(machine, source, make, definition, implicit=False)
+        if cbw.keeper is not cbw:
+            cbw.keeper.bitmaps.add(copy.bitmap)
+        return BackupJob(machine, txn, cbw, options, backup)
+    except QmpError:
+        if cbw is not None:
+            await drop_backup_filter(machine, cbw)
+        if backup.bitmap is not None:
+            source.bitmaps.reclaim(backup.bitmap)
+        raise
+
+
+def _check_cluster_size(size: int) -> None:
+    """In the words of bdrv_cbw_append and of block_copy_state_new."""
+    if size > INT64_MAX:
+        raise QmpError(f"min-cluster-size too large: {size} > {INT64_MAX}")
+    if size & (size - 1):
+        with told("Could not create node: Cannot create block-copy-state: "):
+            raise QmpError("min-cluster-size needs to be a power of 2")
+
+
+async def drop_backup_filter(machine: Machine, cbw: CopyBeforeWriteNode) -> None:
+    """Take the filter away, with the bitmap of what is to be copied (bdrv_cbw_drop).
+
+    An overlay of the source may be under the filter by now.
+    """
+    await drop_filter(machine, cbw)
+    cbw.keeper.bitmaps.remove(cbw.copy.bitmap)

@@ -1,0 +1,297 @@
+"""The copying of a mirror: what is dirty, part by part (`block/mirror.c`: mirror_iteration).
+
+Several parts are copied side by side, each by a coroutine of its own that
+nobody waits for by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from blockcore.bql.effects import Until
+from blockcore.jobs.backup.block_copy import CopyHost
+from blockcore.jobs.copy_data import DataCopier, Part, SourceError
+from blockcore.jobs.mirror.ops import Op, OpsInFlight
+from blockcore.nodes.driver import Extent
+from blockcore.nodes.drivers.qcow2.node import Qcow2Node
+from blockcore.nodes.graph.chain import skip_filters
+from blockcore.nodes.node import BlockNode
+from blockcore.qapi.names import IoOperationType
+from blockcore.rules.bitmap import DirtyBitmap
+
+MAX_IN_FLIGHT = 16
+"""How many parts are copied at the same time."""
+
+MAX_PARTS = 16
+"""How many small parts are copied by one."""
+
+MAX_IO_BYTES = 1 << 20
+"""How large a part is, unless the buffer allows for larger ones."""
+
+MAX_ZERO_BYTES = 1 << 30
+"""How much is made zero in one go."""
+
+
+class Copier:
+    """Copies from `source` to `target` what `bitmap` says, which guests' writes mark.
+
+    `failed` is told of every error.  `copied` of every part that is done, in bytes.
+    """
+
+    def __init__(
+        self,
+        host: CopyHost,
+        source: BlockNode,
+        target: BlockNode,
+        bitmap: DirtyBitmap,
+        *,
+        buf_size: int,
+        unmap: bool,
+        failed: Callable[[IoOperationType, OSError], None],
+        copied: Callable[[int], None],
+    ) -> None:
+        self.source = source
+        self.target = target
+        self.bitmap = bitmap
+        self.ops = OpsInFlight(bitmap.granularity)
+        self.bytes_in_flight = 0
+        self._host = host
+        self._unmap = unmap
+        self._failed = failed
+        self._copied = copied
+        self._position = 0
+        self._turn: int | None = None
+        self._buffered = 0
+        granularity = bitmap.granularity
+        self._buf_size = -(-buf_size // granularity) * granularity
+        self._cow = self._cow_bitmap()
+        self._aligns = self._cow is not None and granularity < self._cluster
+        if self._aligns:
+            self._buf_size = max(self._buf_size, self._cluster)
+        self._max_io = max(self._buf_size // MAX_IN_FLIGHT, MAX_IO_BYTES)
+        self._data = DataCopier(host, source, target, self._max_io)
+
+    def _cow_bitmap(self) -> DirtyBitmap | None:
+        """Which parts the target has, if it cannot fill its clusters from below yet.
+
+        It has the name of a backing file, which is opened in the end; until
+        then whole clusters have to be copied, also for a guest's small write,
+        around which QEMU leaves zeroes.
+        """
+        image = skip_filters(self.target)
+        self._cluster = image.cluster_size or 1
+        if not isinstance(image, Qcow2Node) or not image.header.backing_file:
+            return None
+        if image.cow is not None:
+            return None
+        return DirtyBitmap(self.bitmap.size, min(self.bitmap.granularity, self._cluster))
+
+    def is_full(self) -> bool:
+        """Whether nothing can be begun before something has ended."""
+        return len(self.ops.own) >= MAX_IN_FLIGHT or self._buffered >= self._buf_size
+
+    async def iteration(self, account: Callable[[int], int]) -> int:
+        """Begin to copy the next dirty parts that are neighbours (mirror_iteration).
+
+        `account` is told of copied bytes and says how long to wait, in
+        nanoseconds; the last answer is the result.  What has not begun yet is
+        on its way as well: `rest` stands for it.
+        """
+        rest = await self._next_area()
+        if rest is None:
+            return 0
+        self._position = rest.end
+        self.bitmap.reset(rest.offset, rest.nbytes)
+        self.ops.own.append(rest)
+        self.bytes_in_flight += rest.nbytes
+        delay_ns = 0
+        try:
+            while rest.nbytes:
+                extent = await self._status(rest)
+                if extent.data and extent.length > rest.nbytes:
+                    delay_ns = account(await self._begin_several(rest, extent.length))
+                    continue
+                stop = self._clip(rest.offset + extent.length, rest)
+                while rest.offset < stop:
+                    most = self._max_io if extent.data else MAX_ZERO_BYTES
+                    part = Op(rest.offset, min(stop, rest.offset + most))
+                    delay_ns = account(await self._begin(part, rest, extent))
+        finally:
+            self.bytes_in_flight -= rest.nbytes
+            self.ops.own.remove(rest)
+        return delay_ns
+
+    async def _next_area(self) -> Op | None:
+        """The next dirty granules, up to what is in the way or the buffer's size."""
+        if self._turn is not None:
+            self._position, self._turn = self._turn, None
+        while True:
+            area = self.bitmap.next_dirty_area(self._position, max_length=self._buf_size)
+            if area is None and self._position:
+                area = self.bitmap.next_dirty_area(0, max_length=self._buf_size)
+            if area is None:
+                return None
+            found = Op(area[0], sum(area))
+            free = self.ops.free_until(found.offset, found.end)
+            if free > found.offset:
+                return Op(found.offset, free)
+            await self.ops.alone(found)
+
+    def _horizon(self, rest: Op) -> int:
+        """How much to know of what there is: more than the area, if it is small and unseen."""
+        if rest.nbytes < self._max_io and not self._aligns:
+            if self._data.is_unseen(rest.offset, rest.nbytes):
+                return min(MAX_ZERO_BYTES, self.bitmap.size - rest.offset)
+        return rest.nbytes
+
+    def _clip(self, stop: int, rest: Op) -> int:
+        """Whole granules only, at least one (the last of the drive may be short)."""
+        granularity = self.bitmap.granularity
+        if stop < rest.end:
+            stop -= stop % granularity
+        return min(max(stop, rest.offset + granularity), rest.end)
+
+    async def _status(self, rest: Op) -> Extent:
+        """What is there; what cannot be found out is copied, and the copy will fail.
+
+        So is a granule that is of one kind in a part only.
+        """
+        length = self._horizon(rest)
+        try:
+            extent = await self.source.block_status(rest.offset, length)
+        except OSError:
+            return Extent(rest.nbytes, data=True, zero=False)
+        if extent.length < min(self.bitmap.granularity, length):
+            return extent._replace(data=True)
+        return extent
+
+    async def _begin(self, op: Op, rest: Op, extent: Extent) -> int:
+        """Start one part, which is taken from `rest`; how much of it counts for the speed limit."""
+        at_end = op.end == self.bitmap.size
+        whole = not (op.offset % self._cluster or (op.end % self._cluster and not at_end))
+        taken = op.nbytes
+        if extent.data or not whole:
+            self._align_to_clusters(op)
+            op.buffered = op.nbytes
+        await Until(lambda: len(self.ops.own) <= MAX_IN_FLIGHT and self._fits(op.buffered))
+        rest.offset += taken
+        self.bytes_in_flight -= taken
+        if op.buffered:
+            self._start(op, self._data.copy(op.offset, op.nbytes))
+        elif extent.zero:
+            self._start(op, self.target.zero(op.offset, op.nbytes, may_unmap=self._unmap))
+        else:
+            self._start(op, self.target.discard(op.offset, op.nbytes))
+        return op.buffered
+
+    async def _begin_several(self, rest: Op, known: int) -> int:
+        """Start `rest`, and with it what else is dirty in the `known` bytes of data from there.
+
+        To begin a part costs as much as to copy a small one, and guests who
+        write here and there leave many.
+        """
+        await Until(lambda: len(self.ops.own) <= MAX_IN_FLIGHT and self._fits(rest.nbytes))
+        most = min(self._max_io, max(self._buf_size - self._buffered, rest.nbytes))
+        parts = [(rest.offset, rest.nbytes)]
+        whole = Op(rest.offset, rest.end, rest.nbytes)
+        granularity = self.bitmap.granularity
+        end = rest.offset + known
+        if end < self.bitmap.size:
+            end -= end % granularity
+        while len(parts) < MAX_PARTS:
+            room = (most - whole.buffered) // granularity * granularity
+            if not room:
+                break
+            more = self.bitmap.next_dirty_area(whole.end, end, max_length=room)
+            if more is None or self.ops.free_until(more[0], sum(more)) < sum(more):
+                break
+            if not self._data.is_unseen(*more):
+                break
+            self.bitmap.reset(*more)
+            whole.end = sum(more)
+            whole.buffered += more[1]
+            parts.append(more)
+        self._position = whole.end
+        self.bytes_in_flight += whole.buffered - rest.nbytes
+        self._buffered += whole.buffered
+        self.ops.own.append(whole)
+        rest.offset = rest.end
+        self._host.spawn(self._carry_out_several(whole, parts))
+        return whole.buffered
+
+    async def _carry_out_several(self, op: Op, parts: list[Part]) -> None:
+        """Until one of them fails: then the policy decides, and what follows is dirty again.
+
+        It has its turn next, even if the same one always fails.
+        """
+        try:
+            done, error = await self._data.copy_all(parts)
+            self._copied(sum(length for _, length in parts[:done]))
+            for part in parts[:done]:
+                self._has(*part)
+            if error is not None:
+                for part in parts[done + 1 :]:
+                    self.bitmap.set(*part)
+                self._turn = sum(parts[done])
+                self._not_copied(*parts[done], error)
+        finally:
+            self.ops.own.remove(op)
+            self.bytes_in_flight -= op.buffered
+            self._buffered -= op.buffered
+
+    def _fits(self, nbytes: int) -> bool:
+        return not nbytes or not self._buffered or self._buffered + nbytes <= self._buf_size
+
+    def _align_to_clusters(self, op: Op) -> None:
+        if self._aligns:
+            op.offset, op.end = self.widened(op.offset, op.end)
+
+    def widened(self, offset: int, end: int) -> tuple[int, int]:
+        """The range, or all of its clusters if the target cannot fill one that is not all in it."""
+        cow, cluster = self._cow, self._cluster
+        if cow is None:
+            return offset, end
+        start, stop = offset - offset % cluster, min(end + -end % cluster, self.bitmap.size)
+        if (start, stop) == (offset, end) or cow.next_clean(offset, end) is None:
+            return offset, end
+        return start, stop
+
+    async def copy_clusters(self, offset: int, length: int) -> None:
+        """Copy clusters that were not there, with what somebody has just written to the source."""
+        await self._data.copy(offset, length)
+        self._has(offset, length)
+
+    def _has(self, offset: int, length: int) -> None:
+        if self._cow is not None:
+            self._cow.set(offset, length)
+
+    def zero(self, offset: int, length: int) -> None:
+        """Begin to make a range of the target zero; no progress is told of it."""
+        op = Op(offset, offset + length)
+        work = self.target.zero(offset, length, may_unmap=self._unmap)
+        self._start(op, work, counts=False)
+
+    def _start(self, op: Op, work: Awaitable[None], *, counts: bool = True) -> None:
+        self.ops.own.append(op)
+        self.bytes_in_flight += op.nbytes
+        self._buffered += op.buffered
+        self._host.spawn(self._carry_out(op, work, counts))
+
+    async def _carry_out(self, op: Op, work: Awaitable[None], counts: bool) -> None:
+        try:
+            await work
+        except OSError as exc:
+            self._not_copied(op.offset, op.nbytes, exc)
+        else:
+            if counts:
+                self._copied(op.nbytes)
+            self._has(op.offset, op.nbytes)
+        finally:
+            self.ops.own.remove(op)
+            self.bytes_in_flight -= op.nbytes
+            self._buffered -= op.buffered
+
+    def _not_copied(self, offset: int, length: int, exc: OSError) -> None:
+        self.bitmap.set(offset, length)
+        reading = isinstance(exc, SourceError)
+        self._failed(IoOperationType.READ if reading else IoOperationType.WRITE, exc)

@@ -1,0 +1,136 @@
+"""The filter over the source of a mirror (`block/mirror.c`: bdrv_mirror_top).
+
+In the background copy mode it only marks where the source is; with
+write-blocking a guest's write goes to the target as well before it is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Protocol
+
+from blockcore.bql.effects import Until
+from blockcore.faults.gate import EVERYWHERE
+from blockcore.nodes.direct import Direct
+from blockcore.nodes.driver import NodeOptions, Surroundings
+from blockcore.nodes.filter import FilterNode
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.permissions import ALL, NONE, Pair, Perm, filtered_child
+from blockcore.rules.bitmap import DirtyBitmap
+
+ToTarget = Callable[[BlockNode, int, int], Awaitable[None]]
+"""Does to the target what was done to the source, in a part of it: target, offset, length."""
+
+
+class Active(Protocol):
+    """The part of the job that copies what guests write (`active.ActiveWrites`)."""
+
+    @property
+    def wanted(self) -> Callable[[], bool]:
+        """Whether writes are to go to the target now."""
+
+    def missed(self) -> None:
+        """Something was written that did not go to the target."""
+
+    def write(self, offset: int, length: int) -> AbstractAsyncContextManager[None]:
+        """From before the source is written until the target is; waits for its other copies."""
+
+    async def to_target(self, offset: int, length: int, do: ToTarget) -> None:
+        """The source has been written: write the target as well.  Never fails for the guest."""
+
+
+class MirrorTopNode(FilterNode):
+    """`job` is there while the mirror works; `stopped` when it needs the source no more.
+
+    `marks` is the job's bitmap if the source does not keep it itself: what
+    does not go to the target at once is marked there.  `copies` is set from
+    when the job may want writes to go there.
+    """
+
+    driver = "mirror_top"
+    filters = "backing"
+    of_job = True
+    never_frozen = True
+
+    job: Active | None = None
+    marks: DirtyBitmap | None = None
+    copies = False
+    stopped = False
+    is_commit = False
+
+    def __init__(self, options: NodeOptions, around: Surroundings, below: BlockNode) -> None:
+        super().__init__(options, around, below)
+        self._unmarked: list[tuple[int, int]] = []
+        """Where something is written that will be marked when it has been."""
+
+    def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
+        """Of a commit's, what is below may be inconsistent and is written by the job."""
+        if self.stopped:
+            return NONE, ALL
+        perm, shared = filtered_child(perm, shared)
+        if self.is_commit:
+            return perm & ~Perm.CONSISTENT_READ, shared | Perm.WRITE
+        return perm, shared
+
+    async def do_pwrite(self, offset: int, buf: memoryview) -> None:
+        async def again(target: BlockNode, at: int, length: int) -> None:
+            await target.pwrite(at, buf[at - offset : at - offset + length])
+
+        await self._twice(offset, len(buf), partial(super().do_pwrite, offset, buf), again)
+
+    async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
+        async def again(target: BlockNode, at: int, part: int) -> None:
+            await target.zero(at, part, may_unmap=may_unmap)
+
+        once = partial(super().do_zero, offset, length, may_unmap)
+        await self._twice(offset, length, once, again)
+
+    async def _twice(
+        self, offset: int, length: int, once: Callable[[], Awaitable[None]], again: ToTarget
+    ) -> None:
+        job = self.job
+        if job is None or not job.wanted():
+            await self._once(offset, length, once)
+            return
+        # Of a write that began before, the mark comes at its end; what overlaps it must not
+        # have taken away by then what it marks.  (QEMU does not wait: mirror_change.)
+        await Until(partial(self._is_settled, offset, offset + length))
+        async with job.write(offset, length):
+            try:
+                await once()
+            except OSError:
+                # QEMU does not mark it, but a part may have been written.
+                self._missed(offset, length)
+                raise
+            await job.to_target(offset, length, again)
+
+    async def _once(
+        self, offset: int, length: int, once: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Do it to the source only, and mark where."""
+        place = (offset, offset + length)
+        self._unmarked.append(place)
+        try:
+            await once()
+        finally:
+            self._unmarked.remove(place)
+            self._missed(offset, length)
+
+    def _missed(self, offset: int, length: int) -> None:
+        if self.marks is not None:
+            self.marks.set(offset, length)
+        if self.job is not None:
+            self.job.missed()
+
+    def _is_settled(self, start: int, end: int) -> bool:
+        return not any(start < others and other < end for other, others in self._unmarked)
+
+    def do_direct(self) -> Direct | None:
+        direct = super().do_direct()
+        if direct is not None and self.copies:
+            direct.write_gate = EVERYWHERE
+        elif direct is not None and self.marks is not None:
+            direct.bitmaps.append((self.marks, 0))
+        return direct

@@ -1,0 +1,229 @@
+"""Mirrors: a copy that follows the drive until it takes its place (`block/mirror.c`).
+
+The same engine commits the image that a guest writes to: its target is then a
+node of its own chain.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+
+from blockcore.jobs.filters import insert_filter, remove_filter
+from blockcore.jobs.mirror.filter import MirrorTopNode
+from blockcore.jobs.mirror.options import BackingMode, MirrorOptions
+from blockcore.jobs.mirror.work import MirrorWork
+from blockcore.jobs.rules import JobOptions, quietly_read_only
+from blockcore.machine.drain import Drain
+from blockcore.machine.graph_changes import set_read_only
+from blockcore.machine.machine import Machine
+from blockcore.nodes.definitions.filter_options import BlockdevOptionsTop
+from blockcore.nodes.driver import NodeOptions
+from blockcore.nodes.drivers.qcow2.node import Qcow2Node
+from blockcore.nodes.graph.chain import FrozenChain, chain, skip_filters
+from blockcore.nodes.graph.links import attach, check, detach
+from blockcore.nodes.graph.links import replace as replace_node
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.op_blockers import BlockOpType
+from blockcore.nodes.permissions import NONE, Perm
+from blockcore.qapi.names import QmpError
+
+_READ, _WRITE, _UNCHANGED = Perm.CONSISTENT_READ, Perm.WRITE, Perm.WRITE_UNCHANGED
+
+
+class MirrorJob(MirrorWork):
+    """A mirror with its end: what becomes of the graph (mirror_exit_common)."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        top: MirrorTopNode,
+        target: BlockNode,
+        options: JobOptions,
+        mirror: MirrorOptions,
+    ) -> None:
+        super().__init__(machine, top, target, options, mirror)
+        self._over = False
+        self._frozen: FrozenChain | None = None
+        try:
+            self._take_nodes()
+        except QmpError:
+            self.fail_early()
+            raise
+
+    def _take_nodes(self) -> None:
+        self.add_node(self.source, NONE, _READ | _WRITE | _UNCHANGED)
+        nodes = list(chain(self.top))
+        if self.target not in nodes:
+            self.add_node(self.target, _WRITE, _UNCHANGED, has_backend=True)
+            return
+        # Not to allow writes to those between would forbid them to the target.
+        for node in nodes[2 : nodes.index(self.target)]:
+            on_target = skip_filters(node) is skip_filters(self.target)
+            self.add_node(node, NONE, _UNCHANGED | _WRITE | (_READ if on_target else NONE))
+        grows = Perm.RESIZE if self.target.size < self.source.size else NONE
+        self.add_node(self.target, _WRITE | grows, _UNCHANGED | _READ, has_backend=True)
+        self._frozen = FrozenChain(self.top, self.target)
+
+    async def prepare(self) -> None:
+        await self._exit(failed=False)
+
+    async def abort(self) -> None:
+        await self._exit(failed=True)
+
+    async def _exit(self, *, failed: bool) -> None:
+        """Take mirror_top away; unless the job has failed, give the target its place.
+
+        OSError if that cannot be; what else can be done is done.
+        """
+        if self._over:
+            return
+        self._over = True
+        if self._frozen is not None:
+            self._frozen.thaw()
+        machine, top, source, target = self.machine, self.top, self.source, self.target
+        drain = Drain(machine, [top])
+        drain.begin()
+        await drain.settled()
+        self.keeper.bitmaps.remove(self.bitmap)
+        self.remove_node(target)
+        top.stopped = True
+        error = 0 if failed else await self._set_backing()
+        if not failed and not error and self.should_complete:
+            error = 0 if await self._pivot(source, target) else errno.EPERM
+        if self._replaced is not None:
+            self._replaced.op_blockers.unblock(self.mirror)
+        self.remove_nodes()
+        await remove_filter(machine, top)
+        machine.graph.refresh_filenames()
+        if failed and self.mirror.base_read_only:
+            await quietly_read_only(machine, target)
+        drain.end()
+        self.end_drain()
+        self.let_go()
+        machine.concerns_changed()
+        for node in (source, target):
+            await machine.graph.release(node)
+        if error:
+            raise OSError(error, os.strerror(error))
+
+    async def _set_backing(self) -> int:
+        """Give the target the backing file that it is to have; 0, or an errno.
+
+        Without it the target is not what the source was: nobody is put on it.
+        """
+        target = skip_filters(self.target)
+        try:
+            if self.mirror.backing_mode is BackingMode.SOURCE_CHAIN:
+                backing = self.source if self.mirror.is_none_mode else self.mirror.base
+                if target.cow is not backing:
+                    if target.cow is not None:
+                        detach(target, "backing")
+                    if backing is not None:
+                        attach(target, "backing", backing)
+                        check(self.machine.graph.connected(target))
+            elif self.mirror.backing_mode is BackingMode.OPEN_CHAIN:
+                if isinstance(target, Qcow2Node) and target.cow is None:
+                    await self.machine.graph.open_backing(target)
+        except QmpError:
+            is_open = self.mirror.backing_mode is BackingMode.OPEN_CHAIN
+            return errno.EINVAL if is_open else errno.EPERM
+        return 0
+
+    async def _pivot(self, source: BlockNode, target: BlockNode) -> bool:
+        """Let whoever uses the source, or what is to be replaced, use the target."""
+        graph = self.machine.graph
+        old = self._replaced or source
+        try:
+            if old.read_only is not target.read_only:
+                await set_read_only(self.machine, target, old.read_only)
+            async with Drain(self.machine, [target]):
+                if old not in _shown(source):
+                    return False
+                replace_node(old, target, graph.subtree(target))
+                try:
+                    check(graph.connected(old, target))
+                except QmpError:
+                    replace_node(target, old, ())
+                    raise
+        except QmpError:
+            return False
+        return True
+
+
+def _shown(node: BlockNode) -> list[BlockNode]:
+    """The node, and what is the same to whoever reads it: those that it filters."""
+    nodes = [node]
+    while (below := nodes[-1].filtered) is not None:
+        nodes.append(below)
+    return nodes
+
+
+def check_to_replace(machine: Machine, source: BlockNode, name: str) -> BlockNode:
+    """The node that a mirror is to replace; QmpError if it cannot (check_to_replace_node)."""
+    node = machine.graph.nodes.get(name)
+    if node is None:
+        raise QmpError(f"Failed to find node with node-name='{name}'")
+    node.check_op(BlockOpType.REPLACE)
+    if node not in _shown(source):
+        raise QmpError(
+            f"Cannot replace '{name}' by a node mirrored from '{source.node_name}', because it"
+            " cannot be guaranteed that doing so would not lead to an abrupt change of visible data"
+        )
+    return node
+
+
+async def start_mirror(
+    machine: Machine,
+    source: BlockNode,
+    target: BlockNode,
+    options: JobOptions,
+    mirror: MirrorOptions,
+) -> None:
+    """Start to mirror (mirror_start_job); QmpError, and nothing has changed."""
+    if skip_filters(source) is skip_filters(target):
+        raise QmpError("Can't mirror node into itself")
+    job_id = machine.device_of(source) if options.job_id is None else options.job_id
+
+    def make(node: NodeOptions) -> MirrorTopNode:
+        top = MirrorTopNode(node, machine, source)
+        top.is_commit = mirror.is_commit
+        return top
+
+    definition = BlockdevOptionsTop(
+        driver="mirror_top", node_name=options.filter_node_name, backing=source.node_name
+    )
+    async with Drain(machine, [source]):
+        top = await insert_filter(machine, source, make, definition)
+        try:
+            job = MirrorJob(machine, top, target, replace(options, job_id=job_id), mirror)
+        except QmpError:
+            await remove_filter(machine, top)
+            machine.graph.refresh_filenames()
+            raise
+        # Before the section ends: nothing is written that is not marked.
+        job.keeper.bitmaps.add(job.bitmap)
+    machine.concerns_changed()
+    job.start()
+
+
+async def start_active_commit(
+    machine: Machine,
+    top: BlockNode,
+    base: BlockNode,
+    options: JobOptions,
+    mirror: MirrorOptions,
+) -> None:
+    """Start to commit an image that is written to (commit_active_start); QmpError."""
+    read_only = base.read_only
+    if read_only:
+        await set_read_only(machine, base, False)
+    try:
+        restores = read_only and machine.qemu.failed_commits_restore_base
+        mirror = replace(mirror, base_read_only=restores)
+        await start_mirror(machine, top, base, options, mirror)
+    except QmpError:
+        if read_only:
+            await quietly_read_only(machine, base)
+        raise

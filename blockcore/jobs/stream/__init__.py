@@ -1,0 +1,1 @@
+"""block-stream (`block/stream.c`): `job`, and `filter`, its copy-on-read filter."""

@@ -1,0 +1,143 @@
+"""Sections in which a command changes the graph of a running machine, and what it does there."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from blockcore.drive.block_backend import BlockBackend
+from blockcore.job.block_job import JobUser
+from blockcore.machine.drain import Drain
+from blockcore.machine.machine import Machine
+from blockcore.nodes.definitions.options import BlockdevOptions
+from blockcore.nodes.drivers.raw import RawNode
+from blockcore.nodes.filter import FilterNode
+from blockcore.nodes.graph import reopen
+from blockcore.nodes.graph.changing import Turn
+from blockcore.nodes.graph.links import check
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.op_blockers import BlockOpType
+from blockcore.nodes.permissions import NodeUser, Perm
+from blockcore.qapi.names import QmpError
+
+
+def root_node(machine: Machine, name: str) -> BlockNode:
+    """A drive's root by its name, or a node that no other is above of, and no job; or QmpError."""
+    node = machine.node_or_device(name, name)
+    if any(isinstance(parent, BlockNode | JobUser) for parent in node.parents):
+        raise QmpError("Need a root block node")
+    check_medium(machine, node)
+    return node
+
+
+def check_medium(machine: Machine, node: BlockNode) -> None:
+    """QmpError if a node has no medium, or is on one that has none."""
+    if not is_inserted(machine, node):
+        raise QmpError("Device has no medium")
+
+
+def is_inserted(machine: Machine, node: BlockNode) -> bool:
+    """Whether a node has a medium, and all that it is on (bdrv_is_inserted)."""
+    return all(below.inserted for below in machine.graph.subtree(node))
+
+
+def named_node(machine: Machine, name: str) -> BlockNode:
+    """A node by its name, or by a drive's: then without filters that go when a job does."""
+    node = machine.node_or_device(name, name)
+    if node.node_name != name:
+        while isinstance(node, FilterNode) and node.of_job:
+            node = node.below
+    return node
+
+
+def is_shown(node: BlockNode) -> bool:
+    """Whether a drive is as long as the node, because it shows what is there as it is.
+
+    Other nodes may grow: files of images, backing files, targets.
+    """
+    for parent in node.parents:
+        if isinstance(parent, BlockBackend):
+            return True
+        if isinstance(parent, RawNode | FilterNode) and is_shown(parent):
+            return True
+    return False
+
+
+def _is_backend(parent: object) -> bool:
+    return isinstance(parent, BlockBackend) or isinstance(parent, JobUser) and parent.has_backend
+
+
+def changing_graph(machine: Machine, *names: str | None) -> Turn:
+    """As a context: nobody else changes what is connected with the nodes of these names.
+
+    Commands take turns there, as in QEMU.  Names of drives stand for their
+    roots; what does not exist keeps nobody from anything.
+    """
+    return machine.graph.changing.part(lambda: named_nodes(machine, names))
+
+
+def named_nodes(machine: Machine, names: Iterable[str | None]) -> Iterator[BlockNode]:
+    """The nodes of these names, and the roots of the drives; what does not exist is left out."""
+    for name in names:
+        blk = None if name is None else machine.backend(name)
+        node = machine.graph.nodes.get(name or "") if blk is None else blk.root
+        if node is not None:
+            yield node
+
+
+@contextmanager
+def using(node: BlockNode, perm: Perm) -> Iterator[None]:
+    """A command needs permissions on a node meanwhile; QmpError if it cannot have them."""
+    user = NodeUser(perm)
+    node.parents.append(user)
+    try:
+        check([node])
+        yield
+    finally:
+        node.parents.remove(user)
+
+
+async def reopen_nodes(machine: Machine, changes: list[reopen.Change]) -> None:
+    """Give nodes other options or children, all or none; QmpError."""
+    async with Drain(machine, [change.node for change in changes]):
+        try:
+            await reopen.reopen(machine.graph, changes)
+        except OSError as exc:
+            raise QmpError(os.strerror(exc.errno or errno.EIO)) from None
+    machine.concerns_changed()
+
+
+async def set_read_only(machine: Machine, node: BlockNode, read_only: bool) -> None:
+    """Reopen a node and what was opened with it (bdrv_reopen_set_read_only); QmpError."""
+    await reopen_nodes(machine, reopen.read_only_changes(machine.graph, node, read_only))
+
+
+async def blockdev_add(machine: Machine, options: BlockdevOptions) -> None:
+    """Open a node of the monitor's; QmpError in QEMU's words."""
+    if options.node_name is None:
+        raise QmpError("'node-name' must be specified for the root node")
+    node = await machine.graph.open(options)
+    node.monitor_owned = True
+
+
+async def blockdev_del(machine: Machine, node_name: str) -> None:
+    """Close a node of the monitor's; QmpError if there is none or it is in use."""
+    node = machine.graph.nodes.get(node_name)
+    if node is None:
+        raise QmpError(f"Failed to find node with node-name='{node_name}'")
+    if any(_is_backend(parent) for parent in node.parents):
+        raise QmpError(f"Node {node_name} is in use")
+    node.check_op(BlockOpType.DRIVE_DEL)
+    if not node.monitor_owned:
+        raise QmpError(f"Node {node_name} is not owned by the monitor")
+    if node.parents:
+        raise QmpError(f"Block device {node_name} is in use")
+    node.monitor_owned = False
+    await machine.graph.release(node)
+    machine.volume_responders = {
+        name: responder
+        for name, responder in machine.volume_responders.items()
+        if name in machine.graph.nodes
+    }

@@ -1,0 +1,117 @@
+"""External snapshots: an overlay takes the place of a node, which becomes its backing file."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from blockcore.machine.graph_changes import set_read_only
+from blockcore.machine.machine import Machine
+from blockcore.machine.new_image import NewImageMode, opened_like
+from blockcore.machine.transaction import Transaction
+from blockcore.nodes.graph.create import Backing, create_image_file
+from blockcore.nodes.graph.links import attach, check, detach, needed
+from blockcore.nodes.graph.links import replace as replace_node
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.op_blockers import BlockOpType
+from blockcore.nodes.permissions import Perm
+from blockcore.qapi.names import QmpError
+
+
+async def prepare_snapshot_sync(
+    machine: Machine,
+    transaction: Transaction,
+    old: BlockNode,
+    filename: str,
+    image_format: str,
+    mode: NewImageMode,
+    node_name: str | None,
+) -> None:
+    """Make or open the image `filename` and put it over `old`; QmpError."""
+    await _prepare_old(machine, old)
+    if mode is not NewImageMode.EXISTING:
+        backing = Backing(old.filename, old.driver)
+        graph = machine.graph
+        await create_image_file(graph, machine, filename, image_format, old.size, backing)
+    overlay = await machine.graph.open(
+        opened_like(old, filename, image_format, node_name, read_only=old.read_only)
+    )
+
+    async def let_go() -> None:
+        """Nobody uses the overlay: it is not needed after all, or `old` had no user itself."""
+        await machine.graph.release(overlay)
+
+    transaction.on_abort(let_go)
+    put_over(machine, transaction, old, overlay)
+    transaction.on_commit(let_go)
+
+
+async def prepare_snapshot(
+    machine: Machine, transaction: Transaction, old: BlockNode, overlay: BlockNode
+) -> None:
+    """Put a node that exists over `old`; QmpError."""
+    await _prepare_old(machine, old)
+    put_over(machine, transaction, old, overlay)
+
+
+async def _prepare_old(machine: Machine, old: BlockNode) -> None:
+    old.check_op(BlockOpType.EXTERNAL_SNAPSHOT)
+    if not old.read_only:
+        try:
+            await old.flush()
+        except OSError as exc:
+            reason = os.strerror(exc.errno or errno.EIO)
+            text = machine.qemu.failed_flush
+            raise QmpError(text.format(node=old.device_or_node_name, reason=reason)) from None
+
+
+def put_over(
+    machine: Machine, transaction: Transaction, old: BlockNode, overlay: BlockNode
+) -> None:
+    """Let `overlay` take the place of `old`, on which it is from now on (bdrv_append).
+
+    Undone if the transaction fails; at its commit `old` becomes read-only.
+    """
+    if needed(overlay)[0] & Perm.CONSISTENT_READ:
+        raise QmpError("The overlay is already in use")
+    if overlay.filters is not None:
+        raise QmpError("Filters cannot be used as overlays")
+    if overlay.backing is not None:
+        raise QmpError("The overlay already has a backing image")
+    if not overlay.supports_backing:
+        raise QmpError("The overlay does not support backing images")
+    graph = machine.graph
+    if overlay in graph.subtree(old):
+        names = old.node_name, overlay.node_name
+        raise QmpError("Making '%s' a backing child of '%s' would create a cycle" % names)
+
+    def undo() -> None:
+        detach(overlay, "backing")
+        replace_node(overlay, old, graph.subtree(old))
+        _settle(machine)
+
+    attach(overlay, "backing", old)
+    replace_node(old, overlay, graph.subtree(overlay))
+    try:
+        check(graph.connected(overlay))
+    except QmpError:
+        undo()
+        raise
+    _settle(machine)
+
+    async def commit() -> None:
+        """Where reads are kept, the old root has to stay writable, and an error is nobody's."""
+        if old.copies_on_read or old.read_only:
+            return
+        try:
+            await set_read_only(machine, old, True)
+        except QmpError:
+            return
+
+    transaction.on_abort(undo)
+    transaction.on_commit(commit)
+
+
+def _settle(machine: Machine) -> None:
+    machine.graph.refresh_filenames()
+    machine.concerns_changed()

@@ -1,0 +1,157 @@
+"""blkdebug's rules as text: the file a `config` names, and ``-drive``'s flat keys.
+
+The file consists of ``[inject-error]`` and ``[set-state]`` groups of lines
+``key = "value"``; the spaces and the quotes are required, what follows the
+closing quote is ignored, and ``#`` begins a comment in the first column only.
+A group may carry an id, ``[inject-error "name"]``.
+
+Messages are QEMU 7.2's, as are the checks and, between groups, their order.
+Two are ours, where QEMU's contain a line break: a group or a value that is not
+closed on its line is a ``parse error``.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final, TypeVar
+
+from blockcore.nodes.definitions.options import InjectError, SetState, errno_named
+from blockcore.qapi.keyval import opt_bool, opt_number, well_formed_id
+from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, QmpError
+
+E = TypeVar("E", bound=StrEnum)
+
+INJECT_ERROR: Final = "inject-error"
+SET_STATE: Final = "set-state"
+
+RULE_KEYS: Final = {
+    INJECT_ERROR: ("event", "state", "iotype", "errno", "sector", "once", "immediately"),
+    SET_STATE: ("event", "state", "new_state"),
+}
+
+# Possessive quantifiers, because sscanf, which QEMU reads these with, does not backtrack.
+_NAMED_GROUP = re.compile(r'\[\s*(\S{1,63}+)\s*"([^"]{1,63}+)("?)')
+_GROUP = re.compile(r"\[([^\]]{1,63}+)(\]?)")
+_PARAMETER = re.compile(r'\s*(\S{1,63}+)(?:\s*=\s*"([^"]{0,1023}+)("?))?')
+
+
+def parse_blkdebug_config(text: str) -> tuple[list[InjectError], list[SetState]]:
+    """Read a rule file; QmpError for the first thing wrong with it.
+
+    QEMU reads all groups before it looks at events, and makes the inject-error
+    rules before the set-state rules.
+    """
+    groups: list[tuple[str, dict[str, str]]] = []
+    for line in text.splitlines():
+        if not line or line.startswith("#"):
+            continue
+        if line.startswith("[") and (group := _group(line)):
+            _end_group(groups)
+            groups.append(group)
+        else:
+            _parameter(line, groups)
+    _end_group(groups)
+    _check_ids(groups)
+    return (
+        [inject_error(options) for name, options in groups if name == INJECT_ERROR],
+        [set_state(options) for name, options in groups if name == SET_STATE],
+    )
+
+
+def _group(line: str) -> tuple[str, dict[str, str]] | None:
+    """A group's name and first options (its id), or None if the line begins no group."""
+    options: dict[str, str] = {}
+    if match := _NAMED_GROUP.match(line):
+        options["id"] = match[2]
+    elif not (match := _GROUP.match(line)):
+        return None
+    if not match[match.re.groups] and len(match[1]) < 63:
+        raise QmpError("parse error")
+    if match[1] not in RULE_KEYS:
+        raise QmpError(f"There is no option group '{match[1]}'")
+    return match[1], options
+
+
+def _parameter(line: str, groups: list[tuple[str, dict[str, str]]]) -> None:
+    match = _PARAMETER.match(line)
+    if match is None or (match[2] is not None and not match[3] and len(match[2]) < 1023):
+        raise QmpError("parse error")
+    if not groups:
+        raise QmpError("no group defined")
+    groups[-1][1][match[1]] = match[2] or ""
+
+
+def _end_group(groups: list[tuple[str, dict[str, str]]]) -> None:
+    """Check the keys and the types of the group that has just ended."""
+    if not groups:
+        return
+    name, options = groups[-1]
+    if not well_formed_id(options.get("id", "ok")):
+        raise QmpError("Parameter 'id' expects an identifier")
+    for key, value in options.items():
+        if key not in RULE_KEYS[name] and key != "id":
+            raise QmpError(f"Invalid parameter '{key}'")
+        _typed(key, value)
+
+
+def _check_ids(groups: list[tuple[str, dict[str, str]]]) -> None:
+    seen = set()
+    for name, options in groups:
+        if "id" not in options:
+            continue
+        if (name, options["id"]) in seen:
+            raise QmpError(f"Duplicate ID '{options['id']}' for {name}")
+        seen.add((name, options["id"]))
+
+
+def inject_error(options: Mapping[str, str]) -> InjectError:
+    """An inject-error rule from untyped options; QmpError if event or a value is wrong."""
+    event = _event(options)
+    typed = {key: _typed(key, value) for key, value in options.items() if key != "id"}
+    iotype = options.get("iotype")
+    return InjectError(
+        event=event,
+        state=int(typed.get("state", 0)),
+        iotype=None if iotype is None else enum_value(BlkdebugIOType, iotype),
+        errno=int(typed.get("errno", errno.EIO)),
+        sector=int(typed.get("sector", -1)),
+        once=bool(typed.get("once", False)),
+        immediately=bool(typed.get("immediately", False)),
+    )
+
+
+def set_state(options: Mapping[str, str]) -> SetState:
+    """A set-state rule from untyped options; without new_state, the state becomes 0."""
+    event = _event(options)
+    typed = {key: _typed(key, value) for key, value in options.items() if key != "id"}
+    return SetState(
+        event=event, state=int(typed.get("state", 0)), new_state=int(typed.get("new_state", 0))
+    )
+
+
+def enum_value(enum: type[E], text: str) -> E:
+    """The member of `enum` spelt `text`, or QmpError as QEMU's block drivers word it."""
+    try:
+        return enum(text)
+    except ValueError:
+        raise QmpError(f"invalid parameter value: {text}") from None
+
+
+def _event(options: Mapping[str, str]) -> BlkdebugEvent:
+    if "event" not in options:
+        raise QmpError("Missing event name for rule")
+    return enum_value(BlkdebugEvent, options["event"])
+
+
+def _typed(key: str, text: str) -> str | int | bool:
+    if key in ("once", "immediately"):
+        return opt_bool(text, key)
+    if key == "errno" and (number := errno_named(text)) is not None:
+        return number
+    if key in ("state", "new_state", "errno", "sector"):
+        number = opt_number(text, key)
+        return number - (1 << 64) if number >> 63 else number
+    return text

@@ -1,0 +1,284 @@
+"""From flat, untyped options to a typed definition, as bdrv_open does it.
+
+``-drive`` and ``json:`` file names give a node's options as dotted keys, with
+text where QAPI has numbers and booleans.  Here they are shared out among the
+node and its children and get their types.  Which format a file without one has
+has to be found out is told from the others here (`BlockdevOptionsProbed`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from typing import Annotated, Any, Final
+
+from blockcore.nodes.definitions.blkdebug_config import (
+    INJECT_ERROR,
+    RULE_KEYS,
+    SET_STATE,
+    inject_error,
+    set_state,
+)
+from blockcore.nodes.definitions.filename import (
+    FILENAME_PARSERS,
+    Flat,
+    parse_json_filename,
+    protocol_of,
+)
+from blockcore.nodes.definitions.option_texts import COMMON, OWN, Convert
+from blockcore.nodes.definitions.options import (
+    BLOCKDEV_OPTIONS,
+    SOCKET_ADDRESS,
+    BlockdevCacheOptions,
+    BlockdevOptions,
+    BlockdevOptionsBacking,
+    BlockdevOptionsProbed,
+    BlockdevRef,
+    SocketAddress,
+)
+from blockcore.qapi.keyval import crumple
+from blockcore.qapi.names import QmpError
+from blockcore.qapi.schema import Null, parse
+
+FORMATS: Final = frozenset({"qcow2", "raw"})
+"""Drivers that need a `file` below them; the others are protocols."""
+
+_CANNOT_REFERENCE: Final = (
+    "Cannot reference an existing block device with additional options or a new filename"
+)
+
+
+def open_options(
+    options: Mapping[str, str | int | bool], name: str | None = None, *, protocol: bool = False
+) -> BlockdevOptions:
+    """The node that `options` and the file name `name` describe, typed.
+
+    A name without a driver is probed for its format, unless `protocol` says
+    that the node is below one already.  QmpError in QEMU's words.
+    """
+    flat = {key: _as_text(value) for key, value in options.items()}
+    if name is not None and name.startswith("json:"):
+        given = {key: _as_text(value) for key, value in parse_json_filename(name).items()}
+        flat, name = given | flat, None
+    driver = flat.pop("driver", None)
+    if driver is None:
+        driver = _missing_driver(flat, name, protocol)
+    if driver is None:
+        return _unknown_format(flat, name)
+    if driver not in BLOCKDEV_OPTIONS.variants:
+        raise QmpError(f"Unknown driver '{driver}'")
+    members: dict[str, Any] = {"driver": driver}
+    if driver in FORMATS:
+        members["file"] = _child(flat, "file", name)
+        members |= _format_members(driver, flat)
+    else:
+        if name is not None:
+            flat = _with_name(driver, flat, name)
+        members |= _PROTOCOL_MEMBERS.get(driver, _no_more)(flat)
+        _refuse_backing(flat)
+    members |= _converted(COMMON | OWN[driver], flat)
+    _refuse_rest(driver, flat)
+    return _finished(members)
+
+
+def _as_text(value: str | int | bool) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
+
+
+def _unknown_format(flat: dict[str, str], name: str | None) -> BlockdevOptions:
+    members: dict[str, Any] = {"driver": "", "file": _child(flat, "file", name)}
+    members |= _converted(COMMON, flat)
+    for key in flat:
+        if not key.startswith("backing.") and key != "backing":
+            if not any(key in OWN[driver] for driver in FORMATS):
+                raise QmpError(f"Block format 'raw' does not support the option '{key}'")
+    return BlockdevOptionsProbed(**_caches(members), format_options=tuple(flat.items()))
+
+
+def with_format(options: BlockdevOptionsProbed, driver: str) -> BlockdevOptions:
+    """The definition, once its file has been probed; QmpError for options of another format."""
+    if driver not in FORMATS:
+        raise QmpError(
+            f"Image format '{driver}', which probing has found, is not supported"
+            " (the format raw shows the bytes as they are)"
+        )
+    flat = dict(options.format_options)
+    members: dict[str, Any] = {
+        field.name: getattr(options, field.name) for field in fields(BlockdevOptions)
+    }
+    members |= {"driver": driver, "file": options.file}
+    members |= _format_members(driver, flat) | _converted(OWN[driver], flat)
+    _refuse_rest(driver, flat)
+    finished = BLOCKDEV_OPTIONS.variants[driver](**members)
+    assert isinstance(finished, BlockdevOptions)
+    return finished
+
+
+def _format_members(driver: str, flat: dict[str, str]) -> dict[str, Any]:
+    """The children that a format has besides its file."""
+    if driver != "qcow2":
+        _refuse_backing(flat)
+        return {}
+    reference, inner = flat.pop("backing", None), _taken(flat, "backing.")
+    if reference == "":
+        return {"backing": Null.NULL}
+    if inner and reference is not None:
+        raise QmpError(f"Could not open backing file: {_CANNOT_REFERENCE}")
+    if inner:
+        return {"backing": BlockdevOptionsBacking(driver="", flat=tuple(inner.items()))}
+    return {} if reference is None else {"backing": reference}
+
+
+def _refuse_backing(flat: dict[str, str]) -> None:
+    """QmpError if there is to be a backing file; that there is none anybody may say."""
+    if flat.get("backing") == "":
+        del flat["backing"]
+    if any(key == "backing" or key.startswith("backing.") for key in flat):
+        raise QmpError("Driver doesn't support backing files")
+
+
+def backing_options(
+    options: Iterable[tuple[str, str]], name: str | None, image_format: str | None
+) -> BlockdevOptions:
+    """A backing file as flat `options` say, and as the header does where they do not; QmpError.
+
+    The header's name counts unless they give one of the backing file's file,
+    its format unless they give a driver (bdrv_open_backing_file).
+    """
+    flat = dict(options)
+    if image_format is not None:
+        flat.setdefault("driver", image_format)
+    return open_options(flat, None if "file.filename" in flat else name)
+
+
+def _missing_driver(flat: Flat | dict[str, str], name: str | None, protocol: bool) -> str | None:
+    """bdrv_fill_options: below a format, a name decides; otherwise the format is probed (None)."""
+    if protocol:
+        if name is not None:
+            return protocol_of(name)
+        if "filename" in flat:
+            return "file"
+    elif name is not None or any(key == "file" or key.startswith("file.") for key in flat):
+        return None
+    raise QmpError("Must specify either driver or file")
+
+
+def _with_name(driver: str, flat: dict[str, str], name: str) -> dict[str, str]:
+    if "filename" in flat:
+        raise QmpError("Can't specify 'file' and 'filename' options at the same time")
+    parsed = FILENAME_PARSERS[driver](name)
+    return {key: _as_text(value) for key, value in parsed.items()} | flat
+
+
+def _child(
+    flat: dict[str, str], key: str, name: str | None = None, protocol: bool = True
+) -> BlockdevRef:
+    """Take the options of child `key`: a node's name, or ``key.`` options and a file name."""
+    reference = flat.pop(key, None)
+    inner = _taken(flat, f"{key}.")
+    if reference is not None:
+        if inner or name is not None:
+            raise QmpError(_CANNOT_REFERENCE)
+        return reference
+    if not inner and name is None:
+        raise QmpError(f'A block device must be specified for "{key}"')
+    return open_options(inner, name, protocol=protocol)
+
+
+def _taken(flat: dict[str, str], prefix: str) -> dict[str, str]:
+    """Remove what begins with `prefix`, and give it without it."""
+    keys = [key for key in flat if key.startswith(prefix)]
+    return {key.removeprefix(prefix): flat.pop(key) for key in keys}
+
+
+def _converted(converters: Mapping[str, Convert], flat: dict[str, str]) -> dict[str, Any]:
+    return {
+        key.replace("-", "_"): convert(flat.pop(key), key)
+        for key, convert in converters.items()
+        if key in flat
+    }
+
+
+def _refuse_rest(driver: str, flat: dict[str, str]) -> None:
+    for key in flat:
+        if driver in FORMATS:
+            raise QmpError(f"Block format '{driver}' does not support the option '{key}'")
+        raise QmpError(f"Block protocol '{driver}' doesn't support the option '{key}'")
+
+
+def _caches(members: dict[str, Any]) -> dict[str, Any]:
+    """With the cache options as the struct that they are."""
+    cache = {
+        key: members.pop(f"cache.{key}")
+        for key in ("direct", "no_flush")
+        if f"cache.{key}" in members
+    }
+    if cache:
+        members["cache"] = BlockdevCacheOptions(**cache)
+    if members.get("force_share") and not members.get("read_only"):
+        raise QmpError("force-share=on can only be used with read-only images")
+    return members
+
+
+def _finished(members: dict[str, Any]) -> BlockdevOptions:
+    members = _caches(members)
+    options = BLOCKDEV_OPTIONS.variants[members["driver"]](**members)
+    assert isinstance(options, BlockdevOptions)
+    return options
+
+
+def _no_more(_flat: dict[str, str]) -> dict[str, Any]:
+    return {}
+
+
+def _file(flat: dict[str, str]) -> dict[str, Any]:
+    if not flat.get("filename"):
+        raise QmpError("The 'file' block driver requires a file name")
+    return {}
+
+
+def _nbd(flat: dict[str, str]) -> dict[str, Any]:
+    """The server: ``server.`` keys, or the older ``path``, ``host`` and ``port``."""
+    server = _taken(flat, "server.")
+    if not server:
+        server = {key: flat.pop(key) for key in ("path", "host", "port") if key in flat}
+        if "path" in server and "host" in server:
+            raise QmpError("path and host may not be used at the same time")
+        if "path" not in server and "host" not in server:
+            raise QmpError("NBD server address missing")
+        server["type"] = "unix" if "path" in server else "inet"
+        if "host" in server:
+            server.setdefault("port", "10809")
+    return {"server": parse(Annotated[SocketAddress, SOCKET_ADDRESS], crumple(server), keyval=True)}
+
+
+def _blkdebug(flat: dict[str, str]) -> dict[str, Any]:
+    members: dict[str, Any] = {"image": _child(flat, "image", flat.pop("x-image", None))}
+    if rules := _rules(flat, INJECT_ERROR):
+        members["inject_error"] = [inject_error(rule) for rule in rules]
+    if rules := _rules(flat, SET_STATE):
+        members["set_state"] = [set_state(rule) for rule in rules]
+    return members
+
+
+def _rules(flat: dict[str, str], section: str) -> list[dict[str, str]]:
+    """The options of ``section.0``, ``section.1``..."""
+    rest = _taken(flat, f"{section}.")
+    rules: list[dict[str, str]] = []
+    while rule := _taken(rest, f"{len(rules)}."):
+        for key in rule:
+            if key not in RULE_KEYS[section]:
+                raise QmpError(f"[{section}] section doesn't support the option '{key}'")
+        rules.append(rule)
+    for key in rest:
+        raise QmpError(f"Unused option '{key}' for [{section}]")
+    return rules
+
+
+_PROTOCOL_MEMBERS: Final[dict[str, Callable[[dict[str, str]], dict[str, Any]]]] = {
+    "blkdebug": _blkdebug,
+    "file": _file,
+    "nbd": _nbd,
+}

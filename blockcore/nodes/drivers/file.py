@@ -1,0 +1,269 @@
+"""The file protocol: a regular file or a block device on this host."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from blockcore.bql.effects import LaneCall
+from blockcore.faults.gate import Gate
+from blockcore.nodes.definitions.options import BlockdevOptions
+from blockcore.nodes.direct import Direct
+from blockcore.nodes.driver import OPENING, Extent, NewChildren, NodeOptions, Surroundings
+from blockcore.nodes.drivers.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
+from blockcore.nodes.drivers.file_io import (
+    aligned,
+    read_all,
+    read_direct,
+    seek_extent,
+    write_all,
+    write_direct,
+)
+from blockcore.nodes.file_calls import FileCalls, file_system_of
+from blockcore.nodes.node import BlockNode
+from blockcore.qapi.events import XVolumeExtended
+from blockcore.qapi.names import QmpError, Size
+from blockcore.rules.volume import Volume
+
+FS_IOC_FSGETXATTR = 0x801C581F
+"""Of <linux/fs.h>: fills a struct fsxattr, whose second word is the extent size hint."""
+
+_NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""What makes auto-read-only fall back."""
+
+
+class FileNode(BlockNode):
+    """Reads and writes `filename`, which the user typed, at `path`, which is absolute.
+
+    With cache.direct, aligned requests bypass the page cache through a
+    second descriptor opened with O_DIRECT.  On a `volume` writes beyond its
+    end fail.
+    """
+
+    driver = "file"
+    zeroes_unmap = True
+
+    _call: FileCalls
+
+    def writes_through(self) -> bool:
+        return self._around.qemu.files_write_through
+
+    def __init__(
+        self,
+        options: NodeOptions,
+        around: Surroundings,
+        filename: str,
+        path: str,
+        volume: Volume | None = None,
+    ) -> None:
+        super().__init__(options, around)
+        self.volume = volume
+        self.filename = filename
+        self.path = path
+        self.fd = -1
+        self.discards_ok = self.discards_failed = self.discard_bytes_ok = 0
+        self.identity = -1, -1
+        """The file's device and number: to ask for them later would be to wait for it."""
+        self._direct_fd = -1
+        self._data = range(0)
+        self._holes_made = 0
+
+    async def do_open(self) -> None:
+        """Raises QmpError in QEMU's words (raw_open_common)."""
+        try:
+            status = await LaneCall(OPENING, self._open)
+        except OSError as exc:
+            reason = os.strerror(exc.errno or errno.EIO)
+            raise QmpError(f"Could not open '{self.filename}': {reason}") from None
+        self._opened(status)
+
+    def _opened(self, status: os.stat_result) -> None:
+        self.identity = status.st_dev, status.st_ino
+        self._call = FileCalls(self.node_name, file_system_of(status))
+
+    async def do_close(self) -> None:
+        fds, self.fd, self._direct_fd = (self.fd, self._direct_fd), -1, -1
+        for fd in fds:
+            if fd >= 0:
+                await self._call(os.close, fd)
+
+    async def do_reopen(
+        self, options: NodeOptions, definition: BlockdevOptions, children: NewChildren
+    ) -> None:
+        if (options.read_only, options.direct) != (self.read_only, self.options.direct):
+            self._opened(await LaneCall(OPENING, self._reopen, options))
+
+    def _reopen(self, options: NodeOptions) -> os.stat_result:
+        """Open the file anew, under the same numbers: nobody above has to know."""
+        mode = (os.O_RDONLY if options.read_only else os.O_RDWR) | os.O_CLOEXEC
+        try:
+            fd = os.open(self.path, mode)
+            direct_fd = os.open(self.path, mode | os.O_DIRECT) if options.direct else -1
+        except OSError as exc:
+            reason = os.strerror(exc.errno or errno.EIO)
+            raise QmpError(f"Could not reopen file: {reason}") from None
+        if not options.read_only:
+            self.why_read_only = None
+        os.dup2(fd, self.fd, inheritable=False)
+        os.close(fd)
+        if self._direct_fd >= 0:
+            os.close(self._direct_fd)
+        self._direct_fd = direct_fd
+        return os.fstat(self.fd)
+
+    async def _ask(self, fn: Callable[..., Any], *args: Any) -> Any:
+        return await self._call.ask(self._around.clock.monotonic_ns(), fn, self.fd, *args)
+
+    def _open(self) -> os.stat_result:
+        status = os.stat(self.path)
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+            raise QmpError(f"'file' driver requires '{self.filename}' to be a regular file")
+        mode = os.O_RDONLY if self.read_only else os.O_RDWR
+        try:
+            self.fd = os.open(self.path, mode | os.O_CLOEXEC)
+        except OSError as exc:
+            if not self.options.auto_read_only or exc.errno not in _NO_WRITING:
+                raise
+            self.options = replace(self.options, read_only=True)
+            self.why_read_only = f"Could not open '{self.filename}': {exc.strerror}"
+            mode = os.O_RDONLY
+            self.fd = os.open(self.path, mode | os.O_CLOEXEC)
+        if self.options.direct:
+            self._direct_fd = self._open_direct(mode)
+        self.size = os.lseek(self.fd, 0, os.SEEK_END)
+        return os.fstat(self.fd)
+
+    def _open_direct(self, mode: int) -> int:
+        try:
+            return os.open(self.path, mode | os.O_CLOEXEC | os.O_DIRECT)
+        except OSError as exc:
+            os.close(self.fd)
+            self.fd = -1
+            if exc.errno != errno.EINVAL:
+                raise
+            raise QmpError(
+                f"Could not open '{self.filename}': filesystem does not support O_DIRECT"
+            ) from None
+
+    async def do_pread(self, offset: int, buf: memoryview) -> None:
+        if self._direct_fd >= 0 and aligned(offset, len(buf)):
+            await self._call(read_direct, self._direct_fd, buf, offset)
+        else:
+            await self._call(read_all, self.fd, buf, offset)
+
+    async def do_pwrite(self, offset: int, buf: memoryview) -> None:
+        if self.volume is None and self._direct_fd < 0:
+            await self._call(write_all, self.fd, buf, offset)
+            return
+        room = len(buf) if self.volume is None else self.volume.room(offset, len(buf))
+        if room:
+            await self._write(offset, buf[:room])
+        self._refuse_rest(room, len(buf))
+
+    async def _write(self, offset: int, buf: memoryview) -> None:
+        if self._direct_fd >= 0 and aligned(offset, len(buf)):
+            await self._call(write_direct, self._direct_fd, buf, offset)
+        else:
+            await self._call(write_all, self.fd, buf, offset)
+
+    async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
+        mode = PUNCH_HOLE | KEEP_SIZE if may_unmap else ZERO_RANGE
+        room = length if self.volume is None else self.volume.room(offset, length)
+        if room:
+            try:
+                await self._call(fallocate, self.fd, mode, offset, room)
+            finally:
+                self._forget_data()
+        self._refuse_rest(room, length)
+
+    def _refuse_rest(self, room: int, length: int) -> None:
+        if self.volume is not None and room < length:
+            raise self.volume.refusal()
+
+    def extend_volume(self, size: int) -> bool:
+        """Let the volume grow to `size` bytes, and say so; whether it has grown."""
+        volume = self.volume
+        assert volume is not None
+        old = volume.physical_size
+        if not volume.extend(size):
+            return False
+        self._around.concerns_changed()
+        self._around.emit(
+            XVolumeExtended(
+                node_name=self.node_name,
+                old_size=Size(old),
+                new_size=Size(volume.physical_size),
+            )
+        )
+        return True
+
+    async def do_discard(self, offset: int, length: int) -> None:
+        try:
+            await self._call(fallocate, self.fd, PUNCH_HOLE | KEEP_SIZE, offset, length)
+        except OSError:
+            self.discards_failed += 1
+            raise
+        finally:
+            self._forget_data()
+        self.discards_ok += 1
+        self.discard_bytes_ok += length
+
+    async def do_flush(self) -> None:
+        await self._call(os.fdatasync, self.fd)
+
+    async def do_block_status(self, offset: int, length: int) -> Extent:
+        """Data that was found is remembered until holes may have been made (bdrv_bsc_is_data).
+
+        To look for the end of data is to look at all of it, on some file systems.
+        """
+        if offset in self._data:
+            return Extent(self._data.stop - offset, data=True, zero=False)
+        made = self._holes_made
+        extent: Extent = await self._call(seek_extent, self.fd, offset, length)
+        if extent.data and made == self._holes_made:
+            self._data = range(offset, offset + extent.length)
+        return extent
+
+    def _forget_data(self) -> None:
+        self._data = range(0)
+        self._holes_made += 1
+
+    async def do_truncate(self, size: int) -> None:
+        try:
+            await self._call(os.ftruncate, self.fd, size)
+        finally:
+            self._forget_data()
+
+    def do_direct(self) -> Direct | None:
+        if self._direct_fd >= 0:
+            return None
+        write_gate = Gate() if self.volume is None else self.volume.gate()
+        return Direct(self.fd, self._call.system, Gate(), write_gate)
+
+    async def actual_size(self) -> int | None:
+        """Bytes the file occupies; None if it is closed meanwhile, or its file system hangs."""
+        try:
+            status: os.stat_result | None = await self._ask(os.fstat)
+        except OSError:
+            return None
+        return None if status is None else status.st_blocks * 512
+
+    async def extent_size_hint(self) -> int | None:
+        """In how large parts the file system is asked to allocate the file, in bytes.
+
+        None without a hint, or where the file system knows none.
+        """
+        try:
+            attributes: bytes | None = await self._ask(fcntl.ioctl, FS_IOC_FSGETXATTR, bytes(28))
+        except (OSError, ValueError):  # the latter of a file that is closed meanwhile
+            return None
+        if attributes is None:
+            return None
+        _, hint = struct.unpack_from("=II", attributes)
+        return hint or None

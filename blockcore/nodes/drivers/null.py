@@ -1,0 +1,62 @@
+"""The null-co driver: takes everything, keeps nothing."""
+
+from __future__ import annotations
+
+from blockcore.bql.effects import Until
+from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
+from blockcore.nodes.node import BlockNode
+
+DEFAULT_SIZE = 1 << 30
+
+
+class NullNode(BlockNode):
+    """QAPI's BlockdevOptionsNull: `size` in bytes, `latency_ns` for every request.
+
+    QEMU leaves the buffer of a read as it was unless read-zeroes is on; over
+    NBD that would hand out another request's data, so reads give zeroes.
+    """
+
+    driver = "null-co"
+
+    def __init__(
+        self,
+        options: NodeOptions,
+        around: Surroundings,
+        size: int = DEFAULT_SIZE,
+        latency_ns: int = 0,
+        read_zeroes: bool = False,
+    ) -> None:
+        super().__init__(options, around)
+        self.size = size
+        self.latency_ns = latency_ns
+        self.read_zeroes = read_zeroes
+
+    async def _take_time(self) -> None:
+        if self.latency_ns:
+            await Until(_never, self._around.clock.monotonic_ns() + self.latency_ns)
+
+    async def do_pread(self, offset: int, buf: memoryview) -> None:
+        buf[:] = bytes(len(buf))
+        await self._take_time()
+
+    async def do_pwrite(self, offset: int, buf: memoryview) -> None:
+        await self._take_time()
+
+    def writes_through(self) -> bool:
+        return True
+
+    async def write_through(self) -> None:
+        """Nothing is kept, and the write itself has taken its time."""
+
+    async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
+        await self._take_time()
+
+    async def do_flush(self) -> None:
+        await self._take_time()
+
+    async def do_block_status(self, offset: int, length: int) -> Extent:
+        return Extent(length, data=not self.read_zeroes, zero=self.read_zeroes)
+
+
+def _never() -> bool:
+    return False

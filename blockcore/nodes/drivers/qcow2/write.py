@@ -1,0 +1,128 @@
+"""Guest writes: in place where the cluster is there, otherwise to new clusters."""
+
+from __future__ import annotations
+
+import errno
+
+from blockcore.nodes.drivers.qcow2.allocation import Allocation, Allocator
+from blockcore.nodes.drivers.qcow2.entries import COPIED, Kind
+from blockcore.nodes.drivers.qcow2.image import Image
+from blockcore.nodes.drivers.qcow2.mapping import Mapping
+from blockcore.nodes.drivers.qcow2.read import Reader
+from blockcore.qapi.names import BlkdebugEvent
+
+MERGE_BYTES = 256 << 10
+"""New clusters up to this size are written in one go together with what is copied."""
+
+
+class Writer:
+    """Writes guest data to an image."""
+
+    def __init__(
+        self, image: Image, mapping: Mapping, allocator: Allocator, reader: Reader
+    ) -> None:
+        self.image = image
+        self.mapping = mapping
+        self.allocator = allocator
+        self._reader = reader
+
+    async def pwrite(self, offset: int, buf: memoryview) -> None:
+        """Write `buf` at guest `offset`, as many clusters at a time as belong together."""
+        bits = self.image.cluster_bits
+        while buf:
+            first, last = offset >> bits, (offset + len(buf) - 1) >> bits
+            if self.allocator.in_flight.meets(first, last):
+                await self.allocator.in_flight.settled(first, last)
+            done = 0
+            if not self.mapping.known_hole(offset):
+                done = await self._write_in_place(offset, buf)
+            if not done:
+                done = await self._write_new(offset, buf)
+            offset += done
+            buf = buf[done:]
+
+    async def _write_in_place(self, offset: int, buf: memoryview) -> int:
+        """Write the beginning of `buf` to clusters that are there; gives how much."""
+        run = await self.mapping.run(offset, len(buf))
+        if run.kind is not Kind.NORMAL or not run.entry & COPIED:
+            return 0
+        await self.image.check_data_write(run.host, run.length)
+        self.image.event(BlkdebugEvent.WRITE_AIO)
+        await self.image.file.pwrite(run.host, buf[: run.length])
+        return run.length
+
+    async def _write_new(self, offset: int, buf: memoryview) -> int:
+        """Write the beginning of `buf` to new clusters; gives how much, 0 to look again."""
+        allocation = self.allocator.begin_at_once(offset, len(buf))
+        if allocation is None:
+            allocation = await self._begin(offset, len(buf))
+        if allocation is None:
+            return 0
+        end = (allocation.last + 1) << self.image.cluster_bits
+        done = min(len(buf), end - offset)
+        written = False
+        try:
+            await self._write_clusters(allocation, offset, buf[:done])
+            written = True
+        finally:
+            self.allocator.end(allocation, written=written)
+        return done
+
+    async def _begin(self, offset: int, length: int) -> Allocation | None:
+        await self.image.lock.free()
+        with self.image.lock.held():
+            self.image.check_usable()
+            return await self.allocator.begin(offset, length)
+
+    async def _write_clusters(self, new: Allocation, offset: int, buf: memoryview) -> None:
+        """Fill the new clusters: with `buf`, and around it with what was there (perform_cow)."""
+        image = self.image
+        start = new.first << image.cluster_bits
+        head = offset - start
+        length = new.count << image.cluster_bits
+        tail = length - head - len(buf)
+        if not head and not tail or await self._zeroed(new, start, head, tail):
+            image.event(BlkdebugEvent.WRITE_AIO)
+            await image.file.pwrite(new.host + head, buf)
+            return
+        if length <= MERGE_BYTES:
+            whole = memoryview(bytearray(length))
+            await self._old_data(start, whole[:head])
+            await self._old_data(offset + len(buf), whole[length - tail :])
+            whole[head : length - tail] = buf
+            image.event(BlkdebugEvent.WRITE_AIO)
+            image.event(BlkdebugEvent.COW_WRITE)
+            await image.file.pwrite(new.host, whole)
+            return
+        for at, size in ((start, head), (offset + len(buf), tail)):
+            if size:
+                part = memoryview(bytearray(size))
+                await self._old_data(at, part)
+                image.event(BlkdebugEvent.COW_WRITE)
+                await image.file.pwrite(new.host + at - start, part)
+        image.event(BlkdebugEvent.WRITE_AIO)
+        await image.file.pwrite(new.host + head, buf)
+
+    async def _zeroed(self, new: Allocation, start: int, head: int, tail: int) -> bool:
+        """Zero the new clusters if all around the data is zeroes (handle_alloc_space).
+
+        False if there is more, or if the file cannot be zeroed without writing it all.
+        """
+        length = new.count << self.image.cluster_bits
+        if not await self._reader.known_zero(start, head):
+            return False
+        if not await self._reader.known_zero(start + length - tail, tail):
+            return False
+        self.image.event(BlkdebugEvent.CLUSTER_ALLOC_SPACE)
+        try:
+            await self.image.file.zero(new.host, length, may_unmap=False, no_fallback=True)
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise
+            return False
+        return True
+
+    async def _old_data(self, offset: int, buf: memoryview) -> None:
+        if buf:
+            self.image.event(BlkdebugEvent.COW_READ)
+            await self._reader.pread(offset, buf)

@@ -1,0 +1,177 @@
+"""The raw format: its child's bytes, or a window of them."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from blockcore.faults.gate import Gate
+from blockcore.faults.injector import SECTOR_SIZE
+from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevOptionsRaw
+from blockcore.nodes.direct import Direct
+from blockcore.nodes.driver import Extent, NewChildren, NodeOptions, Surroundings
+from blockcore.nodes.drivers.probe import PROBE_BYTES, format_of
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.permissions import Pair, Perm, data_child, filtered_child
+from blockcore.qapi.names import BlkdebugEvent, QmpError
+
+MAX_OFFSET = (1 << 63) - 1
+"""Of a file, on any system."""
+
+
+PROBED_RAW = (
+    "Image format was not specified for '{}' and probing guessed raw. "
+    "Write operations on block 0 will be restricted. "
+    "Specify the 'raw' format explicitly to remove the restrictions."
+)
+
+
+class RawNode(BlockNode):
+    """Passes requests on, `offset` bytes further down, and says so to its child.
+
+    `offset` and `size` are QAPI's BlockdevOptionsRaw, bytes; `size` None is
+    all there is behind `offset`.  What a `size` leaves out is out of reach: a
+    format above looks for room there, too.  Of a `probed` one nobody has said that it
+    is raw: a guest must not make it look like an image of another format,
+    which could refer to any file, for the next who opens it.
+    """
+
+    driver = "raw"
+    passes_fua = True
+
+    def __init__(
+        self,
+        options: NodeOptions,
+        around: Surroundings,
+        file: BlockNode,
+        offset: int = 0,
+        size: int | None = None,
+    ) -> None:
+        super().__init__(options, around)
+        self.children["file"] = file
+        self.below = file
+        self.offset = offset
+        self.window = size
+        self.probed = False
+
+    def set_child(self, name: str, child: BlockNode | None) -> None:
+        super().set_child(name, child)
+        if child is not None:
+            self.below = child
+
+    def tell_guess(self) -> None:
+        """Warn of what a guessed format means for whoever writes."""
+        if self.probed and not self.read_only:
+            self._around.warn(PROBED_RAW.format(self.below.filename))
+
+    def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
+        """Like a filter's, unless only a window is shown (raw_open, raw_child_perm)."""
+        if not self.offset and self.window is None:
+            return filtered_child(perm, shared)
+        writes = Perm.WRITE | Perm.RESIZE
+        of_child, shared = data_child(perm, shared)
+        return of_child & ~writes | perm & writes, shared
+
+    async def do_open(self) -> None:
+        if not self.below.inserted:
+            raise QmpError("Could not get image size: No medium found")
+        _check_window(self.offset, self.window, self.below.size)
+        self.size = self.below.size - self.offset if self.window is None else self.window
+        self.cluster_size = self.below.cluster_size
+
+    async def do_reopen(
+        self, options: NodeOptions, definition: BlockdevOptions, children: NewChildren
+    ) -> None:
+        if isinstance(definition, BlockdevOptionsRaw):
+            file = children.get("file")
+            there = file.size if isinstance(file, BlockNode) else self.below.size
+            _check_window(definition.offset or 0, definition.size, there)
+
+    def reconfigured(self) -> None:
+        if isinstance(self.definition, BlockdevOptionsRaw):
+            self.offset, self.window = self.definition.offset or 0, self.definition.size
+            self.cluster_size = self.below.cluster_size
+            self.child_resized()
+
+    def child_resized(self) -> None:
+        there = max(self.below.size - self.offset, 0)
+        size = there if self.window is None else self.window
+        if size != self.size:
+            self.resized(size)
+
+    def _place(self, offset: int, length: int, beyond: int = errno.ENOSPC) -> int:
+        """Where a range is in the child; OSError if it is not shown (raw_adjust_offset)."""
+        if self.window is not None and offset + length > self.window:
+            raise OSError(beyond, os.strerror(beyond))
+        return self.offset + offset
+
+    async def do_pread(self, offset: int, buf: memoryview) -> None:
+        place = self._place(offset, len(buf), errno.EINVAL)
+        self.child_event(BlkdebugEvent.READ_AIO)
+        await self.below.pread(place, buf)
+
+    async def do_pwrite(self, offset: int, buf: memoryview) -> None:
+        if self.probed and offset < PROBE_BYTES:
+            await self._check_format(offset, buf)
+        place = self._place(offset, len(buf))
+        self.child_event(BlkdebugEvent.WRITE_AIO)
+        await self.below.pwrite(place, buf)
+
+    async def _check_format(self, offset: int, buf: memoryview) -> None:
+        """OSError(EPERM) if a write would make a known format of this."""
+        data = bytearray(min(PROBE_BYTES, max(self.size, offset + len(buf))))
+        if offset or len(buf) < len(data):
+            await self.below.pread(self.offset, memoryview(data))
+        part = buf[: len(data) - offset]
+        data[offset : offset + len(part)] = part
+        if format_of(data) != "raw":
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
+        place = self._place(offset, length)
+        await self.below.zero_as_child(place, length, may_unmap=may_unmap)
+
+    async def do_discard(self, offset: int, length: int) -> None:
+        await self.below.discard(self._place(offset, length), length)
+
+    async def do_block_status(self, offset: int, length: int) -> Extent:
+        place = self._place(offset, length, errno.EINVAL)
+        return await self.below.block_status(place, length)
+
+    async def do_is_allocated(self, offset: int, length: int) -> tuple[bool, int]:
+        place = self._place(offset, length, errno.EINVAL)
+        return await self.below.is_allocated(place, length)
+
+    async def do_truncate(self, size: int) -> None:
+        if self.window is not None:
+            raise QmpError("Cannot resize fixed-size raw disks")
+        if size > MAX_OFFSET - self.offset:
+            raise QmpError("Disk size too large for the chosen offset")
+        await self.below.truncate(self.offset + size)
+
+    def do_direct(self) -> Direct | None:
+        direct = self.below.direct((BlkdebugEvent.READ_AIO,), (BlkdebugEvent.WRITE_AIO,))
+        if direct is not None and self.probed:
+            direct.write_gate = direct.write_gate.union(Gate([(0, PROBE_BYTES)]), self.offset)
+        if direct is not None and self.window is not None:
+            hidden = Gate([(self.offset + self.window, MAX_OFFSET)])
+            direct.read_gate = direct.read_gate.union(hidden)
+            direct.write_gate = direct.write_gate.union(hidden)
+        if direct is None or not self.offset:
+            return direct
+        return direct.shifted(self.offset)
+
+
+def _check_window(offset: int, window: int | None, there: int) -> None:
+    """QmpError, in QEMU's words, if `there` are not enough bytes (raw_apply_options)."""
+    if offset > there:
+        raise QmpError(
+            f"Offset ({offset}) cannot be greater than size of the containing file ({there})"
+        )
+    if window is not None and there - offset < window:
+        raise QmpError(
+            f"The sum of offset ({offset}) and size ({window}) has to be smaller or equal"
+            f" to the  actual size of the containing file ({there})"
+        )
+    if window is not None and window % SECTOR_SIZE:
+        raise QmpError(f"Specified size is not multiple of {SECTOR_SIZE}")

@@ -1,0 +1,167 @@
+"""New image files, for snapshots and the targets of jobs (bdrv_img_create)."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from blockcore.bql.effects import LaneCall
+from blockcore.nodes.definitions.filename import FILENAME_PARSERS, protocol_of
+from blockcore.nodes.definitions.flat_options import open_options
+from blockcore.nodes.definitions.options import BLOCKDEV_OPTIONS, BlockdevRef
+from blockcore.nodes.driver import OPENING, NodeOptions, Surroundings
+from blockcore.nodes.drivers.file import FileNode
+from blockcore.nodes.drivers.qcow2.create import create_image
+from blockcore.nodes.graph.graph import BlockGraph
+from blockcore.nodes.graph.make import make_node
+from blockcore.nodes.node import BlockNode
+from blockcore.qapi.names import QmpError
+
+MODE = 0o644
+"""What QEMU gives a new file, less the umask."""
+
+FIRST_BYTES: Final = 512
+"""Cleared in a target that cannot be made: what was there must not be taken for an image."""
+
+_CREATES: Final = frozenset({"file", "nbd", "qcow2", "raw"})
+"""Drivers that can make an image; what a server exports is there already."""
+
+
+class Backing(NamedTuple):
+    """What goes into a new image as its backing file's name and format, as they are."""
+
+    name: str
+    driver: str
+
+
+async def create_image_file(
+    graph: BlockGraph,
+    around: Surroundings,
+    filename: str,
+    image_format: str,
+    size: int,
+    backing: Backing | None = None,
+) -> None:
+    """Make an empty image of `size` bytes at `filename`, which may have any form; QmpError.
+
+    A file that is there is overwritten, unless a node of the graph uses it;
+    an image that could not be finished is deleted.  The backing file is not
+    opened.
+    """
+    protocol = _check(filename, image_format, backing)
+    raw_size = 0 if image_format == "qcow2" else size
+    file = await _create_below(graph, around, filename, protocol, raw_size)
+    try:
+        if image_format == "qcow2":
+            name, driver = backing or (None, None)
+            await create_image(file, size, backing_file=name, backing_format=driver)
+    except QmpError:
+        if isinstance(file, FileNode):
+            await LaneCall(OPENING, _delete, file.path)
+        raise
+    finally:
+        await _let_go(graph, file)
+
+
+async def _let_go(graph: BlockGraph, node: BlockNode) -> None:
+    await node.do_close()
+    graph.unlisted.discard(node)
+
+
+def _check(filename: str, image_format: str, backing: Backing | None) -> str:
+    """The driver of what `filename` names; QmpError if nothing can be made there."""
+    if image_format not in BLOCKDEV_OPTIONS.variants:
+        raise QmpError(f"Unknown file format '{image_format}'")
+    protocol = "json" if filename.startswith("json:") else protocol_of(filename)
+    if protocol not in FILENAME_PARSERS:
+        raise QmpError(f"Unknown protocol '{protocol}'")
+    if image_format not in _CREATES:
+        raise QmpError(f"Format driver '{image_format}' does not support image creation")
+    if protocol not in _CREATES:
+        raise QmpError(f"Protocol driver '{protocol}' does not support image creation")
+    if backing is not None and image_format != "qcow2":
+        raise QmpError(f"Backing file not supported for file format '{image_format}'")
+    if backing is not None and filename == backing.name:
+        raise QmpError(
+            "Error: Trying to create an image with the same filename as the backing file"
+        )
+    return protocol
+
+
+async def _create_below(
+    graph: BlockGraph, around: Surroundings, filename: str, protocol: str, size: int
+) -> BlockNode:
+    """Make what an image will be in, and open it as a node that is not in the graph."""
+    if protocol == "nbd":
+        return await _existing(graph, around, filename, size)
+    name = str(FILENAME_PARSERS["file"](filename)["filename"])
+    path = graph.path(name) if name else ""
+    used = [node.identity for node in graph.nodes.values() if isinstance(node, FileNode)]
+    try:
+        await LaneCall(OPENING, _create, path, size, used)
+    except OSError as exc:
+        reason = os.strerror(exc.errno or errno.EIO)
+        raise QmpError(f"Could not create '{name}': {reason}") from None
+    file = FileNode(NodeOptions(node_name="new image"), around, filename, path)
+    await file.do_open()
+    return file
+
+
+async def _existing(
+    graph: BlockGraph, around: Surroundings, filename: str, size: int
+) -> BlockNode:
+    """Open what cannot be created (bdrv_co_create_opts_simple)."""
+
+    async def child(ref: BlockdevRef) -> BlockNode:
+        raise AssertionError(ref)
+
+    node: BlockNode | None = None
+    try:
+        options = open_options({}, filename, protocol=True)
+        effective = NodeOptions(node_name="new image")
+        node = await make_node(options, effective, around, graph.path, child)
+        graph.unlisted.add(node)
+        await node.do_open()
+    except QmpError as exc:
+        graph.unlisted -= {node}
+        text = around.qemu.not_created
+        raise QmpError(
+            text.format(driver=protocol_of(filename), reason=exc.desc)
+        ) from None
+    try:
+        if size > node.size:
+            await node.do_truncate(size)
+        if node.size:
+            await node.do_pwrite(0, memoryview(bytes(min(node.size, FIRST_BYTES))))
+    except OSError as exc:
+        await _let_go(graph, node)
+        reason = os.strerror(exc.errno or errno.EIO)
+        raise QmpError(f"Failed to clear the new image's first sector: {reason}") from None
+    except QmpError:
+        await _let_go(graph, node)
+        raise
+    return node
+
+
+def _create(path: str, size: int, used: list[tuple[int, int]]) -> None:
+    """`used` are the files that must not be overwritten, by device and number."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
+    try:
+        status = os.fstat(fd)
+        if (status.st_dev, status.st_ino) in used:
+            raise QmpError('Failed to get "write" lock')
+        try:
+            os.ftruncate(fd, 0)
+            os.ftruncate(fd, size)
+        except OSError as exc:
+            reason = os.strerror(exc.errno or errno.EIO)
+            raise QmpError(f"Could not resize file: {reason}") from None
+    finally:
+        os.close(fd)
+
+
+def _delete(path: str) -> None:
+    with suppress(OSError):
+        os.unlink(path)

@@ -1,0 +1,306 @@
+"""The graph of block nodes: names, parents, opening and closing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Set
+from dataclasses import replace
+from typing import Any
+
+from blockcore.nodes.definitions.flat_options import with_format
+from blockcore.nodes.definitions.options import (
+    BlockdevOptions,
+    BlockdevOptionsProbed,
+    BlockdevRef,
+    check_node_name,
+)
+from blockcore.nodes.definitions.shown_filename import filename, full_filename
+from blockcore.nodes.driver import MAX_OPENINGS, NodeOptions, Surroundings
+from blockcore.nodes.drivers.probe import probe
+from blockcore.nodes.drivers.qcow2.node import Qcow2Node
+from blockcore.nodes.drivers.raw import RawNode
+from blockcore.nodes.graph.backing import (
+    MAX_CHAIN,
+    asked_backing,
+    backing_ref,
+    name_counts,
+    named_file,
+)
+from blockcore.nodes.graph.chain import is_overridden
+from blockcore.nodes.graph.changing import Changing, reached
+from blockcore.nodes.graph.inherit import inherit, options_for_backing
+from blockcore.nodes.graph.links import adopt, attach, check, concerned_by, disown
+from blockcore.nodes.graph.make import make_node
+from blockcore.nodes.lifetime import close_node, open_node
+from blockcore.nodes.node import BlockNode
+from blockcore.qapi.names import QmpError
+from blockcore.qapi.schema import Null
+
+
+class BlockGraph:
+    """All nodes of a machine, by node-name, in the order of QEMU's graph_bdrv_states.
+
+    A format node is listed after its file and before its backing file, a
+    protocol's before its child: the queries show it.
+
+    `directory` is what relative file names are relative to: the working
+    directory of the user, which nbdkit leaves.
+    """
+
+    def __init__(self, around: Surroundings, directory: str) -> None:
+        self.nodes: dict[str, BlockNode] = {}
+        self.directory = directory
+        self.changing = Changing()
+        """Commands that change a part of the graph take it: one at a time has each."""
+        self.unlisted: set[BlockNode] = set()
+        """Nodes that are being opened or closed, and are not to be found."""
+        self._around = around
+        self._names = 0
+        self._openings = 0
+
+    async def open(self, options: BlockdevOptions) -> BlockNode:
+        """Open a definition with all its children; QmpError, and nothing is left open.
+
+        The new node has no parent and no owner yet: the caller says whose it is.
+        """
+        if self._openings >= MAX_OPENINGS:
+            raise QmpError(f"Already {MAX_OPENINGS} nodes are waiting to be opened")
+        self._openings += 1
+        try:
+            return await self._open(options, None, (), [])
+        finally:
+            self._openings -= 1
+
+    async def _open(
+        self,
+        options: BlockdevOptions,
+        parent: NodeOptions | None,
+        chain: tuple[str, ...],
+        opened_before: list[str],
+    ) -> BlockNode:
+        """`chain` has the files of the images above, of which this is to be the backing file.
+
+        What is opened is appended to `opened_before`.
+        """
+        effective = inherit(options, parent, self.new_name(options.node_name))
+        below: list[str] = []
+        asked: list[BlockdevRef] = []
+        children: list[BlockNode] = []
+
+        async def child(ref: BlockdevRef) -> BlockNode:
+            if ref not in asked:
+                asked.append(ref)
+                children.append(await self._child(ref, effective, (), below))
+            return children[asked.index(ref)]
+
+        try:
+            probed = isinstance(options, BlockdevOptionsProbed)
+            if isinstance(options, BlockdevOptionsProbed):
+                options = with_format(options, await probe(await child(options.file)))
+            node = await make_node(options, effective, self._around, self.path, child)
+            node.definition = options
+            if isinstance(node, RawNode):
+                node.probed = probed
+        except Exception:
+            for opened in children:
+                await self.release(opened)
+            raise
+        before = len(below) if node.filters is None else 0
+        await self._open_on(node, children, chain, below)
+        self.nodes[node.node_name] = node
+        self._list_last(set(below[before:]))
+        opened_before += (*below, node.node_name)
+        node.filename = filename(self.shown(node), self._definition)
+        if isinstance(node, RawNode):
+            node.tell_guess()
+        return node
+
+    async def _open_on(
+        self, node: BlockNode, children: list[BlockNode], chain: tuple[str, ...], below: list[str]
+    ) -> None:
+        """Open a node on its children, which lose a user, and are closed, if that fails."""
+        for name, opened in node.children.items():
+            adopt(node, name, opened)
+            if isinstance(getattr(node.definition, name), BlockdevOptions):
+                opened.inherits_from = node
+        try:
+            self._check_free(node.node_name)
+            if gone := [child.node_name for child in children if child.closed]:
+                raise QmpError(f"Node '{gone[0]}' was closed meanwhile")
+            self.unlisted.add(node)
+            check(concerned_by(node))
+            await open_node(node)
+            try:
+                if isinstance(node, Qcow2Node):
+                    await self._open_backing(node, chain, below)
+                check(concerned_by(node))
+            except Exception:
+                await close_node(node)
+                raise
+        except Exception:
+            await self._let_go(node)
+            raise
+        finally:
+            self.unlisted.discard(node)
+
+    async def release(self, node: BlockNode) -> None:
+        """Close a node that nobody uses, then the children that only it used."""
+        if node.parents or node.monitor_owned or self.nodes.get(node.node_name) is not node:
+            return
+        del self.nodes[node.node_name]
+        node.closed = True
+        self.unlisted.add(node)
+        await close_node(node)
+        self.unlisted.discard(node)
+        await self._let_go(node)
+
+    async def _let_go(self, node: BlockNode) -> None:
+        """Release what a node has used that is closed, or could not be opened."""
+        for name, child in node.children.items():
+            disown(node, name, child)
+            child.inherits_from = None if child.inherits_from is node else child.inherits_from
+            await self.release(child)
+
+    async def close_all(self) -> None:
+        """Close every node, those above before those below them."""
+        closed: set[str] = set()
+        for node in list(self.nodes.values()):
+            await self._close_from_above(node, closed)
+
+    async def _close_from_above(self, node: BlockNode, closed: set[str]) -> None:
+        if node.node_name in closed:
+            return
+        closed.add(node.node_name)
+        for parent in node.parents:
+            if isinstance(parent, BlockNode):
+                await self._close_from_above(parent, closed)
+        await close_node(node)
+
+    def subtree(self, node: BlockNode) -> Iterator[BlockNode]:
+        """The node and everything below it, each once."""
+        found, left = {node}, [node]
+        while left:
+            here = left.pop()
+            yield here
+            for child in reversed(here.children.values()):
+                if child not in found:
+                    found.add(child)
+                    left.append(child)
+
+    def abort(self) -> None:
+        """Make blocked I/O of all nodes return soon: the process is ending."""
+        for node in (*self.nodes.values(), *self.unlisted):
+            node.abort()
+
+    def path(self, filename: str) -> str:
+        """A file name as the user meant it, made absolute.
+
+        A NUL in it is the two bytes C0 80, as in QEMU, whose strings are in
+        modified UTF-8.
+        """
+        return os.path.join(self.directory, filename.replace("\0", "\udcc0\udc80"))
+
+    def _list_last(self, names: Set[str]) -> None:
+        for name in [name for name in self.nodes if name in names]:
+            self.nodes[name] = self.nodes.pop(name)
+
+    def _definition(self, node_name: str) -> BlockdevOptions:
+        return self.shown(self.nodes[node_name])
+
+    def new_name(self, wanted: str | None) -> str:
+        """The name for a new node, made up if none is wanted; QmpError (bdrv_assign_node_name)."""
+        if wanted is None:
+            self._names += 1
+            return f"#block{self._names:03d}"
+        check_node_name(wanted)
+        self._check_free(wanted)
+        return wanted
+
+    def _check_free(self, name: str) -> None:
+        """QmpError if a node, also one that is being opened, or a drive has the name."""
+        if name in map(self._around.device_of, self.nodes.values()):
+            raise QmpError(f"node-name={name} is conflicting with a device id")
+        if name in self.nodes or any(node.node_name == name for node in self.unlisted):
+            raise QmpError(f"Duplicate nodes with node-name='{name}'")
+
+    async def open_backing(self, node: Qcow2Node) -> None:
+        """Open the backing file that an image says, which was opened without; QmpError."""
+        node.definition = replace(node.definition, backing=None)  # type: ignore[call-arg]
+        await self._open_backing(node, (), [])
+
+    async def _open_backing(
+        self, node: Qcow2Node, chain: tuple[str, ...], below: list[str]
+    ) -> None:
+        """Open what is below an image, by its definition or, without one, by its header."""
+        asked, name = asked_backing(node), node.header.backing_file
+        if isinstance(asked, Null) or not (asked or name):
+            return
+        if asked == node.node_name:
+            raise QmpError(f"Making '{asked}' a backing child of '{asked}' would create a cycle")
+        if name and name_counts(asked):
+            name = await named_file(node, name, self._around.allow_backing, self.directory)
+            own = replace(self.shown(node), backing=None)  # type: ignore[call-arg]
+            chain = (*chain, full_filename(own, self._definition))
+            if name in chain or len(chain) > MAX_CHAIN:
+                raise QmpError(f"Backing file '{name}' creates an infinite loop.")
+        try:
+            ref = backing_ref(asked, name, node.header.backing_format)
+            backing = await self._child(ref, options_for_backing(node.options), chain, below)
+        except QmpError as exc:
+            raise QmpError(f"Could not open backing file: {exc.desc}", exc.error_class) from None
+        attach(node, "backing", backing)
+        if isinstance(ref, BlockdevOptions):
+            backing.inherits_from = node
+        if asked is None:
+            node.auto_backing_file = backing.filename
+
+    async def _child(
+        self, ref: BlockdevRef, parent: NodeOptions, chain: tuple[str, ...], below: list[str]
+    ) -> BlockNode:
+        if isinstance(ref, BlockdevOptions):
+            return await self._open(ref, parent, chain, below)
+        node = self.nodes.get(ref)
+        if node is None:
+            raise QmpError(f"Cannot find device='{ref}' nor node-name='{ref}'")
+        return node
+
+    def connected(self, *nodes: BlockNode) -> list[BlockNode]:
+        """All that use these or are used by them, however indirectly, in the order of `nodes`."""
+        found = reached(nodes)
+        return [other for other in self.nodes.values() if other in found]
+
+    def refresh_filenames(self, nodes: Iterable[BlockNode] | None = None) -> None:
+        """Find the names of nodes anew: links, or what is in a header, have changed.
+
+        Of all nodes, or only of `nodes` and those below them.
+        """
+        done: set[str] = set()
+        for node in self.nodes.values() if nodes is None else nodes:
+            self._refresh_filename(node, done)
+
+    def _refresh_filename(self, node: BlockNode, done: set[str]) -> None:
+        if node.node_name in done:
+            return
+        done.add(node.node_name)
+        for child in node.children.values():
+            self._refresh_filename(child, done)
+        node.filename = filename(self.shown(node), self._definition)
+
+    def shown(self, node: BlockNode) -> BlockdevOptions:
+        """The definition, with the children that the node has now.
+
+        Without a backing file that is the image's own (backing_overridden).
+        """
+        children: dict[str, Any] = {
+            name: child.node_name for name, child in node.children.items()
+        }
+        if isinstance(node, Qcow2Node):
+            children["backing"] = _shown_backing(node)
+        return replace(node.definition, **children)
+
+
+def _shown_backing(node: Qcow2Node) -> BlockdevRef | Null | None:
+    """None if the backing file is the one that the image says."""
+    if not is_overridden(node):
+        return None
+    return Null.NULL if node.backing is None else node.backing.node_name

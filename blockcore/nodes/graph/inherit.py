@@ -1,0 +1,37 @@
+"""What a node's options are if it is not told: its parent's, mostly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from blockcore.nodes.definitions.options import BlockdevCacheOptions, BlockdevOptions
+from blockcore.nodes.driver import NodeOptions
+from blockcore.qapi.names import BlockdevDetectZeroesOptions, BlockdevDiscardOptions
+
+
+def inherit(
+    options: BlockdevOptions, parent: NodeOptions | None, node_name: str
+) -> NodeOptions:
+    """A child takes read-only and the cache mode from its parent, and always unmaps.
+
+    What the node above decides about discards has to get through below
+    (bdrv_inherited_options).
+    """
+    cache = options.cache or BlockdevCacheOptions()
+    auto = options.auto_read_only
+    up = parent or NodeOptions(node_name="")
+    unmap = options.discard is BlockdevDiscardOptions.UNMAP
+    return NodeOptions(
+        node_name=node_name,
+        read_only=up.read_only if options.read_only is None else options.read_only,
+        auto_read_only=up.auto_read_only if auto is None else auto,
+        discard_unmap=parent is not None if options.discard is None else unmap,
+        detect_zeroes=options.detect_zeroes or BlockdevDetectZeroesOptions.OFF,
+        direct=up.direct if cache.direct is None else cache.direct,
+        no_flush=up.no_flush if cache.no_flush is None else cache.no_flush,
+    )
+
+
+def options_for_backing(options: NodeOptions) -> NodeOptions:
+    """What a backing file inherits from: a node of these options, but read-only."""
+    return replace(options, read_only=True, auto_read_only=False)

@@ -1,0 +1,215 @@
+"""Giving open nodes other options and children (bdrv_reopen_multiple).
+
+What is to change is put together as a list of `Change`s, checked as a whole,
+and carried out node by node; if one cannot, those before it go back.  No
+request may be under way at the nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+
+from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevRef
+from blockcore.nodes.driver import NodeOptions
+from blockcore.nodes.drivers.qcow2.node import Qcow2Node
+from blockcore.nodes.graph.graph import BlockGraph
+from blockcore.nodes.graph.inherit import inherit, options_for_backing
+from blockcore.nodes.graph.links import attach, check, detach
+from blockcore.nodes.node import BlockNode
+from blockcore.qapi.names import BlockdevDetectZeroesOptions, QmpError
+from blockcore.qapi.schema import Null
+
+_COMMON = frozenset(member.name for member in fields(BlockdevOptions)) - {"driver", "force_share"}
+
+_CHANGEABLE = {
+    "qcow2": frozenset(
+        ("lazy_refcounts", "pass_discard_request", "pass_discard_snapshot", "pass_discard_other")
+        + ("cache_size", "l2_cache_size", "l2_cache_entry_size", "refcount_cache_size")
+        + ("cache_clean_interval", "x_drop_bitmaps")
+    ),
+    "raw": frozenset(("offset", "size")),
+}
+"""Members of a driver's own that may change (its mutable_opts)."""
+
+
+@dataclass
+class Change:
+    """What becomes of one node; `children` are those that are replaced, by their names."""
+
+    node: BlockNode
+    options: NodeOptions
+    definition: BlockdevOptions
+    children: dict[str, BlockNode | None] = field(default_factory=dict)
+
+
+def read_only_changes(graph: BlockGraph, node: BlockNode, read_only: bool) -> list[Change]:
+    """Make a node read-only or writable, and with it the children that go by it.
+
+    It stays so when a parent is made otherwise later on: it has been said of
+    this very node (bdrv_reopen_set_read_only).
+    """
+    definition = replace(node.definition, read_only=read_only)
+    return _inherited(graph, node, replace(node.options, read_only=read_only), definition)
+
+
+def asked_changes(graph: BlockGraph, wanted: Iterable[BlockdevOptions]) -> list[Change]:
+    """What `blockdev-reopen` asks for: every option that is not given is the default again.
+
+    But `discard` stays as it is, as in QEMU.
+
+    QmpError if a node does not exist, or an option of it cannot change.
+    """
+    changes: list[Change] = []
+    for definition in wanted:
+        if definition.node_name is None:
+            raise QmpError("node-name not specified")
+        node = graph.nodes.get(definition.node_name)
+        if node is None:
+            raise QmpError(f"Failed to find node with node-name='{definition.node_name}'")
+        changes += _asked(graph, node, definition, None)
+    return changes
+
+
+async def reopen(graph: BlockGraph, changes: list[Change]) -> None:
+    """Carry out all changes or none; QmpError or OSError."""
+    _check(graph, changes)
+    closing = [one for one in changes if one.options.read_only]
+    opening = [one for one in reversed(changes) if not one.options.read_only]
+    done: list[Change] = []
+    try:
+        for change in closing + opening:
+            node = change.node
+            children = {name: node.children.get(name) for name in change.children}
+            before = Change(node, node.options, node.definition, children)
+            await node.do_reopen(change.options, change.definition, change.children)
+            node.options = change.options
+            done.append(before)
+    except Exception:
+        for before in reversed(done):
+            await before.node.do_reopen(before.options, before.definition, before.children)
+            before.node.options = before.options
+        raise
+    replaced: list[BlockNode | None] = []
+    for change in changes:
+        replaced += _swap_children(change).children.values()
+        change.node.definition = change.definition
+        change.node.reconfigured()
+    graph.refresh_filenames()
+    for child in replaced:
+        if child is not None:
+            await graph.release(child)
+
+
+def _inherited(
+    graph: BlockGraph, node: BlockNode, options: NodeOptions, definition: BlockdevOptions
+) -> list[Change]:
+    """The change of a node, and those of the children that were opened with it."""
+    changes = [Change(node, options, definition)]
+    for name, child in node.children.items():
+        if child.inherits_from is node:
+            up = options_for_backing(options) if name == "backing" else options
+            own = inherit(child.definition, up, child.node_name)
+            if own != child.options:
+                changes += _inherited(graph, child, own, child.definition)
+    return changes
+
+
+def _asked(
+    graph: BlockGraph, node: BlockNode, wanted: BlockdevOptions, parent: NodeOptions | None
+) -> list[Change]:
+    options = inherit(wanted, parent, node.node_name)
+    if parent is None and wanted.discard is None:
+        options = replace(options, discard_unmap=node.options.discard_unmap)
+    unmaps = options.discard_unmap
+    if options.detect_zeroes is BlockdevDetectZeroesOptions.UNMAP and not unmaps:
+        raise QmpError(
+            "setting detect-zeroes to unmap is not allowed without setting discard operation"
+            " to unmap"
+        )
+    has_backing = isinstance(node, Qcow2Node) and (node.backing or node.header.backing_file)
+    if has_backing and getattr(wanted, "backing", None) is None:
+        raise QmpError(f"backing is missing for '{node.node_name}'")
+    changes = _inherited(graph, node, options, wanted)
+    for name in ("backing", "file", "image"):
+        ref: BlockdevRef | Null | None = getattr(wanted, name, None)
+        if isinstance(ref, BlockdevOptions):
+            child = node.children.get(name)
+            if child is None or child.inherits_from is not node:
+                raise QmpError(f"Cannot change the option '{name}.driver'")
+            up = options_for_backing(options) if name == "backing" else options
+            changes = [one for one in changes if one.node is not child]
+            changes += _asked(graph, child, ref, up)
+        elif ref is not None:
+            _new_child(graph, changes[0], name, ref)
+    _check_members(node, wanted)
+    return changes
+
+
+def _new_child(graph: BlockGraph, change: Change, name: str, ref: str | Null) -> None:
+    """Find the node that is to be the child `name` (bdrv_reopen_parse_file_or_backing)."""
+    node, child = change.node, None
+    old = node.children.get(name)
+    if isinstance(ref, str):
+        child = graph.nodes.get(ref)
+        if child is None:
+            raise QmpError(f"Cannot find device='' nor node-name='{ref}'")
+        if node in graph.subtree(child):
+            raise QmpError(
+                f"Making '{ref}' a {name} child of '{node.node_name}' would create a cycle"
+            )
+    if child is old:
+        return
+    if old is not None and old.implicit:
+        raise QmpError(f"Cannot replace implicit {name} child of {node.node_name}")
+    if name == "image":
+        raise QmpError("Cannot change the option 'image'")
+    node.check_link(name)
+    change.children[name] = child
+
+
+def _check_members(node: BlockNode, wanted: BlockdevOptions) -> None:
+    """QmpError if something is to change that cannot, or is not given but was."""
+    if wanted.driver != node.driver:
+        raise QmpError("Cannot change the option 'driver'")
+    for member in fields(wanted):
+        name = member.name
+        if name in _COMMON or name in _CHANGEABLE.get(node.driver, ()):
+            continue
+        if name in ("driver", "file", "image", "backing"):
+            continue
+        new, old = getattr(wanted, name), getattr(node.definition, name)
+        wire = name.replace("_", "-")
+        if new is None and old is not None:
+            raise QmpError(f"Option '{wire}' cannot be reset to its default value")
+        if new != old:
+            raise QmpError(f"Cannot change the option '{wire}'")
+
+
+def _check(graph: BlockGraph, changes: list[Change]) -> None:
+    """Try the changes on the graph, where nobody sees it, and take them back."""
+    closing = [one.node for one in changes if one.options.read_only and not one.node.read_only]
+    before = [(one.node, one.node.options) for one in changes]
+    undo = []
+    try:
+        for change in changes:
+            change.node.options = change.options
+            undo.append(_swap_children(change))
+        check(graph.nodes.values(), closing)
+    finally:
+        for change in reversed(undo):
+            _swap_children(change)
+        for node, options in before:
+            node.options = options
+
+
+def _swap_children(change: Change) -> Change:
+    """Replace the children; gives what puts things back."""
+    node = change.node
+    old = {name: node.children.get(name) for name in change.children}
+    for name, child in change.children.items():
+        if name in node.children:
+            detach(node, name)
+        if child is not None:
+            attach(node, name, child)
+    return Change(node, node.options, node.definition, old)

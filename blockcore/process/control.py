@@ -1,0 +1,277 @@
+"""The control socket: its file, its clients, and their bounded queues.
+
+All of this runs on the main loop's thread, except `Client.event`, which the
+thread that emits an event calls under the big lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from blockcore.bql.big_lock import BigLock
+from blockcore.bql.routine import Routine
+from blockcore.commands.table import table, version_info
+from blockcore.machine.machine import Machine
+from blockcore.process.log import trace_of
+from blockcore.process.socket_file import make_room
+from blockcore.qapi.json.writer import Shared, encode
+from blockcore.qapi.names import QmpError
+from blockcore.qapi.schema import to_wire
+from blockcore.qmp.output import Broken, Output
+from blockcore.qmp.session import Invocation, Session, error_reply
+
+QUEUE_BYTES = 16 << 20
+"""A client that leaves events of this size unread is disconnected."""
+
+QUEUE_MESSAGES = 100_000
+"""The same for messages that the main loop has not come round to sending."""
+
+TURN_S = 0.001
+"""How long one client is served before the next one has its turn."""
+
+_log = structlog.get_logger()
+
+
+def bind_control_socket(path: str) -> socket.socket:
+    """A listening Unix socket at `path`, for its owner only; QmpError if that cannot be.
+
+    A socket that nobody listens to any more is replaced.
+    """
+    try:
+        make_room(path)
+    except OSError as exc:
+        reason = os.strerror(exc.errno or 0)
+        raise QmpError(f"Failed to bind socket to {path}: {reason}") from None
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    umask = os.umask(0o177)
+    try:
+        listener.bind(path)
+        listener.listen(128)
+    except OSError as exc:
+        listener.close()
+        reason = os.strerror(exc.errno) if exc.errno else str(exc)
+        raise QmpError(f"Failed to bind socket to {path}: {reason}") from None
+    finally:
+        os.umask(umask)
+    return listener
+
+
+class Client(asyncio.Protocol):
+    """One connection to the control socket.
+
+    What it sends and what it is sent are dealt with in turns, between which
+    other clients have theirs: a turn ends after `TURN_S`, and no step of it
+    takes longer.  Nothing is read while there is something to do, and no
+    command is run while what was said before waits to be read.
+
+    `on_lost` is told when it has ended, `after_reply` when something was
+    answered.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        lock: BigLock,
+        clients: set[Client],
+        on_lost: Callable[[Client], None],
+        after_reply: Callable[[], None],
+    ) -> None:
+        release = machine.qemu
+        version = to_wire(version_info(release))
+        self.session = Session(table, version, absent=release.absent, on_bug=_bug)
+        self._machine = machine
+        self._lock = lock
+        self._clients = clients
+        self._on_lost = on_lost
+        self._after_reply = after_reply
+        self._overflow = False
+        self._full = False
+        self._scheduled = False
+        self._spawning = False
+        self._output = Output(self.session.take_message, _replacement)
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.write(encode(self.session.greeting()))
+        with self._lock.region():
+            self._clients.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        with self._lock.region():
+            self._clients.discard(self)
+        self._on_lost(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.session.receive_data(data)
+        self._turn()
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._schedule()
+
+    def event(self, message: Shared) -> None:
+        """Queue an event; the big lock is held."""
+        if len(self.session.outbox) >= QUEUE_MESSAGES:
+            self._overflow = True
+        else:
+            self.session.send_event(message)
+
+    def flush(self) -> None:
+        """Send what is queued, as much as one turn allows, or give the client up."""
+        self._send(self._loop.time() + TURN_S)
+        self._go_on()
+
+    def close(self) -> None:
+        """Close the connection once what is queued has been sent."""
+        self.flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _schedule(self) -> None:
+        """Have another turn, after those of others."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._take_scheduled_turn)
+
+    def _take_scheduled_turn(self) -> None:
+        self._scheduled = False
+        self._turn()
+
+    def _turn(self) -> None:
+        """Run commands that have come, one after the other, and send what they answer."""
+        end = self._loop.time() + TURN_S
+        while self._transport is not None:
+            if self._has_output():
+                self._send(end)
+            if self._full or not self.session.may_be_command() or self._loop.time() >= end:
+                break
+            self._step()
+        self._go_on()
+        self._after_reply()
+
+    def _go_on(self) -> None:
+        """Do later what there is left to do, and read only if there is nothing."""
+        if self._transport is None:
+            return
+        sent = not self._has_output()
+        if not sent or (not self._full and self.session.may_be_command()):
+            self._schedule()
+        if sent and not self._full and self.session.wants_data():
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def _has_output(self) -> bool:
+        return bool(self.session.outbox) or self._output.in_message()
+
+    def _send(self, end: float) -> None:
+        """Write what is queued until it is written, or `end` has come."""
+        transport, output = self._transport, self._output
+        if transport is None:
+            return
+        output.replies = min(output.replies, transport.get_write_buffer_size())
+        try:
+            while self._has_output():
+                transport.write(output.take())
+                if transport.get_write_buffer_size() > QUEUE_BYTES + output.replies:
+                    self._overflow = True
+                if self._loop.time() >= end:
+                    break
+        except Broken as exc:
+            self._give_up()
+            _log.error("a reply failed by a bug of ours", trace=trace_of(exc.__cause__))
+        if self._overflow:
+            self._give_up()
+            _log.warning("control client does not read, disconnected")
+
+    def _give_up(self) -> None:
+        self.abort()
+        self._transport = None
+
+    def _step(self) -> None:
+        """Look at the next piece of the input, and run the command in it."""
+        invocation = self.session.next_command()
+        if invocation is not None:
+            with self._lock.region():
+                self._run(invocation)
+
+    def _run(self, invocation: Invocation) -> None:
+        command = invocation.command
+        if command.is_coroutine:
+            coro = command.function(self._machine, **invocation.kwargs)
+            self._spawning = True
+            self._lock.spawn(coro, lambda routine: self._done(invocation, routine))
+            self._spawning = False
+            return
+        try:
+            result = command.function(self._machine, **invocation.kwargs)
+        except QmpError as exc:
+            self.session.fail(invocation, exc)
+        except Exception as exc:
+            self._fail_by_bug(invocation, exc)
+        else:
+            self.session.reply(invocation, result)
+
+    def _done(self, invocation: Invocation, routine: Routine) -> None:
+        """A coroutine command has ended, perhaps on another thread; the lock is held.
+
+        An error leads to the frames of who has performed its call, and they to the routine.
+        """
+        error, routine.error = routine.error, None
+        if isinstance(error, QmpError):
+            self.session.fail(invocation, error)
+        elif error is None:
+            self.session.reply(invocation, routine.result)
+        elif not isinstance(error, OSError) or not self._lock.closing:
+            self._fail_by_bug(invocation, error)
+        if not self._spawning:
+            self._lock.defer(self._wake)
+
+    def _fail_by_bug(self, invocation: Invocation, error: BaseException) -> None:
+        """Answer a command that has raised what it must not; the lock is held."""
+        what = f"The command {invocation.command.name}"
+        self.session.fail(invocation, _description(what, error))
+        self._lock.defer(lambda: _log_bug(error))
+
+    def _wake(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
+            self._loop.call_soon_threadsafe(self._schedule)
+
+
+def _bug(what: str, error: BaseException) -> QmpError:
+    """What a client is told of a bug of ours, which is logged."""
+    _log_bug(error)
+    return _description(what, error)
+
+
+def _description(what: str, error: BaseException) -> QmpError:
+    return QmpError(f"{what} failed by a bug of ours: {type(error).__name__}: {error}")
+
+
+def _log_bug(error: BaseException) -> None:
+    _log.error("a command failed by a bug of ours", trace=trace_of(error))
+
+
+def _replacement(message: dict[str, Any], error: Exception) -> dict[str, Any]:
+    """The answer instead of one that cannot be written."""
+    reply = error_reply(_bug("The reply", error))
+    return {**reply, "id": message["id"]} if "id" in message else reply

@@ -1,0 +1,245 @@
+"""The two ``key=value,...`` syntaxes of QEMU's command line, and dotted keys.
+
+``-drive`` and ``-device`` use QemuOpts: one flat level, every value a string.
+``-blockdev`` uses keyval: dots in a key make structures, digits make lists.
+Both write a comma inside a value as ``,,``.  What a value means is decided
+later: by the schema for keyval, by the ``opt_`` functions here for QemuOpts.
+
+Messages are those of QEMU 7.2 (its `util/keyval.c` and `util/qemu-option.c`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from blockcore.qapi.names import QmpError
+
+Tree = str | int | bool | dict[str, "Tree"] | list["Tree"]
+"""A value after keys were taken apart; leaves are strings unless JSON gave them."""
+
+_FRAGMENT = re.compile(r"[a-zA-Z][a-zA-Z0-9_-]*|[0-9]+|__[a-z0-9.-]+_[a-zA-Z][a-zA-Z0-9_-]*")
+_FRAGMENT_MAX = 127
+_IDENTIFIER = re.compile(r"[a-zA-Z][a-zA-Z0-9._-]*")
+_NUMBER = re.compile(r"\s*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
+_SIZE = re.compile(r"\s*\+?(?:(0[xX][0-9a-fA-F]+)|([0-9]+)(\.[0-9]*)?([bBkKmMgGtTpPeE]?))")
+_SUFFIXES = "bkmgtpe"
+_KEY_END = re.compile(r"[=,]|$")
+_VALUE = re.compile(r"(?:[^,]|,,)*")
+_IMPLIED = re.compile(r"(?:[^,=]|,,)*")
+_DOWNSTREAM = re.compile(r"__[a-z0-9.-]+_[^.]*")
+NESTING_MAX = 64
+"""Levels of objects and lists under dotted keys: of nodes that are defined in each other."""
+
+_BOOLEANS = {
+    **dict.fromkeys(("on", "yes", "true", "y"), True),
+    **dict.fromkeys(("off", "no", "false", "n"), False),
+}
+
+
+def well_formed_id(name: str) -> bool:
+    """Whether `name` may be an id or a node-name."""
+    return _IDENTIFIER.fullmatch(name) is not None
+
+
+def _pieces(text: str) -> Iterator[tuple[str, str | None]]:
+    """Split into keys and values; a value of None means there was no ``=``.
+
+    ``,,`` is an escape in values only: a key ends at ``=`` or at any comma.
+    """
+    position = 0
+    while position < len(text):
+        end = _KEY_END.search(text, position)
+        assert end is not None
+        key = text[position : end.start()]
+        if end.group() != "=":
+            position = end.start() + 1
+            yield key, None
+            continue
+        value = _VALUE.match(text, end.end())
+        assert value is not None
+        position = value.end() + 1
+        yield key, value.group().replace(",,", ",")
+
+
+def _first_value(text: str) -> tuple[str, str]:
+    """The leading value of an implied key, and what follows it."""
+    value = _IMPLIED.match(text)
+    assert value is not None
+    if text[value.end() : value.end() + 1] == "=":
+        return "", text
+    return value.group().replace(",,", ","), text[value.end() + 1 :]
+
+
+def parse_opts(text: str, implied: str | None = None) -> dict[str, str]:
+    """Parse QemuOpts: the last of repeated keys wins, except that the first id does.
+
+    A bare ``key`` is the deprecated spelling of ``key=on``, ``nokey`` of
+    ``key=off``.  A leading bare word is the value of the `implied` key.
+    """
+    result: dict[str, str] = {}
+    if implied is not None:
+        value, text = _first_value(text)
+        if value:
+            result[implied] = value
+    for key, given in _pieces(text):
+        if given is None:
+            key, given = (key[2:], "off") if key.startswith("no") else (key, "on")
+        if key != "id" or key not in result:
+            result[key] = given
+    return result
+
+
+def parse_keyval(text: str, implied: str | None = None) -> dict[str, Tree]:
+    """Parse keyval into nested dicts and lists with string leaves.
+
+    QmpError for a malformed key, a missing ``=``, and keys that contradict
+    each other about the shape of a member.
+    """
+    root: dict[str, Tree] = {}
+    if implied is not None:
+        value, text = _first_value(text)
+        if value:
+            root[implied] = value
+    for key, given in _pieces(text):
+        if given is None:
+            raise QmpError(f"Expected '=' after parameter '{key}'")
+        _insert(root, _fragments(key), given)
+    result = _listify(root, "")
+    assert isinstance(result, dict)
+    return result
+
+
+def _fragments(key: str) -> list[str]:
+    """Take a dotted key apart; the first fragment must be a name."""
+    fragments = key.split(".")
+    if key.startswith("__"):  # downstream names have dots in their prefix
+        fragments = _downstream(key)
+    for fragment in fragments:
+        if len(fragment) > _FRAGMENT_MAX:
+            raise QmpError(f"Parameter '{key}' is too long")
+        if not _FRAGMENT.fullmatch(fragment):
+            raise QmpError(f"Invalid parameter '{key}'")
+    if fragments[0].isdigit():
+        raise QmpError(f"Invalid parameter '{key}'")
+    return fragments
+
+
+def _downstream(key: str) -> list[str]:
+    match = _DOWNSTREAM.match(key)
+    if match is None:
+        raise QmpError(f"Invalid parameter '{key}'")
+    rest = key[match.end() :]
+    return [match.group(), *rest[1:].split(".")] if rest else [match.group()]
+
+
+def _insert(root: dict[str, Tree], fragments: list[str], value: str) -> None:
+    if len(fragments) > NESTING_MAX:
+        raise QmpError(f"Parameter '{fragments[0]}' nests too deeply")
+    node = root
+    for depth, fragment in enumerate(fragments[:-1], 1):
+        child = node.setdefault(fragment, {})
+        if not isinstance(child, dict):
+            raise _inconsistent(".".join(fragments[:depth]))
+        node = child
+    if isinstance(node.get(fragments[-1]), dict):
+        raise _inconsistent(".".join(fragments))
+    node[fragments[-1]] = value
+
+
+def _inconsistent(name: str) -> QmpError:
+    return QmpError(f"Parameters '{name}.*' used inconsistently")
+
+
+def _listify(node: Tree, name: str) -> Tree:
+    """Turn dicts whose keys are all numbers into lists, from the leaves up."""
+    if not isinstance(node, dict):
+        return node
+    prefix = f"{name}." if name else ""
+    members = {key: _listify(child, prefix + key) for key, child in node.items()}
+    indices = [key for key in members if key.isdigit()]
+    if not indices:
+        return members
+    if len(indices) != len(members):
+        raise _inconsistent(name)
+    by_index = {int(key): child for key, child in members.items()}
+    for index in range(len(by_index)):
+        if index not in by_index:
+            raise QmpError(f"Parameter '{name}.{index}' missing")
+    return [by_index[index] for index in range(len(by_index))]
+
+
+def flatten(
+    tree: Mapping[str, Tree], prefix: str = "", level: int = 0
+) -> dict[str, str | int | bool]:
+    """The leaves of nested dicts and lists under dotted keys; QmpError if they are too deep."""
+    if level >= NESTING_MAX:
+        raise QmpError("JSON nesting depth limit exceeded")
+    flat: dict[str, str | int | bool] = {}
+    for key, value in tree.items():
+        if isinstance(value, list):
+            value = {str(index): item for index, item in enumerate(value)}
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}.", level + 1))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def crumple(flat: Mapping[str, str]) -> dict[str, Tree]:
+    """The reverse of `flatten`; QmpError where keyval would refuse the keys."""
+    root: dict[str, Tree] = {}
+    for key, value in flat.items():
+        _insert(root, _fragments(key), value)
+    result = _listify(root, "")
+    assert isinstance(result, dict)
+    return result
+
+
+def opt_bool(text: str, name: str) -> bool:
+    """QemuOpts' boolean; QmpError names the parameter."""
+    if text not in _BOOLEANS:
+        raise QmpError(f"Parameter '{name}' expects 'on' or 'off'")
+    return _BOOLEANS[text]
+
+
+def opt_number(text: str, name: str) -> int:
+    """QemuOpts' number: unsigned 64 bits, C prefixes, a negative one wraps."""
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        raise QmpError(f"Parameter '{name}' expects a number")
+    digits = match[2]
+    if digits[:2] in ("0x", "0X"):
+        value = _magnitude(digits[2:], 16)
+    else:
+        value = _magnitude(digits, 8 if digits[0] == "0" else 10)
+    if value >= 1 << 64:
+        raise QmpError(f"Value '{text}' is too large for parameter '{name}'")
+    return -value % (1 << 64) if match[1] == "-" else value
+
+
+def opt_size(text: str, name: str) -> int:
+    """QemuOpts' byte count, with a fraction and a binary suffix (k, M, G, T, P, E)."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise QmpError(f"Parameter '{name}' expects a non-negative number below 2^64")
+    if match[1]:
+        value = _magnitude(match[1][2:], 16)
+    else:
+        unit = 1024 ** _SUFFIXES.index((match[4] or "b").lower())
+        fraction = (match[3] or ".")[1:40]
+        if fraction.strip("0") and unit == 1:
+            raise QmpError(f"Parameter '{name}' expects a non-negative number below 2^64")
+        value = _magnitude(match[2], 10) * unit + int(fraction or "0") * unit // 10 ** len(fraction)
+    if value >= 1 << 64:
+        raise QmpError(f"Value '{text}' is out of range for parameter '{name}'")
+    return value
+
+
+def _magnitude(digits: str, base: int) -> int:
+    """The number, or 2^64 for any with more digits than could be in range.
+
+    int() refuses to convert decimals of more than 4300 digits.
+    """
+    significant = digits.lstrip("0")
+    return 1 << 64 if len(significant) > 22 else int(significant or "0", base)

@@ -1,0 +1,130 @@
+"""scripts/examples, run as by somebody who has copied them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from live import TIMEOUT_S, Live
+from tree import TREE
+
+EXAMPLES = TREE / "scripts" / "examples"
+
+PRINTED = [
+    "failed: No space left on device",
+    "status: io-error, nospace",
+    "the writer waits",
+    "status: running, ok",
+    "content: right",
+]
+
+
+def run(
+    directory: Path, *argv: str, stdin: Path | None = None, status: int = 0, **environ: str
+) -> str:
+    """Run a program with .venv/bin on PATH, as the README says; what it prints."""
+    path = f"{TREE}/.venv/bin:{os.environ['PATH']}"
+    with open(stdin or os.devnull) as file:
+        result = subprocess.run(
+            argv,
+            cwd=directory,
+            env=os.environ | environ | {"PATH": path},
+            stdin=file,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    assert result.returncode == status, result.stdout
+    return result.stdout
+
+
+def test_nbdsh_script(tmp_path: Path) -> None:
+    with Live(tmp_path) as machine:
+        printed = run(
+            tmp_path,
+            *("nbdsh", "-u", machine.uri("vda"), "-c", "-"),
+            stdin=EXAMPLES / "nospace.nbdsh",
+            FAULTLINE_CONTROL=machine.control,
+        )
+    assert printed.splitlines() == PRINTED
+
+
+def test_nbdsh_recipe(tmp_path: Path) -> None:
+    """What the script says how it is run, pasted in one go."""
+    for name in ("scripts", ".venv"):
+        (tmp_path / name).symlink_to(TREE / name)
+    script = (EXAMPLES / "nospace.nbdsh").read_text()
+    recipe = re.findall("^#   (.*)$", script, re.MULTILINE)
+    # The log of the machine would come between.
+    lines = ["set -e; exec 2>log", *recipe, "kill %1; wait"]
+    assert run(tmp_path, "bash", "-c", "\n".join(lines)).splitlines() == PRINTED
+
+
+WRONG_SCRIPT = {
+    "error": ('"vda"', '"sda"', "x-fault-add: Cannot find device='sda' nor node-name='sda'"),
+    "no-event": ('wait_event("STOP")', 'wait_event("RESET")', "TimeoutError: timed out"),
+    "end": ('wait_event("STOP")', 'qmp("quit"), wait_event("STOP")', "the machine has ended"),
+    "no-answer": ('qmp("cont")', "", "the write has no answer"),
+}
+
+
+@pytest.mark.parametrize(("right", "wrong", "message"), WRONG_SCRIPT.values(), ids=WRONG_SCRIPT)
+def test_nbdsh_script_that_is_wrong(
+    right: str, wrong: str, message: str, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    copy.write_text(changed("nospace.nbdsh", right, wrong))
+    with Live(tmp_path) as machine:
+        printed = run(
+            tmp_path,
+            *("nbdsh", "-u", machine.uri("vda"), "-c", "-"),
+            stdin=copy,
+            status=1,
+            FAULTLINE_CONTROL=machine.control,
+        )
+    assert message in printed
+
+
+def changed(name: str, right: str, wrong: str) -> str:
+    """An example, less patient, with something else in a place of it."""
+    text = (EXAMPLES / name).read_text()
+    for old, new in ((right, wrong), ("PATIENCE_S = 30", "PATIENCE_S = 1")):
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return text
+
+
+def test_pytest_file(tmp_path: Path) -> None:
+    shutil.copy(EXAMPLES / "test_nospace.py", tmp_path)
+    printed = run(tmp_path, "pytest", "-q", "-W", "error", f"--basetemp={tmp_path}/t")
+    assert printed.splitlines()[-1].startswith("1 passed")
+
+
+WRONG_TEST = {
+    "error": ('"node-name": "vda"', '"node-name": "sda"', "Cannot find device='sda'"),
+    "no-event": ('wait_event("STOP")', 'wait_event("RESET")', "TimeoutError: timed out"),
+    "end": ('wait_event("STOP")', 'wait_event(qmp("quit"))', '"event": "SHUTDOWN"'),
+    "no-start": ("rerror=stop", "rerror=nonsense", "'nonsense' invalid read error action"),
+    "hangs": ('qmp("cont")', "", "TimeoutExpired"),
+}
+
+
+@pytest.mark.parametrize(("right", "wrong", "message"), WRONG_TEST.values(), ids=WRONG_TEST)
+def test_pytest_file_that_is_wrong(
+    right: str, wrong: str, message: str, tmp_path: Path
+) -> None:
+    """It ends, and says what was wrong: the error reply, or what the machine has said."""
+    (tmp_path / "test_copy.py").write_text(changed("test_nospace.py", right, wrong))
+    printed = run(tmp_path, "pytest", "-q", f"--basetemp={tmp_path}/t", status=1)
+    assert message in printed
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted(EXAMPLES.glob("*.*"))])
+def test_examples_are_short(name: str) -> None:
+    assert len((EXAMPLES / name).read_text().splitlines()) < 80

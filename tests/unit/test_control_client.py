@@ -1,0 +1,168 @@
+"""A control client in this process, with commands that fail as none should."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import traceback
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from blockcore.bql.big_lock import BigLock
+from blockcore.bql.clock import SystemClock
+from blockcore.bql.effects import Until
+from blockcore.bql.routine import Pool
+from blockcore.commands.table import table
+from blockcore.machine.machine import Machine
+from blockcore.process.control import Client
+from blockcore.qapi.qemu import LATEST
+from blockcore.qapi.schema import Command, CommandTable
+
+
+class Transport(asyncio.Transport):
+    """Takes everything; `closed` says whether the client was hung up on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data = b""
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.data += data
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+    def messages(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.data.splitlines()]
+
+
+def deep(value: int) -> int:
+    return deep(value + 1)
+
+
+def _assert() -> None:
+    raise AssertionError
+
+
+broken = CommandTable()
+FAULTS: dict[str, Callable[[], Any]] = {
+    "ValueError": lambda: int("x"),
+    "RecursionError": lambda: deep(0),
+    "OverflowError": lambda: (1 << 200).to_bytes(4, "big"),
+    "UnicodeEncodeError": lambda: "\udc80".encode(),
+    "KeyError": lambda: dict[str, str]()["x"],
+    "AssertionError": _assert,
+    "OSError": lambda: open("/nonexistent/file"),
+    "MemoryError": lambda: bytes(1 << 62),
+}
+
+
+@broken.command("x-fail")
+def x_fail(machine: Machine, *, how: str) -> None:
+    FAULTS[how]()
+
+
+@broken.command("x-fail-later")
+async def x_fail_later(machine: Machine, *, how: str) -> None:
+    await Until(lambda: True)
+    FAULTS[how]()
+
+
+@broken.command("x-unwritable")
+def x_unwritable(machine: Machine, *, how: str) -> Any:
+    return SimpleNamespace()
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Command]]:
+    structlog.reset_defaults()
+    for name, command in broken.commands.items():
+        monkeypatch.setitem(table.commands, name, command)
+    yield broken.commands
+
+
+async def answers(*requests: dict[str, Any]) -> Transport:
+    """What a client is told that sends `requests`."""
+    machine = cast(Machine, SimpleNamespace(qemu=LATEST, quit_requested=False, name="m"))
+    lock = BigLock(SystemClock())
+    lock.pool = cast(Pool, None)
+    client = Client(machine, lock, set(), lambda client: None, lambda: None)
+    transport = Transport()
+    client.connection_made(transport)
+    client.data_received(b'{"execute":"qmp_capabilities"}')
+    for request in requests:
+        client.data_received(json.dumps(request).encode())
+    while not transport.closed and len(transport.messages()) < 2 + len(requests):
+        await asyncio.sleep(0)
+    return transport
+
+
+@pytest.mark.parametrize("how", FAULTS)
+@pytest.mark.parametrize("name", broken.commands)
+def test_a_bug_is_an_error_reply_and_a_log_line(
+    name: str, how: str, commands: dict[str, Command]
+) -> None:
+    with capture_logs() as logs:
+        transport = asyncio.run(
+            answers(
+                {"execute": name, "arguments": {"how": how}, "id": "i"},
+                {"execute": "query-name", "id": 2},
+            )
+        )
+    assert not transport.closed
+    _, _, failed, after = transport.messages()
+    assert failed["id"] == "i" and failed["error"]["class"] == "GenericError"
+    expected = "TypeError" if name == "x-unwritable" else how
+    assert "by a bug of ours: " in failed["error"]["desc"]
+    assert after == {"return": {"name": "m"}, "id": 2}
+    (told,) = [entry for entry in logs if entry["log_level"] == "error"]
+    raised = told["trace"].splitlines()[-1].partition(":")[0]
+    assert raised in (expected, "FileNotFoundError")
+    assert "Traceback" in told["trace"]
+
+
+def test_the_trace_is_logged_where_traceback_is_patched(
+    monkeypatch: pytest.MonkeyPatch, commands: dict[str, Command]
+) -> None:
+    """As `plugin/survive.py` does it in the real process."""
+    monkeypatch.setattr(traceback, "format_exception", lambda cls, error, trace: ["no"])
+    with capture_logs() as logs:
+        transport = asyncio.run(answers({"execute": "x-fail", "arguments": {"how": "ValueError"}}))
+    assert "by a bug of ours" in transport.messages()[-1]["error"]["desc"]
+    assert "ValueError: invalid literal" in logs[0]["trace"]
+
+
+def test_a_bug_in_the_check_of_arguments(
+    monkeypatch: pytest.MonkeyPatch, commands: dict[str, Command]
+) -> None:
+    bind = Command.bind
+
+    def fail(command: Command, *args: Any, **kwargs: Any) -> Any:
+        if command.name == "x-fail":
+            raise OverflowError("too much")
+        return bind(command, *args, **kwargs)
+
+    monkeypatch.setattr(Command, "bind", fail)
+    with capture_logs() as logs:
+        transport = asyncio.run(answers({"execute": "x-fail", "id": 1}))
+    assert not transport.closed
+    assert transport.messages()[-1]["id"] == 1
+    assert "OverflowError: too much" in transport.messages()[-1]["error"]["desc"]
+    assert logs
