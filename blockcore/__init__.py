@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A model of QEMU's block layer as a guest, and a manager, see it.  Theory of operation.
 
 The core (policy, run state, drives, nodes, fault rules, throttling) consists of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """nbdkit's callbacks: each hands over to the core, and gives its errno back.
 
     nbdkit -U SOCKET python plugin/drive.py drive=id=vda,file=disk.img control=qmp.sock
@@ -94,7 +95,7 @@ def _alive() -> bool:
 
 
 def _slot(h: Connection) -> Slot:
-    """This thread's slot, made on its first request.
+    """The slot of this thread, made on its first request.
 
     With `-t 1` nbdkit has no workers: the requests come on the thread of the
     connection, or with `-s` on the main one.  nbdkit does not wait for the end

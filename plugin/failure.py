@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How a callback fails without leaving anything behind.
 
 nbdkit fetches the exception that a callback has raised, has its traceback

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Free memory goes back to the system.
 
 By default threads get heaps of their own from the C library, up to eight for

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Ends with whom its user wants it to end, and sees a way out of nbdkit's that has no callback.
 
 nbdkit 1.32 asks the kernel for SIGTERM at the death of its parent whether or not

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is said where memory does not even suffice for what the plugin imports.
 
 nbdkit has Python print the exception that ends the import, and says itself that

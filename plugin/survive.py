@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Outlives an assertion of nbdkit before 1.34, which any client can make fail.
 
 When a reply cannot be sent because its client is gone, the worker marks the

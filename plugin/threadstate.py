@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Keeps the interpreter's state of nbdkit's worker threads alive, and gives it back.
 
 nbdkit brackets every callback in PyGILState_Ensure and _Release.  On a thread

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """setuptools, let loose on a copy: what can be read can be installed, and is left as it was.
 
 In the tree itself it would write faultline.egg-info and build/, and would ship
@@ -10,7 +11,7 @@ import tempfile
 
 from setuptools import build_meta
 
-SOURCES = ("MANIFEST.in", "README.md", "pyproject.toml", "setup.cfg")
+SOURCES = ("LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.cfg")
 PACKAGES = ("blockcore", "plugin")
 BACKEND = "scripts/build_backend.py"
 

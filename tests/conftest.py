@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Order and protection of the whole run; a hang is ended by setup.cfg's faulthandler_timeout.
 
 And what several modules share: two machines for cases beside QEMU.
@@ -9,6 +10,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+
 from beside_qemu import Shared
 
 # A shell starts what it runs in the background with SIGINT ignored, which children inherit;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How the core is run: one big lock, and coroutines that ask for what blocks.
 
 `effects` are the two things that the core awaits: a blocking call, and a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The big lock, and how coroutines of the core are run under it.
 
 One lock protects the whole model.  A `Routine` is a coroutine of the core

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Time as the core sees it: injected, so that tests own it."""
 
 from __future__ import annotations

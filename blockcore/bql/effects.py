@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the core asks for and never does itself: a blocking call, or a wait.
 
 Core code consists of coroutines that run under the big lock (`big_lock.py`).  An

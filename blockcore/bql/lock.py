@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A lock of coroutines: taken in the order in which they ask (QEMU's CoMutex)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A coroutine of the core being run, and the two kinds of owner it can have.
 
 A thread that runs one routine to its end owns a `ThreadRoutine`: a guest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The `faultline` command: a convenience on top of nbdkit, and a QMP client.
 
 `serve` only prepares nbdkit's command line and environment and then becomes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The arguments of a QMP command as a shell user writes them: key=value words."""
 
 from __future__ import annotations

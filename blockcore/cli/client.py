@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`faultline qmp` and `faultline events`: the control socket as it is."""
 
 from __future__ import annotations

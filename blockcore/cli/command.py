@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The group of all commands, and what becomes of their errors."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """nbdkit, the Python it embeds, and the environment in which that one finds its modules.
 
 The embedded interpreter belongs to nbdkit's package.  It need not be the one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Where a machine is to be reached, as the options and keys of `serve` say."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Names of events that somebody has typed, compared with those that a server has."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Jobs as a machine tells of them, and how a line of text does."""
 
 from __future__ import annotations

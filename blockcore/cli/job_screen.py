@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A job on the screen while somebody waits for it: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations

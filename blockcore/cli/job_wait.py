@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Waiting for a job: the events of a session lead from one look at it to the next."""
 
 from __future__ import annotations

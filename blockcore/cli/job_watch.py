@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What becomes of one job, learned from its events and from looking at it now and then.
 
 Nothing here talks to a machine or looks at a clock.  Looking tells where the

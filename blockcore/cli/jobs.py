@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`faultline jobs` and `faultline job`: the jobs of a machine, seen and steered."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Where the NBD server listens: checked before nbdkit starts, told to it and to the plugin.
 
 nbdkit reports a socket that it cannot bind only after the plugin opened every

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Commands whose options have one value each: click takes the last of several."""
 
 from __future__ import annotations

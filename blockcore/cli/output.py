@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The three standard streams: there from the start, and what is done when one cannot be written.
 
 What a command has to say on stderr is never worth more than its exit status,
@@ -34,9 +35,9 @@ def open_missing_streams() -> None:
         except OSError:
             # The lowest free number is this one.
             os.set_inheritable(os.open(os.devnull, mode), True)
-    sys.stdin = sys.stdin or open(0, encoding="utf-8")
-    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8")
-    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", errors="backslashreplace")
+    sys.stdin = sys.stdin or open(0, encoding="utf-8")  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
 
 
 def require_stdout() -> None:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The packages that the plugin imports, for the Python which nbdkit embeds.
 
 This interpreter's own do if it is of the same version and kind; otherwise their

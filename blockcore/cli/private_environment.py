@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Packages for a Python that is not the one that runs: a private directory, filled by pip once.
 
 It is below the user's cache, and its name has all that it was made from, so

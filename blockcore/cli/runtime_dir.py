@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The private directory of a machine, for what is not named."""
 
 from __future__ import annotations

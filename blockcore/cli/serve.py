@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`faultline serve`: become nbdkit with the plugin, one machine in the foreground.
 
 The process is replaced by nbdkit, so signals, exit status and file descriptors

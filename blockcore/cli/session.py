@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A session with a machine's control socket: how it is named, had, and lost.
 
 The protocol is the `qemu.qmp` package's, so every QMP server will do, QEMU included.

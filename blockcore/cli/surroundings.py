@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a process is born with: limits, sockets and a parent, as far as a machine cares."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The QMP commands, a module for each subject; `table` puts them together.
 
 The machine: `run_state`, `requests`, `yank`.  Drives and nodes: `block_config` changes

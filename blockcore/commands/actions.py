@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The actions of a `transaction`, declared as commands are: one function each.
 
 The function prepares the action, as `machine/transaction.py` has it.  Its

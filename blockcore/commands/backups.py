@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Starting backups: blockdev-backup and drive-backup, alone or several at one moment."""
 
 from __future__ import annotations

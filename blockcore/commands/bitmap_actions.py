@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a `transaction` can do with dirty bitmaps."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Dirty bitmaps by QMP: block-dirty-bitmap-*, and what queries show of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Changing drives and nodes: size, limits, thresholds, policies, blockdev-add and -del."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What drives and nodes are: query-block, query-named-block-nodes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What drives have done: query-blockstats."""
 
 from __future__ import annotations

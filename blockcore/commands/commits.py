@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Starting to write an image down into one below it: block-commit."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Fault rules at run time: what QEMU's blkdebug cannot do."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What an image is: the part of query-block that is about files and formats."""
 
 from __future__ import annotations

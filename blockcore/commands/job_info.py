@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Jobs as seen from outside: query-jobs and query-block-jobs."""
 
 from __future__ import annotations
@@ -88,21 +89,21 @@ async def query_block_jobs(
 
 
 def _block_job_info(job: BlockJob) -> BlockJobInfo:
-    shared: dict[str, Any] = dict(
-        type=job.type,
-        device=job.id,
-        len=job.progress.total,
-        offset=job.progress.current,
-        busy=job.busy,
-        paused=job.should_pause,
-        speed=job.limit.speed,
-        io_status=job.iostatus,
-        ready=job.is_ready,
-        status=job.status,
-        auto_finalize=job.auto_finalize,
-        auto_dismiss=job.auto_dismiss,
-        error=job.error_text,
-    )
+    shared: dict[str, Any] = {
+        "type": job.type,
+        "device": job.id,
+        "len": job.progress.total,
+        "offset": job.progress.current,
+        "busy": job.busy,
+        "paused": job.should_pause,
+        "speed": job.limit.speed,
+        "io_status": job.iostatus,
+        "ready": job.is_ready,
+        "status": job.status,
+        "auto_finalize": job.auto_finalize,
+        "auto_dismiss": job.auto_dismiss,
+        "error": job.error_text,
+    }
     if job.actively_synced is None:
         return BlockJobInfo(**shared)
     return BlockJobInfoMirror(**shared, actively_synced=job.actively_synced)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What may be asked of any job."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Starting mirrors: blockdev-mirror and drive-mirror."""
 
 from __future__ import annotations

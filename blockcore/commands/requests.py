@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The requests of guests that are not answered."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Running and stopping the machine."""
 
 from __future__ import annotations

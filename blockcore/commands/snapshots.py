@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Snapshots, and what an image says of its backing file."""
 
 from __future__ import annotations

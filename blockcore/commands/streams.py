@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Starting to fill an image from below: block-stream."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """All commands together, and those about the commands themselves."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QMP's `transaction`: several actions or none.  `table.py` says which there are."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Thin volumes: looking at them, extending them, and the manager that does it by itself."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Cutting connections that hang (QEMU's `util/yank.c`, `qapi/yank.json`).
 
 Both commands may be executed out of band: they take no turn with anybody, and wait for nothing.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """From nbdkit's KEY=VALUE pairs to a machine.
 
 `config` parses all keys into a frozen `Config`, `drive_config` the value of

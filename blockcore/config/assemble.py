@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """From a configuration to a machine with its nodes and drives."""
 
 from __future__ import annotations

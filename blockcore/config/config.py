@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """nbdkit's KEY=VALUE pairs, from text to a frozen `Config`.
 
 ======================  =====================================================
@@ -168,7 +169,8 @@ class ConfigParser:
         drives = {drive.id: drive for drive in self._drives}
         nodes = _node_names([drive.options for drive in self._drives] + self._blockdevs)
         used = set()
-        for self.pair, device in self._devices:
+        for pair, device in self._devices:
+            self.pair = pair
             name = device.drive
             if name in drives:
                 if name in used:

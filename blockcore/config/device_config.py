@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``device=``: the part of QEMU's ``-device`` that decides how a drive's errors are handled.
 
 The properties of the block devices (`hw/block/block.c`) and no others:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``drive=``: QEMU's ``-drive``, from text to a frozen `DriveConfig`.
 
 Checks are made in the order of QEMU's drive_new and blockdev_init, so that of

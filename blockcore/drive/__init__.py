@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A drive: what one guest device has, and the life of its requests.
 
 `block_backend` is QEMU's BlockBackend with the device on it.  `guest_request`

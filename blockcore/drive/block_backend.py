@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A drive as its guest has it: QEMU's BlockBackend plus the device on it."""
 
 from __future__ import annotations

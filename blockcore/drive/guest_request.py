@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The life of a guest request: held, tried, and what the policy makes of a failure.
 
 Here a request meets the error policy (`block/block-backend.c`,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Guest reads and writes that nothing concerns, without lock or coroutine.
 
 Most requests of most drives need no decision: the machine runs, no rule can

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which request fails, and how.
 
 `injector` has the rules of a node and decides, for each request, which of them

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Where fault rules can strike, so that all other requests may pass unseen."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Fault rules: which request fails, and how.
 
 QEMU's blkdebug engine (`block/blkdebug.c`; its rules as verified with qemu-io

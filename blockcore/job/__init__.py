@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What all jobs have in common (QEMU's `job.c`, `blockjob.c`).
 
 `job` is a job's life as the client sees it: status, verbs, errors, the end.

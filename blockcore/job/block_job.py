@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A job on block nodes (QEMU's `blockjob.c`): what it blocks, its error policy, its speed limit."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A job: something long that goes on beside the guest, and can be paused (QEMU's `job.c`).
 
 What a kind of job has to do is in `job_driver`, how its work is made to wait in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The coroutine of a job, and the ways of making it wait: pauses, sleeps, and their ends.
 
 A job that nobody lets go on waits in `_yield` and nowhere else, and `enter`

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a kind of job has: the work, and the steps of its end (QEMU's JobDriver).
 
 `run` is the work.  After it, `prepare` may still fail; then come `commit` or

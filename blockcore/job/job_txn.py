@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Jobs that succeed or fail together: QEMU's JobTxn.
 
 Every job is in a transaction, most in one of their own.  When the work of all

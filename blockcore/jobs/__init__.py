@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The kinds of block job.  Theory of operation.
 
 What all jobs have in common is in `blockcore.job`; a folder here has one kind:

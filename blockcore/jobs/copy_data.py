@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Data from one node to another: a read and a write, or one call past nodes that need not know.
 
 What forbids a guest the short path forbids this one too (`direct`).

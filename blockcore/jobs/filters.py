@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Putting the filter of a job over a node, and taking it away."""
 
 from __future__ import annotations

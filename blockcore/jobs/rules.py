@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What all commands that start a job have to check."""
 
 from __future__ import annotations

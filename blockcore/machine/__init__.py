@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One emulated machine, and the procedures that concern more than one of its parts.
 
 `machine` has the run state, the graph, the drives and the jobs.  `vm_stop` stops

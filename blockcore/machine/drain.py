@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Drained sections: no guest has a request at some nodes, and no job works on them.
 
 (bdrv_drained_begin.)  Guests' new requests wait, those under way end; jobs

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Sections in which a command changes the graph of a running machine, and what it does there."""
 
 from __future__ import annotations

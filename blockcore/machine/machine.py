@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One emulated machine: its run state, nodes, drives, and what moves them.
 
 Everything here is called under the big lock.  What takes time is a coroutine

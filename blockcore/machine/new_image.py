@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Images that commands make or find: overlays, and the targets of jobs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """External snapshots: an overlay takes the place of a node, which becomes its backing file."""
 
 from __future__ import annotations
@@ -82,8 +83,10 @@ def put_over(
         raise QmpError("The overlay does not support backing images")
     graph = machine.graph
     if overlay in graph.subtree(old):
-        names = old.node_name, overlay.node_name
-        raise QmpError("Making '%s' a backing child of '%s' would create a cycle" % names)
+        raise QmpError(
+            f"Making '{old.node_name}' a backing child of '{overlay.node_name}'"
+            " would create a cycle"
+        )
 
     def undo() -> None:
         detach(overlay, "backing")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Several changes, all of them or none: QMP's `transaction`.
 
 Every action is *prepared*, in order: it does what can fail, and registers what

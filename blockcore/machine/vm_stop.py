@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How a machine comes to a stop (QEMU's `cpus.c`: do_vm_stop, vm_stop_requested).
 
 STOP is said first; then the requests in flight end, and what they wrote is

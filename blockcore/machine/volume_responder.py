@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The storage manager that extends a thin volume in time, or too late, as oVirt's vdsm does.
 
 It arms the write threshold of the `file` node somewhat below the physical size.

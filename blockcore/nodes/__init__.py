@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Block nodes: the I/O core that all drivers share, and what surrounds it.
 
 `node.BlockNode` carries out a request: fault rules, thresholds, bitmaps, then

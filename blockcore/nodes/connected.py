@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A node whose requests somebody else answers, or never does: what can be done about that."""
 
 from __future__ import annotations

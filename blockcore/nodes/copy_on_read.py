@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Copy-on-read: what a read finds below an image is written to the image as well.
 
 The caller has made the request serialising at cluster granularity

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How plain I/O of a node may go straight to a file descriptor, for `drive/short_path.py`.
 
 Everything here that moves data is called by guests' worker threads, without

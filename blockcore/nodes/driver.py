@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a node driver is asked to do: the callbacks of QEMU's BlockDriver.
 
 A driver subclasses `node.BlockNode` and has those of these methods that it can

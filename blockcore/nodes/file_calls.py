@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The system calls for the files of one file system, which may never return.
 
 A network's server that is gone, or a disk, keeps all threads that are in calls

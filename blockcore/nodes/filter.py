@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Filters: nodes that show one child's data as it is, and do something on the way."""
 
 from __future__ import annotations

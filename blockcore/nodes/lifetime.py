@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The beginning and the end of a node, which nothing that goes wrong in its driver prevents."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A block node: the I/O core (`block/io.c`) that all drivers share.
 
 The public methods (`pread`, `pwrite`, `zero`, `discard`, `flush`,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Operations on a node that something forbids as long as it lasts: QEMU's op blockers.
 
 A job blocks all operations on the nodes that it works on, an overlay most of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What may come of a driver's part of a request: an outcome, whatever happens in there."""
 
 from __future__ import annotations

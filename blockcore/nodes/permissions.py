@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Who may do what with a node, and who lets others: QEMU's BLK_PERM_*.
 
 Every user of a node needs some permissions on it and shares some with the

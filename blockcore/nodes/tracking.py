@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Requests of one node that may not pass each other: QEMU's tracked requests.
 
 A request that is *serialising* waits for those under way that overlap it, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A node's place in the graph: its name, its children, who uses it, and what that forbids."""
 
 from __future__ import annotations

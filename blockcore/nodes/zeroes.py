@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Zeroes as data."""
 
 from __future__ import annotations

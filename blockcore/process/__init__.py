@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The process around a machine: threads, sockets, signals, the log.
 
 All real I/O is here, but for that of nodes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A guest's connection, as nbdkit's handle."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The control socket: its file, its clients, and their bounded queues.
 
 All of this runs on the main loop's thread, except `Client.event`, which the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The end of the process: from whoever asks for it to the exit."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a process has made for itself in the file system, and takes away at its end."""
 
 from __future__ import annotations

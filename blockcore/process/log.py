@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Structured logs on stderr: JSON lines, or colours for a terminal."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The log, written by a thread of its own: what serves never waits for who reads it.
 
 A pipe that nobody reads, a terminal that is stopped, a full disk: lines wait in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The main loop: the one thread with asyncio on it, and the pools beside it.
 
 It serves the control socket, performs the blocking calls of the routines that

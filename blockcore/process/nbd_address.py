@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Where `faultline serve` has let nbdkit listen, as it tells the plugin in the environment."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Threads on which calls may block: those of QMP commands, jobs and the machine's own loops."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How deep calls may nest.
 
 A request goes down a chain of images by recursion, five frames for each, and

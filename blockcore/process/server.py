@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The life of the process: configured, opened, served, shut down.
 
 nbdkit's plugin hands its callbacks to one `Server`.  Files are opened and the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The signals that end the process, taken by a thread of its own.
 
 They are blocked on all threads, so that none is interrupted, none is asked to

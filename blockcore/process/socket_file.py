@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Files of Unix sockets: what a killed server has left is removed, and who may connect is set."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A process until it serves, and after that what it began with: who may end it, and what is left.
 
 A start that fails, or that is told to end, says one line at most and leaves
@@ -110,7 +111,8 @@ def require_descriptors() -> None:
     spare: list[int] = []
     try:
         for _ in range(SPARE_DESCRIPTORS):
-            spare.append(os.dup(0))
+            # One by one: those before the one that fails are to be closed.
+            spare.append(os.dup(0))  # noqa: PERF401
     except OSError:
         raise QmpError(f"{SPARE_DESCRIPTORS} more descriptors are needed (ulimit -n)") from None
     finally:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Descriptor 2, turned into a pipe of our own whose other end is always read.
 
 More than the log is written there, by whoever is in the process: nbdkit's

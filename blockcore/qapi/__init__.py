@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The vocabulary of the block layer, and how it is typed.  Nothing in here knows a machine.
 
 `names` has QAPI's enums and errors, `events` its events, `qemu` what differs

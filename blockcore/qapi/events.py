@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QAPI's events: what every client of the control socket is told.
 
 Members carry QAPI's names with ``_`` for ``-``; one that is None is absent.

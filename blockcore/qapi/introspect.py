@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The answer of ``query-qmp-schema``: a command table as a list of SchemaInfo.
 
 Commands and events have their names, built-in types theirs; all other types

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The two ``key=value,...`` syntaxes of QEMU's command line, and dotted keys.
 
 ``-drive`` and ``-device`` use QemuOpts: one flat level, every value a string.

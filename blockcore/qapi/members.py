@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Members: what structs, events and the arguments of commands consist of."""
 
 from __future__ import annotations

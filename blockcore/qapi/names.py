@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The QAPI vocabulary of the block layer: enums and errors; `events` has the events.
 
 Values of the enums are the wire strings.  See `qapi/block-core.json`, `qapi/run-state.json`

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which QEMU answers: everything in which the releases differ, as data.
 
 The machine key `qemu` chooses a `Release`.  The core behaves in one way; where

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Declare once, derive everything: the types, their wire form, commands and events.
 
 A command is a function.  Its first positional parameter is the machine, its

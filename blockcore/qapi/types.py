@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Python annotations as QAPI types.
 
 =========================================  ==========================================

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One value against one QAPI type: what is accepted, and QEMU 7.2's words when it is not.
 
 Two sources of values exist, and they differ in their scalars only.  JSON (QMP,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The control protocol: QMP, without I/O.
 
 `session` is one client's conversation: bytes in, commands with checked arguments

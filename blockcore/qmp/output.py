@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What one client is sent: messages out of a queue, as bytes, a bit at a time."""
 
 from __future__ import annotations

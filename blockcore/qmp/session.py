@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One client's conversation: bytes in, commands and replies out, no I/O.
 
 The host feeds what it reads with `receive_data`, takes commands with

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a client has sent behind the command that is outstanding, and is kept for later."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Pure decisions: tables and arithmetic that look at nothing but their arguments.
 
 What a policy makes of an error (`policy`), which run state may follow which

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a drive has done: QEMU's BlockAcctStats (`block/accounting.c`).
 
 A request counts when it is over.  Success adds operations, bytes and time;

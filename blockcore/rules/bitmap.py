@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Dirty bitmaps: which parts of a node have been written to (`block/dirty-bitmap.c`).
 
 One bit stands for `granularity` bytes.  Offsets and lengths are bytes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The life of a job as a table, and what may be asked of it when (JobSTT, JobVerbTable)."""
 
 from __future__ import annotations

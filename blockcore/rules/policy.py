@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """rerror/werror: from a policy and an errno to an action and an io-status.
 
 The rules are those of QEMU's `block-backend.c` (blk_get_error_action,

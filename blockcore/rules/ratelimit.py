@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The speed limit of jobs (`include/qemu/ratelimit.h`)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The run state of the machine, and who may change it to what.
 
 STOP and RESUME leave here and nowhere else; the state is always changed

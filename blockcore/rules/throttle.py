@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """I/O throttling: the limits, and the leaky buckets that enforce them.
 
 The arithmetic and the messages are those of QEMU's `util/throttle.c`.  A

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Who may go next: the queues and turns of the drives that share limits.
 
 The rules are those of QEMU's `block/throttle-groups.c`; what its timers do is

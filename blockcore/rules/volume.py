@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A volume of limited physical size under a file, as a logical volume is under an image.
 
 The limit is on offsets: bytes below `physical_size` can be written, wherever

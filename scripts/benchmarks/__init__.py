@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`scripts/bench`: this project's performance budget, measured against its peers.
 
 Absolute figures drift from minute to minute and mean nothing on another

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Rows of the control socket: its round trip, and `cont` with requests held."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Rows of the data path: fio against this tree, nbdkit in C, and QEMU."""
 
 from __future__ import annotations

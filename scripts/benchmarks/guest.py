@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Rows of guests beside a job: what a mirror at full speed leaves of a server's throughput."""
 
 from __future__ import annotations

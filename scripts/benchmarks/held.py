@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Guests whose writes are held by a machine that an error has stopped."""
 
 from __future__ import annotations

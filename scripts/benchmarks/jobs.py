@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Rows of block jobs: each beside the same job in qemu-storage-daemon, by the same commands.
 
 Both run with nothing in them; a turn adds its nodes, runs the job, and takes

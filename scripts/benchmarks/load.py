@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Clients: fio on the data path, and a small one on the control socket."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Row of memory: what a drive, a connection and a held request cost, and whether it stays flat."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a run is to do, and where: the drive is a file on tmpfs, so that no disk is measured."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Rows of qcow2: an overlay on a raw image, by this tree and by qemu-storage-daemon."""
 
 from __future__ import annotations

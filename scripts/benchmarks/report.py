@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A run's rows, as a table for people and as JSON."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Contenders take turns; what comes of it as medians, ratios and verdicts."""
 
 from __future__ import annotations

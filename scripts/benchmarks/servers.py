@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The servers that are measured: this tree's, and its peers'.
 
 Each is a context manager that gives a `Server` once it accepts connections,
@@ -40,7 +41,7 @@ class Server:
 
 @contextlib.contextmanager
 def faultline(directory: Path, *keys: str, threads: int | None = None) -> Iterator[Server]:
-    """This tree's `faultline serve`; `threads` is nbdkit's number of workers per connection."""
+    """`faultline serve` of this tree; `threads` is nbdkit's number of workers per connection."""
     command = [sys.executable, "-c", "from blockcore.cli import main; main()", "serve"]
     with _place(directory) as place:
         options = ["--nbd", str(place / "nbd"), "--control", str(place / "qmp")]

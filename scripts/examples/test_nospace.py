@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A program must survive a disk that is full for a while.
 
 Run it with pytest, `faultline` on PATH; put your own program in nbdcopy's place.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Lives of a machine to which everything happens, and a model of what its drives may hold.
 
     scripts/endure chaos [--lives N] [--seed SEED]
@@ -29,6 +30,7 @@ from typing import Any
 
 import click
 import nbd
+
 from live import TIMEOUT_S, Flight, Live, Qmp, QmpFailed
 from load import BLOCK, LoadGuest, Pending
 from qcow2_images import qemu_img

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Messages by the grammar that a machine itself gives out, right ones and spoiled ones.
 
     scripts/endure grammar [--messages N] [--seed SEED]
@@ -23,6 +24,7 @@ from typing import Any
 
 import click
 import nbd
+
 from live import Live, Qmp, make_image
 from qcow2_images import create
 

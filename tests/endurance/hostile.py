@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Bytes on the NBD socket that no client sends.
 
     scripts/endure hostile [--items N] [--seed SEED]
@@ -21,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+
 from grammar import PATIENCE_S, Guest
 from live import Live, Qmp, make_image
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A server that is killed at a random moment: what was flushed is there, images are sound.
 
     scripts/endure kills [--kills N] [--seed SEED]
@@ -19,6 +20,7 @@ from typing import Any
 
 import click
 import nbd
+
 from beside_qemu import backing_name
 from live import TIMEOUT_S, Flight, Live, Qmp, Request
 

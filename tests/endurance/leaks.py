@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Loads that must leave nothing behind, and what a machine has before and after each.
 
     scripts/endure leaks [--share SHARE] [LOAD]...
@@ -21,10 +22,10 @@ from typing import Any
 
 import click
 import nbd
-from live import Flight, Live, Qmp, QmpFailed, make_image
-from qcow2_images import qemu_img
 
 from blockcore.bql.effects import GENERAL
+from live import Flight, Live, Qmp, QmpFailed, make_image
+from qcow2_images import qemu_img
 
 KIB, MIB = 1 << 10, 1 << 20
 BLOCK = 4 * KIB

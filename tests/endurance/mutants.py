@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Damaged qcow2 images by the thousand: structured fields changed, bytes flipped, ends cut off.
 
     scripts/endure mutants [--count N] [--seed SEED] [--keep DIRECTORY]
@@ -28,13 +29,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from bounds import bounded
-from qcow2_images import create, qemu_img, qemu_io
-from sim import Sim, execute, new_machine, perform
-
 from blockcore.machine.machine import Machine
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import QmpError
+from bounds import bounded
+from qcow2_images import create, qemu_img, qemu_io
+from sim import Sim, execute, new_machine, perform
 
 SIZE = 256 << 10
 SECTOR = 512

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Some lives of a machine to which everything happens; `scripts/endure chaos` leads more."""
 
 from __future__ import annotations
@@ -5,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from chaos import World
 
 LIVES = 4

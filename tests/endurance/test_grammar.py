@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A few thousand messages by the grammar of the machine; `scripts/endure grammar` sends more."""
 
 from __future__ import annotations
@@ -6,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 from grammar import Grammar, Tally, life
 from sim import Sim as Simulation
 from sim import execute, new_machine, perform

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Some hundred connections with bytes that no client sends; `scripts/endure hostile` makes more."""
 
 from __future__ import annotations
@@ -6,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from hostile import ITEMS, life
 
 CONNECTIONS = 300

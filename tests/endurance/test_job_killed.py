@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A server that is killed at a random moment of running jobs: images are sound, nothing is lost.
 
 `scripts/endure kills` goes on for longer.
@@ -9,6 +10,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 from beside_qemu import backing_name
 from kills import KINDS, kill_beside_jobs, make_chain
 from live import Live

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Thousands of errors, connections, commands and jobs leave nothing behind.
 
 `scripts/endure leaks` runs the same loads in full.
@@ -10,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from leaks import LOADS, measure
 from live import TIMEOUT_S, Live, make_image
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Random load with random trouble: nothing lost, nothing invented, counted exactly.
 
 FAULTLINE_LOAD_SECONDS sets how long each run takes (default 10; 60 for the
@@ -11,6 +12,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 from live import Live, make_image
 from load import BLOCK, Load
 

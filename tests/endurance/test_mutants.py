@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A few damaged images of each kind; thousands of them: `scripts/endure mutants`."""
 
 from __future__ import annotations
@@ -6,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from mutants import SHAPES, mutate, originals, run
 
 SEEDS = range(8)

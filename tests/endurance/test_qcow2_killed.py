@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A server of a qcow2 overlay that is killed at a random moment: what was flushed is there.
 
 `scripts/endure kills` goes on for longer.
@@ -8,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from kills import kill_alone
 
 RUNS = 10

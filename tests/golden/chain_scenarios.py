@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Scenarios for `record_golden.py`: chains of images, and what may be done to their nodes."""
 
 from __future__ import annotations

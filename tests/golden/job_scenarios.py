@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Scenarios for `record_golden.py`: block jobs, what is said of them, and what they refuse."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The scenarios of tests/golden that this project has recorded itself, from real QEMU.
 
 With tests/support on PYTHONPATH:
@@ -27,7 +28,7 @@ IMAGE = ("qemu-img create -f raw disk.raw 2M", "qemu-io -f raw -c 'write -P 0x11
 
 EIO, ENOSPC = 5, 28
 
-FREE = {name: 0 for name in ("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr")}
+FREE = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
 
 SCENARIOS: dict[str, Scenario] = CHAINS | JOBS
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Plays recordings with jobs: what their guest does, and what is in the images at the end.
 
 The recorder's guest wrote through HMP's `qemu-io`; here an NBD client does.
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import nbd
+
 from live import Live, Qmp
 from replay import Comparison, Player, Recording, Request
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Recorded command lines of real QEMU and qemu-io, through real processes."""
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from live import FAULTLINE, TIMEOUT_S, Live, make_image
 from tree import RECORDINGS, TREE
 
@@ -73,5 +75,5 @@ def test_rules(case: Case, tmp_path: Path) -> None:
             text=True,
             timeout=TIMEOUT_S,
         )
-    said = re.findall(r"^(?:\w+ \d+/\d+ bytes .*|.* failed: .*)$", result.stdout, re.M)
+    said = re.findall(r"^(?:\w+ \d+/\d+ bytes .*|.* failed: .*)$", result.stdout, re.MULTILINE)
     assert (said, result.returncode) == (case["output"], case["exit"])

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Recordings of real QEMU with a guest that does I/O, played against live machines."""
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from replay import OtherOrder, Recording, play, recording_id, recordings
 
 RECORDINGS = recordings("guest", "ide", "misc", "snapshot", "chain")

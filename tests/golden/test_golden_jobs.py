@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Recordings of real QEMU with block jobs, played against live machines."""
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from replay import Recording, recording_id, recordings
 from replay_jobs import play_with_jobs
 

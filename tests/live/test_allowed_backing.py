@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which backing files images may name: the decision, and all the ways to open a chain."""
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live import Live, Qmp, QmpFailed, make_image
-from qcow2_images import create
 
 from blockcore.nodes.definitions.allowed_backing import ANY, AllowedBacking, parse_allowed
 from blockcore.qapi.names import QmpError
+from live import Live, Qmp, QmpFailed, make_image
+from qcow2_images import create
 
 MIB = 1 << 20
 PLACES = {"/link/x": "/etc/x", "/in": "/images", "/images/up": "/images", "/images/away": "/etc/y"}
@@ -119,7 +120,7 @@ def machine(directory: Path, *keys: str) -> Iterator[Qmp]:
 BAD = ("bad", "linked", "server", "deep")
 
 
-@pytest.mark.parametrize("name", ("good", *BAD))
+@pytest.mark.parametrize("name", ["good", *BAD])
 def test_at_the_start(name: str, images: Path) -> None:
     for keys, is_open in (([], True), (["allow-backing=ours"], name == "good")):
         if name == "server" and is_open:

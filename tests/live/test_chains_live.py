@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Real machines on chains of images, beside QEMU's own tools."""
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import nbd
 import pytest
+
 from live import TIMEOUT_S, Flight, Live
 from qcow2_images import check_clean, content, create, qemu_img, qemu_io
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The `faultline` command: its refusals, nbdkit's command line, and QMP with QEMU as the server."""
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import Any
 
 import nbd
 import pytest
-from live import Live
 
 from blockcore.cli import main, session
 from blockcore.cli.arguments import parse_arguments
@@ -24,6 +24,7 @@ from blockcore.cli.embedding import Nbdkit, find_nbdkit
 from blockcore.cli.listen import TcpPort, UnixSocket
 from blockcore.cli.plugin_packages import plugin_packages
 from blockcore.cli.serve import TOP, embedded_drive, serve_command
+from live import Live
 
 NBDKIT = Nbdkit(Path("/opt/kit/sbin/nbdkit"), (3, 11))
 

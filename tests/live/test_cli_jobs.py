@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`faultline jobs` and `faultline job` with real jobs, of machines and of QEMU."""
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from blockcore.cli import main
 from live import FAULTLINE, TIMEOUT_S, Live, Qmp
 from qcow2_images import create
 from tree import TREE
-
-from blockcore.cli import main
 
 MIB = 1 << 20
 HALF = MIB // 2

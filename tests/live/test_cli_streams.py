@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the command does when a standard stream is closed, full, or nobody reads it."""
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import nbd
 import pytest
+
 from live import FAULTLINE, TIMEOUT_S, Live, Qmp
 from qcow2_images import create
 from tree import TREE

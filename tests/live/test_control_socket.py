@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The control socket as clients find it: many at once, rude ones, dying ones."""
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from typing import Any
 
 import nbd
 import pytest
-from live import FAULTLINE, Flight, Live, Qmp, QmpFailed, make_image
-from tree import TREE
 
 from blockcore.commands.table import table
 from blockcore.qmp.session import Session
+from live import FAULTLINE, Flight, Live, Qmp, QmpFailed, make_image
+from tree import TREE
 
 MIB = 1 << 20
 BLOCK = 4096

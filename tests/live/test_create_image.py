@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Image files made by commands: where, of what format, and what is left after a failure."""
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live import TIMEOUT_S
-from qcow2_images import check_clean, content, create, qemu_img
-from sim import Sim, new_machine, perform
 
 from blockcore.machine.graph_changes import blockdev_add
 from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.options import parse_blockdev_options
 from blockcore.nodes.graph.create import Backing, create_image_file
 from blockcore.qapi.names import QmpError
+from live import TIMEOUT_S
+from qcow2_images import check_clean, content, create, qemu_img
+from sim import Sim, new_machine, perform
 
 MIB = 1 << 20
 

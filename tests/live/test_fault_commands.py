@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """x-fault-add and its companions as a client of the control socket has them."""
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from live import Live, Qmp, QmpFailed, make_image
 from qcow2_images import create
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Of clients, guests and servers nothing is left to Python's collector, whatever became of them.
 
 The machine is a real one without that collector; in the end it tells what only
@@ -15,6 +16,7 @@ from typing import Any
 
 import nbd
 import pytest
+
 from live import TIMEOUT_S, Flight, Live, Qmp, QmpFailed, freeze, make_image
 from test_nbd_node import nbdkit
 from watched import Watched

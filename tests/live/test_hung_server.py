@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A server that stops answering: who needs it waits, and nobody else does."""
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from live import TIMEOUT_S, Flight, Live, Qmp, freeze, make_image
 from test_nbd_node import killed, nbdkit, silent
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A qcow2 image that is found corrupt under a guest, in a machine."""
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import nbd
 import pytest
+
 from live import Live, Qmp, QmpFailed
 from qcow2_images import create, qemu_io
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Storage migration between real machines, with errors on the way, and volumes that run full."""
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from live import TIMEOUT_S, Live, Qmp, make_image
 from qcow2_images import content, create
 

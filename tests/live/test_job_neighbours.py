@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What users do to a drive while a job has put a filter over its node."""
 
 from __future__ import annotations
@@ -5,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from live import Live, make_image
 
 MIB = 1 << 20

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Names of files in every locale: bytes are bytes."""
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from pathlib import Path
 
 import nbd
 import pytest
-from live import FAULTLINE, TIMEOUT_S, Qmp, make_image
-from tree import TREE
 
 from blockcore.process.server import Server
 from blockcore.qapi.names import QmpError
+from live import FAULTLINE, TIMEOUT_S, Qmp, make_image
+from tree import TREE
 
 MIB = 1 << 20
 LOCALES = ["C", "POSIX", "C.UTF-8", "xx_XX.UTF-8"]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the log looks like, and how much its lines matter."""
 
 from __future__ import annotations
@@ -8,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live import FAULTLINE, TIMEOUT_S, Live
 from structlog.testing import capture_logs
-from tree import TREE
 
 from blockcore.process.log import TRACE_FRAMES, has_colours, level_of, trace_of
 from blockcore.process.server import Server
+from live import FAULTLINE, TIMEOUT_S, Live
+from tree import TREE
 
 IO_ERROR = {"operation": "write", "reason": "x"}
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Whatever becomes of what a machine writes on stderr, it serves, and ends when it is told to."""
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
 from live import Bare, Flight, Live, make_image
 
 BLOCK = 4096

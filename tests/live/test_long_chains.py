@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Chains of hundreds of images: work that grows with them, not with their square."""
 
 from __future__ import annotations
@@ -10,9 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live import Live
-from qcow2_images import create
-from sim import Sim, add_drive, execute, new_machine, perform
 from test_qcow2_turns import longest
 
 from blockcore.commands.table import table
@@ -24,6 +22,9 @@ from blockcore.process.recursion import FRAMES_MAX, FRAMES_MIN, frames
 from blockcore.qapi.json.writer import Result, pieces
 from blockcore.qapi.names import QmpError
 from blockcore.qapi.schema import Wire
+from live import Live
+from qcow2_images import create
+from sim import Sim, add_drive, execute, new_machine, perform
 
 SIZE = 64 << 10
 

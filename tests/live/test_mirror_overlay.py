@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Mirrors to overlays, whose backing file is opened in the end: what is around a small write."""
 
 from __future__ import annotations
@@ -6,6 +7,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+
 from live import Live
 from qcow2_images import check_clean, create
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Real clients: what people have installed, as they call it."""
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from pathlib import Path
 
 import nbd
 import pytest
-from live import TIMEOUT_S, Live, Qmp, make_image
 from qemu.qmp import QMPClient
 from qemu.qmp.error import QMPError
+
+from live import TIMEOUT_S, Live, Qmp, make_image
 from tree import TREE
 
 MIB = 1 << 20

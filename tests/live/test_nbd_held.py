@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The stopped machine: what is held, what goes on, and what becomes of held requests."""
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import nbd
 import pytest
+
 from live import Flight, Live, Qmp, make_image
 
 MIB = 1 << 20

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The nbd driver: a drive whose data is on another server, which can fail or go."""
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import nbd
 import pytest
+
 from live import TIMEOUT_S, Flight, Live, QmpFailed, freeze, make_image
 
 MIB = 1 << 20

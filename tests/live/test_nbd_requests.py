@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a guest can ask of a drive over NBD, and what it gets, one request at a time."""
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 
 import nbd
 import pytest
+
 from live import Flight, Live, Qmp, QmpFailed, make_image
 
 KIB, MIB = 1 << 10, 1 << 20

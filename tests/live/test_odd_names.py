@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Names with a NUL, of any length and depth, wherever something is opened: QEMU 7.2's words."""
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from live import Live, Qmp, QmpFailed
 
 NUL = "x\0y"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Images whose format nobody has named: what they are taken for, and what is said about it."""
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from pathlib import Path
 
 import nbd
 import pytest
-from live import Live, QmpFailed, make_image
-from qcow2_images import create
 
 from blockcore.nodes.drivers.probe import format_of
+from live import Live, QmpFailed, make_image
+from qcow2_images import create
 
 MIB = 1 << 20
 GUESSED = "Image format was not specified for '{}' and probing guessed raw."

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """qcow2 images in the graph: how they are found, what lies below them, and a machine with one."""
 
 from __future__ import annotations
@@ -6,9 +7,6 @@ import json
 from pathlib import Path
 
 import pytest
-from live import Live
-from qcow2_images import check_clean, content, create, qemu_img, qemu_io, read
-from sim import Sim, new_machine, perform
 
 from blockcore.machine.graph_changes import blockdev_add, blockdev_del
 from blockcore.machine.machine import Machine
@@ -19,6 +17,9 @@ from blockcore.nodes.drivers.raw import RawNode
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.keyval import parse_opts
 from blockcore.qapi.names import QmpError
+from live import Live
+from qcow2_images import check_clean, content, create, qemu_img, qemu_io, read
+from sim import Sim, new_machine, perform
 
 K = 1024
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A qcow2 overlay on a volume that runs full, is extended, and goes on."""
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from live import TIMEOUT_S, Live, Qmp
 from load import Writer
 

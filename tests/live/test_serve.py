@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`faultline serve` and its clients as a user runs them."""
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from pathlib import Path
 
 import nbd
 import pytest
-from live import FAULTLINE, TIMEOUT_S, Flight, Live, Qmp, let_others_in, make_image
-from tree import TREE
 
 from blockcore.config.assemble import Assembly
 from blockcore.process.server import Server
+from live import FAULTLINE, TIMEOUT_S, Flight, Live, Qmp, let_others_in, make_image
+from tree import TREE
 
 MIB = 1 << 20
 BLOCK = 4096

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """SIGTERM, SIGINT and SIGKILL in every state that could keep a process from ending."""
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import nbd
 import pytest
+
 from live import Flight, Live, Qmp, freeze, make_image
 
 MIB = 1 << 20

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The sockets that `serve` makes: for whom, where, and what is there already."""
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from typing import Any
 
 import nbd
 import pytest
-from live import FAULTLINE, TIMEOUT_S, let_others_in
-from tree import TREE
 
 from blockcore.cli import main
 from blockcore.cli.listen import TcpPort, UnixSocket
@@ -24,6 +23,8 @@ from blockcore.cli.runtime_dir import candidates, first_fitting
 from blockcore.process.control import bind_control_socket
 from blockcore.process.nbd_address import NbdAddress
 from blockcore.qapi.names import QmpError
+from live import FAULTLINE, TIMEOUT_S, let_others_in
+from tree import TREE
 
 ENVIRON = {**os.environ, "PYTHONPATH": str(TREE)}
 NULL = "drive=id=d,driver=null-co,size=1M"

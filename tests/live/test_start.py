@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Starts that fail, or that are told to end, and machines whose parents are gone.
 
 Nothing is left behind, one line says what is wrong, and nothing ends a machine
@@ -22,11 +23,11 @@ from pathlib import Path
 
 import nbd
 import pytest
-from live import FAULTLINE, TIMEOUT_S, Bare, Flight, Live, Qmp, make_image
-from tree import TREE
 
 from blockcore.process.server import Server
 from blockcore.qapi.names import QmpError
+from live import FAULTLINE, TIMEOUT_S, Bare, Flight, Live, Qmp, make_image
+from tree import TREE
 
 SERVE = ["env", "--default-signal", *FAULTLINE, "serve"]
 """With no signal ignored, as SIGINT and SIGQUIT are in what a script has in the background."""

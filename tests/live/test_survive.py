@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A client that dies in the middle of everything must not take the machine with it.
 
 nbdkit 1.32 fails an assertion when two replies to a dead client meet

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Real machines on volumes that run full, and real bitmaps beside QEMU's."""
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import nbd
 import pytest
+
 from live import TIMEOUT_S, Live, Qmp, make_image
 from load import Writer
 

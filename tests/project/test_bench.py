@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """scripts/bench measures every row and says so in JSON; its figures are nobody's business here."""
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tree import TREE
 
 ROWS = [

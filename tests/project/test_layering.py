@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Who may import what, and how large a thing may be: the architecture, checked."""
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from house import (
     PLUGIN,
     arrows,

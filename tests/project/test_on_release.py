@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """scripts/on-release with a system of busybox instead of Debian, and what leads there."""
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tree import TREE
 
 NOBODY = 65534

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """nbdkit with another Python than `faultline`'s: what is found, what is made for it, refusals.
 
 A shell script stands for that Python and its pip, another one for an nbdkit
@@ -17,13 +18,13 @@ from pathlib import Path
 
 import click
 import pytest
-from live import FAULTLINE, TIMEOUT_S
-from tree import TREE
 
 from blockcore.cli import private_environment
 from blockcore.cli.embedding import Nbdkit, embedded_environment, find_nbdkit
 from blockcore.cli.plugin_packages import installed_packages, plugin_packages, plugin_requirements
 from blockcore.cli.private_environment import PrivateEnvironment
+from live import FAULTLINE, TIMEOUT_S
+from tree import TREE
 
 OTHER = Nbdkit(Path("/usr/bin/nbdkit"), (3, 97))
 REQUIREMENTS = ("bitarray>=3.0", "structlog>=23.1")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the README and docs/ say is typed, and their tables are compared with the code."""
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from pathlib import Path
 
 import click
 import pytest
-from live import Live, make_image
-from tree import TREE
 
 from blockcore.cli.serve import serve
 from blockcore.commands.table import table
+from live import Live, make_image
+from tree import TREE
 
 README = (TREE / "README.md").read_text()
 DOCUMENTS = [TREE / "README.md", *sorted((TREE / "docs").glob("*.md"))]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What packaging ships, and what scripts/setup does on a machine that lacks things."""
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+
 from tree import TREE
 
 REQUIREMENTS = ("plugin/requirements.txt", "blockcore/cli/requirements.txt")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The wheel: what is in it, and a machine served from where it is installed."""
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from live import TIMEOUT_S
 from tree import TREE
 
@@ -21,7 +23,7 @@ PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built by somebody who may not write the tree, where that can be had."""
     top, dist = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("dist")
-    for name in ("MANIFEST.in", "README.md", "pyproject.toml", "setup.cfg"):
+    for name in ("LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.cfg"):
         shutil.copy(TREE / name, top)
     for name in ("blockcore", "plugin", "scripts"):
         shutil.copytree(TREE / name, top / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -45,10 +47,14 @@ def test_contents(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         (metadata,) = (name for name in names if name.endswith("/METADATA"))
+        metadata_text = archive.read(metadata).decode()
         entry_points = archive.read(metadata.replace("METADATA", "entry_points.txt")).decode()
     modules = {str(path.relative_to(TREE)) for path in TREE.glob("blockcore/**/*.py")}
     plugin = {f"faultline_plugin/{path.name}" for path in TREE.glob("plugin/*.py")}
-    assert {name for name in names if ".dist-info/" not in name} == modules | plugin
+    typed = {"blockcore/py.typed", "faultline_plugin/py.typed"}
+    assert {name for name in names if ".dist-info/" not in name} == modules | plugin | typed
+    assert any(".dist-info/" in name and name.endswith("/LICENSE") for name in names)
+    assert "License: MIT" in metadata_text or "License-Expression: MIT" in metadata_text
     assert "faultline = blockcore.cli:main" in entry_points
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 from __future__ import annotations
 
 import json
@@ -6,8 +7,6 @@ from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 
 import pytest
-from schema_compare import arguments_differ, results_differ
-from tree import RECORDINGS
 
 from blockcore.qapi.events import BlockIoError, BlockWriteThreshold, Reset, Shutdown, Stop
 from blockcore.qapi.introspect import schema_info
@@ -15,6 +14,8 @@ from blockcore.qapi.names import RunState, UInt64
 from blockcore.qapi.qemu import RELEASES
 from blockcore.qapi.schema import Alternate, CommandTable, FlatUnion
 from blockcore.qmp.session import NEGOTIATION
+from schema_compare import arguments_differ, results_differ
+from tree import RECORDINGS
 
 QEMU = json.loads(
     (RECORDINGS["7.2"] / "schema-7.2-query-qmp-schema.json").read_text()

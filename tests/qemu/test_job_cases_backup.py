@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QEMU's published cases of backups in our own words, played on QEMU and on this machine."""
 
 from __future__ import annotations
@@ -6,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from beside_qemu import Shared, Side
 from job_chains import ends, target, three
 

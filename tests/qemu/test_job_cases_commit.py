@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QEMU's published cases of committing in our own words, played on QEMU and on this machine."""
 
 from __future__ import annotations
@@ -5,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+
 from beside_qemu import Shared, Side
 from job_chains import ends, images, long, three
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Jobs and the rest of a machine, on QEMU and on this one: guests, stops, snapshots, the end."""
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from beside_qemu import Pair, Side
 from job_chains import ends, images, target
 

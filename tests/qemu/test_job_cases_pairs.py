@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Two jobs on one chain of images: which can be at the same time, and how they end, as in QEMU.
 
 All pairs of these jobs are tried, one way of ending them for each;
@@ -12,6 +13,7 @@ from itertools import permutations, product
 from typing import Any, NamedTuple
 
 import pytest
+
 from beside_qemu import Shared, Side
 from job_chains import long, target
 from replay import without_rests

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What jobs learnt after QEMU 7.2, played on QEMU and on this machine.
 
 A QEMU that does not know it says so, and this machine, as that release, in the same words.
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from beside_qemu import Shared, Side, run
 from job_chains import ends, images, target, three
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A real Linux guest: its file system's writes are held and completed, or refused."""
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from linux_guest import LinuxGuest
 from live import Live
 

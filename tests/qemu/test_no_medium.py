@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What commands say of a drive whose medium is gone, on QEMU and on this machine.
 
 An image that is found corrupt under its guest has none any more.
@@ -11,6 +12,7 @@ from typing import Any
 
 import nbd
 import pytest
+
 from beside_qemu import Images, Pair, Side, compare
 from test_image_corrupted import damage
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """`yank`: what waits for a server that hangs is rid of it, at once, whoever waits."""
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from beside_qemu import Shared, Side
+from blockcore.qapi.qemu import RELEASES
 from live import Flight, Live, Qmp, QmpFailed, freeze
 from test_hung_server import BLOCK, FAR, SIZE, Place, wait_null
 from test_nbd_node import killed, nbdkit, silent
-
-from blockcore.qapi.qemu import RELEASES
 
 FAR_NODE = "driver=nbd,{prefix}node-name=far,{prefix}server.type=unix,{prefix}server.path=kit.sock"
 ON_FAR = f"drive=id=a,{FAR_NODE.format(prefix='')},rerror=report,werror=report"

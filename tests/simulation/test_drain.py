@@ -1,14 +1,14 @@
+# SPDX-License-Identifier: MIT
 """Drained sections: no guest's request is under way, and no job works."""
 
 from __future__ import annotations
-
-from job_bench import CANCELLED, STARTED, SUCCESS, Bench, Work, in_state, working
-from sim import MemoryNode, add_node, pause
 
 from blockcore.job.job_txn import JobTxn
 from blockcore.machine.drain import Drain
 from blockcore.nodes.driver import NodeOptions
 from blockcore.qapi.names import JobStatus
+from job_bench import CANCELLED, STARTED, SUCCESS, Bench, Work, in_state, working
+from sim import MemoryNode, add_node, pause
 
 S = JobStatus
 

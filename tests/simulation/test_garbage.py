@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is over is gone at once: nothing that was large waits for Python's collector."""
 
 from __future__ import annotations
@@ -9,10 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from job_kinds import KINDS
-from job_world import JobWorld
-from qcow2_images import create
-from sim import Sim, new_machine, perform
 
 from blockcore.job.job import Job
 from blockcore.jobs.copy_data import DataCopier
@@ -20,6 +17,10 @@ from blockcore.machine.graph_changes import blockdev_add, blockdev_del
 from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.options import parse_blockdev_options
 from blockcore.nodes.node import BlockNode
+from job_kinds import KINDS
+from job_world import JobWorld
+from qcow2_images import create
+from sim import Sim, new_machine, perform
 
 BLOCK = 4096
 MIB = 1 << 20

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Servers that hang in the middle of a job, under random schedules, beside a drive that goes on.
 
 FAULTLINE_SEEDS is how many seeds there are for each kind of job and place of the server.
@@ -8,6 +9,7 @@ from __future__ import annotations
 import os
 
 import pytest
+
 from job_kinds import BLOCK, KINDS, SIZE, Flat, Kind
 from job_world import JobWorld, Script
 from sim import FarNode, Sim, add_drive, pause

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Jobs at single moments that matter; `job_world` watches every step."""
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ from contextlib import contextmanager
 from itertools import count
 
 import pytest
-from job_kinds import BLOCK, CLUSTER, KINDS, Flat, Kind
-from job_world import Guest, JobWorld
-from sim import Sim, perform
 
 from blockcore.bql.effects import Until
 from blockcore.machine.drain import Drain
 from blockcore.nodes.graph.links import attach, detach
 from blockcore.qapi.events import BlockJobCompleted
+from job_kinds import BLOCK, CLUSTER, KINDS, Flat, Kind
+from job_world import Guest, JobWorld
+from sim import Sim, perform
 
 MIRROR = KINDS["mirror"]
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Several jobs on one chain of images at the same time, under random schedules with errors.
 
 Which of them can be at the same time is for the op blockers to say: what is refused
@@ -12,10 +13,6 @@ import os
 from typing import Any
 
 import pytest
-from job_kinds import FILLER, SIZE, Kind, base_data, image
-from job_world import JobWorld, Script, Told
-from qcow2_disk import judge
-from sim import Sim, add_drive, perform
 
 from blockcore.job.block_job import BlockJob
 from blockcore.nodes.drivers.qcow2.node import Qcow2Node
@@ -24,6 +21,10 @@ from blockcore.nodes.node import BlockNode
 from blockcore.qapi.events import JobStatusChange
 from blockcore.qapi.names import JobStatus
 from blockcore.rules.job_status import JOB_TRANSITIONS
+from job_kinds import FILLER, SIZE, Kind, base_data, image
+from job_world import JobWorld, Script, Told
+from qcow2_disk import judge
+from sim import Sim, add_drive, perform
 
 SEEDS = int(os.environ.get("FAULTLINE_SEEDS", "40")) * 5
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Grouped backups of two drives under random schedules: both succeed, or neither does."""
 
 from __future__ import annotations
@@ -8,10 +9,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-from job_kinds import FILLER, KIB, SIZE, Flat, base_data
-from job_world import Script
-from qcow2_images import options
-from sim import Sim, add_drive, add_node, execute, new_machine, pause
 
 from blockcore.job.block_job import BlockJob
 from blockcore.machine.graph_changes import changing_graph
@@ -19,6 +16,10 @@ from blockcore.nodes.definitions.options import BlockdevOptionsFile
 from blockcore.qapi.events import BlockJobCancelled, BlockJobCompleted, Event, JobStatusChange
 from blockcore.qapi.names import JobStatus, QmpError
 from blockcore.rules.job_status import JOB_TRANSITIONS
+from job_kinds import FILLER, KIB, SIZE, Flat, base_data
+from job_world import Script
+from qcow2_images import options
+from sim import Sim, add_drive, add_node, execute, new_machine, pause
 
 SEEDS = int(os.environ.get("FAULTLINE_SEEDS", "40")) * 5
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Jobs under random and unlucky schedules, with an error at every single I/O, watched at each step.
 
 What is held against each run is in `job_world`.  FAULTLINE_SEEDS is how many seeds
@@ -13,9 +14,6 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from job_kinds import BLOCK, KIB, KINDS, SIZE, Kind
-from job_world import TOGETHER, Guest, JobWorld, Script
-from sim import Every, Sim
 
 from blockcore.job.block_job import RETRY_NS, BlockJob
 from blockcore.jobs.copy_data import DataCopier, Part
@@ -25,6 +23,9 @@ from blockcore.machine.machine import Machine
 from blockcore.qapi.events import BlockJobCancelled, BlockJobCompleted
 from blockcore.qapi.names import BlockdevOnError, BlockErrorAction, IoOperationType, JobStatus
 from blockcore.rules.policy import error_action
+from job_kinds import BLOCK, KIB, KINDS, SIZE, Kind
+from job_world import TOGETHER, Guest, JobWorld, Script
+from sim import Every, Sim
 
 SEEDS = int(os.environ.get("FAULTLINE_SEEDS", "30"))
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A bug of ours in a driver is one request that fails: nothing is stuck, open or lost by it."""
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ from random import Random
 from typing import Any
 
 import pytest
-from qcow2_disk import Disk, judge
-from qcow2_images import Around, create, open_on
-from sim import Sim, execute, new_machine, perform
-from test_qcow2_crash import Guest, read_disk
 
 from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
 from blockcore.nodes.drivers.file import FileNode
 from blockcore.nodes.drivers.raw import RawNode
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import BlkdebugEvent, QmpError
+from qcow2_disk import Disk, judge
+from qcow2_images import Around, create, open_on
+from sim import Sim, execute, new_machine, perform
+from test_qcow2_crash import Guest, read_disk
 
 K = 1024
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Many guest requests at a time: every interleaving leaves everybody's data as they wrote it."""
 
 from __future__ import annotations
@@ -12,9 +13,6 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from qcow2_disk import Disk, judge
-from qcow2_images import Around, check_clean, close, create, open_file, open_on, read
-from sim import Sim, perform
 
 from blockcore.bql.big_lock import BigLock
 from blockcore.bql.clock import SystemClock
@@ -22,6 +20,9 @@ from blockcore.bql.routine import Routine
 from blockcore.drive.short_path import ShortPath
 from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.rules.accounting import Slot
+from qcow2_disk import Disk, judge
+from qcow2_images import Around, check_clean, close, create, open_file, open_on, read
+from sim import Sim, perform
 
 SECTOR = 512
 ACTORS = 6

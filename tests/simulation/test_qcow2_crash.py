@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A crash at any moment, a failure of any request below: what is in the file afterwards."""
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from pathlib import Path
 from random import Random
 
 import pytest
+
+from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from qcow2_disk import Disk, crashes, judge, power_cuts
 from qcow2_images import Around, create, open_on, qemu_img, read
 from sim import perform
-
-from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 
 SECTOR = 512
 

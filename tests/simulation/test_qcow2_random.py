@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Random requests, carried out by our driver and, on a copy of the image, by QEMU.
 
 After every batch both images have the same content and the same map, and
@@ -14,11 +15,11 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from qcow2_images import check_clean, create, image_map, opened, qemu_img, qemu_io, read
-from sim import perform
 
 from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.rules.accounting import Slot
+from qcow2_images import check_clean, create, image_map, opened, qemu_img, qemu_io, read
+from sim import perform
 
 OPERATIONS = int(os.environ.get("FAULTLINE_QCOW2_OPERATIONS", "10000"))
 BATCH = 70
@@ -178,10 +179,8 @@ def test_like_qemu(tmp_path: Path, shape: Shape) -> None:
     shutil.copy(ours, theirs)
     player = Player(shape, random)
     for _ in range(max(1, OPERATIONS // len(SHAPES) // BATCH + 1)):
-        commands = []
         with opened(ours) as node:
-            for _ in range(BATCH):
-                commands.append(player.one(node))
+            commands = [player.one(node) for _ in range(BATCH)]
             before = read(node)
         printed = qemu_io(theirs, *commands)
         story = "\n".join(commands)

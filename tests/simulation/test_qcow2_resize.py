@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Images that shrink: the file with them, as with qemu-img, and nothing that is left suffers."""
 
 from __future__ import annotations
@@ -8,12 +9,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
+
+from blockcore.qapi.names import QmpError
 from qcow2_disk import Disk, crashes, judge, power_cuts
 from qcow2_images import Around, check_clean, content, create, open_on, opened, qemu_img, qemu_io
 from sim import perform
 from test_qcow2_crash import Failing, look
-
-from blockcore.qapi.names import QmpError
 
 KIB = 1 << 10
 MIB = 1 << 20

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Machines under random, exhaustive and unlucky schedules, watched at every step.
 
 Guests read, write and flush regions of their own and know what may be in them;
@@ -14,7 +15,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from sim import Every, MemoryNode, Sim, add_drive, execute, new_machine, pause
 
 from blockcore.drive.block_backend import BlockBackend
 from blockcore.machine.machine import Machine
@@ -22,6 +22,7 @@ from blockcore.nodes.driver import NodeOptions
 from blockcore.qapi.events import BlockIoError, Event, Resume, Stop
 from blockcore.qapi.names import BlockDeviceIoStatus, BlockErrorAction, IoOperationType, RunState
 from blockcore.rules.accounting import AcctType
+from sim import Every, MemoryNode, Sim, add_drive, execute, new_machine, pause
 
 BLOCK = 512
 GUEST_BLOCKS = 4

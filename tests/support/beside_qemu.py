@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One script for two machines, QEMU and this one: what they say and what they leave is compared.
 
 Replies are one stream, events another, as tests/golden/README.md has it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a test may take of time and memory, where a damaged image could ask for any amount."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The plan of the house: which room imports from which.
 
 `scripts/rooms` prints it.  A room is a folder of the package, at the top or at

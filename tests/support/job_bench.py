@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Jobs without any real work, on a bench: what they do is seen step by step."""
 
 from __future__ import annotations
@@ -7,8 +8,6 @@ import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
-
-from sim import MemoryNode, Sim, add_drive, execute, new_machine, pause
 
 from blockcore.bql.effects import Until
 from blockcore.bql.routine import Timer
@@ -26,6 +25,7 @@ from blockcore.qapi.events import (
     JobStatusChange,
 )
 from blockcore.qapi.names import JobStatus, JobType, QmpError
+from sim import MemoryNode, Sim, add_drive, execute, new_machine, pause
 
 SECOND = 10**9
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Chains of images for cases of jobs."""
 
 from __future__ import annotations

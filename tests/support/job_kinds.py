@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Kinds of block job, and the images that they work on."""
 
 from __future__ import annotations
@@ -8,11 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from blockcore.nodes.driver import Extent
 from qcow2_disk import Disk
 from qcow2_images import Around, create, open_on
 from sim import MemoryNode, pause, perform
-
-from blockcore.nodes.driver import Extent
 
 KIB = 1024
 SIZE = 256 * KIB

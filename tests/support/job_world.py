@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A world with a job in it: images on simulated disks, guests, administrators, and a witness.
 
 The drive of most kinds of job is a chain `top` over `mid` over `base`, or a disk
@@ -13,24 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
-
-from job_kinds import (
-    BITMAP,
-    BLOCK,
-    CLUSTER,
-    COPY,
-    FILLER,
-    IN_MID,
-    IN_TOP,
-    SIZE,
-    Flat,
-    Kind,
-    base_data,
-    image,
-)
-from qcow2_disk import Disk, judge
-from qcow2_images import options
-from sim import Sim, add_drive, execute, new_machine, pause, perform
 
 from blockcore.drive.block_backend import BlockBackend
 from blockcore.job.block_job import BlockJob
@@ -60,6 +43,23 @@ from blockcore.qapi.names import (
     ShutdownCause,
 )
 from blockcore.rules.job_status import JOB_TRANSITIONS
+from job_kinds import (
+    BITMAP,
+    BLOCK,
+    CLUSTER,
+    COPY,
+    FILLER,
+    IN_MID,
+    IN_TOP,
+    SIZE,
+    Flat,
+    Kind,
+    base_data,
+    image,
+)
+from qcow2_disk import Disk, judge
+from qcow2_images import options
+from sim import Sim, add_drive, execute, new_machine, pause, perform
 
 DISTURBANCES = ("hold the graph", "drain")
 """No commands: what others do that a job has to wait for, for some `steps`."""
@@ -236,7 +236,7 @@ class JobWorld:
 
     def start_job(self, policy: str, **more: Any) -> None:
         """Start the job by its command; `policy` is that of both sides."""
-        policies = {name: policy for name in self.kind.policies}
+        policies = dict.fromkeys(self.kind.policies, policy)
         arguments = {"job_id": "job", **self.kind.arguments, **policies, **more}
         self.act("the start", self.command(self.kind.command, **arguments))
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A real Linux in qemu-system (TCG), with a drive of a machine as its virtio disk.
 
 Its initramfs has a static busybox and the modules of virtio-blk and ext4; its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Real machines for end-to-end tests: nbdkit with the plugin, and small clients."""
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import nbd
-from tree import TREE
 
 from blockcore.cli.embedding import Nbdkit, find_nbdkit
 from blockcore.cli.listen import UnixSocket
 from blockcore.cli.plugin_packages import plugin_packages
 from blockcore.cli.serve import find_plugin, serve_command
+from tree import TREE
 
 FAULTLINE = [sys.executable, "-c", "from blockcore.cli import main; raise SystemExit(main())"]
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Random load on one drive, and a model that knows what its content must be.
 
 Each guest owns every `guests`-th 4 KiB block and has at most one request on a
@@ -17,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import nbd
+
 from live import Flight, Live, Qmp, QmpFailed, Request
 
 BLOCK = 4096

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A disk in memory under an image: it remembers every write, fails on demand, loses power.
 
 Also a judge of qcow2 images that knows nothing of the driver's code.
@@ -12,12 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from random import Random
 
-from qcow2_images import options
-from sim import pause
-
 from blockcore.bql.effects import Call
 from blockcore.nodes.driver import Surroundings
 from blockcore.nodes.node import BlockNode
+from qcow2_images import options
+from sim import pause
 
 SECTOR = 512
 

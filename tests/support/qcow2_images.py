@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Images for the qcow2 tests: made and judged by QEMU, worked on by the driver alone."""
 
 from __future__ import annotations
@@ -8,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from sim import perform
 
 from blockcore.bql.big_lock import BigLock
 from blockcore.bql.clock import Clock, SystemClock
@@ -23,6 +22,7 @@ from blockcore.nodes.node import BlockNode
 from blockcore.qapi.events import Event
 from blockcore.qapi.qemu import LATEST
 from blockcore.rules.accounting import Slot
+from sim import perform
 
 
 class Around:

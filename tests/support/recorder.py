@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Drives real QEMU through its qtest protocol, and writes down all that happens.
 
 The machine's processor halts at its first instruction (the BIOS is all HLT);
@@ -21,9 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from replay import STALE, WRITTEN
-
 from blockcore.qapi.qemu import RELEASES
+from replay import STALE, WRITTEN
 
 QEMU = "/usr/bin/qemu-system-x86_64"
 MACHINE = "-nodefaults -display none -no-user-config -m 16 -machine pc,accel=tcg -bios halt.bin"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Plays a recording of real QEMU against a live machine; tests/golden/README.md has the rules.
 
 Entries are taken in the recorded order: a request is sent when its kick
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import nbd
+
 from live import TIMEOUT_S, Live, Looks, Qmp, has_all
 from tree import RECORDINGS
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Compare two answers of query-qmp-schema by what they say, not by how they number it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The third interpreter: the core without threads, sockets or time.
 
 A `Sim` is the pool and the clock of a real `BigLock`, so that the settling

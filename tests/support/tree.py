@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Where things stand in this tree."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Real machines without Python's cyclic collector, which tell in the end what only it would free.
 
 They hang up on a control client as soon as an event does not fit into its socket.
@@ -8,9 +9,8 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from live import Bare
-
 from blockcore.cli.serve import find_plugin
+from live import Bare
 
 PLUGIN = """
 import gc, io, json, types

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What each outcome of a request does to a drive's counters."""
 
 from __future__ import annotations

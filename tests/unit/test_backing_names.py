@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Names of backing files that are emptied, or for which there is no room."""
 
 from __future__ import annotations
@@ -7,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from qcow2_images import check_clean, create, qemu_img
-from sim import Sim, execute, new_machine, perform
 
 from blockcore.machine.machine import Machine
 from blockcore.qapi.names import QmpError
+from qcow2_images import check_clean, create, qemu_img
+from sim import Sim, execute, new_machine, perform
 
 LONGEST = 1023
 

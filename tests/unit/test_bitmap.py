@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Dirty bitmaps without a machine, against a plain set of granules."""
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Model:
         return {number for number in touched if number * self.granularity < self.size}
 
     def bytes(self) -> list[bool]:
-        return [byte // self.granularity in self.dirty for byte in range(0, self.size)]
+        return [byte // self.granularity in self.dirty for byte in range(self.size)]
 
     def areas(self) -> list[tuple[int, int]]:
         areas: list[tuple[int, int]] = []

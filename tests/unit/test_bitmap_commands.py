@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """block-dirty-bitmap-* and transaction, in the simulator; texts are QEMU 7.2's."""
 
 from __future__ import annotations
@@ -10,9 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from schema_compare import arguments_differ
-from sim import MemoryNode, Sim, add_drive, execute, new_machine
-from tree import RECORDINGS
 
 from blockcore.commands.actions import ActionTable, TransactionAction
 from blockcore.commands.bitmaps import default_granularity
@@ -24,6 +22,9 @@ from blockcore.nodes.driver import NodeOptions
 from blockcore.qapi.introspect import schema_info
 from blockcore.qapi.names import QmpError
 from blockcore.qapi.qemu import RELEASES
+from schema_compare import arguments_differ
+from sim import MemoryNode, Sim, add_drive, execute, new_machine
+from tree import RECORDINGS
 
 QEMU = json.loads(
     (RECORDINGS["7.2"] / "schema-7.2-query-qmp-schema.json").read_text()

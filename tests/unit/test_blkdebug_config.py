@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Rule files: what QEMU reads out of them, and what it says when it cannot."""
 
 from __future__ import annotations
@@ -6,11 +7,11 @@ import errno
 import json
 
 import pytest
-from tree import RECORDINGS
 
 from blockcore.nodes.definitions.blkdebug_config import parse_blkdebug_config
 from blockcore.nodes.definitions.options import InjectError, SetState
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, QmpError
+from tree import RECORDINGS
 
 INJECT = "[inject-error]\n"
 STATE = "[set-state]\n"

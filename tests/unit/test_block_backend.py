@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A drive's requests: what each policy makes of each failure, and what is counted."""
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sim import MemoryNode, Sim, add_drive, new_machine, perform
 
 from blockcore.bql.effects import Until
 from blockcore.drive.block_backend import BlockBackend
@@ -33,6 +33,7 @@ from blockcore.qapi.names import (
 )
 from blockcore.rules.accounting import AcctType, Slot, Tally
 from blockcore.rules.throttle import Limit, ThrottleConfig
+from sim import MemoryNode, Sim, add_drive, new_machine, perform
 
 SIZE = 64 << 10
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The big lock with real threads; every wait is for something that must happen."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The commands, called through the table as the control socket calls them."""
 
 from __future__ import annotations
@@ -11,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from schema_compare import arguments_differ, results_differ
-from sim import MemoryNode, Sim, add_drive, execute, new_machine
-from tree import RECORDINGS
 
 from blockcore.commands.table import table
 from blockcore.nodes.driver import NodeOptions
@@ -22,10 +20,13 @@ from blockcore.qapi.introspect import schema_info
 from blockcore.qapi.names import BlockDeviceIoStatus, QmpError, RunState
 from blockcore.qapi.qemu import RELEASES
 from blockcore.qapi.types import Struct
+from schema_compare import arguments_differ, results_differ
+from sim import MemoryNode, Sim, add_drive, execute, new_machine
+from tree import RECORDINGS
 
 SIZE = 64 << 10
 
-LIMITS = {name: 0 for name in ("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr")}
+LIMITS = dict.fromkeys(("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
 
 
 class Setup:
@@ -697,7 +698,7 @@ def test_events_are_qemu_s(release: str, name: str) -> None:
 def test_results_are_qemu_s(release: str, name: str) -> None:
     """Nothing is returned that QEMU does not, and by no other type."""
     for line in results_differ(our_schema(release), QEMU_SCHEMA[release], name):
-        optional = line.endswith(": optional here only") or line.endswith(": mandatory here only")
+        optional = line.endswith((": optional here only", ": mandatory here only"))
         specific = ".driver-specific" in line
         assert line.endswith(" there only") or optional or specific, line
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """KEY=VALUE pairs: what they configure, and QEMU's words for what they cannot."""
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tree import RECORDINGS
 
 from blockcore.config.config import Config, ConfigParser, parse_config
 from blockcore.config.device_config import DeviceConfig
@@ -29,6 +29,7 @@ from blockcore.qapi.names import (
 )
 from blockcore.qapi.qemu import LATEST
 from blockcore.rules.throttle import Limit, ThrottleConfig
+from tree import RECORDINGS
 
 NULL = "if=none,id=d,driver=null-co"
 FILE = "if=none,id=d,file=d.raw,format=raw"

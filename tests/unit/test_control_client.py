@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A control client in this process, with commands that fail as none should."""
 
 from __future__ import annotations
@@ -5,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -69,7 +70,7 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "UnicodeEncodeError": lambda: "\udc80".encode(),
     "KeyError": lambda: dict[str, str]()["x"],
     "AssertionError": _assert,
-    "OSError": lambda: open("/nonexistent/file"),
+    "OSError": lambda: open("/nonexistent/file"),  # noqa: SIM115  # is not opened
     "MemoryError": lambda: bytes(1 << 62),
 }
 
@@ -91,11 +92,11 @@ def x_unwritable(machine: Machine, *, how: str) -> Any:
 
 
 @pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Command]]:
+def commands(monkeypatch: pytest.MonkeyPatch) -> dict[str, Command]:
     structlog.reset_defaults()
     for name, command in broken.commands.items():
         monkeypatch.setitem(table.commands, name, command)
-    yield broken.commands
+    return broken.commands
 
 
 async def answers(*requests: dict[str, Any]) -> Transport:

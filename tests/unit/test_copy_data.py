@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Data from node to node: past them is as through them, and only if nobody is concerned."""
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sim import Sim, execute, new_machine, perform
 
 from blockcore.jobs import copy_data
 from blockcore.jobs.copy_data import DataCopier, SourceError
@@ -19,6 +19,7 @@ from blockcore.nodes.driver import Extent
 from blockcore.nodes.drivers.file import FileNode
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.events import Event
+from sim import Sim, execute, new_machine, perform
 
 KIB = 1024
 SIZE = 256 * KIB

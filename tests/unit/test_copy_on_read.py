@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Copy-on-read: what is kept, what fails, and guest writes that come in between."""
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from qcow2_disk import Disk, judge
-from qcow2_images import Around, create, open_on, options, qemu_img, read
-from sim import Every, MemoryNode, Sim, pause, perform
 
 from blockcore.faults.injector import FaultOptions
 from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.tracking import RequestTracker
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
+from qcow2_disk import Disk, judge
+from qcow2_images import Around, create, open_on, options, qemu_img, read
+from sim import Every, MemoryNode, Sim, pause, perform
 
 KIB = 1024
 CLUSTER = 4096
@@ -53,7 +54,7 @@ def allocated(node: BlockNode) -> set[int]:
 
 
 @pytest.mark.parametrize(
-    "offset, length, kept",
+    ("offset", "length", "kept"),
     [
         pytest.param(CLUSTER, CLUSTER, {1}, id="one cluster"),
         pytest.param(CLUSTER + 7, 1, {1}, id="a byte"),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """blkdebug's engine, rule by rule, and what goes beyond it."""
 
 from __future__ import annotations

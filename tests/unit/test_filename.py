@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """File names as they are typed, what they mean, and what is shown of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The life cycle of jobs, and who makes them pause, without any real work."""
 
 from __future__ import annotations
@@ -6,6 +7,19 @@ import errno
 from collections.abc import Callable
 
 import pytest
+
+from blockcore.job.job_txn import JobTxn
+from blockcore.machine.drain import Drain
+from blockcore.nodes.driver import NodeOptions
+from blockcore.nodes.op_blockers import BlockOpType
+from blockcore.nodes.permissions import NONE, Perm
+from blockcore.qapi.names import (
+    BlockdevOnError,
+    BlockErrorAction,
+    IoOperationType,
+    JobStatus,
+    QmpError,
+)
 from job_bench import (
     CANCELLED,
     SECOND,
@@ -20,19 +34,6 @@ from job_bench import (
     working,
 )
 from sim import MemoryNode, add_node, pause
-
-from blockcore.job.job_txn import JobTxn
-from blockcore.machine.drain import Drain
-from blockcore.nodes.driver import NodeOptions
-from blockcore.nodes.op_blockers import BlockOpType
-from blockcore.nodes.permissions import NONE, Perm
-from blockcore.qapi.names import (
-    BlockdevOnError,
-    BlockErrorAction,
-    IoOperationType,
-    JobStatus,
-    QmpError,
-)
 
 S = JobStatus
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The life of a job against tables written down once more, as pictures."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Jobs that succeed or fail together."""
 
 from __future__ import annotations
@@ -5,13 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from job_bench import SECOND, Bench, Work, failure
-from sim import MemoryNode, add_node
 
 from blockcore.job.job_txn import JobTxn
 from blockcore.machine.drain import Drain
 from blockcore.nodes.driver import NodeOptions
 from blockcore.qapi.names import JobStatus
+from job_bench import SECOND, Bench, Work, failure
+from sim import MemoryNode, add_node
 
 S = JobStatus
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What `faultline jobs` and `faultline job` conclude from what a machine says, and how it looks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Guests' writes and jobs' requests to the same place, step by step in the order that is worst."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The expected texts are answers of qemu-system-x86_64 7.2 to the same bytes."""
 
 from __future__ import annotations

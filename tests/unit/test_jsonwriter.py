@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is sent is written in small pieces, whatever it is, and is the same as in one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QemuOpts and keyval, their escapes, and what QEMU says to malformed ones."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Users of nodes that cannot live with each other, op blockers, and nodes that are reopened."""
 
 from __future__ import annotations
@@ -8,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from qcow2_images import check_clean, create, qemu_io, read
-from sim import MemoryNode, Sim, add_drive, add_node, execute, new_machine, perform
 
 from blockcore.bql.effects import Until
 from blockcore.config.assemble import Assembly
@@ -30,6 +29,8 @@ from blockcore.nodes.permissions import (
     names,
 )
 from blockcore.qapi.names import QmpError
+from qcow2_images import check_clean, create, qemu_io, read
+from sim import MemoryNode, Sim, add_drive, add_node, execute, new_machine, perform
 
 R, W, U, S = Perm.CONSISTENT_READ, Perm.WRITE, Perm.WRITE_UNCHANGED, Perm.RESIZE
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The log goes to a descriptor that may refuse, block, or be gone; nothing but it waits."""
 
 from __future__ import annotations

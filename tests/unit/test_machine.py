@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The machine's verbs: what they change, what they say, what they wait for."""
 
 from __future__ import annotations
@@ -6,7 +7,6 @@ import errno
 from typing import Any
 
 import pytest
-from sim import MemoryNode, Sim, add_drive, add_node, execute, new_machine, pause, perform
 
 from blockcore.machine.graph_changes import blockdev_add, blockdev_del
 from blockcore.machine.machine import Machine
@@ -16,6 +16,7 @@ from blockcore.nodes.driver import NodeOptions
 from blockcore.qapi.events import Event
 from blockcore.qapi.names import BlockDeviceIoStatus, QmpError, RunState, ShutdownCause
 from blockcore.rules.throttle import Limit, ThrottleConfig
+from sim import MemoryNode, Sim, add_drive, add_node, execute, new_machine, pause, perform
 
 SIZE = 64 << 10
 

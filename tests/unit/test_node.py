@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Nodes and stacks of them: what the I/O core owes, and blkdebug as recorded."""
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sim import MemoryNode, Sim, add_node, perform
-from tree import RECORDINGS
 
 from blockcore.faults.injector import FaultOptions, StateChange
 from blockcore.machine.machine import Machine
@@ -34,6 +33,8 @@ from blockcore.qapi.names import (
     QmpError,
     UInt64,
 )
+from sim import MemoryNode, Sim, add_node, perform
+from tree import RECORDINGS
 
 SIZE = 2 << 20
 K = 1024

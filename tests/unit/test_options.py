@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Node definitions, as `blockdev-add`, `-blockdev` and `-drive` give them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Error policies, all of them, written out."""
 
 from __future__ import annotations

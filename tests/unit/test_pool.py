@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The threads on which calls of the main loop block."""
 
 from __future__ import annotations

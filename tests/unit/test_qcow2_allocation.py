@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which clusters an allocation gets, and who waits for whom."""
 
 from __future__ import annotations
@@ -7,14 +8,14 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from qcow2_disk import Disk
-from qcow2_images import Around, create, open_on
-from sim import perform
 
 from blockcore.nodes.drivers.qcow2.allocation import Allocation, InFlight
 from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.drivers.qcow2.tables import Table
 from blockcore.qapi.events import BlockImageCorrupted
+from qcow2_disk import Disk
+from qcow2_images import Around, create, open_on
+from sim import perform
 
 CLUSTER = 512
 PER_BLOCK = CLUSTER // 2

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """New images, byte for byte as QEMU makes them, and growth of tables from there."""
 
 from __future__ import annotations
@@ -7,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from blockcore.nodes.drivers.qcow2.create import create_image
+from blockcore.qapi.names import QmpError
 from qcow2_images import (
     Around,
     check_clean,
@@ -21,9 +25,6 @@ from qcow2_images import (
     read,
 )
 from sim import perform
-
-from blockcore.nodes.drivers.qcow2.create import create_image
-from blockcore.qapi.names import QmpError
 
 SAME: dict[str, tuple[str, dict[str, Any], str]] = {
     "default": ("100M", {}, ""),

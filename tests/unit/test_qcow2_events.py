@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """blkdebug's events below a qcow2 image: the same requests fail as in QEMU.
 
 qemu-io does not tell of a flush that fails, so that these are left out.
@@ -13,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from qcow2_images import Around, close, create, open_backing, open_file, open_on, options, qemu_io
-from sim import perform
 
 from blockcore.faults.injector import FaultOptions
 from blockcore.nodes.drivers.blkdebug import BlkdebugNode
 from blockcore.qapi.names import BlkdebugEvent, QmpError
+from qcow2_images import Around, close, create, open_backing, open_file, open_on, options, qemu_io
+from sim import perform
 
 Request = tuple[str, int, int]
 """What, where, how much."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Images that are damaged, or made to do harm."""
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from bounds import bounded
-from qcow2_disk import Disk, judge, put
-from qcow2_images import Around, create, open_file, open_on, qemu_img, qemu_io, read
-from sim import perform
 
 from blockcore.nodes.drivers.qcow2.compressed import inflater
 from blockcore.nodes.drivers.qcow2.header import ZLIB, ZSTD
 from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.qapi.events import BlockImageCorrupted
 from blockcore.qapi.names import QmpError
+from bounds import bounded
+from qcow2_disk import Disk, judge, put
+from qcow2_images import Around, create, open_file, open_on, qemu_img, qemu_io, read
+from sim import perform
 
 OPEN_ERRORS: dict[str, tuple[int, bytes]] = {
     "magic": (0, b"QFJ"),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """An image of 1 TiB: what is read of its file, and what of it is kept in memory."""
 
 from __future__ import annotations
@@ -7,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from qcow2_images import Around, check_clean, close, create, options, qemu_io
-from sim import perform
 
 from blockcore.nodes.drivers.file import FileNode
 from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.drivers.qcow2.settings import Qcow2Settings
+from qcow2_images import Around, check_clean, close, create, options, qemu_io
+from sim import perform
 
 CLUSTER = 64 << 10
 TIB = 1 << 40

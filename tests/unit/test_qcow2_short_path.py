@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which requests to an image go straight to its file, and where they land."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Whole clusters that guests' workers write to an image without a coroutine, for the first time."""
 
 from __future__ import annotations
@@ -11,6 +12,16 @@ from pathlib import Path
 from random import Random
 
 import pytest
+
+from blockcore.bql.big_lock import BigLock
+from blockcore.bql.clock import SystemClock
+from blockcore.faults.injector import FaultOptions
+from blockcore.nodes.direct import Translation
+from blockcore.nodes.drivers.qcow2.node import Qcow2Node
+from blockcore.nodes.drivers.raw import RawNode
+from blockcore.qapi.names import BlkdebugEvent
+from blockcore.rules.accounting import Slot
+from blockcore.rules.volume import Volume
 from qcow2_images import (
     Around,
     check_clean,
@@ -23,16 +34,6 @@ from qcow2_images import (
     read,
 )
 from sim import perform
-
-from blockcore.bql.big_lock import BigLock
-from blockcore.bql.clock import SystemClock
-from blockcore.faults.injector import FaultOptions
-from blockcore.nodes.direct import Translation
-from blockcore.nodes.drivers.qcow2.node import Qcow2Node
-from blockcore.nodes.drivers.raw import RawNode
-from blockcore.qapi.names import BlkdebugEvent
-from blockcore.rules.accounting import Slot
-from blockcore.rules.volume import Volume
 
 CLUSTER = 4096
 PER_TABLE = CLUSTER // 8

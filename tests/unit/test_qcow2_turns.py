@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Images with tables of any size: nobody else waits while they are looked at."""
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from qcow2_images import Around, check_clean, create, open_file, options, qemu_io, read
 
 from blockcore.bql.routine import Routine
 from blockcore.nodes.drivers.qcow2.entries import STRETCH, used
 from blockcore.nodes.drivers.qcow2.metadata import LARGE, Metadata
 from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.qapi.names import QmpError
+from qcow2_images import Around, check_clean, create, open_file, options, qemu_io, read
 
 ENTRIES = 1 << 16
 """Of the large tables here; the format allows 64 times as many."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The releases of QEMU: data at one place, each member of which somebody asks."""
 
 from __future__ import annotations
@@ -6,10 +7,10 @@ import ast
 import dataclasses
 
 import pytest
-from tree import TREE
 
 from blockcore.qapi.names import QmpError
 from blockcore.qapi.qemu import LATEST, RELEASES, Release, release_of
+from tree import TREE
 
 BLOCKCORE = TREE / "blockcore"
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The speed limit: slices, quotas, and a stream that takes as long as QEMU's (semantics 3.10)."""
 
 from __future__ import annotations
@@ -5,9 +6,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from qcow2_disk import Disk
-from qcow2_images import create, read
-from sim import MemoryNode, Sim, add_drive, execute, new_machine, perform
 
 from blockcore.nodes.definitions.options import BlockdevOptionsFile, BlockdevOptionsQcow2
 from blockcore.nodes.driver import NodeOptions
@@ -17,6 +15,9 @@ from blockcore.nodes.graph.links import attach
 from blockcore.qapi.events import Event, JobStatusChange
 from blockcore.qapi.names import JobStatus
 from blockcore.rules.ratelimit import SLICE_NS, RateLimit
+from qcow2_disk import Disk
+from qcow2_images import create, read
+from sim import MemoryNode, Sim, add_drive, execute, new_machine, perform
 
 MIB = 1 << 20
 MS = 10**6

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A raw node's window is all that anybody above can reach, whatever an image says."""
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from random import Random
 from typing import Any
 
 import pytest
-from qcow2_disk import Disk
-from qcow2_images import Around, close, create, open_file, open_on, options, read
-from sim import perform
 
 from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.drivers.raw import RawNode
 from blockcore.qapi.names import QmpError
 from blockcore.rules.accounting import Slot
+from qcow2_disk import Disk
+from qcow2_images import Around, close, create, open_file, open_on, options, read
+from sim import perform
 
 K = 1024
 BEFORE, WINDOW, BEHIND = 1 << 20, 1 << 20, 3 << 20

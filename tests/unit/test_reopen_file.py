@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Nodes that are put on another file: what they knew of the old one is forgotten."""
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from qcow2_images import check_clean, create, qemu_io, read
-from sim import MemoryNode, Sim, add_node, execute, new_machine, perform
 
 from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevOptionsFile
 from blockcore.nodes.driver import NewChildren, NodeOptions
 from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.qapi.names import QmpError
+from qcow2_images import check_clean, create, qemu_io, read
+from sim import MemoryNode, Sim, add_node, execute, new_machine, perform
 
 MIB = 1 << 20
 

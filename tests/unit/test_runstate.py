@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Run state: every transition there could be, and what is said about it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Every text in the tables below is QEMU 7.2's answer to the same blockdev-add or -blockdev."""
 
 from __future__ import annotations

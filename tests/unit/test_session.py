@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 from __future__ import annotations
 
 import json
@@ -6,7 +7,6 @@ from enum import StrEnum
 from typing import Any
 
 import pytest
-from tree import RECORDINGS
 
 from blockcore.qapi.introspect import schema_info
 from blockcore.qapi.json.stream import JsonStream, Limits
@@ -14,6 +14,7 @@ from blockcore.qapi.json.writer import encode
 from blockcore.qapi.names import QapiErrorClass, QmpError
 from blockcore.qapi.schema import CommandTable
 from blockcore.qmp.session import NEGOTIATION, Invocation, Session
+from tree import RECORDINGS
 
 RECORDING = RECORDINGS["7.2"] / "qmp-protocol.jsonl"
 NEGOTIATE = b'{"execute": "qmp_capabilities"}'

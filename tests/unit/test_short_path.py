@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The short path: what it does, what it leaves to the long one, and that nobody slips through."""
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from random import Random
 from typing import Any
 
 import pytest
-from sim import add_drive, execute, perform
 
 from blockcore.bql.big_lock import BigLock
 from blockcore.bql.clock import SystemClock
@@ -31,6 +31,7 @@ from blockcore.qapi.events import Event
 from blockcore.qapi.names import RunState
 from blockcore.rules.accounting import AcctType, Slot
 from blockcore.rules.bitmap import DirtyBitmap
+from sim import add_drive, execute, perform
 
 K = 1024
 SIZE = 64 * K

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Images with bitmaps that QEMU has stored in them: never made to lie, and removed properly."""
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from qcow2_disk import Disk, crashes, judge
-from qcow2_images import Around, check_clean, create, open_on, qemu_img, qemu_io, read
-from sim import Sim, execute, new_machine, perform
 
 from blockcore.machine.machine import Machine
 from blockcore.nodes.drivers.qcow2.extensions import BITMAPS, extensions
 from blockcore.nodes.drivers.qcow2.settings import Qcow2Settings
 from blockcore.qapi.names import QmpError
+from qcow2_disk import Disk, crashes, judge
+from qcow2_images import Around, check_clean, create, open_on, qemu_img, qemu_io, read
+from sim import Sim, execute, new_machine, perform
 
 MIB = 1 << 20
 KIB = 1 << 10

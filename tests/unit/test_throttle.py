@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The limits QEMU accepts, and what the buckets let through."""
 
 from __future__ import annotations

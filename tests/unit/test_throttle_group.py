@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Queues and turns, in virtual time."""
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ def test_new_limits_empty_the_buckets_and_wake_the_head() -> None:
     clock.settle()
     assert clock.order == ["0", "1", "2", "3"]
     shared.configure(ThrottleConfig(), clock.now_ns)
-    for index in range(50):
+    for _ in range(50):
         clock.submit("x", member)
     assert clock.order.count("x") == 50
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Volumes that run full: the rule, the commands, and the manager, in virtual time."""
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sim import Sim, add_drive, execute, new_machine, pause
 
 from blockcore.drive.block_backend import BlockBackend
 from blockcore.machine.graph_changes import blockdev_add
@@ -22,6 +22,7 @@ from blockcore.nodes.drivers.file import FileNode
 from blockcore.qapi.events import BlockIoError, Event, Resume, Stop, XVolumeExtended
 from blockcore.qapi.names import QmpError, Size
 from blockcore.rules.volume import Volume, make_volume
+from sim import Sim, add_drive, execute, new_machine, pause
 
 KIB = 1024
 MIB = 1 << 20

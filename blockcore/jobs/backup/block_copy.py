@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Copying clusters once each: what a backup job and guests' writes share (`block/block-copy.c`).
 
 A bitmap says which clusters are still to be copied.  Whoever copies one takes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """One wish to have a range copied: by a backup for all of its source, by a guest for a write."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The copy-before-write filter: what is about to be overwritten is copied first.
 
 (`block/copy-before-write.c`.)  Backups put it over their source, so that the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Backups: a copy of what a drive was when the job began (`block/backup.c`)."""
 
 from __future__ import annotations

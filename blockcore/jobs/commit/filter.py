@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The filter over the image that is committed (`block/commit.c`: bdrv_commit_top)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """block-commit of an image that nobody writes: its data goes down into one below it.
 
 (`block/commit.c`.)  Committing the image under a running guest is a mirror.

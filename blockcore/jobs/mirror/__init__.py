@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Mirrors (`block/mirror.c`): drive-mirror, blockdev-mirror, and commits of the active image.
 
 `job` starts and ends one, `options` says how to mirror, `work` is its main loop.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Guests' writes that go to the target as well: a mirror with copy-mode=write-blocking."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The copying of a mirror: what is dirty, part by part (`block/mirror.c`: mirror_iteration).
 
 Several parts are copied side by side, each by a coroutine of its own that

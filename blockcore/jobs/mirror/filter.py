@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The filter over the source of a mirror (`block/mirror.c`: bdrv_mirror_top).
 
 In the background copy mode it only marks where the source is; with

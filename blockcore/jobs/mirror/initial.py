@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a mirror has to copy in the beginning (`block/mirror.c`: mirror_dirty_init)."""
 
 from __future__ import annotations

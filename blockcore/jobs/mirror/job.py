@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Mirrors: a copy that follows the drive until it takes its place (`block/mirror.c`).
 
 The same engine commits the image that a guest writes to: its target is then a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What of a mirror is on its way, and who has to wait for it (`block/mirror.c`: ops_in_flight).
 
 No two parts of the job, and no guest's write that goes to the target as well,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """How to mirror."""
 
 from __future__ import annotations

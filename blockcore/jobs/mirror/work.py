@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The work of a mirror: from the first copy until source and target are the same.
 
 (`block/mirror.c`: mirror_run.)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The copy-on-read filter: what a read finds further down is kept in the image right below.
 
 (`block/copy-on-read.c`.)  Streaming puts it over the image, so that guests'

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """block-stream: an image gets what it lacks from below, until it needs that no more.
 
 (`block/stream.c`.)

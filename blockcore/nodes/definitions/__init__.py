@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Nodes as text and as typed definitions; nothing in here does I/O.
 
 `options` declares QAPI's BlockdevOptions.  `filename` turns what a user types

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which backing files the images themselves may name.
 
 A name in an image's header opens any file that the server may read, and any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """blkdebug's rules as text: the file a `config` names, and ``-drive``'s flat keys.
 
 The file consists of ``[inject-error]`` and ``[set-state]`` groups of lines

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """File names as ``-drive file=`` takes them; `shown_filename` has the way back.
 
 A name stands for flat options, whose keys are dotted: ``blkdebug:c:disk`` is

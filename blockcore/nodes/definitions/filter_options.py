@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the filters of jobs are made from; nobody can ask for them but by starting a job."""
 
 from __future__ import annotations

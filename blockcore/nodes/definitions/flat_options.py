@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """From flat, untyped options to a typed definition, as bdrv_open does it.
 
 ``-drive`` and ``json:`` file names give a node's options as dotted keys, with

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The typed members of node definitions as text: what converts each, driver by driver."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QAPI's BlockdevOptions for the drivers there are, as dataclasses.
 
 Members stand in QAPI's order.  What QAPI has and no driver here can do is not

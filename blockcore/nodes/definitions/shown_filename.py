@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """File names as ``query-block`` shows them: what would open the same data again."""
 
 from __future__ import annotations
@@ -149,10 +150,9 @@ def _own(options: BlockdevOptions) -> Flat:
 
 
 def _tree(options: BlockdevOptions, resolve: Resolve) -> dict[str, object]:
-    tree: dict[str, object] = {"driver": options.driver}
-    for key, value in _own(options).items():
-        if key not in ("file", "image", "backing", "target"):
-            tree[key] = value
+    children = ("file", "image", "backing", "target")
+    own = {key: value for key, value in _own(options).items() if key not in children}
+    tree: dict[str, object] = {"driver": options.driver, **own}
     match options:
         case BlockdevOptionsRaw():
             tree["file"] = _tree(_child(options.file, resolve), resolve)

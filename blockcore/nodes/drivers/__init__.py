@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The drivers, each a module that is named as QAPI's enum value.
 
 Protocols are `file`, `nbd` and `null`; formats are `raw` and the folder `qcow2`;

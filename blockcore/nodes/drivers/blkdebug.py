@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The blkdebug filter: its child, with faults written down in advance.
 
 The rules themselves work in `faults/injector.py`, on whichever node they are; what

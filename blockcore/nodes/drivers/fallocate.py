@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """fallocate(2) with its modes, which Python's standard library does not offer."""
 
 from __future__ import annotations

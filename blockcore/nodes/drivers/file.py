@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The file protocol: a regular file or a block device on this host."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is asked of the system for a file; called without the big lock."""
 
 from __future__ import annotations

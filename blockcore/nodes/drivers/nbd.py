@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The nbd client driver, on libnbd: a node whose data another server has."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The server of an nbd node: how to connect to it, and why that has failed, in QEMU's words."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The null-co driver: takes everything, keeps nothing."""
 
 from __future__ import annotations

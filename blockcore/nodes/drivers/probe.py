@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which format a file has, by its first bytes (bdrv_probe_all)."""
 
 from __future__ import annotations

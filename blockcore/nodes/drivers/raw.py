@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The raw format: its child's bytes, or a window of them."""
 
 from __future__ import annotations

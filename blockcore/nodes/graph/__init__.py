@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """All nodes of one machine: made, linked, changed and found.
 
 `graph` opens and closes nodes and keeps their names; `make` chooses the driver,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a node can do for a job that writes to it, by what is below it."""
 
 from __future__ import annotations

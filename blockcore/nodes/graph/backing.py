@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Where the backing file of an image is, by what the image says."""
 
 from __future__ import annotations

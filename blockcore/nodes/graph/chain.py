@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Walking down a chain of images: overlays, what they are on, and filters between them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Who may change which part of the graph: one at a time in each, as in QEMU in all of it.
 
 A part is what nodes are connected to.  A command, or the end of a job, that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """New image files, for snapshots and the targets of jobs (bdrv_img_create)."""
 
 from __future__ import annotations

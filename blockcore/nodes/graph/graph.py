@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The graph of block nodes: names, parents, opening and closing."""
 
 from __future__ import annotations

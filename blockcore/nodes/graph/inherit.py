@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a node's options are if it is not told: its parent's, mostly."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Links between nodes: made, cut and moved, and whether everybody can live with them.
 
 Changes are made first and checked afterwards: between two awaits nobody sees

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """From a definition to a node of the right driver.
 
 A new driver has a line in `make_node`, its options in `definitions/options.py`, and a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Giving open nodes other options and children (bdrv_reopen_multiple).
 
 What is to change is put together as a list of `Change`s, checked as a whole,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """JSON as QEMU reads and writes it, without recursion.
 
 `lexer` turns bytes into tokens, `value` the tokens of one value into that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """QEMU's JSON lexer as a state table: bytes in, tokens out, one byte at a time.
 
 Its dialect: strings in either kind of quotes, keywords of lower-case letters,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """JSON as QEMU reads and writes it: a stream of values, without separators.
 
 The grammar and every message are those of `qobject/json-parser.c` and

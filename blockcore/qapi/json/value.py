@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """From the tokens of one JSON value to the value, in QEMU's order of checks.
 
 Everything here is called with the output of `lexer`, so strings have their

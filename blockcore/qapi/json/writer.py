@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """JSON as QEMU writes it, in pieces none of which keeps the interpreter for long.
 
 What is small goes through the C encoder of the json module.  What may be large

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The qcow2 format, read and written natively.  Theory of operation.
 
 `header` knows the bytes of the first cluster, `extensions` what follows the

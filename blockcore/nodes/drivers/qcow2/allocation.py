@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Clusters for guest data: registered, written by somebody else, and then linked.
 
 An allocation begins and ends under the big lock, and nothing that others see

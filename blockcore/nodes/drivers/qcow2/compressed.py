@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Compressed clusters, which this driver only reads."""
 
 from __future__ import annotations

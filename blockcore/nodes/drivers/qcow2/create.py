@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """A new, empty image (qcow2_co_create), as `qemu-img create` makes it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The entries of L1 and L2 tables, 64 bits each."""
 
 from __future__ import annotations

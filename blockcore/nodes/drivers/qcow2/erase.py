@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Zeroes and holes: what changes L2 entries without writing data."""
 
 from __future__ import annotations

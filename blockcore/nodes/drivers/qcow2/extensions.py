@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Extensions of the header: pieces of data, each with a number that says what it is."""
 
 from __future__ import annotations

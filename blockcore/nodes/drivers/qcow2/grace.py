@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Who may still be using a cluster that nothing refers to any more.
 
 A request finds a cluster in the tables and then reads or writes it, without a

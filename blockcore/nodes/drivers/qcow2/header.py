@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The first cluster of an image: header, extensions, backing file name.
 
 Pure: bytes to a `Header` with all of QEMU's checks, and back (`qcow2_do_open`,

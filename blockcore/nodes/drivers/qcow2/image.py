@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the parts of one open image share: geometry, the file, the lock, corruption."""
 
 from __future__ import annotations

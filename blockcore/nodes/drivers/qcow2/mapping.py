@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """From guest offsets to clusters of the file: the L1 table, and a cache of L2 tables.
 
 `cached` has, by L1 index, the entries of every L2 table in memory.  Requests

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Which clusters of the file hold metadata, and what it is."""
 
 from __future__ import annotations

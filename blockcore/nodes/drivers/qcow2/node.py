@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The qcow2 driver: the parts of this package as a block node."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is read, and made right, before an image can be used; and given back afterwards."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Guest reads: from the file, decompressed, from the backing file, or zeroes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Reference counts, and the allocation of clusters by them.
 
 All methods that are coroutines need the image's lock held.  A new block of

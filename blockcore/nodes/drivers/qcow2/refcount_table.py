@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The refcount table and its blocks: read, counted down, and brought to the file.
 
 All methods that are coroutines need the image's lock held.  Counts change in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Making the refcounts of an image right again that was not closed (qcow2_co_check, to fix).
 
 QEMU with lazy refcounts leaves such images behind: their dirty bit is set, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Changing the length of an image (qcow2_co_truncate)."""
 
 from __future__ import annotations

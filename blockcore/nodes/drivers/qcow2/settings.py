@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Options of the driver."""
 
 from __future__ import annotations

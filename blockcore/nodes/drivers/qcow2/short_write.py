@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Guests' writes of whole clusters that have none yet, without a coroutine.
 
 The bulk of what fills an image is like this, and nothing has to be copied or

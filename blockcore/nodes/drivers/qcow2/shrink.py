@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What a smaller image does not need any more of its file (the end of qcow2_co_truncate)."""
 
 from __future__ import annotations

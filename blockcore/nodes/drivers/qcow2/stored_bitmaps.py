@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Dirty bitmaps that are stored in an image: what there is, and how to be rid of them.
 
 (`block/qcow2-bitmap.c`.)  This driver does not keep them up to date.  An image

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Tables of big-endian numbers, cached: L2 tables and refcount blocks.
 
 A table is one cluster.  A cache holds at most `limit` of them, each as an array

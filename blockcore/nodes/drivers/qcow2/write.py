@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Guest writes: in place where the cluster is there, otherwise to new clusters."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Bringing changed tables to the file, in an order that survives a crash at any point.
 
 Also: giving clusters back that nothing refers to any more, which is the last
