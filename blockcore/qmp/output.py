@@ -33,16 +33,14 @@ class Output:
     ) -> None:
         self.replies = 0
         """Bytes of replies that were taken; events are not counted."""
+        self.in_message = False
+        """Whether the rest of a message is still to come."""
         self._next_message = next_message
         self._replacement = replacement
         self._message: dict[str, Any] = {}
         self._pieces: Iterator[str] | None = None
         self._begun = False
         self._mark = 0
-
-    def in_message(self) -> bool:
-        """Whether the rest of a message is still to come."""
-        return self._pieces is not None
 
     def take(self) -> bytes:
         """The next bytes to send; none if there is nothing."""
@@ -60,7 +58,7 @@ class Output:
                 piece = self._begin(message)
             chunk.append(piece)
             size += len(piece)
-        self._begun = self._pieces is not None
+        self._begun = self.in_message = self._pieces is not None
         return "".join(chunk).encode("ascii")
 
     def _begin(self, message: dict[str, Any]) -> str:

@@ -47,9 +47,11 @@ class QMPCapability(StrEnum):
     OOB = "oob"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Invocation:
-    """A command to run: ``command.function(machine, **kwargs)``.
+    """A command to run: ``command.function(machine, **kwargs)``; nobody changes it.
+
+    (A frozen class would say so, and take three times as long to make.)
 
     `tags` holds the request's `id`, if it had one, as it goes into the reply.
     One that is `oob` comes while another is outstanding, perhaps.
@@ -136,17 +138,15 @@ class Session:
 
     def wants_data(self) -> bool:
         """A command could be run, and there is no input left that could contain one."""
-        return self._takes_input() and self._input.exhausted() and not self._next_waits()
+        if self._outstanding is None:
+            return not self._waiting.items and self._input.exhausted()
+        return self._oob and self._waiting.has_room() and self._input.exhausted()
 
     def may_be_command(self) -> bool:
         """A command could be run, and there is input that could contain one."""
-        return self._next_waits() or (self._takes_input() and not self._input.exhausted())
-
-    def _next_waits(self) -> bool:
-        return self._outstanding is None and bool(self._waiting)
-
-    def _takes_input(self) -> bool:
-        return self._outstanding is None or (self._oob and self._waiting.has_room())
+        if self._outstanding is None:
+            return bool(self._waiting.items) or not self._input.exhausted()
+        return self._oob and self._waiting.has_room() and not self._input.exhausted()
 
     def receive_data(self, data: bytes) -> None:
         """Append input.  It takes effect with the next calls of `next_command`."""
@@ -158,18 +158,20 @@ class Session:
         What cannot be run is answered.  Another thread may answer the
         outstanding command meanwhile.
         """
-        if not self._next_waits():
-            item = self._pull() if self._takes_input() else None
-            if item is None:
-                return None
-            if isinstance(item, Parsed) and _is_oob(item.value):
-                self._out_of_band = self._invocation(item)
-                return self._out_of_band
-            self._waiting.push(item)
-        return self._next_in_turn() if self._outstanding is None else None
+        if self._outstanding is None and self._waiting.items:
+            return self._next_in_turn(self._waiting.pop())
+        item = self._pull() if self.may_be_command() else None
+        if item is None:
+            return None
+        if isinstance(item, Parsed) and _is_oob(item.value):
+            self._out_of_band = self._invocation(item)
+            return self._out_of_band
+        if self._outstanding is None and not self._waiting.items:
+            return self._next_in_turn(item)
+        self._waiting.push(item)
+        return self._next_in_turn(self._waiting.pop()) if self._outstanding is None else None
 
-    def _next_in_turn(self) -> Invocation | None:
-        item = self._waiting.pop()
+    def _next_in_turn(self, item: Parsed | ParseError) -> Invocation | None:
         if isinstance(item, ParseError):
             self._answer_error(QmpError(item.desc), {})
         else:

@@ -21,23 +21,20 @@ Item = Parsed | ParseError
 
 
 class Waiting:
-    """A queue of values and errors of the input; it is true if there are any."""
+    """A queue of values and errors of the input; `items` is for looking at."""
 
     def __init__(self) -> None:
-        self._items: deque[Item] = deque()
-
-    def __bool__(self) -> bool:
-        return bool(self._items)
+        self.items: deque[Item] = deque()
 
     def has_room(self) -> bool:
         """Whether one more may be kept."""
-        sizes = (item.size for item in self._items if isinstance(item, Parsed))
-        return len(self._items) < LENGTH and sum(sizes) < SIZE
+        sizes = (item.size for item in self.items if isinstance(item, Parsed))
+        return len(self.items) < LENGTH and sum(sizes) < SIZE
 
     def push(self, item: Item) -> None:
         """Keep one more."""
-        self._items.append(item)
+        self.items.append(item)
 
     def pop(self) -> Item:
         """The first one, which waits no more."""
-        return self._items.popleft()
+        return self.items.popleft()

@@ -99,6 +99,12 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> dict[str, Command]:
     return broken.commands
 
 
+def feed(client: Client, data: bytes) -> None:
+    """Let the client have sent `data`, as the transport tells it."""
+    client.get_buffer(len(data))[: len(data)] = data
+    client.buffer_updated(len(data))
+
+
 async def answers(*requests: dict[str, Any]) -> Transport:
     """What a client is told that sends `requests`."""
     machine = cast(Machine, SimpleNamespace(qemu=LATEST, quit_requested=False, name="m"))
@@ -107,9 +113,9 @@ async def answers(*requests: dict[str, Any]) -> Transport:
     client = Client(machine, lock, set(), lambda client: None, lambda: None)
     transport = Transport()
     client.connection_made(transport)
-    client.data_received(b'{"execute":"qmp_capabilities"}')
+    feed(client, b'{"execute":"qmp_capabilities"}')
     for request in requests:
-        client.data_received(json.dumps(request).encode())
+        feed(client, json.dumps(request).encode())
     while not transport.closed and len(transport.messages()) < 2 + len(requests):
         await asyncio.sleep(0)
     return transport

@@ -20,7 +20,7 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from blockcore.qapi.json.lexer import Lexer
 from blockcore.qapi.json.value import ValueBuilder, float_from, number_from, quoted
@@ -45,8 +45,7 @@ class Limits:
     nesting: int = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
+class Parsed(NamedTuple):
     """One value of the stream; `size` is about what it took: bytes, and tokens."""
 
     value: Any

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from itertools import islice
 from typing import Any, Final
@@ -134,25 +134,25 @@ def _encode(value: Any) -> str:
 def _is_small(value: Any) -> bool:
     """Whether the C encoder may have it: plain JSON, and not much of it."""
     left = SMALL
-    stack: list[Collection[Any]] = [(value,)]
-    while stack and left > 0:
-        items = stack.pop()
-        left -= len(items)
-        if left <= 0:
+    items = [value]
+    for item in items:
+        left -= 1
+        kind = type(item)
+        if kind in _SCALARS:
+            continue
+        if kind is dict:
+            left -= sum(map(len, item)) >> 4
+            inner = item.values()
+        elif isinstance(item, str):
+            left -= len(item) >> 4
+            continue
+        elif kind is list or kind is tuple:
+            inner = item
+        else:
             return False
-        for item in items:
-            kind = type(item)
-            if kind in _SCALARS:
-                continue
-            if isinstance(item, str):
-                left -= len(item) >> 4
-            elif kind is dict:
-                left -= sum(map(len, item)) >> 4
-                stack.append(item.values())
-            elif kind is list or kind is tuple:
-                stack.append(item)
-            else:
-                return False
+        if len(inner) >= left:
+            return False
+        items += inner
     return left > 0
 
 
@@ -220,7 +220,10 @@ def _result(result: Result) -> Iterator[str | _Large]:
 
 
 def _has_float(text: str) -> bool:
-    return any(end.search(text) for end in _FLOAT_ENDS) or "Infinity" in text or "NaN" in text
+    for end in _FLOAT_ENDS:
+        if end.search(text):
+            return True
+    return "Infinity" in text or "NaN" in text
 
 
 class _Literal(str):
