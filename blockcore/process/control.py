@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,9 @@ INPUT_BYTES = 16 << 10
 
 TURN_S = 0.001
 """How long one client is served before the next one has its turn."""
+
+PAUSE_S = 0.0001
+"""How long others have the interpreter lock between two turns; a wake-up takes half of it."""
 
 _log = structlog.get_logger()
 
@@ -166,7 +170,15 @@ class Client(asyncio.BufferedProtocol):
             self._loop.call_soon(self._take_scheduled_turn)
 
     def _take_scheduled_turn(self) -> None:
+        """Have the turn after a real pause, in which workers can get the interpreter lock.
+
+        The loop releases that lock between two turns as well, but takes it back
+        before a worker has woken up; and a worker that was woken up for nothing
+        begins to wait anew, until it is lucky: 97 ms with a client that sends
+        2 million tokens, 4 ms with the pause.
+        """
         self._scheduled = False
+        time.sleep(PAUSE_S)
         self._turn()
 
     def _turn(self) -> None:

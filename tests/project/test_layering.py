@@ -72,7 +72,7 @@ ONLY = {
     "structlog": {"process", "cli"},
     "subprocess": {"cli"},
     "threading": {"bql.big_lock", "bql.routine", "process", "plugin"},
-    "time": {"bql.clock", "process.ending", "nodes.drivers.nbd"},
+    "time": {"bql.clock", "process.control", "process.ending", "nodes.drivers.nbd"},
 }
 """What these do is for these modules only (or for all modules of a package)."""
 

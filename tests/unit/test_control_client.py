@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import traceback
 from collections.abc import Callable
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,6 +22,7 @@ from blockcore.bql.effects import Until
 from blockcore.bql.routine import Pool
 from blockcore.commands.table import table
 from blockcore.machine.machine import Machine
+from blockcore.process import control
 from blockcore.process.control import Client
 from blockcore.qapi.qemu import LATEST
 from blockcore.qapi.schema import Command, CommandTable
@@ -173,3 +176,34 @@ def test_a_bug_in_the_check_of_arguments(
     assert transport.messages()[-1]["id"] == 1
     assert "OverflowError: too much" in transport.messages()[-1]["error"]["desc"]
     assert logs
+
+
+def test_others_have_the_interpreter_between_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that keeps the loop busy leaves a pause after each turn."""
+    happened: list[str] = []
+    pausing = SimpleNamespace(sleep=lambda seconds: happened.append("pause"))
+    monkeypatch.setattr(control, "time", pausing)
+    step = Client._step
+
+    def noted_step(client: Client) -> None:
+        happened.append("step")
+        step(client)
+        end = time.monotonic() + control.TURN_S
+        while time.monotonic() < end:
+            pass
+
+    monkeypatch.setattr(Client, "_step", noted_step)
+
+    async def flood() -> None:
+        lock = BigLock(SystemClock())
+        machine = cast(Machine, SimpleNamespace(qemu=LATEST, quit_requested=False, name="m"))
+        client = Client(machine, lock, set(), lambda client: None, lambda: None)
+        transport = Transport()
+        client.connection_made(transport)
+        feed(client, b'{"execute":"qmp_capabilities"}' + b'{"execute":"query-name"}' * 5)
+        while len(transport.messages()) < 7:
+            await asyncio.sleep(0)
+
+    asyncio.run(flood())
+    assert "pause" in happened
+    assert not any(pair == ("step", "step") for pair in pairwise(happened))

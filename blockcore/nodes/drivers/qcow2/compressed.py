@@ -14,7 +14,7 @@ from blockcore.qapi.names import QmpError
 try:
     import zstandard
 except ImportError:
-    zstandard = None
+    zstandard = None  # type: ignore[assignment]
 
 Inflate = Callable[[bytes, int], bytes]
 """From compressed data, followed by anything, to a cluster of so many bytes; or OSError(EIO)."""
