@@ -79,9 +79,12 @@ async def _snapshot_sync(
     )
 
 
-def _require_medium(machine: Machine, node: BlockNode, name: str) -> None:
+def _require_medium(machine: Machine, node: BlockNode, typed: str) -> None:
     if not is_inserted(machine, node):
-        raise QmpError(f"Device '{name}' has no medium")
+        by_drive = machine.qemu.no_medium_names_drive
+        raise QmpError(
+            f"Device '{node.device_or_node_name if by_drive else typed}' has no medium"
+        )
 
 
 def _is_taken(machine: Machine, name: str) -> bool:

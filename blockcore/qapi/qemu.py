@@ -63,6 +63,10 @@ class Release:
     """block_resize of a node in use says by what; before, it said "Device '...' is in use", of a
     node without a drive with "(null)" for a name (job-verb-errors, chain-conflicts)."""
 
+    no_medium_names_drive: bool
+    """A snapshot of a node without a medium says so by the name of its drive, if there is one;
+    before, by the name that was typed (external_snapshot_action)."""
+
     files_write_through: bool
     """A file's driver takes care of FUA itself: of the nodes above none is flushed after such a
     write, and none of their rules strikes (guest-writethrough-flush-eio-stop)."""
@@ -139,6 +143,7 @@ RELEASES: Final = {
         streams_restore_read_only=True,
         transactions_start_newest_first=False,
         resize_names_blocker=False,
+        no_medium_names_drive=False,
         files_write_through=False,
         stop_drains_devices=False,
         grouped_actions_are_checked_first=False,
@@ -167,6 +172,7 @@ RELEASES: Final = {
         streams_restore_read_only=False,
         transactions_start_newest_first=True,
         resize_names_blocker=True,
+        no_medium_names_drive=True,
         files_write_through=True,
         stop_drains_devices=True,
         grouped_actions_are_checked_first=True,

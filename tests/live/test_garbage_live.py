@@ -18,7 +18,7 @@ import nbd
 import pytest
 
 from live import TIMEOUT_S, Flight, Live, Qmp, QmpFailed, freeze, make_image
-from test_nbd_node import nbdkit
+from nbd_servers import nbdkit
 from watched import Watched
 
 BLOCK = 4096
@@ -27,7 +27,7 @@ ROUNDS = 3
 
 ASYNCIO = {
     *("asyncio.selector_events._SelectorSocketTransport", "asyncio.trsock.TransportSocket"),
-    *("socket.socket", "builtins.dict", "builtins.method"),
+    *("socket.socket", "builtins.dict", "builtins.method", "collections.deque"),
 }
 """A transport has a method of its own (_read_ready_cb) as long as it is there; by itself then."""
 

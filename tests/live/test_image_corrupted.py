@@ -11,23 +11,10 @@ import nbd
 import pytest
 
 from live import Live, Qmp, QmpFailed
-from qcow2_images import create, qemu_io
+from qcow2_images import create, damage, qemu_io
 
 K = 1024
 MIB = 1 << 20
-
-
-def damage(path: Path, index: int) -> tuple[int, int]:
-    """Put a guest cluster at an odd place; the place, and that of the L2 table."""
-    with path.open("r+b") as file:
-        file.seek(40)
-        file.seek(struct.unpack(">Q", file.read(8))[0])
-        table = struct.unpack(">Q", file.read(8))[0] & 0x00FF_FFFF_FFFF_FE00
-        file.seek(table + 8 * index)
-        entry = struct.unpack(">Q", file.read(8))[0] | 512
-        file.seek(-8, 1)
-        file.write(struct.pack(">Q", entry))
-    return entry & 0x00FF_FFFF_FFFF_FE00, table
 
 
 def outcome(guest: nbd.NBD, request: str, *arguments: object) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_qcow2_turns import longest
 
 from blockcore.commands.table import table
 from blockcore.machine.machine import Machine
@@ -25,6 +24,7 @@ from blockcore.qapi.schema import Wire
 from live import Live
 from qcow2_images import create
 from sim import Sim, add_drive, execute, new_machine, perform
+from turns import longest
 
 SIZE = 64 << 10
 

@@ -337,7 +337,9 @@ def test_memory_of_a_client_that_does_not_read(tmp_path: Path) -> None:
                 return int(qmp("query-blockstats")[0]["stats"]["rd_operations"])
 
             qmp.wait_for(lambda: read() == threads)
-            assert threads * largest < resident(live.pid) - before < (threads + 1) * largest
+            # What was free before may have gone back to the system meanwhile.
+            more = resident(live.pid) - before
+            assert threads * largest - MIB < more < (threads + 1) * largest
             assert read() == threads
 
 

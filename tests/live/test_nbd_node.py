@@ -6,8 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ import nbd
 import pytest
 
 from live import TIMEOUT_S, Flight, Live, QmpFailed, freeze, make_image
+from nbd_servers import killed, nbdkit, silent
 
 MIB = 1 << 20
 BLOCK = 4096
@@ -37,29 +36,6 @@ def far(tmp_path: Path) -> Iterator[Live]:
     drive = "drive=id=far,file=d.img,format=raw,discard=unmap,rerror=report,werror=report"
     with Live(directory, drive) as live:
         yield live
-
-
-def nbdkit(directory: Path, *plugin: str) -> subprocess.Popen[bytes]:
-    """A plain server at directory/kit.sock, when it accepts."""
-    pid = directory / "kit.pid"
-    pid.unlink(missing_ok=True)
-    (directory / "kit.sock").unlink(missing_ok=True)
-    server = subprocess.Popen(
-        ["nbdkit", "-f", "-U", str(directory / "kit.sock"), "-P", str(pid), *plugin],
-        stderr=subprocess.DEVNULL,
-    )
-    while not (pid.exists() and pid.read_text()):
-        assert server.poll() is None
-    return server
-
-
-@contextlib.contextmanager
-def killed(server: subprocess.Popen[bytes]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        server.kill()
-        server.wait(TIMEOUT_S)
 
 
 def test_requests_go_through(far: Live, tmp_path: Path) -> None:
@@ -183,15 +159,6 @@ def test_a_server_that_hangs_holds_nobody_else(tmp_path: Path) -> None:
             assert qmp("query-status")["running"]
             server.send_signal(signal.SIGCONT)
             assert flight.land(*reads) == ["OK"] * 10
-
-
-@contextlib.contextmanager
-def silent(path: Path) -> Iterator[socket.socket]:
-    """A server that accepts, and never says anything."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen(64)
-        yield listener
 
 
 def test_a_server_that_never_greets_is_given_up(tmp_path: Path) -> None:

@@ -229,3 +229,16 @@ def test_names_say_something(module: str) -> None:
 @pytest.mark.parametrize("module", modules())
 def test_every_module_says_what_it_is(module: str) -> None:
     assert ast.get_docstring(syntax(module)), module
+
+
+def test_tests_share_only_what_is_in_support() -> None:
+    """A module of tests that takes from another works only beside it."""
+    tests = [*(TREE / "tests").glob("*/test_*.py")]
+    assert len(tests) > 100
+    taken = {
+        (path.name, node.module)
+        for path in tests
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("test_")
+    }
+    assert taken == set()

@@ -14,7 +14,7 @@ import nbd
 import pytest
 
 from beside_qemu import Images, Pair, Side, compare
-from test_image_corrupted import damage
+from qcow2_images import damage
 
 DRIVE = (
     "-blockdev driver=raw,node-name=base,read-only=on,file.driver=file,file.filename=base.raw",

@@ -13,9 +13,9 @@ import pytest
 
 from beside_qemu import Shared, Side
 from blockcore.qapi.qemu import RELEASES
+from hung_place import BLOCK, FAR, SIZE, Place, wait_null
 from live import Flight, Live, Qmp, QmpFailed, freeze
-from test_hung_server import BLOCK, FAR, SIZE, Place, wait_null
-from test_nbd_node import killed, nbdkit, silent
+from nbd_servers import killed, nbdkit, silent
 
 FAR_NODE = "driver=nbd,{prefix}node-name=far,{prefix}server.type=unix,{prefix}server.path=kit.sock"
 ON_FAR = f"drive=id=a,{FAR_NODE.format(prefix='')},rerror=report,werror=report"

@@ -10,10 +10,9 @@ import os
 
 import pytest
 
-from job_kinds import BLOCK, KINDS, SIZE, Flat, Kind
+from job_kinds import BLOCK, KINDS, LAZY, POLICIES, SIZE, Flat, Kind
 from job_world import JobWorld, Script
 from sim import FarNode, Sim, add_drive, pause
-from test_job_simulation import LAZY, POLICIES
 
 SEEDS = int(os.environ.get("FAULTLINE_SEEDS", "8"))
 

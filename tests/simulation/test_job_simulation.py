@@ -23,16 +23,12 @@ from blockcore.machine.machine import Machine
 from blockcore.qapi.events import BlockJobCancelled, BlockJobCompleted
 from blockcore.qapi.names import BlockdevOnError, BlockErrorAction, IoOperationType, JobStatus
 from blockcore.rules.policy import error_action
-from job_kinds import BLOCK, KIB, KINDS, SIZE, Kind
+from job_kinds import BLOCK, KIB, KINDS, LAZY, POLICIES, SIZE, Kind
 from job_world import TOGETHER, Guest, JobWorld, Script
 from sim import Every, Sim
 
 SEEDS = int(os.environ.get("FAULTLINE_SEEDS", "30"))
 
-POLICIES = ("report", "ignore", "stop", "enospc")
-
-LAZY = [name for name, kind in KINDS.items() if kind.sync == "none"]
-"""They do nothing without a guest."""
 
 NUMBERS = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC}
 

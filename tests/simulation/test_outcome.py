@@ -18,9 +18,9 @@ from blockcore.nodes.drivers.raw import RawNode
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import BlkdebugEvent, QmpError
 from qcow2_disk import Disk, judge
+from qcow2_guest import Guest, read_disk
 from qcow2_images import Around, create, open_on
 from sim import Sim, execute, new_machine, perform
-from test_qcow2_crash import Guest, read_disk
 
 K = 1024
 

@@ -12,9 +12,9 @@ import pytest
 
 from blockcore.qapi.names import QmpError
 from qcow2_disk import Disk, crashes, judge, power_cuts
+from qcow2_guest import Failing, look
 from qcow2_images import Around, check_clean, content, create, open_on, opened, qemu_img, qemu_io
 from sim import perform
-from test_qcow2_crash import Failing, look
 
 KIB = 1 << 10
 MIB = 1 << 20

@@ -194,3 +194,8 @@ def base_data() -> bytes:
     """What a disk without a format is full of."""
     numbers = (0 if n in HOLES else n + 1 for n in range(SIZE // CLUSTER))
     return b"".join(bytes([number]) * CLUSTER for number in numbers)
+
+POLICIES = ("report", "ignore", "stop", "enospc")
+
+LAZY = [name for name, kind in KINDS.items() if kind.sync == "none"]
+"""They do nothing without a guest."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -183,3 +184,16 @@ def content(path: Path) -> bytes:
     raw = path.with_name(f"{path.name}.content")
     qemu_img("convert", "-f", "qcow2", "-O", "raw", path, raw)
     return raw.read_bytes()
+
+
+def damage(path: Path, index: int) -> tuple[int, int]:
+    """Put a guest cluster at an odd place; the place, and that of the L2 table."""
+    with path.open("r+b") as file:
+        file.seek(40)
+        file.seek(struct.unpack(">Q", file.read(8))[0])
+        table = struct.unpack(">Q", file.read(8))[0] & 0x00FF_FFFF_FFFF_FE00
+        file.seek(table + 8 * index)
+        entry = struct.unpack(">Q", file.read(8))[0] | 512
+        file.seek(-8, 1)
+        file.write(struct.pack(">Q", entry))
+    return entry & 0x00FF_FFFF_FFFF_FE00, table

@@ -5,22 +5,19 @@ from __future__ import annotations
 
 import os
 import struct
-import sys
 from array import array
-from collections.abc import Callable, Coroutine
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
 
-from blockcore.bql.routine import Routine
 from blockcore.nodes.drivers.qcow2.entries import STRETCH, used
 from blockcore.nodes.drivers.qcow2.metadata import LARGE, Metadata
 from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.qapi.names import QmpError
 from qcow2_images import Around, check_clean, create, open_file, options, qemu_io, read
+from turns import longest
 
 ENTRIES = 1 << 16
 """Of the large tables here; the format allows 64 times as many."""
@@ -29,41 +26,6 @@ LINES = 6000
 """Of code, that may be run under the big lock without a pause; a few milliseconds."""
 
 FAR = 1 << 40
-
-
-def longest(coro: Coroutine[Any, Any, Any]) -> int:
-    """Run it; how many lines of ours it runs at most between two of its awaits."""
-    lines = most = 0
-
-    def count(frame: FrameType, event: str, _argument: Any) -> Any:
-        nonlocal lines
-        if "/blockcore/" not in frame.f_code.co_filename:
-            return None
-        lines += event == "line"
-        return count
-
-    def under_the_lock(work: Callable[[], None]) -> None:
-        nonlocal lines, most
-        lines = 0
-        sys.settrace(count)
-        try:
-            work()
-        finally:
-            sys.settrace(None)
-        most = max(most, lines)
-
-    routine = Routine(coro)
-    under_the_lock(routine.advance)
-    while not routine.done:
-        assert routine.call is not None, "it waits"
-        value, error = None, None
-        try:
-            value = routine.call.perform()
-        except Exception as exc:
-            error = exc
-        under_the_lock(partial(routine.advance, value, error))
-    routine.outcome()
-    return most
 
 
 def table(path: Path, entries: Callable[[int], int], *, at: int, header: int, count: int) -> None:
