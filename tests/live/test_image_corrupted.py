@@ -84,7 +84,7 @@ def test_everything_fails_from_then_on(tmp_path: Path, index: int) -> None:
         assert said == "Device 'vda' has no medium" and not (tmp_path / "s").exists()
         snapshot = {"node_name": "disk", "snapshot_file": str(tmp_path / "s")}
         said = refusal(qmp, "blockdev-snapshot-sync", **snapshot)
-        assert said == "Device 'disk' has no medium"
+        assert said == "Device 'vda' has no medium"
         qmp("stop")
         qmp("cont")
     assert path.read_bytes()[72:80] == struct.pack(">Q", 2), "the corrupt bit"

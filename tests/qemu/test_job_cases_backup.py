@@ -52,6 +52,7 @@ def backup_cancelled(m: Side) -> None:
     target(m)
     backup(m, speed=1)
     m.jobs()
+    m.first_part()
     m("block-job-cancel", device="j")
     ends(m)
 
@@ -211,6 +212,7 @@ def backups_of_one_moment(m: Side) -> None:
 
 def backups_of_which_one_is_cancelled(m: Side) -> None:
     two_backups(m, speed=1)
+    m.first_part("to1", "to2")
     m("block-job-cancel", device="to1")
     m.status("to1", "null")
     m.look()
@@ -353,6 +355,7 @@ def nodes_of_a_backup(m: Side) -> None:
         m("blockdev-mirror", job_id="k", device="other", target=node, sync="full")
     m("blockdev-del", node_name="mid")
     m.look()
+    m.first_part()
     m("job-cancel", id="j")
     ends(m)
 

@@ -50,6 +50,7 @@ def mirror_cancelled(m: Side) -> None:
     raw(m)
     target(m, "4M", "target.raw")
     mirror(m, speed=1)
+    m.first_part()
     m("block-job-complete", device="j")
     m("block-job-cancel", device="j")
     ends(m)
@@ -345,6 +346,7 @@ def reopened_meanwhile(m: Side) -> None:
     three(m)
     target(m)
     mirror(m, "top", speed=1)
+    m.first_part()
     top = {"driver": "qcow2", "node-name": "top", "file": "top-file"}
     m("blockdev-reopen", options=[{**top, "backing": "mid"}])
     m("blockdev-reopen", options=[{**top, "backing": None}])

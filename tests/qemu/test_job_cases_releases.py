@@ -44,6 +44,7 @@ def changes_that_cannot_be(m: Side) -> None:
     three(m)
     target(m)
     m("blockdev-mirror", job_id="j", device="top", target="target", sync="top", speed=1)
+    m.first_part()
     change(m, "k", copy_mode="write-blocking")
     change(m)
     change(m, copy_mode="x")
@@ -108,11 +109,13 @@ def backups_by_larger_clusters(m: Side) -> None:
         m("blockdev-backup", job_id="j", x_perf={"min-cluster-size": size}, **options, speed=1)
         if m.replies[-1][1] == {}:
             m.look()
+            m.first_part()
             m("job-cancel", id="j")
             m.status("j", "null")
     m("blockdev-backup", job_id="j", x_perf={"min-cluster-size": 1 << 19}, **options, speed=1)
     if m.replies[-1][1] == {}:
         m.look()
+        m.first_part()
         m("job-cancel", id="j")
         m.status("j", "null")
     m("blockdev-backup", job_id="j", x_perf={"min-cluster-size": 1 << 18, "max-chunk": 1 << 17},

@@ -129,6 +129,16 @@ class Side(Images):
         """Wait until a job comes to a status; `null` is its end."""
         self.wait("JOB_STATUS_CHANGE", id=job, status=status)
 
+    def first_part(self, *jobs: str) -> None:
+        """Wait until jobs with speed=1 have copied a part, and so sleep.
+
+        Who cancels one before leaves it to chance whether the target has that part.
+        """
+        begun: set[str] = set()
+        while not begun.issuperset(jobs or ("j",)):
+            shown = self.ask("query-jobs")
+            begun = {job["id"] for job in shown if job["current-progress"]}
+
     def node(self, name: str, file: str, *, blkdebug: Any = None, **more: Any) -> None:
         """blockdev-add of an image, the file below called NAME-file; `blkdebug` has its rules."""
         below: dict[str, Any] = {"driver": "file", "filename": file}
