@@ -10,9 +10,9 @@ from typing import Annotated
 from blockcore.bql.effects import Until
 from blockcore.machine.machine import Machine
 from blockcore.machine.volume_responder import VolumeResponder, make_options
-from blockcore.nodes.definitions.options import ERRNO
 from blockcore.nodes.drivers.file import FileNode
 from blockcore.nodes.node import BlockNode
+from blockcore.qapi.errnos import ERRNO
 from blockcore.qapi.events import XVolumeExtended
 from blockcore.qapi.names import QmpError, Size, UInt32, UInt64
 from blockcore.qapi.schema import CommandTable

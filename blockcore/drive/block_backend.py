@@ -58,8 +58,9 @@ class BlockBackend:
         self.werror = werror
         self.writeback = writeback
         self.iostatus = BlockDeviceIoStatus.OK
-        self.throttle: ThrottleMember | None = None
         self.short_path: ShortPath | None = None
+        self._short_path_due = True
+        self._throttle: ThrottleMember | None = None
         self.slots: list[Slot] = []
         # blkconf_apply_backend_options
         self.perm = Perm.CONSISTENT_READ | (NONE if root.read_only else Perm.WRITE)
@@ -83,6 +84,16 @@ class BlockBackend:
         return self.root.read_only
 
     @property
+    def throttle(self) -> ThrottleMember | None:
+        """The drive's part in a group of limits; None: there are none."""
+        return self._throttle
+
+    @throttle.setter
+    def throttle(self, member: ThrottleMember | None) -> None:
+        self._throttle = member
+        self.concerns_changed()
+
+    @property
     def size(self) -> int:
         return self.root.size
 
@@ -95,7 +106,7 @@ class BlockBackend:
         assert isinstance(node, BlockNode)
         self.publish_short_writes()
         self.root = node
-        self.find_short_path()
+        self.concerns_changed()
 
     def may_run(self) -> bool:
         """Whether requests may go to the node; held ones wait for this."""
@@ -109,12 +120,23 @@ class BlockBackend:
         """Whether no request is on the short path."""
         return not any(slot.busy for slot in self.slots)
 
-    def find_short_path(self) -> None:
-        """Decide anew whether plain requests may take the short path.
+    def concerns_changed(self) -> None:
+        """Send all requests the long way; the next one decides anew who may take the short path.
 
-        To be called, under the lock, whenever something that concerns
-        requests has come or gone.
+        Called under the lock, by whatever concerns requests, whenever it comes
+        or goes.  That may be often, as for each link of a long chain, and so
+        costs nothing but this.
         """
+        self.short_path = None
+        self._short_path_due = True
+
+    def renew_short_path(self) -> None:
+        """Decide whether plain requests may take the short path, if something has changed."""
+        if self._short_path_due:
+            self._short_path_due = False
+            self._find_short_path()
+
+    def _find_short_path(self) -> None:
         root = self.root
         direct = None
         if (
@@ -165,7 +187,7 @@ class BlockBackend:
         Throttled requests are let through, as QEMU's drain does.
         """
         self._quiesced += 1
-        self.short_path = None
+        self.concerns_changed()
         member = self.throttle
         if member is not None:
             member.drain_begin()
@@ -175,7 +197,7 @@ class BlockBackend:
             self._quiesced -= 1
             if member is not None:
                 member.drain_end()
-            self.find_short_path()
+            self.concerns_changed()
 
     async def drain(self) -> None:
         """Wait until no request is at a node (bdrv_drain); those that come meanwhile wait."""

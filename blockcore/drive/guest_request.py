@@ -90,6 +90,9 @@ class Drive(Protocol):
     def may_run(self) -> bool:
         """Whether requests may go to the node."""
 
+    def renew_short_path(self) -> None:
+        """Find out whether those that come later may go past all this."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -195,6 +198,7 @@ class GuestRequests:
         scratch, and lets the policy decide about a failure.  Held requests go
         on in the order in which they arrived.
         """
+        self._drive.renew_short_path()
         self.arrivals += 1
         rank = self.arrivals
         started_ns = self._guest.clock.monotonic_ns()

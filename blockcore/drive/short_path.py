@@ -12,8 +12,9 @@ busy (`BlockBackend.quiet`).  The interpreter runs these steps in one order for
 all threads, so that one of the two always sees the other.  A worker that finds
 the path gone when it is done pokes the lock, since somebody may be waiting.
 
-`BlockBackend.find_short_path` is the one function that decides whether there
-may be a short path.
+Whatever concerns requests (a rule, a bitmap, a limit, a link, the run state)
+takes the path away itself when it comes or goes; the next request, which has to
+take the long way, decides whether there may be a path (`renew_short_path`).
 
 What needs a decision after all takes the lock for it and no longer
 (`qcow2.short_write`): never to wait for anything, since others may wait for

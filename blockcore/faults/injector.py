@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Fault rules: which request fails, and how.
+"""Fault rules: which of them hits a request, if any.
 
 QEMU's blkdebug engine (`block/blkdebug.c`; its rules as verified with qemu-io
 are in `tests/golden/7.2/blkdebug-cli.json`) plus what it lacks: rules that can be
@@ -11,52 +11,24 @@ blkdebug's state machine: when the event occurs, the rules of that event whose
 kind, is held against that list until another event replaces it.  A rule
 without an event, added at run time, is in force until it is removed or used up.
 
-A `Hit` is what a rule does to a request; at present it fails with an errno.
-A further kind of fault is a further member of `FaultOptions` and of `Hit`,
-decided in `FaultInjector.check` and carried out in `nodes/node.py`
-(`BlockNode.inject`), the only place that acts on a hit.
+What becomes of a request that is hit is the affair of the rule's kind
+(`FaultOptions.carry_out`), and of the node, which asks for it
+(`BlockNode.perform`).
 """
 
 from __future__ import annotations
 
-import errno
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
 from blockcore.faults.gate import Gate
+from blockcore.faults.options import FaultOptions
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
-
-SECTOR_SIZE = 512
 
 DEFAULT_IOTYPES = frozenset(BlkdebugIOType) - {BlkdebugIOType.BLOCK_STATUS}
 """What a rule that names no iotype matches: everything but block status."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FaultOptions:
-    """What a rule says; members as in QAPI's BlkdebugInjectErrorOptions, and ours.
-
-    `offset` and `length` are bytes (`length` None: to the end of the device);
-    a request is concerned if it overlaps the range.  `sector` is blkdebug's:
-    the request must contain the first byte of that 512-byte sector.  A flush
-    has no range, so a rule with one never concerns it.  `after` requests that
-    would match pass first; then `count` of them are hit (None: all), each
-    with probability `rate`.
-    """
-
-    id: str
-    event: BlkdebugEvent = BlkdebugEvent.NONE
-    state: int = 0
-    iotype: BlkdebugIOType | None = None
-    errno: int = errno.EIO
-    sector: int | None = None
-    offset: int | None = None
-    length: int | None = None
-    count: int | None = None
-    after: int = 0
-    rate: float = 1.0
 
 
 class FaultRule:
@@ -68,11 +40,12 @@ class FaultRule:
         self.options = options
         self.seen = 0
         self.hits = 0
-        self.start, self.end = _byte_range(options)
+        self.start, self.end = options.byte_range
 
     @property
     def exhausted(self) -> bool:
-        return self.options.count is not None and self.hits >= self.options.count
+        """Whether the rule has hit as many requests as it may."""
+        return self.options.hits_max is not None and self.hits >= self.options.hits_max
 
     def concerns(self, iotype: BlkdebugIOType, offset: int, nbytes: int) -> bool:
         """Whether a request is of the kind and in the place the rule names."""
@@ -82,24 +55,6 @@ class FaultRule:
         if self.start is None:
             return True
         return nbytes > 0 and self.start < offset + nbytes and self.end > offset
-
-
-def _byte_range(options: FaultOptions) -> tuple[int | None, int]:
-    if options.sector is not None:
-        start = options.sector * SECTOR_SIZE
-        return start, start + 1
-    if options.offset is None and options.length is None:
-        return None, 0
-    start = options.offset or 0
-    return start, (1 << 63) if options.length is None else start + options.length
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """What happens to a request: it fails with this errno (0: it is let through)."""
-
-    rule: FaultRule
-    errno: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,13 +70,15 @@ class FaultInjector:
     """The rules of one node and blkdebug's state variable.
 
     `random` gives numbers in [0, 1) for rules with a rate; the machine's seed
-    stands behind it.
+    stands behind it.  `changed` is called whenever requests that could go past
+    the rules until now may have to meet one: no caller has to remember.
     """
 
-    def __init__(self, random: Callable[[], float]) -> None:
+    def __init__(self, random: Callable[[], float], changed: Callable[[], None]) -> None:
         self.state = 1
         self.rules: list[FaultRule] = []
         self._random = random
+        self._changed = changed
         self._standing: list[FaultRule] = []
         self._of_event: dict[BlkdebugEvent, list[FaultRule]] = {}
         self._changes: list[StateChange] = []
@@ -156,11 +113,17 @@ class FaultInjector:
         self._rules_changed()
         return rule
 
-    def remove(self, rule: FaultRule) -> None:
-        """Forget a rule, whether or not it is used up."""
+    def remove(self, *rules: FaultRule) -> None:
+        """Forget some rules, whether or not they are used up."""
         self._catch_up()
-        self.rules.remove(rule)
-        self._retire(rule)
+        for rule in rules:
+            self.rules.remove(rule)
+            self._take_out_of_force(rule)
+        self._rules_changed()
+
+    def clear(self) -> None:
+        """Forget all rules."""
+        self.remove(*self.rules)
 
     def event(self, event: BlkdebugEvent) -> None:
         """An event has occurred on the node (bdrv_debug_event).
@@ -183,8 +146,8 @@ class FaultInjector:
         telling = tuple(event for event in events if self._fits(event))
         return partial(self._passed.append, telling[-1:]) if telling else None
 
-    def check(self, iotype: BlkdebugIOType, offset: int, nbytes: int) -> Hit | None:
-        """What the rules do to this request; counts it as seen and, if so, as hit.
+    def check(self, iotype: BlkdebugIOType, offset: int, nbytes: int) -> FaultRule | None:
+        """Return the rule that hits a request; counts the request as seen and, if so, as hit.
 
         The first rule in force that concerns the request decides.  A rule
         that lets requests pass first (`after`), or that loses its throw of
@@ -244,23 +207,22 @@ class FaultInjector:
     def _rules_changed(self) -> None:
         self._fitting.clear()
         self._gates.clear()
+        self._changed()
 
-    def _fire(self, rule: FaultRule) -> Hit:
-        """errno 0 lets the request through, shadows the rules behind, and uses nothing up."""
-        if rule.options.errno == 0:
-            return Hit(rule, 0)
-        rule.hits += 1
-        if rule.exhausted:
-            self._retire(rule)
-        return Hit(rule, rule.options.errno)
+    def _fire(self, rule: FaultRule) -> FaultRule:
+        if not rule.options.lets_go:
+            rule.hits += 1
+            if rule.exhausted:
+                self._take_out_of_force(rule)
+                self._rules_changed()
+        return rule
 
-    def _retire(self, rule: FaultRule) -> None:
-        """Take a rule out of force; it stays known, with its hits, until it is removed."""
+    def _take_out_of_force(self, rule: FaultRule) -> None:
+        """Let a rule hit nothing any more; it stays known, with its hits, until it is removed."""
         event = rule.options.event
         for rules in (self._standing, self._of_event.get(event, []), self._active):
             if rule in rules:
                 rules.remove(rule)
-        self._rules_changed()
 
     def _build_gate(self, iotype: BlkdebugIOType) -> Gate | None:
         ranges = []

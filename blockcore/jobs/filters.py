@@ -40,7 +40,6 @@ async def insert_filter(
         _link(machine, node)
         with _undone(machine, node):
             _put_over(machine, node, over)
-    machine.concerns_changed()
     return node
 
 
@@ -67,7 +66,6 @@ async def insert_node(
                 check(machine.graph.subtree(node))
             with told("Could not replace node: "):
                 _put_over(machine, node, over)
-    machine.concerns_changed()
     return node
 
 
@@ -130,7 +128,6 @@ async def drop_filter(machine: Machine, node: FilterNode) -> None:
     async with Drain(machine, [node]):
         await remove_filter(machine, node)
         machine.graph.refresh_filenames(machine.graph.connected(node.below))
-    machine.concerns_changed()
 
 
 async def remove_filter(machine: Machine, node: FilterNode) -> None:

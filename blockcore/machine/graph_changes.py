@@ -107,7 +107,6 @@ async def reopen_nodes(machine: Machine, changes: list[reopen.Change]) -> None:
             await reopen.reopen(machine.graph, changes)
         except OSError as exc:
             raise QmpError(os.strerror(exc.errno or errno.EIO)) from None
-    machine.concerns_changed()
 
 
 async def set_read_only(machine: Machine, node: BlockNode, read_only: bool) -> None:

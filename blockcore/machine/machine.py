@@ -79,7 +79,8 @@ class Machine:
         self.name = name
         self.job_error_check_modern = job_error_check_modern
         self.qemu = qemu
-        self.vm = Vm(RunState.PRELAUNCH if prelaunch else RunState.RUNNING, self.emit)
+        state = RunState.PRELAUNCH if prelaunch else RunState.RUNNING
+        self.vm = Vm(state, self.emit, self.concerns_changed)
         self.graph = BlockGraph(self, directory)
         self.changing = self.graph.changing
         self.backends: list[BlockBackend] = []
@@ -106,10 +107,13 @@ class Machine:
             listener(event, now_ns)
 
     def concerns_changed(self) -> None:
-        """Decide anew who may go past nodes: drives, and jobs that look at `concerns`."""
+        """Let nobody go past nodes who has not decided anew: drives, and jobs (`concerns`).
+
+        Rules, bitmaps, limits, links and the run state call it themselves.
+        """
         self.concerns += 1
         for blk in self.backends:
-            blk.find_short_path()
+            blk.concerns_changed()
 
     def short_slots(self) -> Iterator[Slot]:
         """The slots of all drives: whoever may be on the short path."""
@@ -128,7 +132,6 @@ class Machine:
             blk.root.parents.remove(blk)
             raise
         self.backends.append(blk)
-        blk.find_short_path()
 
     def backend(self, name: str) -> BlockBackend | None:
         """The drive of that name, as blk_by_name; anonymous drives have none."""
@@ -199,7 +202,6 @@ class Machine:
         config.validate()
         now_ns = self.clock.monotonic_ns()
         blk.throttle = self.throttle_groups.limit(blk.throttle, config, group, now_ns)
-        self.concerns_changed()
 
     async def close(self) -> None:
         """Close all nodes: nobody sends requests any more, and the process is ending."""
@@ -224,7 +226,6 @@ class Machine:
         for job in self.jobs:
             job.reset_iostatus()
         self.vm.start()
-        self.concerns_changed()
 
     async def reset(self) -> None:
         """system_reset: held requests are dropped, and a stopped machine is in prelaunch."""
@@ -243,7 +244,6 @@ class Machine:
         self.quit_requested = True
         self.emit(Shutdown(guest=False, reason=cause))
         self.vm.set(RunState.SHUTDOWN)
-        self.concerns_changed()
         if self.jobs:
             self.spawn(self._cancel_jobs())
 

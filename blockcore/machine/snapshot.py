@@ -117,4 +117,3 @@ def put_over(
 
 def _settle(machine: Machine) -> None:
     machine.graph.refresh_filenames()
-    machine.concerns_changed()

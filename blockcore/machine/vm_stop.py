@@ -49,9 +49,6 @@ class Stoppable(Drainable, Protocol):
     vm: Vm
     spawn: Callable[[Coroutine[Any, Any, None]], None]
 
-    def concerns_changed(self) -> None:
-        """Something that concerns requests has come or gone."""
-
     def all_drained(self, patience_ns: int | None = None) -> Drain:
         """A drained section of everything, settled but for what takes longer than that."""
 
@@ -140,7 +137,6 @@ class Stopping:
 
     def _enter_stop(self, state: RunState) -> None:
         if self._machine.vm.stop(state):
-            self._machine.concerns_changed()
             self._flush_due = True
 
     async def _rest_jobs(self) -> None:

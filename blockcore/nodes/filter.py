@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import ClassVar
 
+from blockcore.faults.options import Request
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
 from blockcore.nodes.node import BlockNode
@@ -47,12 +49,18 @@ class FilterNode(BlockNode):
         if not copy_on_read:
             await super().pread(offset, buf)
             return
-        self.inject(BlkdebugIOType.READ, offset, len(buf))
-        await self.below.pread(offset, buf, copy_on_read=True)
+        request = Request(BlkdebugIOType.READ, offset, len(buf), buf)
+        await self.perform(request, self._read_below_and_keep)
 
     async def populate(self, offset: int, length: int) -> None:
-        self.inject(BlkdebugIOType.READ, offset, length)
-        await self.below.populate(offset, length)
+        request = Request(BlkdebugIOType.READ, offset, length)
+        await self.perform(request, self._populate_below)
+
+    def _read_below_and_keep(self, request: Request) -> Awaitable[None]:
+        return self.below.pread(request.offset, request.data, copy_on_read=True)
+
+    def _populate_below(self, request: Request) -> Awaitable[None]:
+        return self.below.populate(request.offset, request.nbytes)
 
     async def do_pread(self, offset: int, buf: memoryview) -> None:
         await self.below.pread(offset, buf)

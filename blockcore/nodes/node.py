@@ -14,9 +14,11 @@ place.
 from __future__ import annotations
 
 import errno
-import os
+from collections.abc import Awaitable
+from typing import Any
 
 from blockcore.faults.injector import FaultInjector
+from blockcore.faults.options import Go, Request
 from blockcore.nodes.copy_on_read import keep_what_is_read
 from blockcore.nodes.definitions.options import BlockdevOptions
 from blockcore.nodes.direct import Direct
@@ -70,7 +72,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
     def injector(self) -> FaultInjector:
         """The node's fault rules, made on first use."""
         if self.faults is None:
-            self.faults = FaultInjector(self._around.random)
+            self.faults = FaultInjector(self._around.random, self._around.concerns_changed)
         return self.faults
 
     def debug_event(self, event: BlkdebugEvent) -> None:
@@ -88,21 +90,17 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         self, offset: int, buf: memoryview, *, copy_on_read: bool = False
     ) -> None:
         """Fill `buf` from `offset`; raises OSError.  `copy_on_read` for this one request."""
+        request = Request(BlkdebugIOType.READ, offset, len(buf), buf)
         if self.requests is None:
-            self.inject(BlkdebugIOType.READ, offset, len(buf))
-            with self.outcome:
-                await self.do_pread(offset, buf)
+            await self.perform(request)
             return
-        with self.requests.tracked(offset, len(buf)) as request:
+        with self.requests.tracked(offset, len(buf)) as tracked:
             if copy_on_read or self.copies_on_read:
-                await self.requests.serialise(request, self.cluster_size or 1)
-                self.inject(BlkdebugIOType.READ, offset, len(buf))
-                await keep_what_is_read(self, offset, len(buf), buf)
+                await self.requests.serialise(tracked, self.cluster_size or 1)
+                await self.perform(request, self._read_and_keep)
             else:
-                await self.requests.settled(request)
-                self.inject(BlkdebugIOType.READ, offset, len(buf))
-                with self.outcome:
-                    await self.do_pread(offset, buf)
+                await self.requests.settled(tracked)
+                await self.perform(request)
 
     async def populate(self, offset: int, length: int) -> None:
         """Copy what a range lacks from below, as copy-on-read does (BDRV_REQ_PREFETCH).
@@ -110,10 +108,10 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         The node must be tracking its requests.
         """
         assert self.requests is not None
-        with self.requests.tracked(offset, length) as request:
-            await self.requests.serialise(request, self.cluster_size or 1)
-            self.inject(BlkdebugIOType.READ, offset, length)
-            await keep_what_is_read(self, offset, length, None)
+        with self.requests.tracked(offset, length) as tracked:
+            await self.requests.serialise(tracked, self.cluster_size or 1)
+            request = Request(BlkdebugIOType.READ, offset, length)
+            await self.perform(request, self._read_and_keep)
 
     def enable_copy_on_read(self, on: bool = True) -> None:
         """Read so from now on, until switched off as often; no request may be under way."""
@@ -165,9 +163,8 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
             self._check_threshold(end)
         try:
             self.debug_event(BlkdebugEvent.PWRITEV)
-            self.inject(BlkdebugIOType.WRITE, offset, length)
-            with self.outcome:
-                await self.do_pwrite(offset, buf)
+            request = Request(BlkdebugIOType.WRITE, offset, length, buf)
+            await self.perform(request)
             if end > self.size:  # only the requests of format drivers are
                 self.resized(end)
         finally:
@@ -177,9 +174,8 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         """Write what reads give already (BDRV_REQ_WRITE_UNCHANGED): nothing becomes dirty."""
         self.debug_event(BlkdebugEvent.COR_WRITE)
         if not is_zero(buf):
-            self.inject(BlkdebugIOType.WRITE, offset, len(buf))
-            with self.outcome:
-                await self.do_pwrite(offset, buf)
+            request = Request(BlkdebugIOType.WRITE, offset, len(buf), buf)
+            await self.perform(request)
             return
         await self._zero_somehow(offset, len(buf), may_unmap=False, no_fallback=False)
 
@@ -226,9 +222,10 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         self, offset: int, length: int, may_unmap: bool, no_fallback: bool
     ) -> None:
         try:
-            self.inject(BlkdebugIOType.WRITE_ZEROES, offset, length)
-            with self.outcome:
-                await self.do_zero(offset, length, may_unmap)
+            request = Request(
+                BlkdebugIOType.WRITE_ZEROES, offset, length, may_unmap=may_unmap
+            )
+            await self.perform(request)
         except OSError as exc:
             if exc.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP) or no_fallback:
                 raise
@@ -248,9 +245,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
     async def _discard(self, offset: int, length: int) -> None:
         self._check_threshold(offset + length)
         try:
-            self.inject(BlkdebugIOType.DISCARD, offset, length)
-            with self.outcome:
-                await self.do_discard(offset, length)
+            await self.perform(Request(BlkdebugIOType.DISCARD, offset, length))
         except OSError as exc:
             if exc.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP):
                 raise
@@ -273,9 +268,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         if not self.options.no_flush and self._flushed_gen != generation:
             if not of_write:
                 self.child_event(BlkdebugEvent.FLUSH_TO_DISK)
-            self.inject(BlkdebugIOType.FLUSH, 0, 0)
-            with self.outcome:
-                await self.do_flush()
+            await self.perform(Request(BlkdebugIOType.FLUSH, 0, 0))
         for child in list(self.children.values()):
             # Those that come after it may have gone while another was flushed.
             if not child.read_only and not child.closed:
@@ -285,9 +278,8 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
 
     async def block_status(self, offset: int, length: int) -> Extent:
         """What the beginning of a range is; the extent lies within the range."""
-        self.inject(BlkdebugIOType.BLOCK_STATUS, offset, length)
-        with self.outcome:
-            extent = await self.do_block_status(offset, length)
+        request = Request(BlkdebugIOType.BLOCK_STATUS, offset, length)
+        extent: Extent = await self.perform(request)
         return extent._replace(length=min(extent.length, length))
 
     async def is_allocated(self, offset: int, length: int) -> tuple[bool, int]:
@@ -301,6 +293,10 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
             await self.do_truncate(size)
         self._write_gen += 1
         self.resized(size)
+
+    def concerns_changed(self) -> None:
+        """Send requests the long way that went past this node: what it is or uses has changed."""
+        self._around.concerns_changed()
 
     def resized(self, size: int) -> None:
         """Adopt a new length, and let the nodes above look at theirs (bdrv_parent_cb_resize)."""
@@ -316,7 +312,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
     def set_write_threshold(self, threshold: int) -> None:
         """Arm BLOCK_WRITE_THRESHOLD at an offset in bytes; 0 disarms."""
         self.write_threshold = threshold
-        self._around.concerns_changed()
+        self.concerns_changed()
 
     def wrote_directly(self, highest: int) -> None:
         """Writes have reached the file descriptor past this node, up to `highest`."""
@@ -358,17 +354,20 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         direct.nodes.append((self, 0))
         return direct
 
-    def inject(self, iotype: BlkdebugIOType, offset: int, nbytes: int) -> None:
-        """Carry out what the fault rules decide: the one place that acts on a hit."""
-        if self.faults is None:
-            return
-        hit = self.faults.check(iotype, offset, nbytes)
-        if hit is None:
-            return
-        if hit.rule.exhausted:
-            self._around.concerns_changed()
-        if hit.errno > 0:
-            raise OSError(hit.errno, os.strerror(hit.errno))
+    async def perform(self, request: Request, go: Go[Any] | None = None) -> Any:
+        """Carry out a request, or what a fault rule makes of it: the only place that does.
+
+        `go` is the driver's part, if not the usual one.  Raises OSError.
+        """
+        with self.outcome:
+            if self.faults is not None:
+                rule = self.faults.check(request.iotype, request.offset, request.nbytes)
+                if rule is not None:
+                    return await rule.options.carry_out(request, go or self.do_request)
+            return await (go or self.do_request)(request)
+
+    def _read_and_keep(self, request: Request) -> Awaitable[None]:
+        return keep_what_is_read(self, request.offset, request.nbytes, request.buf)
 
     def _end_write(self, offset: int, length: int) -> None:
         """bdrv_co_write_req_finish: a failed write counts as well, for it may have done a part."""

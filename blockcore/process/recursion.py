@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How deep calls may nest.
 
-A request goes down a chain of images by recursion, five frames for each, and
+A request goes down a chain of images by recursion, six frames for each, and
 so do opening and closing: Python's thousand frames are enough for 200 images,
 and QEMU opens longer chains than that.
 """

@@ -192,18 +192,26 @@ class FlatUnion(QapiType):
     `base` is the dataclass of the common members, the tag among them; each
     class in `variants` (by wire value of the tag) is a subclass of it.  If the
     tag is an enum, values without a variant give the base class itself; if it
-    is a str, its values are the keys of `variants`.
+    is a str, its values are the keys of `variants`.  `default` is the tag's
+    value where it is not given, which unions of QAPI's cannot have.
     """
 
     json_type = "object"
 
     def __init__(
-        self, name: str, *, tag: str, base: Any, variants: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        *,
+        tag: str,
+        base: Any,
+        variants: Mapping[str, Any] | None = None,
+        default: str | None = None,
     ) -> None:
         self.name = name
         self.tag = tag
         self.base = base
         self.variants: dict[str, Any] = dict(variants or {})
+        self.default = default
 
     @cached_property
     def members(self) -> tuple[Member, ...]:
@@ -248,10 +256,11 @@ class FlatUnion(QapiType):
 
     def visit(self, value: Any, name: Name) -> Any:
         arguments = visit_members(self.members, value, name)
-        own = self.own_members(value[self.tag])
+        case = value.get(self.tag, self.default)
+        own = self.own_members(case)
         arguments |= visit_members(own, value, name)
         refuse_others(self.members + own, value, name)
-        return self.variants.get(value[self.tag], self.base)(**arguments)
+        return self.variants.get(case, self.base)(**arguments)
 
 
 @cache

@@ -25,10 +25,19 @@ RUN_STATE_TRANSITIONS: dict[RunState, frozenset[RunState]] = {
 
 
 class Vm:
-    """The run state, plus the stop that an I/O error has asked for."""
+    """The run state, plus the stop that an I/O error has asked for.
 
-    def __init__(self, state: RunState, emit: Callable[[Event], None]) -> None:
+    `changed` is called at each change of the state.
+    """
+
+    def __init__(
+        self,
+        state: RunState,
+        emit: Callable[[Event], None],
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
         self.state = state
+        self._changed = changed
         self.stop_requested: RunState | None = None
         self._emit = emit
 
@@ -84,3 +93,4 @@ class Vm:
             return
         assert state in RUN_STATE_TRANSITIONS[self.state], f"{self.state} -> {state}"
         self.state = state
+        self._changed()

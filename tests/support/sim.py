@@ -25,6 +25,7 @@ from blockcore.bql.routine import Routine, Timer
 from blockcore.commands.table import table
 from blockcore.drive.block_backend import BlockBackend
 from blockcore.drive.guest_request import Device
+from blockcore.drive.short_path import ShortPath
 from blockcore.machine.machine import Machine
 from blockcore.nodes.connected import ConnectedNode
 from blockcore.nodes.definitions.options import BlockdevOptionsFile
@@ -376,3 +377,9 @@ async def execute(machine: Machine, name: str, /, **arguments: Any) -> Any:
     if isinstance(result, Encoded):
         return json.loads(result.text)
     return wire_without(absent)(await result if command.is_coroutine else result)
+
+
+def short_path(blk: BlockBackend) -> ShortPath | None:
+    """Return the way that a drive's plain requests take once one has come the long way."""
+    blk.renew_short_path()
+    return blk.short_path

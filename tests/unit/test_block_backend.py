@@ -8,6 +8,7 @@ import gc
 import itertools
 import os
 from collections.abc import Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ import pytest
 from blockcore.bql.effects import Until
 from blockcore.drive.block_backend import BlockBackend
 from blockcore.drive.guest_request import Device
-from blockcore.faults.injector import FaultOptions
+from blockcore.faults.options import Request
 from blockcore.machine.machine import Machine
+from blockcore.nodes.definitions.options import parse_blockdev_options
 from blockcore.nodes.driver import Extent, NodeOptions
 from blockcore.nodes.drivers.file import FileNode
+from blockcore.nodes.graph import links
+from blockcore.nodes.graph.reopen import Change, reopen
 from blockcore.qapi.events import BlockIoError, Event
 from blockcore.qapi.names import (
     BlkdebugEvent,
@@ -33,7 +37,8 @@ from blockcore.qapi.names import (
 )
 from blockcore.rules.accounting import AcctType, Slot, Tally
 from blockcore.rules.throttle import Limit, ThrottleConfig
-from sim import MemoryNode, Sim, add_drive, new_machine, perform
+from rules import fail
+from sim import MemoryNode, Sim, add_drive, new_machine, perform, short_path
 
 SIZE = 64 << 10
 
@@ -276,7 +281,7 @@ def test_discard_with_fua() -> None:
 def test_a_write_fails_as_one() -> None:
     """The write itself succeeds, its flush does not: one event, one failure."""
     drive = Drive(werror="report")
-    drive.disk.injector().add(FaultOptions(id="f", iotype=BlkdebugIOType.FLUSH))
+    drive.disk.injector().add(fail(id="f", iotype=BlkdebugIOType.FLUSH))
     assert drive.request("fua") == "EIO"
     assert len(drive.events) == 1
     assert counted(drive.tally("fua")) == (0, 0, 1, 0)
@@ -363,7 +368,7 @@ def test_block_status() -> None:
     assert perform(drive.blk.block_status(0, SIZE)) == whole
     assert perform(drive.blk.block_status(0, 2 * SIZE)) == whole
     assert perform(drive.blk.block_status(SIZE, 512)) == []
-    drive.disk.injector().add(FaultOptions(id="f", iotype=BlkdebugIOType.BLOCK_STATUS))
+    drive.disk.injector().add(fail(id="f", iotype=BlkdebugIOType.BLOCK_STATUS))
     with pytest.raises(OSError) as caught:
         perform(drive.blk.block_status(0, SIZE))
     assert caught.value.errno == errno.EIO
@@ -449,14 +454,13 @@ def _blk(machine: Machine, tmp_path: Path) -> Iterator[BlockBackend]:
 
 
 def test_a_plain_file_has_a_short_path(blk: BlockBackend) -> None:
-    path = blk.short_path
+    path = short_path(blk)
     assert path is not None and isinstance(blk.root, FileNode)
     assert (path.fd, path.shift, path.size) == (blk.root.fd, 0, SIZE)
 
 
 def _stopped(machine: Machine, blk: BlockBackend) -> None:
     machine.vm.stop(RunState.PAUSED)
-    machine.concerns_changed()
 
 
 def _throttled(machine: Machine, blk: BlockBackend) -> None:
@@ -478,18 +482,15 @@ def _watched(machine: Machine, blk: BlockBackend) -> None:
 
 
 def _rule_on_an_event(machine: Machine, blk: BlockBackend) -> None:
-    blk.root.injector().add(FaultOptions(id="f", event=BlkdebugEvent.PWRITEV))
-    machine.concerns_changed()
+    blk.root.injector().add(fail(id="f", event=BlkdebugEvent.PWRITEV))
 
 
 def _rule_anywhere(machine: Machine, blk: BlockBackend) -> None:
-    blk.root.injector().add(FaultOptions(id="f"))
-    machine.concerns_changed()
+    blk.root.injector().add(fail(id="f"))
 
 
 def _quit(machine: Machine, blk: BlockBackend) -> None:
     machine.vm.set(RunState.SHUTDOWN)
-    machine.concerns_changed()
 
 
 @pytest.mark.parametrize(
@@ -506,9 +507,31 @@ def _quit(machine: Machine, blk: BlockBackend) -> None:
     ],
 )
 def test_what_takes_the_short_path_away(machine: Machine, blk: BlockBackend, concern: Any) -> None:
-    assert blk.short_path is not None
+    assert short_path(blk) is not None
     concern(machine, blk)
+    assert short_path(blk) is None
+
+
+def test_another_child_below_takes_it_away(machine: Machine, tmp_path: Path) -> None:
+    """Whoever changes links need not say so, nor whoever reopens a node."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(bytes(SIZE))
+    file = {"driver": "file", "node-name": "a", "filename": str(tmp_path / "a")}
+    top = {"driver": "raw", "node-name": "top", "file": file}
+    root = perform(machine.graph.open(parse_blockdev_options(top)))
+    other = {"driver": "file", "node-name": "b", "filename": str(tmp_path / "b")}
+    below = perform(machine.graph.open(parse_blockdev_options(other)))
+    blk = add_drive(machine, root)
+    first = short_path(blk)
+    links.replace(machine.graph.nodes["a"], below, [below])
     assert blk.short_path is None
+    second = short_path(blk)
+    assert first is not None and second is not None and first.fd != second.fd
+    options = replace(root.options, detect_zeroes=BlockdevDetectZeroesOptions.ON)
+    perform(reopen(machine.graph, [Change(root, options, root.definition, {})]))
+    assert blk.short_path is None
+    assert short_path(blk) is None
+    perform(machine.close())
 
 
 def test_detect_zeroes_takes_it_away(machine: Machine, tmp_path: Path) -> None:
@@ -517,36 +540,36 @@ def test_detect_zeroes_takes_it_away(machine: Machine, tmp_path: Path) -> None:
     options = NodeOptions(node_name="d", detect_zeroes=BlockdevDetectZeroesOptions.ON)
     node = FileNode(options, machine, "d", str(image))
     perform(node.do_open())
-    assert add_drive(machine, node).short_path is None
+    assert short_path(add_drive(machine, node)) is None
     perform(node.do_close())
 
 
 def test_it_comes_back(machine: Machine, blk: BlockBackend) -> None:
     """As soon as what took it away is gone, be it used up or removed."""
     with blk.quiesced():
-        assert not blk.short_path
-    assert blk.short_path
+        assert not short_path(blk)
+    assert short_path(blk)
     machine.vm.stop(RunState.PAUSED)
     machine.cont()
-    assert blk.short_path is not None
+    assert short_path(blk) is not None
     machine.set_throttle(blk, ThrottleConfig(iops_total=Limit(1)), "g")
     machine.set_throttle(blk, ThrottleConfig(), "g")
-    assert blk.short_path is not None
+    assert short_path(blk) is not None
     blk.root.set_write_threshold(1)
     blk.root.set_write_threshold(0)
-    assert blk.short_path is not None
-    blk.root.injector().add(FaultOptions(id="f", count=1, errno=errno.ETIMEDOUT))
+    assert short_path(blk) is not None
+    blk.root.injector().add(fail(id="f", count=1, errno=errno.ETIMEDOUT))
     machine.concerns_changed()
     with pytest.raises(OSError):
         perform(blk.pread(0, memoryview(bytearray(1))))
-    assert blk.short_path is not None
+    assert short_path(blk) is not None
 
 
 def test_short_writes_are_the_nodes_writes(machine: Machine, blk: BlockBackend) -> None:
     """They count for the highest offset and need a flush, as soon as anybody looks."""
     slot = Slot()
     blk.slots.append(slot)
-    path = blk.short_path
+    path = short_path(blk)
     assert path is not None and path.pwrite(slot, memoryview(b"abc"), 4096)
     blk.stats()
     assert blk.root.wr_highest_offset == 4099
@@ -560,7 +583,7 @@ def test_short_writes_are_the_nodes_writes(machine: Machine, blk: BlockBackend) 
 def test_a_retired_slot_is_not_forgotten(machine: Machine, blk: BlockBackend) -> None:
     slots = [Slot(), Slot()]
     blk.slots += slots
-    path = blk.short_path
+    path = short_path(blk)
     assert path is not None
     for slot in slots:
         assert path.pwrite(slot, memoryview(b"abc"), 0)
@@ -603,10 +626,11 @@ def test_held_requests_are_retried_in_the_order_of_their_arrival(
     drive.number = 0
     tried: list[int] = []
 
-    def note(iotype: object, offset: int, nbytes: int) -> None:
-        tried.append(offset)
+    async def note(request: Request) -> None:
+        tried.append(request.offset)
+        await MemoryNode.perform(drive.disk, request)
 
-    monkeypatch.setattr(drive.disk, "inject", note)
+    monkeypatch.setattr(drive.disk, "perform", note)
     with sim.lock.region():
         drive.machine.cont()
     sim.run()

@@ -13,13 +13,13 @@ from random import Random
 
 import pytest
 
-from blockcore.faults.injector import FaultOptions
 from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.tracking import RequestTracker
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
 from qcow2_disk import Disk, judge
 from qcow2_images import Around, create, open_on, options, qemu_img, read
+from rules import fail
 from sim import Every, MemoryNode, Sim, pause, perform
 
 KIB = 1024
@@ -145,7 +145,7 @@ def test_event_and_rules_of_the_image(tmp_path: Path, cluster: int) -> None:
     node, _, _ = overlay(tmp_path)
     iotype = BlkdebugIOType.WRITE if cluster == 1 else BlkdebugIOType.WRITE_ZEROES
     node.injector().add(
-        FaultOptions(id="f", event=BlkdebugEvent.COR_WRITE, iotype=iotype, errno=errno.ENOSPC)
+        fail(id="f", event=BlkdebugEvent.COR_WRITE, iotype=iotype, errno=errno.ENOSPC)
     )
     with pytest.raises(OSError) as caught:
         read(node, cluster * CLUSTER, 512)

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from blockcore.faults.fail import Fail
 from blockcore.faults.gate import Gate
-from blockcore.faults.injector import FaultInjector, FaultOptions, StateChange
+from blockcore.faults.injector import FaultInjector, StateChange
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
+from rules import fail
 
 READ, WRITE, ZEROES = BlkdebugIOType.READ, BlkdebugIOType.WRITE, BlkdebugIOType.WRITE_ZEROES
 DISCARD, FLUSH = BlkdebugIOType.DISCARD, BlkdebugIOType.FLUSH
@@ -22,23 +24,27 @@ READ_AIO, WRITE_AIO = BlkdebugEvent.READ_AIO, BlkdebugEvent.WRITE_AIO
 NONE = BlkdebugEvent.NONE
 
 
-def rule(event: BlkdebugEvent = NONE, number: int = errno.EIO, **more: Any) -> FaultOptions:
-    return FaultOptions(id="r", event=event, errno=number, **more)
+def rule(event: BlkdebugEvent = NONE, number: int = errno.EIO, **more: Any) -> Fail:
+    return fail(id="r", event=event, errno=number, **more)
 
 
-def loaded(*rules: FaultOptions, changes: tuple[StateChange, ...] = ()) -> FaultInjector:
+def loaded(*rules: Fail, changes: tuple[StateChange, ...] = ()) -> FaultInjector:
     """A blkdebug node's injector, just opened."""
-    injector = FaultInjector(no_dice)
+    injector = FaultInjector(no_dice, unseen)
     injector.load(rules, changes)
     return injector
 
 
-def added(*rules: FaultOptions, random: Callable[[], float] | None = None) -> FaultInjector:
+def added(*rules: Fail, random: Callable[[], float] | None = None) -> FaultInjector:
     """Rules given to any node at run time."""
-    injector = FaultInjector(random or no_dice)
+    injector = FaultInjector(random or no_dice, unseen)
     for options in rules:
         injector.add(options)
     return injector
+
+
+def unseen() -> None:
+    """Nobody goes past these rules."""
 
 
 def no_dice() -> float:
@@ -50,7 +56,10 @@ def request(
 ) -> int:
     """The errno a request fails with; 0 if it does not."""
     hit = injector.check(iotype, offset, nbytes)
-    return 0 if hit is None else hit.errno
+    if hit is None:
+        return 0
+    assert isinstance(hit.options, Fail)
+    return hit.options.errno
 
 
 def read_aio(injector: FaultInjector, offset: int = 0) -> int:
@@ -345,7 +354,7 @@ some_steps = st.one_of(
 )
 @given(st.lists(some_rules, min_size=1, max_size=3), st.lists(some_steps, max_size=20))
 def test_requests_that_go_past_leave_behind_what_their_events_would(
-    rules: list[FaultOptions], steps: list[tuple[Any, Any]]
+    rules: list[Fail], steps: list[tuple[Any, Any]]
 ) -> None:
     """One injector sees every request, the other only those that its gate keeps."""
     seeing, passed_by = loaded(*rules), loaded(*rules)
@@ -458,7 +467,7 @@ def test_gate_union(
     ),
 )
 def test_gates_let_nothing_slip(
-    rules: list[FaultOptions], requests: list[tuple[BlkdebugIOType, int, int]]
+    rules: list[Fail], requests: list[tuple[BlkdebugIOType, int, int]]
 ) -> None:
     """With gates the outcome is that of asking every rule."""
     injector = added(*rules)
@@ -467,7 +476,7 @@ def test_gates_let_nothing_slip(
         wanted = 0
         for entry in left:
             options, count = entry
-            assert isinstance(options, FaultOptions) and isinstance(count, int)
+            assert isinstance(options, Fail) and isinstance(count, int)
             start = options.offset or 0
             end = 1 << 63 if options.length is None else start + options.length
             if count and options.iotype in (None, iotype):

@@ -122,7 +122,7 @@ def mirrored(
     source, target = Disk("source", log), Disk("target", log)
     bitmap = DirtyBitmap(SIZE, SIZE)
     top = MirrorTopNode.__new__(MirrorTopNode)
-    top.below, top.marks, top._unmarked = source, bitmap, []  # type: ignore[assignment]
+    top.below, top._marks, top._unmarked = source, bitmap, []  # type: ignore[assignment]
     copier: Any = Host()
     copier.bitmap, copier.target, copier.ops = bitmap, target, OpsInFlight(SIZE)
     copier.widened = lambda offset, end: (offset, end)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from blockcore.faults.injector import FaultOptions, StateChange
+from blockcore.faults.injector import StateChange
+from blockcore.faults.options import FaultOptions
 from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.flat_options import open_options
 from blockcore.nodes.definitions.options import parse_blockdev_options
@@ -33,6 +34,7 @@ from blockcore.qapi.names import (
     QmpError,
     UInt64,
 )
+from rules import fail
 from sim import MemoryNode, Sim, add_node, perform
 from tree import RECORDINGS
 
@@ -52,7 +54,7 @@ def memory(machine: Machine, name: str = "disk", size: int = SIZE, **more: Any) 
 
 
 def fault(**members: Any) -> FaultOptions:
-    return FaultOptions(id="f", **members)
+    return fail(id="f", **members)
 
 
 def pread(node: BlockNode, offset: int, length: int) -> bytes:

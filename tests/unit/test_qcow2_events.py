@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from blockcore.faults.injector import FaultOptions
 from blockcore.nodes.drivers.blkdebug import BlkdebugNode
 from blockcore.qapi.names import BlkdebugEvent, QmpError
 from qcow2_images import Around, close, create, open_backing, open_file, open_on, options, qemu_io
+from rules import fail
 from sim import perform
 
 Request = tuple[str, int, int]
@@ -104,7 +104,7 @@ def of_qemu(path: Path, event: str, requests: tuple[Request, ...]) -> list[bool]
 
 def of_ours(path: Path, event: str, requests: tuple[Request, ...]) -> list[bool]:
     around = Around()
-    rule = FaultOptions(id="r", event=BlkdebugEvent(event), errno=errno.ENOSPC, count=1)
+    rule = fail(id="r", event=BlkdebugEvent(event), errno=errno.ENOSPC, count=1)
     blkdebug = BlkdebugNode(options("rules"), around, open_file(path, around), rules=[rule])
     perform(blkdebug.do_open())
     base = path.parent / "base"
@@ -173,7 +173,7 @@ def test_a_write_with_fua_does_not_announce_its_own_flush(tmp_path: Path) -> Non
     perform(blkdebug.do_open())
     node = open_on(blkdebug, around)
     event = BlkdebugEvent.FLUSH_TO_DISK
-    blkdebug.injector().add(FaultOptions(id="r", event=event, errno=errno.ENOSPC, count=1))
+    blkdebug.injector().add(fail(id="r", event=event, errno=errno.ENOSPC, count=1))
     for _ in range(2):
         perform(node.pwrite(0, memoryview(b"1" * 4096), fua=True))
     perform(node.flush())

@@ -15,7 +15,6 @@ import pytest
 
 from blockcore.bql.big_lock import BigLock
 from blockcore.bql.clock import SystemClock
-from blockcore.faults.injector import FaultOptions
 from blockcore.nodes.direct import Translation
 from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.drivers.raw import RawNode
@@ -33,6 +32,7 @@ from qcow2_images import (
     options,
     read,
 )
+from rules import fail
 from sim import perform
 
 CLUSTER = 4096
@@ -170,7 +170,7 @@ def test_on_a_volume_as_far_as_it_goes(path: Path) -> None:
 def test_not_where_a_rule_may_wait_for_the_allocation(node: Qcow2Node) -> None:
     file = node.children["file"]
     rule = file.injector().add(
-        FaultOptions(id="a", event=BlkdebugEvent.CLUSTER_ALLOC, errno=errno.EIO, sector=1 << 40)
+        fail(id="a", event=BlkdebugEvent.CLUSTER_ALLOC, errno=errno.EIO, sector=1 << 40)
     )
     assert not goes_short(node)
     file.injector().remove(rule)

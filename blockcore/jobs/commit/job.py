@@ -158,7 +158,6 @@ class CommitJob(BlockJob):
                 self.remove_node(node)
             await self._machine.graph.release(top_filter)
             self._machine.graph.refresh_filenames()
-        self._machine.concerns_changed()
 
     def _overlays(self, top_filter: CommitTopNode) -> list[BlockNode]:
         """The nodes on it; OSError(EIO) if another job relies on it or on one of the links."""

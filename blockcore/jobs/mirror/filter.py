@@ -56,15 +56,35 @@ class MirrorTopNode(FilterNode):
     never_frozen = True
 
     job: Active | None = None
-    marks: DirtyBitmap | None = None
-    copies = False
     stopped = False
     is_commit = False
 
     def __init__(self, options: NodeOptions, around: Surroundings, below: BlockNode) -> None:
         super().__init__(options, around, below)
+        self._marks: DirtyBitmap | None = None
+        self._copies = False
         self._unmarked: list[tuple[int, int]] = []
         """Where something is written that will be marked when it has been."""
+
+    @property
+    def marks(self) -> DirtyBitmap | None:
+        """The job's bitmap, unless the source keeps it itself."""
+        return self._marks
+
+    @marks.setter
+    def marks(self, bitmap: DirtyBitmap | None) -> None:
+        self._marks = bitmap
+        self.concerns_changed()
+
+    @property
+    def copies(self) -> bool:
+        """Whether the job may want guests' writes to go to the target as well."""
+        return self._copies
+
+    @copies.setter
+    def copies(self, on: bool) -> None:
+        self._copies = on
+        self.concerns_changed()
 
     def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
         """Of a commit's, what is below may be inconsistent and is written by the job."""

@@ -103,7 +103,6 @@ class MirrorJob(MirrorWork):
         drain.end()
         self.end_drain()
         self.let_go()
-        machine.concerns_changed()
         for node in (source, target):
             await machine.graph.release(node)
         if error:
@@ -205,7 +204,6 @@ async def start_mirror(
             raise
         # Before the section ends: nothing is written that is not marked.
         job.keeper.bitmaps.add(job.bitmap)
-    machine.concerns_changed()
     job.start()
 
 

@@ -270,7 +270,6 @@ class MirrorWork(BlockJob):
             raise QmpError(f"Change to copy mode '{mode}' is not implemented")
         assert self.keeper is self.top, "the filter marks what it does not copy"
         self.top.copies = True
-        self.machine.concerns_changed()
         await self.machine.leave_short_paths(self.top)
         self.copy_mode = mode
 

@@ -185,7 +185,6 @@ class StreamJob(BlockJob):
                     self.remove_node(node)
             await self._machine.graph.release(obsolete)
             self._machine.graph.refresh_filenames()
-        self._machine.concerns_changed()
 
     def _put_on(self, target: Qcow2Node, base: BlockNode | None) -> BlockNode:
         """Change the link, or nothing and OSError(EPERM); gives what was below.

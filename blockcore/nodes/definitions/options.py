@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 
+from blockcore.qapi.errnos import ERRNO
 from blockcore.qapi.keyval import well_formed_id
 from blockcore.qapi.names import (
     BlkdebugEvent,
@@ -32,13 +33,8 @@ from blockcore.qapi.names import (
     UInt64,
 )
 from blockcore.qapi.schema import Alternate, FlatUnion, Null, parse
-from blockcore.qapi.visitor import INT, Name
 
 NODE_NAME_MAX = 31
-
-_ERRNO_NAMES: dict[str, int] = {
-    name: getattr(errno, name) for name in dir(errno) if name.startswith("E")
-}
 
 
 class OnOffAuto(StrEnum):
@@ -192,22 +188,6 @@ class BlockdevOptionsNbd(BlockdevOptions):
     export: str | None = None
     reconnect_delay: UInt32 | None = None
     open_timeout: UInt32 | None = None
-
-
-class Errno(Alternate):
-    """An errno by its number or, which QEMU does not have, by its name."""
-
-    def visit(self, value: Any, name: Name) -> int:
-        number = errno_named(value) if isinstance(value, str) else None
-        return int(INT.visit(value, name)) if number is None else number
-
-
-ERRNO = Errno("BlkdebugErrno", int, str)
-
-
-def errno_named(name: str) -> int | None:
-    """The number of the errno called `name` (``ENOSPC``), if there is one."""
-    return _ERRNO_NAMES.get(name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,8 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from blockcore.faults.injector import FaultOptions, StateChange
+from blockcore.faults.injector import StateChange
+from blockcore.faults.options import FaultOptions
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import NodeOptions, Surroundings
 from blockcore.nodes.filter import FilterNode

@@ -194,7 +194,7 @@ class FileNode(BlockNode):
         old = volume.physical_size
         if not volume.extend(size):
             return False
-        self._around.concerns_changed()
+        self.concerns_changed()
         self._around.emit(
             XVolumeExtended(
                 node_name=self.node_name,

@@ -7,7 +7,7 @@ import errno
 import os
 
 from blockcore.faults.gate import Gate
-from blockcore.faults.injector import SECTOR_SIZE
+from blockcore.faults.options import SECTOR_SIZE
 from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevOptionsRaw
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import Extent, NewChildren, NodeOptions, Surroundings

@@ -27,6 +27,7 @@ def attach(parent: BlockNode, name: str, child: BlockNode) -> None:
 def adopt(parent: BlockNode, name: str, child: BlockNode) -> None:
     """Tell a child of its parent, which knows it already."""
     child.parents.append(parent)
+    parent.concerns_changed()
     if name == "backing" and parent.filters is None:
         reason = f"node is used as backing hd of '{parent.device_or_node_name}'"
         child.op_blockers.block(parent, reason, ALL_OPS - ALLOWED_ON_BACKING)
@@ -43,6 +44,7 @@ def detach(parent: BlockNode, name: str) -> BlockNode:
 def disown(parent: BlockNode, name: str, child: BlockNode) -> None:
     """Tell a child that a link has been cut."""
     child.parents.remove(parent)
+    parent.concerns_changed()
     if name == "backing" and parent.filters is None:
         child.op_blockers.unblock(parent)
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import fields
 
 from blockcore.bql.effects import LaneCall
-from blockcore.faults.injector import FaultOptions, StateChange
+from blockcore.faults.fail import Fail
+from blockcore.faults.injector import StateChange
+from blockcore.faults.options import FaultOptions
 from blockcore.nodes.definitions.blkdebug_config import parse_blkdebug_config
 from blockcore.nodes.definitions.options import (
     BlockdevOptions,
@@ -124,7 +127,7 @@ async def _make_blkdebug(
         around,
         await child(options.image),
         config=options.config or "",
-        rules=[_fault(rule, f"{effective.node_name}.{n}") for n, rule in enumerate(errors)],
+        rules=_faults(effective.node_name, errors),
         changes=[_state_change(change) for change in changes],
         limits=BlkdebugLimits(
             max_transfer=options.max_transfer or 0,
@@ -149,17 +152,15 @@ def _read_config(path: str) -> str:
     return data.decode(errors="surrogateescape")
 
 
-def _fault(options: InjectError, rule_id: str) -> FaultOptions:
-    """`immediately` is about when QEMU's coroutine yields, which no client can see."""
-    return FaultOptions(
-        id=rule_id,
-        event=options.event,
-        state=options.state,
-        iotype=options.iotype,
-        errno=options.errno,
-        sector=None if options.sector == -1 else options.sector,
-        count=1 if options.once else None,
-    )
+def _faults(node_name: str, rules: Iterable[InjectError]) -> list[FaultOptions]:
+    return [
+        Fail(
+            node_name=node_name,
+            id=f"{node_name}.{number}",
+            **{field.name: getattr(rule, field.name) for field in fields(rule)},
+        )
+        for number, rule in enumerate(rules)
+    ]
 
 
 def _state_change(options: SetState) -> StateChange:

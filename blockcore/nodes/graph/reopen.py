@@ -96,6 +96,7 @@ async def reopen(graph: BlockGraph, changes: list[Change]) -> None:
         replaced += _swap_children(change).children.values()
         change.node.definition = change.definition
         change.node.reconfigured()
+        change.node.concerns_changed()
     graph.refresh_filenames()
     for child in replaced:
         if child is not None:

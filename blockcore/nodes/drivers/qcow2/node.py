@@ -303,4 +303,4 @@ class Qcow2Node(BlockNode):
             )
         )
         if fatal:
-            self._around.concerns_changed()
+            self.concerns_changed()

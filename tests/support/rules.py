@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: MIT
+"""Fault rules for tests of one node, whose name nobody asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from blockcore.faults.fail import Fail
+
+
+def fail(**members: Any) -> Fail:
+    """Return a rule that fails requests; members are those of `x-fault-add`, or None."""
+    given = {name: value for name, value in members.items() if value is not None}
+    return Fail(**{"id": "f", "node_name": "n", **given})
