@@ -31,8 +31,6 @@ from blockcore.config.drive_config import DriveConfig, automatic_id, interface_o
 from blockcore.nodes.definitions.allowed_backing import ANY, AllowedBacking, parse_allowed
 from blockcore.nodes.definitions.options import (
     BlockdevOptions,
-    BlockdevOptionsBlkdebug,
-    BlockdevOptionsRaw,
     check_node_name,
     parse_blockdev_options,
 )
@@ -167,7 +165,8 @@ class ConfigParser:
     def _connect(self) -> None:
         """Check that every device finds what it names, and that no drive has two devices."""
         drives = {drive.id: drive for drive in self._drives}
-        nodes = _node_names([drive.options for drive in self._drives] + self._blockdevs)
+        definitions = [drive.options for drive in self._drives] + self._blockdevs
+        nodes = {name for options in definitions for name in options.node_names()}
         used = set()
         for pair, device in self._devices:
             self.pair = pair
@@ -220,24 +219,6 @@ def _parse_blockdev(text: str, qemu: Release) -> BlockdevOptions:
         )
     if options.node_name is None:
         raise QmpError("'node-name' must be specified for the root node")
-    for name in _node_names([options]):
+    for name in options.node_names():
         check_node_name(name)
     return options
-
-
-def _node_names(roots: Iterable[BlockdevOptions]) -> list[str]:
-    """The names of the nodes that `roots` define, at any depth."""
-    names = []
-    pending = list(roots)
-    while pending:
-        node = pending.pop()
-        if node.node_name is not None:
-            names.append(node.node_name)
-        child = None
-        if isinstance(node, BlockdevOptionsRaw):
-            child = node.file
-        elif isinstance(node, BlockdevOptionsBlkdebug):
-            child = node.image
-        if isinstance(child, BlockdevOptions):
-            pending.append(child)
-    return names

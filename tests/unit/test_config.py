@@ -210,6 +210,42 @@ def test_a_device_may_name_a_node() -> None:
     assert [config.drive for config in parse_config(pairs).devices] == ["inner", "top"]
 
 
+FILE_F = "file.driver=file,file.filename=x,file.node-name=f"
+
+NESTED = {
+    "raw": f"driver=raw,node-name=top,{FILE_F}",
+    "qcow2": f"driver=qcow2,node-name=top,{FILE_F}",
+    "backing": "driver=qcow2,node-name=top,file.driver=null-co,backing.driver=qcow2,"
+    + ",".join(f"backing.{option}" for option in FILE_F.split(",")),
+    "below blkdebug": "driver=qcow2,node-name=top,file.driver=blkdebug,"
+    + ",".join(f"file.{option.replace('file.', 'image.', 1)}" for option in FILE_F.split(",")),
+}
+"""Definitions with a node `f` somewhere inside."""
+
+
+@pytest.mark.parametrize("definition", NESTED.values(), ids=NESTED)
+def test_a_device_may_name_a_node_inside_of_another(definition: str) -> None:
+    found = parse_config([("blockdev", definition), ("device", "virtio-blk,drive=f")])
+    assert [one.drive for one in found.devices] == ["f"]
+    with pytest.raises(QmpError) as caught:
+        parse_config([("blockdev", definition), ("device", "virtio-blk,drive=g")])
+    assert caught.value.desc == "Property 'virtio-blk-device.drive' can't find value 'g'"
+
+
+@pytest.mark.parametrize("definition", NESTED.values(), ids=NESTED)
+def test_names_are_checked_inside_as_well(definition: str) -> None:
+    with pytest.raises(QmpError) as caught:
+        parse_config([("blockdev", definition.replace("node-name=f", "node-name=2f"))])
+    assert caught.value.desc == "Invalid node-name: '2f'"
+
+
+def test_a_device_may_name_a_node_that_a_drive_has_inside() -> None:
+    drive = f"if=none,id=d,format=qcow2,{FILE_F},backing.node-name=b"
+    for name in ("f", "b"):
+        parse_config([("drive", drive), ("device", f"virtio-blk,drive={name}")])
+
+
+
 RANGE = "bps/iops/max values must be within [0, 1000000000000000]"
 
 REFUSED_DRIVES = {

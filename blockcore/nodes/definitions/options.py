@@ -16,9 +16,11 @@ A child is a definition in place, or the name of a node that exists.
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar
+from functools import cache
+from typing import Annotated, Any, ClassVar, get_args, get_type_hints
 
 from blockcore.qapi.errnos import ERRNO
 from blockcore.qapi.keyval import well_formed_id
@@ -76,6 +78,27 @@ class BlockdevOptions:
     auto_read_only: bool | None = None
     force_share: bool | None = None
     detect_zeroes: BlockdevDetectZeroesOptions | None = None
+
+    def children(self) -> dict[str, BlockdevRef]:
+        """Return the children that the definition asks for, by the names of their members."""
+        cls: Any = type(self)
+        refs = {name: getattr(self, name) for name in _child_members(cls)}
+        return {name: ref for name, ref in refs.items() if isinstance(ref, str | BlockdevOptions)}
+
+    def node_names(self) -> Iterator[str]:
+        """Yield the names that users give to the nodes which are defined here, at any depth."""
+        if self.node_name is not None:
+            yield self.node_name
+        for ref in self.children().values():
+            if isinstance(ref, BlockdevOptions):
+                yield from ref.node_names()
+
+
+@cache
+def _child_members(cls: Any) -> tuple[str, ...]:
+    """Return which members of a definition are children, by their annotations."""
+    hints = get_type_hints(cls)
+    return tuple(name for name, hint in hints.items() if BlockdevOptions in get_args(hint))
 
 
 BlockdevRef = str | BlockdevOptions
@@ -145,6 +168,11 @@ class BlockdevOptionsBacking(BlockdevOptions):
     """What ``-drive`` says of a backing file, not typed yet: the image's header says the rest."""
 
     flat: tuple[tuple[str, str], ...]
+
+    def node_names(self) -> Iterator[str]:
+        for key, value in self.flat:
+            if key.rpartition(".")[2] == "node-name":
+                yield value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -105,11 +105,10 @@ def reached(nodes: Iterable[BlockNode]) -> set[BlockNode]:
 
 def references(options: BlockdevOptions) -> Iterator[str]:
     """The names of the nodes that a definition takes as children, or may take."""
-    for name in ("file", "image", "backing"):
-        ref = getattr(options, name, None)
+    for ref in options.children().values():
         if isinstance(ref, BlockdevOptionsBacking):
             yield from (str(value) for _, value in ref.flat)
         elif isinstance(ref, BlockdevOptions):
             yield from references(ref)
-        elif isinstance(ref, str):
+        else:
             yield ref
