@@ -87,17 +87,26 @@ def check_ratio(ratio: dict[str, Any], figures: dict[str, Any]) -> None:
         assert ratio["met"] is (median >= least if most is None else median <= most)
 
 
+def test_these_are_all_rows() -> None:
+    """Without `--row` all of them are measured, in this order."""
+    shown = "".join(bench("--help").stdout.split())
+    assert f"[{'|'.join(ROWS)}]" in shown
+
+
 @pytest.mark.slow
-def test_every_row_is_measured_and_nothing_is_left_behind(tmp_path: Path, directory: Path) -> None:
+@pytest.mark.parametrize("rows", [ROWS[n::6] for n in range(6)], ids=lambda rows: rows[0])
+def test_every_row_is_measured_and_nothing_is_left_behind(
+    rows: list[str], tmp_path: Path, directory: Path
+) -> None:
     tiny = ["--rounds", "1", "--seconds", "0.05", "--size", "4"]
     few = ["--held", "6", "--connections", "2"]
     where = ["--directory", str(directory), "--json", str(tmp_path / "bench.json")]
-    done = bench(*tiny, *few, *where)
+    done = bench(*tiny, *few, *where, *(word for row in rows for word in ("--row", row)))
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "bench.json").read_text())
     assert result["environment"].keys() >= {"cores", "load_average", "nbdkit", "qemu", "fio"}
     assert result["parameters"]["rounds"] == 1 and result["parameters"]["size"] == 4 << 20
-    assert [row["name"] for row in result["rows"]] == ROWS
+    assert [row["name"] for row in result["rows"]] == rows
     for row in result["rows"]:
         assert f"{row['name']}: {row['what']}" in done.stdout
         assert len(row["figures"]) > 1
