@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from typing import Annotated
 
 from blockcore.commands.block_info import BUCKET_MEMBERS
@@ -18,6 +16,7 @@ from blockcore.nodes.graph.changing import references
 from blockcore.nodes.graph.reopen import asked_changes
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.permissions import Perm
+from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.events import BlockWriteThreshold
 from blockcore.qapi.names import QapiErrorClass, QmpError, UInt64
 from blockcore.qapi.schema import CommandTable
@@ -58,7 +57,7 @@ async def block_resize(
             try:
                 await node.truncate(size)
             except OSError as exc:
-                reason = os.strerror(exc.errno or errno.EIO)
+                reason = reason_of(exc)
                 raise QmpError(f"Could not resize file: {reason}") from None
 
 

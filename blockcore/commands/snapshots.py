@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from dataclasses import dataclass
 
 from blockcore.commands import transaction
@@ -18,6 +16,7 @@ from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.graph.chain import chain
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
+from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.names import QmpError
 from blockcore.qapi.schema import CommandTable
 
@@ -174,5 +173,5 @@ async def _rename_backing(image: Qcow2Node, backing: BlockNode, name: str) -> No
     try:
         await image.set_backing(name, backing.driver)
     except OSError as exc:
-        reason = os.strerror(exc.errno or errno.EIO)
+        reason = reason_of(exc)
         raise QmpError(f"Could not change backing file to '{name}': {reason}") from None

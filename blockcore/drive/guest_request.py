@@ -20,6 +20,7 @@ from typing import Protocol
 from blockcore.bql.clock import Clock
 from blockcore.bql.effects import Until
 from blockcore.nodes.node import BlockNode
+from blockcore.qapi.errnos import failure
 from blockcore.qapi.events import BlockIoError, Event
 from blockcore.qapi.names import (
     BlkdebugIOType,
@@ -273,7 +274,7 @@ class GuestRequests:
             return
         if (acct := request.kind.acct) is not None:
             self.stats.invalid(acct, self._guest.clock.monotonic_ns())
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        raise failure(errno.EINVAL)
 
     def _error_action(self, operation: IoOperationType, error: OSError) -> BlockErrorAction:
         """Decide, set the io-status, say so, ask for the stop: in this order (blk_error_action)."""

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import errno
-import os
 from dataclasses import dataclass
 from typing import Annotated
 
 from blockcore.faults.options import FaultOptions, Go, R, Request
-from blockcore.qapi.errnos import KNOWN_ERRNO
+from blockcore.qapi.errnos import KNOWN_ERRNO, failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,4 +27,4 @@ class Fail(FaultOptions):
     async def carry_out(self, request: Request, go: Go[R]) -> R:
         if self.errno <= 0:
             return await go(request)
-        raise OSError(self.errno, os.strerror(self.errno))
+        raise failure(self.errno)

@@ -11,12 +11,12 @@ All of it runs under the big lock.
 from __future__ import annotations
 
 import errno
-import os
 from typing import Protocol
 
 from blockcore.bql.effects import Until, kept
 from blockcore.job.job_coroutine import JobCoroutine
 from blockcore.job.job_driver import JobHost, not_completable
+from blockcore.qapi.errnos import failure, reason_of
 from blockcore.qapi.keyval import well_formed_id
 from blockcore.qapi.names import JobStatus, JobVerb, QmpError
 from blockcore.rules.job_status import check_verb
@@ -71,7 +71,7 @@ class Job(JobCoroutine):
     def error_text(self) -> str | None:
         """What `error` says to a user."""
         if isinstance(self.error, OSError):
-            return os.strerror(self.error.errno or errno.EIO)
+            return reason_of(self.error)
         return None if self.error is None else self.error.desc
 
     def start(self) -> None:
@@ -162,7 +162,7 @@ class Job(JobCoroutine):
     def update_result(self) -> None:
         """What was cancelled has failed; what has failed is aborting (job_update_rc)."""
         if self.error is None and self.is_cancelled:
-            self.error = OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+            self.error = failure(errno.ECANCELED)
         if self.error is not None:
             self._go_to(JobStatus.ABORTING)
 

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -21,6 +19,7 @@ from blockcore.nodes.graph.links import check
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.permissions import NodeUser, Perm
+from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.names import QmpError
 
 
@@ -106,7 +105,7 @@ async def reopen_nodes(machine: Machine, changes: list[reopen.Change]) -> None:
         try:
             await reopen.reopen(machine.graph, changes)
         except OSError as exc:
-            raise QmpError(os.strerror(exc.errno or errno.EIO)) from None
+            raise QmpError(reason_of(exc)) from None
 
 
 async def set_read_only(machine: Machine, node: BlockNode, read_only: bool) -> None:

@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-
 from blockcore.machine.graph_changes import set_read_only
 from blockcore.machine.machine import Machine
 from blockcore.machine.new_image import NewImageMode, opened_like
@@ -16,6 +13,7 @@ from blockcore.nodes.graph.links import replace as replace_node
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.permissions import Perm
+from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.names import QmpError
 
 
@@ -61,7 +59,7 @@ async def _prepare_old(machine: Machine, old: BlockNode) -> None:
         try:
             await old.flush()
         except OSError as exc:
-            reason = os.strerror(exc.errno or errno.EIO)
+            reason = reason_of(exc)
             text = machine.qemu.failed_flush
             raise QmpError(text.format(node=old.device_or_node_name, reason=reason)) from None
 

@@ -9,7 +9,6 @@ is the outcome of the I/O.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Awaitable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from blockcore.faults.options import Request
 from blockcore.nodes.definitions.allowed_backing import AllowedBacking
 from blockcore.nodes.definitions.options import BlockdevOptions
 from blockcore.nodes.direct import Direct
+from blockcore.qapi.errnos import failure
 from blockcore.qapi.events import Event
 from blockcore.qapi.names import BlkdebugIOType, BlockdevDetectZeroesOptions, QmpError
 from blockcore.qapi.qemu import Release
@@ -159,10 +159,10 @@ class BlockDriver:
         raise NotImplementedError
 
     async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
-        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+        raise failure(errno.ENOTSUP)
 
     async def do_discard(self, offset: int, length: int) -> None:
-        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+        raise failure(errno.ENOTSUP)
 
     async def do_flush_to_os(self) -> None:
         """Give what the driver keeps in memory to its children; also with cache.no-flush."""

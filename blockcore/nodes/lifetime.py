@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from contextlib import suppress
 
 from blockcore.nodes.node import BlockNode
+from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.names import QmpError
 
 
@@ -17,7 +16,7 @@ async def open_node(node: BlockNode) -> None:
         with node.outcome:
             await node.do_open()
     except OSError as exc:
-        reason = os.strerror(exc.errno or errno.EIO)
+        reason = reason_of(exc)
         raise QmpError(f"Could not open '{node.node_name}': {reason}") from None
 
 

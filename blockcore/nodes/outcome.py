@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import errno
-import os
 from types import TracebackType
 from typing import Protocol
 
+from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import QmpError
 
 
@@ -45,4 +45,4 @@ class Outcome:
         if isinstance(error, Exception) and not isinstance(error, (OSError, QmpError)):
             self._reporter.bug(self._where, error)
             number = errno.ENOMEM if isinstance(error, MemoryError) else errno.EIO
-            raise OSError(number, os.strerror(number)) from None
+            raise failure(number) from None

@@ -8,6 +8,8 @@ import os
 import socket
 import stat
 
+from blockcore.qapi.errnos import failure
+
 
 def make_room(path: str) -> None:
     """Remove a socket to which nobody listens; a symbolic link counts as what it leads to.
@@ -19,18 +21,18 @@ def make_room(path: str) -> None:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
         if os.path.islink(path):
-            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+            raise failure(errno.EEXIST) from None
         return
     if not stat.S_ISSOCK(mode):
-        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+        raise failure(errno.EEXIST)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         # A live server whose backlog is full answers EAGAIN instead of blocking us.
         probe.setblocking(False)
         result = probe.connect_ex(path)
     if result in (0, errno.EAGAIN, errno.EINPROGRESS):
-        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        raise failure(errno.EADDRINUSE)
     if result != errno.ECONNREFUSED:
-        raise OSError(result, os.strerror(result))
+        raise failure(result)
     os.unlink(path)
 
 

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Errnos as QMP and keys take them: by number or, which QEMU does not have, by name."""
+"""Errnos: as QMP and keys take them, as outcomes of an I/O, and as reasons in messages.
+
+They are given by number or, which QEMU does not have, by name.
+"""
 
 from __future__ import annotations
 
 import errno
+import os
 from typing import Any
 
 from blockcore.qapi.names import QmpError
@@ -43,3 +47,13 @@ KNOWN_ERRNO = KnownErrno("FaultErrno", int, str)
 def errno_named(name: str) -> int | None:
     """Return the number of the errno called `name` (``ENOSPC``), if there is one."""
     return _NUMBERS.get(name)
+
+
+def failure(number: int) -> OSError:
+    """Return the outcome of an I/O that fails with an errno."""
+    return OSError(number, os.strerror(number))
+
+
+def reason_of(error: OSError) -> str:
+    """Return why an I/O has failed, in the words of strerror; EIO where there is no errno."""
+    return os.strerror(error.errno or errno.EIO)

@@ -14,9 +14,9 @@ as it was; with `short_write` the part that fits is applied first.
 from __future__ import annotations
 
 import errno
-import os
 
 from blockcore.faults.gate import Gate
+from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import QmpError
 
 _END = 1 << 63
@@ -59,7 +59,7 @@ class Volume:
     def refusal(self) -> OSError:
         """The outcome of a request that does not fit; counts it."""
         self.refusals += 1
-        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return failure(errno.ENOSPC)
 
     def gate(self) -> Gate:
         """Where writes have to ask."""

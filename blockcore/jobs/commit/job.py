@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import errno
-import os
 
 from blockcore.job.block_job import RETRY_NS, BlockJob
 from blockcore.job.job import check_job_id
@@ -31,6 +30,7 @@ from blockcore.nodes.graph.chain import (
 from blockcore.nodes.graph.links import replace as replace_node
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import NONE, NodeUser, Perm
+from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import (
     BlockdevOnError,
     BlockErrorAction,
@@ -169,7 +169,7 @@ class CommitJob(BlockJob):
             if child is top_filter and name in node.frozen
         ]
         if frozen or any(isinstance(user, NodeUser) for user in top_filter.parents):
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise failure(errno.EIO)
         return overlays
 
     async def _rename(self, image: BlockNode) -> None:

@@ -8,7 +8,6 @@ node of its own chain.
 from __future__ import annotations
 
 import errno
-import os
 from dataclasses import replace
 
 from blockcore.jobs.filters import insert_filter, remove_filter
@@ -28,6 +27,7 @@ from blockcore.nodes.graph.links import replace as replace_node
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.permissions import NONE, Perm
+from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import QmpError
 
 _READ, _WRITE, _UNCHANGED = Perm.CONSISTENT_READ, Perm.WRITE, Perm.WRITE_UNCHANGED
@@ -106,7 +106,7 @@ class MirrorJob(MirrorWork):
         for node in (source, target):
             await machine.graph.release(node)
         if error:
-            raise OSError(error, os.strerror(error))
+            raise failure(error)
 
     async def _set_backing(self) -> int:
         """Give the target the backing file that it is to have; 0, or an errno.

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import errno
-import os
 
 from blockcore.job.block_job import BlockJob
 from blockcore.job.job_txn import JobTxn
@@ -31,6 +30,7 @@ from blockcore.nodes.graph.chain import (
 from blockcore.nodes.graph.links import attach, check, detach
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import NONE, NodeUser, Perm
+from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import (
     BlockdevOnError,
     BlockErrorAction,
@@ -203,7 +203,7 @@ class StreamJob(BlockJob):
             if base is not None:
                 detach(target, "backing")
             attach(target, "backing", old)
-            raise OSError(errno.EPERM, os.strerror(errno.EPERM)) from None
+            raise failure(errno.EPERM) from None
         finally:
             target.parents.remove(reader)
         return old

@@ -9,7 +9,6 @@ own that send requests down less travelled roads.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import NodeOptions, Surroundings
 from blockcore.nodes.filter import FilterNode
 from blockcore.nodes.node import BlockNode
+from blockcore.qapi.errnos import failure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +69,13 @@ class BlkdebugNode(FilterNode):
 
     async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
         if length < self.limits.opt_write_zero:
-            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+            raise failure(errno.ENOTSUP)
         for start, end in _pieces(length, self.limits.max_write_zero):
             await self.below.zero_as_child(offset + start, end - start, may_unmap=may_unmap)
 
     async def do_discard(self, offset: int, length: int) -> None:
         if length < self.limits.opt_discard:
-            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+            raise failure(errno.ENOTSUP)
         for start, end in _pieces(length, self.limits.max_discard):
             await self.below.discard(offset + start, end - start)
 

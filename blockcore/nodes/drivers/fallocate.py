@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import ctypes
-import os
+
+from blockcore.qapi.errnos import failure
 
 KEEP_SIZE = 0x01
 PUNCH_HOLE = 0x02
@@ -22,4 +23,4 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """
     if _fallocate(fd, mode, offset, length) != 0:
         error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
+        raise failure(error)

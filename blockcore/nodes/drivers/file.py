@@ -28,6 +28,7 @@ from blockcore.nodes.drivers.file_io import (
 )
 from blockcore.nodes.file_calls import FileCalls, file_system_of
 from blockcore.nodes.node import BlockNode
+from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.events import XVolumeExtended
 from blockcore.qapi.names import QmpError, Size
 from blockcore.rules.volume import Volume
@@ -80,7 +81,7 @@ class FileNode(BlockNode):
         try:
             status = await LaneCall(OPENING, self._open)
         except OSError as exc:
-            reason = os.strerror(exc.errno or errno.EIO)
+            reason = reason_of(exc)
             raise QmpError(f"Could not open '{self.filename}': {reason}") from None
         self._opened(status)
 
@@ -107,7 +108,7 @@ class FileNode(BlockNode):
             fd = os.open(self.path, mode)
             direct_fd = os.open(self.path, mode | os.O_DIRECT) if options.direct else -1
         except OSError as exc:
-            reason = os.strerror(exc.errno or errno.EIO)
+            reason = reason_of(exc)
             raise QmpError(f"Could not reopen file: {reason}") from None
         if not options.read_only:
             self.why_read_only = None

@@ -21,6 +21,7 @@ from blockcore.nodes.connected import ConnectedNode
 from blockcore.nodes.definitions.options import BlockdevOptions
 from blockcore.nodes.driver import OPENING, Extent, NewChildren, NodeOptions, Surroundings
 from blockcore.nodes.drivers.nbd_server import NbdServer
+from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import QmpError
 
 try:
@@ -182,7 +183,7 @@ class NbdNode(ConnectedNode):
             while True:
                 handle = self._usable(handle)
                 if self._given_up or (self.closed and handle.aio_is_created()):
-                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                    raise failure(errno.EIO)
                 try:
                     if handle.aio_is_created():
                         self._connect(handle, begin + (self.reconnect_delay or math.inf))
@@ -190,10 +191,10 @@ class NbdNode(ConnectedNode):
                 except nbd.Error as exc:
                     if handle.aio_is_ready():
                         error = getattr(errno, exc.errno or "EIO", errno.EIO)
-                        raise OSError(error, os.strerror(error)) from None
+                        raise failure(error) from None
                     late = time.monotonic() >= begin + self.reconnect_delay
                     if late or cancels != self._cancels:
-                        raise OSError(errno.EIO, os.strerror(errno.EIO)) from None
+                        raise failure(errno.EIO) from None
                 time.sleep(RETRY_S)
         finally:
             self._free.put(handle)
@@ -225,7 +226,7 @@ class NbdNode(ConnectedNode):
 
     async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
         if not self._can["zero"]:
-            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+            raise failure(errno.ENOTSUP)
         flags = 0 if may_unmap else nbd.CMD_FLAG_NO_HOLE
         await self._send(lambda handle: handle.zero(length, offset, flags))
 

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import re
 from typing import Final
 
 from blockcore.nodes.node import BlockNode
+from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.names import QmpError
 
 PROBE_BYTES: Final = 512
@@ -52,6 +51,6 @@ async def probe(file: BlockNode) -> str:
     try:
         await file.pread(0, memoryview(data))
     except OSError as exc:
-        reason = os.strerror(exc.errno or errno.EIO)
+        reason = reason_of(exc)
         raise QmpError(f"Could not read image for determining its format: {reason}") from None
     return format_of(data)

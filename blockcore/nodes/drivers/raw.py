@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import os
 
 from blockcore.faults.gate import Gate
 from blockcore.faults.options import SECTOR_SIZE
@@ -14,6 +13,7 @@ from blockcore.nodes.driver import Extent, NewChildren, NodeOptions, Surrounding
 from blockcore.nodes.drivers.probe import PROBE_BYTES, format_of
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import Pair, Perm, data_child, filtered_child
+from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import BlkdebugEvent, QmpError
 
 MAX_OFFSET = (1 << 63) - 1
@@ -103,7 +103,7 @@ class RawNode(BlockNode):
     def _place(self, offset: int, length: int, beyond: int = errno.ENOSPC) -> int:
         """Where a range is in the child; OSError if it is not shown (raw_adjust_offset)."""
         if self.window is not None and offset + length > self.window:
-            raise OSError(beyond, os.strerror(beyond))
+            raise failure(beyond)
         return self.offset + offset
 
     async def do_pread(self, offset: int, buf: memoryview) -> None:
@@ -126,7 +126,7 @@ class RawNode(BlockNode):
         part = buf[: len(data) - offset]
         data[offset : offset + len(part)] = part
         if format_of(data) != "raw":
-            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+            raise failure(errno.EPERM)
 
     async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
         place = self._place(offset, length)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from contextlib import suppress
 from typing import Final, NamedTuple
@@ -18,6 +17,7 @@ from blockcore.nodes.drivers.qcow2.create import create_image
 from blockcore.nodes.graph.graph import BlockGraph
 from blockcore.nodes.graph.make import make_node
 from blockcore.nodes.node import BlockNode
+from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.names import QmpError
 
 MODE = 0o644
@@ -103,7 +103,7 @@ async def _create_below(
     try:
         await LaneCall(OPENING, _create, path, size, used)
     except OSError as exc:
-        reason = os.strerror(exc.errno or errno.EIO)
+        reason = reason_of(exc)
         raise QmpError(f"Could not create '{name}': {reason}") from None
     file = FileNode(NodeOptions(node_name="new image"), around, filename, path)
     await file.do_open()
@@ -138,7 +138,7 @@ async def _existing(
             await node.do_pwrite(0, memoryview(bytes(min(node.size, FIRST_BYTES))))
     except OSError as exc:
         await _let_go(graph, node)
-        reason = os.strerror(exc.errno or errno.EIO)
+        reason = reason_of(exc)
         raise QmpError(f"Failed to clear the new image's first sector: {reason}") from None
     except QmpError:
         await _let_go(graph, node)
@@ -157,7 +157,7 @@ def _create(path: str, size: int, used: list[tuple[int, int]]) -> None:
             os.ftruncate(fd, 0)
             os.ftruncate(fd, size)
         except OSError as exc:
-            reason = os.strerror(exc.errno or errno.EIO)
+            reason = reason_of(exc)
             raise QmpError(f"Could not resize file: {reason}") from None
     finally:
         os.close(fd)

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import errno
-import os
 import zlib
 from collections.abc import Callable
 
 from blockcore.nodes.drivers.qcow2.header import ZLIB
+from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import QmpError
 
 try:
@@ -56,4 +56,4 @@ def _inflate_zstd(data: bytes, size: int) -> bytes:
 
 
 def _damaged() -> OSError:
-    return OSError(errno.EIO, os.strerror(errno.EIO))
+    return failure(errno.EIO)

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from array import array
 
 from blockcore.nodes.drivers.qcow2.header import (
@@ -19,6 +17,7 @@ from blockcore.nodes.drivers.qcow2.header import (
 )
 from blockcore.nodes.drivers.qcow2.tables import REFBLOCK_TYPE, to_disk
 from blockcore.nodes.node import BlockNode
+from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.names import QmpError
 
 DEFAULT_CLUSTER_SIZE = 65536
@@ -68,7 +67,7 @@ async def _write(file: BlockNode, offset: int, data: bytes, what: str) -> None:
     try:
         await file.pwrite(offset, memoryview(data))
     except OSError as exc:
-        reason = os.strerror(exc.errno or errno.EIO)
+        reason = reason_of(exc)
         raise QmpError(f"Could not write {what}: {reason}") from None
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Awaitable, Callable, Iterator
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from blockcore.nodes.drivers.qcow2.image import Image
 from blockcore.nodes.drivers.qcow2.mapping import Mapping
 from blockcore.nodes.drivers.qcow2.write import Writer
 from blockcore.nodes.drivers.qcow2.write_back import Discard
+from blockcore.qapi.errnos import failure
 
 Change = Callable[[int], int]
 """From an L2 entry to what becomes of it."""
@@ -73,7 +73,7 @@ class Eraser:
         zeroes are holes or, with a backing file, data (OSError(ENOTSUP)).
         """
         if self.image.header.version < 3 and has_backing:
-            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+            raise failure(errno.ENOTSUP)
         for piece in pieces(offset, length, self.image.cluster_size, size):
             if piece.whole:
                 await self.zero_clusters(piece.offset, piece.length, may_unmap)
@@ -126,7 +126,7 @@ class Eraser:
         """
         version = self.image.header.version
         if version < 3 and has_backing:
-            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+            raise failure(errno.ENOTSUP)
 
         def change(entry: int) -> int:
             if not has_backing and kind_of(entry) not in HAS_CLUSTER:

@@ -9,7 +9,6 @@ QEMU's words; those about features that only this driver lacks are ours.
 from __future__ import annotations
 
 import errno
-import os
 import struct
 from dataclasses import dataclass, field
 from typing import Final
@@ -22,6 +21,7 @@ from blockcore.nodes.drivers.qcow2.extensions import (
     names_of_features,
     pack,
 )
+from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import QmpError
 
 MAGIC: Final = b"QFI\xfb"
@@ -252,11 +252,11 @@ def rewritten_header(header: Header) -> bytes:
     """The first cluster of an image that exists; OSError with the errno that is QEMU's."""
     name = (header.backing_file or "").encode(errors="surrogateescape")
     if len(name) > MAX_BACKING_NAME:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        raise failure(errno.EINVAL)
     try:
         return serialize_header(header)
     except QmpError:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+        raise failure(errno.ENOSPC) from None
 
 
 def serialize_header(header: Header) -> bytes:

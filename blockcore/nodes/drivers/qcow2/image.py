@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import struct
 from array import array
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from blockcore.nodes.drivers.qcow2.header import (
 )
 from blockcore.nodes.drivers.qcow2.metadata import SHARD_MASK, Metadata
 from blockcore.nodes.node import BlockNode
+from blockcore.qapi.errnos import failure, reason_of
 from blockcore.qapi.names import BlkdebugEvent, QmpError
 
 CorruptionReport = Callable[[str, int | None, int | None, bool], None]
@@ -71,7 +71,7 @@ class Image:
         All that the image says of places in the file is looked up here first.
         """
         if offset > MAX_FILE - len(buf):
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise failure(errno.EIO)
         there = min(len(buf), max(self.file.size - offset, 0))
         if there:
             await self.file.pread(offset, buf[:there])
@@ -111,7 +111,7 @@ class Image:
     def check_usable(self) -> None:
         """OSError(ENOMEDIUM), as QEMU has it, once corruption has made the node unusable."""
         if self.unusable:
-            raise OSError(errno.ENOMEDIUM, os.strerror(errno.ENOMEDIUM))
+            raise failure(errno.ENOMEDIUM)
 
     async def check_data_write(self, host: int, length: int) -> None:
         """Refuse to write guest data over metadata (qcow2_pre_write_overlap_check)."""
@@ -148,7 +148,7 @@ class Image:
             self.report(message, offset, size, fatal)
         if mark:
             await self._mark_corrupt()
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        raise failure(errno.EIO)
 
     async def _mark_corrupt(self) -> None:
         """Version 2 has no place for the bit; nobody is told if it cannot be written."""
@@ -181,7 +181,7 @@ async def read_header(file: BlockNode, *, read_only: bool) -> Header:
         if MIN_CLUSTER_BITS < bits <= MAX_CLUSTER_BITS:
             data = await _beginning(file, 1 << bits)
     except OSError as exc:
-        reason = os.strerror(exc.errno or errno.EIO)
+        reason = reason_of(exc)
         raise QmpError(f"Could not read qcow2 header: {reason}") from None
     return parse_header(data, read_only=read_only)
 

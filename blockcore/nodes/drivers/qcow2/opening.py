@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-
 from blockcore.bql.effects import LaneCall
 from blockcore.nodes.driver import OPENING
 from blockcore.nodes.drivers.qcow2.extensions import BITMAPS
@@ -16,6 +13,7 @@ from blockcore.nodes.drivers.qcow2.refcount import Refcounts
 from blockcore.nodes.drivers.qcow2.repair import repair
 from blockcore.nodes.drivers.qcow2.stored_bitmaps import StoredBitmap, drop_bitmaps, read_bitmaps
 from blockcore.nodes.drivers.qcow2.write_back import WriteBack
+from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.names import QmpError
 
 
@@ -92,4 +90,4 @@ def _claim_all(image: Image, mapping: Mapping, refcounts: Refcounts) -> None:
 
 
 def _failed(what: str, exc: OSError) -> QmpError:
-    return QmpError(f"{what}: {os.strerror(exc.errno or errno.EIO)}")
+    return QmpError(f"{what}: {reason_of(exc)}")

@@ -9,13 +9,13 @@ needs it.
 from __future__ import annotations
 
 import errno
-import os
 from array import array
 
 from blockcore.nodes.drivers.qcow2.header import MAX_REFTABLE_BYTES
 from blockcore.nodes.drivers.qcow2.image import REFBLOCK, REFTABLE
 from blockcore.nodes.drivers.qcow2.refcount_table import RefcountTable
 from blockcore.nodes.drivers.qcow2.tables import REFBLOCK_TYPE, Table
+from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import BlkdebugEvent
 
 MAX_REFCOUNT = 0xFFFF
@@ -77,7 +77,7 @@ class Refcounts(RefcountTable):
         while at - first < count:
             number, index = at >> self.block_bits, at & (per_block - 1)
             if at << self.image.cluster_bits >= MAX_OFFSET:
-                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+                raise failure(errno.EFBIG)
             block = await self.block(number)
             if block is None:
                 at = (number + 1) << self.block_bits
@@ -150,7 +150,7 @@ class Refcounts(RefcountTable):
         self.image.event(BlkdebugEvent.REFTABLE_GROW)
         clusters = image.clusters(max(entries, len(self.table) * 3 // 2) * 8)
         if clusters << image.cluster_bits > MAX_REFTABLE_BYTES:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            raise failure(errno.EFBIG)
         if self._old_table is not None:
             await self.write_back()
         before = len(self.table)

@@ -9,7 +9,6 @@ made anew.
 from __future__ import annotations
 
 import errno
-import os
 from array import array
 
 from blockcore.bql.effects import Copy
@@ -26,6 +25,7 @@ from blockcore.nodes.drivers.qcow2.image import Image
 from blockcore.nodes.drivers.qcow2.mapping import Mapping
 from blockcore.nodes.drivers.qcow2.refcount import MAX_REFCOUNT, Refcounts
 from blockcore.nodes.drivers.qcow2.write_back import WriteBack
+from blockcore.qapi.errnos import failure
 
 MAX_CLUSTERS = 1 << 28
 """Larger files are not repaired: counting takes 2 bytes per cluster."""
@@ -50,7 +50,7 @@ async def _recount(image: Image, mapping: Mapping) -> array[int]:
     """The number of references to every cluster of the file."""
     total = image.clusters(image.file.size)
     if total > MAX_CLUSTERS or image.conflict is not None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        raise failure(errno.EIO)
     counts = array("H", [0]) * total
     await Copy(_count_metadata, image, counts)
     for number, _ in used(mapping.l1):
@@ -74,7 +74,7 @@ def _count_table(image: Image, counts: array[int], entries: array[int]) -> None:
             _count(image, counts, start, length)
         elif entry & OFFSET_MASK:
             if entry & OFFSET_MASK & image.cluster_mask:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
+                raise failure(errno.EIO)
             _count(image, counts, entry & OFFSET_MASK, 1)
 
 
@@ -83,7 +83,7 @@ def _count(image: Image, counts: array[int], start: int, length: int) -> None:
     first = start >> image.cluster_bits
     for cluster in range(first, ((start + length - 1) >> image.cluster_bits) + 1):
         if cluster >= len(counts) or counts[cluster] == MAX_REFCOUNT:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise failure(errno.EIO)
         counts[cluster] += 1
 
 
@@ -95,7 +95,7 @@ async def _set_counts(counts: array[int], refcounts: Refcounts) -> None:
         block = await refcounts.block(number)
         if block is None:
             if any(wanted):
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
+                raise failure(errno.EIO)
             continue
         wanted.extend([0] * (per_block - len(wanted)))
         if block.values != wanted:

@@ -22,6 +22,7 @@ from blockcore.nodes.drivers.qcow2.header import VALID_BITMAPS, Header, rewritte
 from blockcore.nodes.drivers.qcow2.image import Image
 from blockcore.nodes.drivers.qcow2.tables import L2_TYPE, from_disk, read_table
 from blockcore.nodes.drivers.qcow2.write_back import WriteBack
+from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.names import QmpError
 
 _EXTENSION = struct.Struct(">IIQQ")
@@ -146,7 +147,7 @@ async def _check(image: Image, bitmaps: list[StoredBitmap]) -> None:
         try:
             table = await read_table(image, L2_TYPE, bitmap.table, bitmap.entries * 8)
         except OSError as exc:
-            raise QmpError(f"{what}: {os.strerror(exc.errno or errno.EIO)}") from None
+            raise QmpError(f"{what}: {reason_of(exc)}") from None
         if not await LaneCall(OPENING, _has_sense, table, image.cluster_mask):
             raise QmpError(f"{what}: {os.strerror(errno.EINVAL)}")
         bits = -(-image.header.size // (1 << bitmap.granularity_bits))
