@@ -17,6 +17,7 @@ from blockcore.nodes.graph.chain import skip_implicit_filters
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import QmpError, Size, UInt32
 from blockcore.qapi.schema import FlatUnion
+from blockcore.rules.ranges import align_up
 
 
 class Qcow2CompressionType(StrEnum):
@@ -141,7 +142,7 @@ async def _info(node: BlockNode, backing: ImageInfo | None) -> ImageInfo:
         format=node.driver,
         dirty_flag=_is_dirty(node),
         actual_size=await _actual_size(node),
-        virtual_size=-(-node.size // SECTOR) * SECTOR,
+        virtual_size=align_up(node.size, SECTOR),
         cluster_size=node.cluster_size,
         backing_filename=_backing_filename(node),
         full_backing_filename=_full_backing_filename(node),

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from blockcore.rules.ranges import align_down, align_up
+
 MAX_BOUNCE_BYTES = 16 << 20
 """What is read from below and kept in one go."""
 
@@ -42,8 +44,8 @@ async def keep_what_is_read(node: Keeper, offset: int, length: int, buf: memoryv
         return
     cluster = node.cluster_size or 1
     end = offset + length
-    at = offset - offset % cluster
-    stop = min(end + -end % cluster, node.size)
+    at = align_down(offset, cluster)
+    stop = min(align_up(end, cluster), node.size)
     while at < stop:
         allocated, there = await _allocation(node, at, stop - at)
         first, last = max(at, offset), min(at + there, end)

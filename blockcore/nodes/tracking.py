@@ -10,6 +10,7 @@ an alignment (`bdrv_make_request_serialising`).
 from __future__ import annotations
 
 from blockcore.bql.effects import Until
+from blockcore.rules.ranges import align_down, align_up
 
 
 class TrackedRequest:
@@ -53,8 +54,8 @@ class RequestTracker:
 
     async def serialise(self, request: TrackedRequest, align: int) -> None:
         """Let the request be alone with what it touches, rounded out to `align` bytes."""
-        request.start -= request.start % align
-        request.end += -request.end % align
+        request.start = align_down(request.start, align)
+        request.end = align_up(request.end, align)
         self.serialising += not request.serialising
         request.serialising = True
         await self.settled(request)

@@ -18,6 +18,7 @@ import errno
 from blockcore.faults.gate import Gate
 from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import QmpError
+from blockcore.rules.ranges import align_up
 
 _END = 1 << 63
 
@@ -44,7 +45,7 @@ class Volume:
 
     def rounded(self, size: int) -> int:
         """`size` in whole extents."""
-        return -(-size // self.extent_size) * self.extent_size
+        return align_up(size, self.extent_size)
 
     def room(self, offset: int, length: int) -> int:
         """How many bytes of a request, from its beginning, are to be applied.

@@ -20,6 +20,7 @@ from blockcore.jobs.copy_data import Concerned, DataCopier, SourceError
 from blockcore.nodes.graph.chain import backing_chain_next, is_allocated_above
 from blockcore.nodes.node import BlockNode
 from blockcore.rules.bitmap import DirtyBitmap
+from blockcore.rules.ranges import align_down
 
 MIN_CLUSTER = 64 << 10
 
@@ -190,7 +191,7 @@ class BlockCopy:
     def _whole(self, offset: int, length: int) -> int:
         """In whole clusters, but for the end of the source."""
         at_end = offset + length >= self.source.size
-        return length if at_end else length - length % self.cluster_size
+        return length if at_end else align_down(length, self.cluster_size)
 
     async def _top_allocation(self, offset: int, length: int) -> tuple[bool, int]:
         """In whole clusters; what cannot be found out counts as allocated."""

@@ -16,6 +16,7 @@ from blockcore.nodes.filter import FilterNode
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import ALL, Pair, Perm, filtered_child
 from blockcore.rules.bitmap import DirtyBitmap
+from blockcore.rules.ranges import align_down, align_up
 
 
 class CopyBeforeWriteNode(FilterNode):
@@ -85,7 +86,7 @@ class CopyBeforeWriteNode(FilterNode):
         if self.copy.abandoned:
             return
         cluster = self.copy.cluster_size
-        start, end = offset - offset % cluster, offset + length + -(offset + length) % cluster
+        start, end = align_down(offset, cluster), align_up(offset + length, cluster)
         call = CopyCall(start, end)
         await self.copy.run(call)
         if call.error is not None and not self.copy.abandoned:

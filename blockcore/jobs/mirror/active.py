@@ -10,6 +10,7 @@ from blockcore.job.job_driver import Progress
 from blockcore.jobs.mirror.copier import Copier
 from blockcore.jobs.mirror.filter import ToTarget
 from blockcore.jobs.mirror.ops import Op
+from blockcore.rules.ranges import align_down, align_up
 
 
 class ActiveWrites:
@@ -55,13 +56,13 @@ class ActiveWrites:
         bitmap, granularity = self._copier.bitmap, self._copier.bitmap.granularity
         end = offset + length
         if offset % granularity and bitmap.get(offset):
-            offset += -offset % granularity
+            offset = align_up(offset, granularity)
         if end > offset and end % granularity and bitmap.get(end - 1):
             end -= end % granularity
         if end <= offset:
             return
         nbytes = end - offset
-        first, last = offset + -offset % granularity, end - end % granularity
+        first, last = align_up(offset, granularity), align_down(end, granularity)
         if first < last:
             bitmap.reset(first, last - first)
         self._progress.increase_remaining(nbytes)

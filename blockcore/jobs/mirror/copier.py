@@ -19,6 +19,7 @@ from blockcore.nodes.graph.chain import skip_filters
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import IoOperationType
 from blockcore.rules.bitmap import DirtyBitmap
+from blockcore.rules.ranges import align_down, align_up
 
 MAX_IN_FLIGHT = 16
 """How many parts are copied at the same time."""
@@ -64,7 +65,7 @@ class Copier:
         self._turn: int | None = None
         self._buffered = 0
         granularity = bitmap.granularity
-        self._buf_size = -(-buf_size // granularity) * granularity
+        self._buf_size = align_up(buf_size, granularity)
         self._cow = self._cow_bitmap()
         self._aligns = self._cow is not None and granularity < self._cluster
         if self._aligns:
@@ -200,7 +201,7 @@ class Copier:
         if end < self.bitmap.size:
             end -= end % granularity
         while len(parts) < MAX_PARTS:
-            room = (most - whole.buffered) // granularity * granularity
+            room = align_down(most - whole.buffered, granularity)
             if not room:
                 break
             more = self.bitmap.next_dirty_area(whole.end, end, max_length=room)
@@ -252,7 +253,7 @@ class Copier:
         cow, cluster = self._cow, self._cluster
         if cow is None:
             return offset, end
-        start, stop = offset - offset % cluster, min(end + -end % cluster, self.bitmap.size)
+        start, stop = align_down(offset, cluster), min(align_up(end, cluster), self.bitmap.size)
         if (start, stop) == (offset, end) or cow.next_clean(offset, end) is None:
             return offset, end
         return start, stop

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from blockcore.bql.effects import Until
+from blockcore.rules.ranges import align_down, align_up
 
 
 @dataclass(slots=True, eq=False)
@@ -72,7 +73,7 @@ class OpsInFlight:
         return end
 
     def _down(self, offset: int) -> int:
-        return offset - offset % self._granularity
+        return align_down(offset, self._granularity)
 
     def _up(self, offset: int) -> int:
-        return offset + -offset % self._granularity
+        return align_up(offset, self._granularity)

@@ -19,6 +19,7 @@ from blockcore.nodes.drivers.qcow2.tables import REFBLOCK_TYPE, to_disk
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.names import QmpError
+from blockcore.rules.ranges import align_up
 
 DEFAULT_CLUSTER_SIZE = 65536
 
@@ -80,7 +81,7 @@ def _new_header(size: int, cluster_size: int, version: int, lazy_refcounts: bool
             "Lazy refcounts only supported with compatibility level 1.1 and above"
             " (use version=v3 or greater)"
         )
-    size = -(-size // SECTOR) * SECTOR
+    size = align_up(size, SECTOR)
     entries = l1_entries_for(size, bits)
     if entries * 8 > MAX_L1_BYTES:
         raise QmpError(

@@ -14,6 +14,7 @@ from blockcore.nodes.drivers.qcow2.mapping import Mapping
 from blockcore.nodes.drivers.qcow2.write import Writer
 from blockcore.nodes.drivers.qcow2.write_back import Discard
 from blockcore.qapi.errnos import failure
+from blockcore.rules.ranges import align_down, align_up
 
 Change = Callable[[int], int]
 """From an L2 entry to what becomes of it."""
@@ -36,10 +37,10 @@ def pieces(offset: int, length: int, cluster_size: int, end: int) -> Iterator[Pi
     The last cluster of an image is whole at `end`, the image's length.
     """
     stop = offset + length
-    head_end = min(stop, (offset + cluster_size - 1) // cluster_size * cluster_size)
+    head_end = min(stop, align_up(offset, cluster_size))
     if head_end > offset:
         yield Piece(offset, head_end - offset, False)
-    whole_end = stop if stop == end else stop // cluster_size * cluster_size
+    whole_end = stop if stop == end else align_down(stop, cluster_size)
     if whole_end > head_end:
         yield Piece(head_end, whole_end - head_end, True)
     tail = max(whole_end, head_end)
