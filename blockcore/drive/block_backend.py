@@ -148,9 +148,7 @@ class BlockBackend:
         ):
             direct = root.direct()
         self.publish_short_writes()
-        if direct is None:
-            self.short_path = None
-        else:
+        if direct is not None:
             self.short_path = ShortPath(direct, root.size, self._guest.clock)
             self._short_nodes = self.short_path.nodes
             below = self.short_path.translation

@@ -18,6 +18,7 @@ from blockcore.bql.effects import Until
 from blockcore.drive.block_backend import BlockBackend
 from blockcore.drive.guest_request import Device
 from blockcore.faults.options import Request
+from blockcore.machine.drain import Drain
 from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.options import parse_blockdev_options
 from blockcore.nodes.driver import Extent, NodeOptions
@@ -578,6 +579,30 @@ def test_short_writes_are_the_nodes_writes(machine: Machine, blk: BlockBackend) 
     assert blk.root._write_gen == blk.root._flushed_gen
     blk.publish_short_writes()
     assert blk.root._write_gen == blk.root._flushed_gen
+
+
+def test_a_drained_section_flushes_short_writes(
+    machine: Machine, blk: BlockBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot makes the image read-only then, and no later flush would reach it."""
+    slot = Slot()
+    blk.slots.append(slot)
+    path = short_path(blk)
+    assert path is not None and path.pwrite(slot, memoryview(b"abc"), 4096)
+    flushed: list[bytes] = []
+
+    async def flush() -> None:
+        assert isinstance(blk.root, FileNode)
+        flushed.append(os.pread(blk.root.fd, 3, 4096))
+
+    monkeypatch.setattr(blk.root, "do_flush", flush)
+
+    async def section() -> None:
+        async with Drain(machine, [blk.root]):
+            await blk.root.flush()
+
+    perform(section())
+    assert flushed == [b"abc"]
 
 
 def test_a_retired_slot_is_not_forgotten(machine: Machine, blk: BlockBackend) -> None:
