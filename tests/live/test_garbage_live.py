@@ -115,8 +115,15 @@ def a_client_that_goes_while_its_command_waits(world: World) -> None:
             connection, _ = silent.accept()
         world.qmp("query-status")
         connection.close()
-    # Its command ends some time after that; another one in the same lane comes after it.
-    world.refused("blockdev-add", node_name="s", driver="nbd", server={**server, "path": "none"})
+    # Its command ends some time after that, and has the node's name until then.
+    world.qmp.wait_for(lambda: "Duplicate nodes" not in why_not(world, server))
+
+
+def why_not(world: World, server: dict[str, str]) -> str:
+    """Why a node of a server that is not there cannot be added."""
+    with pytest.raises(QmpFailed) as refused:
+        world.qmp("blockdev-add", node_name="s", driver="nbd", server={**server, "path": "none"})
+    return str(refused.value)
 
 
 def a_client_that_does_not_read(world: World) -> None:
