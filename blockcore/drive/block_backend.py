@@ -15,7 +15,6 @@ from blockcore.drive.guest_request import (
     WRITE,
     ZERO,
     Device,
-    Guest,
     GuestRequests,
     Request,
 )
@@ -26,6 +25,7 @@ from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import NONE, Perm
 from blockcore.qapi.names import BlockdevDetectZeroesOptions, BlockDeviceIoStatus, BlockdevOnError
 from blockcore.rules.accounting import BlockAcctStats, Slot
+from blockcore.rules.host import DriveHost
 from blockcore.rules.policy import iostatus_enabled
 from blockcore.rules.throttle_group import ThrottleMember
 
@@ -39,7 +39,7 @@ class BlockBackend:
 
     def __init__(
         self,
-        guest: Guest,
+        host: DriveHost,
         *,
         name: str,
         export: str,
@@ -66,9 +66,9 @@ class BlockBackend:
         self.perm = Perm.CONSISTENT_READ | (NONE if root.read_only else Perm.WRITE)
         self.shared = Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED | Perm.RESIZE
         self.stay_at_node = False
-        self.vm = guest.vm
-        self._guest = guest
-        self._requests = GuestRequests(self, guest, stats or BlockAcctStats())
+        self.vm = host.vm
+        self._host = host
+        self._requests = GuestRequests(self, host, stats or BlockAcctStats())
         self._quiesced = 0
         self._retired_ops = self._ops_at_reset = 0
         self._short_writes = 0
@@ -149,7 +149,7 @@ class BlockBackend:
             direct = root.direct()
         self.publish_short_writes()
         if direct is not None:
-            self.short_path = ShortPath(direct, root.size, self._guest.clock)
+            self.short_path = ShortPath(direct, root.size, self._host.clock)
             self._short_nodes = self.short_path.nodes
             below = self.short_path.translation
             self._short_nodes_below = below.nodes if below else ()

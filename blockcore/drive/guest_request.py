@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
-from blockcore.bql.clock import Clock
 from blockcore.bql.effects import Until
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.errnos import failure
-from blockcore.qapi.events import BlockIoError, Event
+from blockcore.qapi.events import BlockIoError
 from blockcore.qapi.names import (
     BlkdebugIOType,
     BlockDeviceIoStatus,
@@ -31,19 +30,10 @@ from blockcore.qapi.names import (
     RunState,
 )
 from blockcore.rules.accounting import AcctType, BlockAcctStats
+from blockcore.rules.host import DriveHost
 from blockcore.rules.policy import error_action, iostatus_after
 from blockcore.rules.runstate import Vm
 from blockcore.rules.throttle_group import ThrottleMember
-
-
-class Guest(Protocol):
-    """What a drive needs of its machine."""
-
-    vm: Vm
-    clock: Clock
-
-    def emit(self, event: Event) -> None:
-        """Send an event to every client."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,19 +160,19 @@ class GuestRequests:
     that order.
     """
 
-    def __init__(self, drive: Drive, guest: Guest, stats: BlockAcctStats) -> None:
+    def __init__(self, drive: Drive, host: DriveHost, stats: BlockAcctStats) -> None:
         self.in_flight = 0
         self.stats = stats
         self._drive = drive
-        self._guest = guest
+        self._host = host
         self.arrivals = 0
         self.open: dict[int, Request] = {}
-        self._hold = _Hold(drive, guest.vm)
+        self._hold = _Hold(drive, host.vm)
 
     def drop_held(self) -> None:
         """End every held request: the device was reset (virtio_blk_reset)."""
         self._hold.dropped = True
-        self._hold = _Hold(self._drive, self._guest.vm)
+        self._hold = _Hold(self._drive, self._host.vm)
 
     async def carry_out(
         self,
@@ -202,7 +192,7 @@ class GuestRequests:
         self._drive.renew_short_path()
         self.arrivals += 1
         rank = self.arrivals
-        started_ns = self._guest.clock.monotonic_ns()
+        started_ns = self._host.clock.monotonic_ns()
         request = self.open[rank] = Request(kind, offset, nbytes, started_ns)
         try:
             while True:
@@ -212,7 +202,7 @@ class GuestRequests:
                         request.waits_for = Wait.HOLD
                         await Until(hold.over, rank=rank)
                         request.waits_for = None
-                        started_ns = self._guest.clock.monotonic_ns()
+                        started_ns = self._host.clock.monotonic_ns()
                     hold.check()
                     self._check(request)
                     error = await self._attempt(request, attempt)
@@ -233,7 +223,7 @@ class GuestRequests:
                 await Until(hold.stop_decided, rank=rank)
                 request.waits_for = None
                 hold.check()
-                started_ns = self._guest.clock.monotonic_ns()
+                started_ns = self._host.clock.monotonic_ns()
         finally:
             del self.open[rank]
             error = None  # it leads to this frame
@@ -247,7 +237,7 @@ class GuestRequests:
             if throttle is not None and request.kind.throttled:
                 is_write = request.kind.operation is IoOperationType.WRITE
                 request.waits_for = Wait.THROTTLE
-                await throttle.admit(is_write, request.length, self._guest.clock.monotonic_ns)
+                await throttle.admit(is_write, request.length, self._host.clock.monotonic_ns)
                 request.waits_for = None
             await attempt()
         except OSError as exc:
@@ -258,11 +248,11 @@ class GuestRequests:
 
     def _count_failed(self, request: Request, started_ns: int) -> None:
         if (acct := request.kind.acct) is not None:
-            self.stats.failed(acct, started_ns, self._guest.clock.monotonic_ns())
+            self.stats.failed(acct, started_ns, self._host.clock.monotonic_ns())
 
     def _count(self, request: Request, started_ns: int) -> None:
         if (acct := request.kind.acct) is not None:
-            now_ns = self._guest.clock.monotonic_ns()
+            now_ns = self._host.clock.monotonic_ns()
             self.stats.done(acct, request.length, started_ns, now_ns)
 
     def _check(self, request: Request) -> None:
@@ -273,7 +263,7 @@ class GuestRequests:
         if offset + length <= drive.size and not (offset | length) % block:
             return
         if (acct := request.kind.acct) is not None:
-            self.stats.invalid(acct, self._guest.clock.monotonic_ns())
+            self.stats.invalid(acct, self._host.clock.monotonic_ns())
         raise failure(errno.EINVAL)
 
     def _error_action(self, operation: IoOperationType, error: OSError) -> BlockErrorAction:
@@ -284,7 +274,7 @@ class GuestRequests:
         action = error_action(drive.rerror if is_read else drive.werror, number)
         if action is BlockErrorAction.STOP:
             drive.iostatus = iostatus_after(drive.iostatus, number)
-        self._guest.emit(
+        self._host.emit(
             BlockIoError(
                 qom_path=drive.device.path,
                 device=drive.name,
@@ -296,5 +286,5 @@ class GuestRequests:
             )
         )
         if action is BlockErrorAction.STOP:
-            self._guest.vm.request_stop(RunState.IO_ERROR)
+            self._host.vm.request_stop(RunState.IO_ERROR)
         return action

@@ -33,7 +33,7 @@ from blockcore.qapi.names import (
     MirrorCopyMode,
     QmpError,
 )
-from blockcore.qapi.qemu import Release
+from blockcore.rules.host import HasRelease, NamesDrives
 from blockcore.rules.policy import error_action, iostatus_after
 from blockcore.rules.ratelimit import RateLimit
 
@@ -56,7 +56,7 @@ class Section(Protocol):
         """A job is about to start that the section may concern."""
 
 
-class BlockJobHost(JobHost, Protocol):
+class BlockJobHost(JobHost, HasRelease, NamesDrives, Protocol):
     """What a block job needs of its machine besides; `drains` are the sections under way."""
 
     @property
@@ -64,12 +64,6 @@ class BlockJobHost(JobHost, Protocol):
 
     @property
     def graph(self) -> BlockGraph: ...
-
-    @property
-    def qemu(self) -> Release: ...
-
-    def device_of(self, node: object) -> str:
-        """The name of the drive whose root the node is, or empty."""
 
 
 class JobUser(NodeUser):

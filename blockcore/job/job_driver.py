@@ -7,27 +7,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, Protocol
 
-from blockcore.bql.clock import Clock
 from blockcore.nodes.graph.changing import Changing
 from blockcore.nodes.node import BlockNode
-from blockcore.qapi.events import Event
 from blockcore.qapi.names import JobType, QmpError
+from blockcore.rules.host import Clocked, Emits, Spawns
 
 
-class JobHost(Protocol):
+class JobHost(Clocked, Emits, Spawns, Protocol):
     """What a job needs of its machine: `jobs`, the newest first; who has a part of `changing`
-    may change that of the graph; `spawn` starts a coroutine."""
+    may change that of the graph."""
 
-    clock: Clock
     changing: Changing
     jobs: list[Any]
-    spawn: Callable[[Coroutine[Any, Any, None]], None]
-
-    def emit(self, event: Event) -> None:
-        """Send an event to every client."""
 
 
 class Progress:

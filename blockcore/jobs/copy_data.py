@@ -7,12 +7,12 @@ What forbids a guest the short path forbids this one too (`direct`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from blockcore.bql.effects import LaneCall
 from blockcore.nodes.direct import Direct
 from blockcore.nodes.drivers.file_io import read_all, write_all
 from blockcore.nodes.node import BlockNode
+from blockcore.rules.host import Concerned
 
 Part = tuple[int, int]
 """Offset and length, in bytes."""
@@ -20,12 +20,6 @@ Part = tuple[int, int]
 
 class SourceError(OSError):
     """It was the source that failed."""
-
-
-class Concerned(Protocol):
-    """What is needed of the machine: another number whenever `direct` may give something else."""
-
-    concerns: int
 
 
 class DataCopier:

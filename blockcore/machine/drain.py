@@ -23,7 +23,7 @@ PATIENCE_NS = 50_000_000
 
 
 class Drainable(Protocol):
-    """What is needed of the machine."""
+    """What drained sections need of the machine."""
 
     backends: list[BlockBackend]
     graph: BlockGraph

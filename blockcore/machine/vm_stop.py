@@ -7,18 +7,16 @@ flushed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
-from blockcore.bql.clock import Clock
 from blockcore.bql.effects import Until
 from blockcore.drive.block_backend import BlockBackend
 from blockcore.machine.drain import PATIENCE_NS, Drain, Drainable
 from blockcore.nodes.lifetime import flush_quietly
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import RunState
-from blockcore.qapi.qemu import Release
-from blockcore.rules.runstate import Vm
+from blockcore.rules.host import Clocked, HasRelease, Runs, Spawns
 
 STOP_LATENCY_NS = 20_000_000
 """From an I/O error to the STOP it asks for.
@@ -41,13 +39,8 @@ QEMU waits, and does nothing else meanwhile.
 """
 
 
-class Stoppable(Drainable, Protocol):
-    """What is needed of the machine."""
-
-    clock: Clock
-    qemu: Release
-    vm: Vm
-    spawn: Callable[[Coroutine[Any, Any, None]], None]
+class Stoppable(Clocked, Drainable, HasRelease, Runs, Spawns, Protocol):
+    """What stops need of the machine."""
 
     def all_drained(self, patience_ns: int | None = None) -> Drain:
         """A drained section of everything, settled but for what takes longer than that."""
@@ -56,8 +49,8 @@ class Stoppable(Drainable, Protocol):
 class Flushes:
     """Of all nodes that no other is above of (bdrv_flush_all): one that hangs holds up no other."""
 
-    def __init__(self, machine: Stoppable) -> None:
-        self._machine = machine
+    def __init__(self, host: Stoppable) -> None:
+        self._host = host
         self._again: dict[BlockNode, bool] = {}
         """The nodes that are being flushed, and whether they have to be once more."""
 
@@ -65,7 +58,7 @@ class Flushes:
         """Gives what says whether everything has been flushed."""
         nodes = [
             node
-            for node in self._machine.graph.nodes.values()
+            for node in self._host.graph.nodes.values()
             if not any(isinstance(parent, BlockNode) for parent in node.parents)
         ]
         for node in nodes:
@@ -73,7 +66,7 @@ class Flushes:
                 self._again[node] = True
             else:
                 self._again[node] = False
-                self._machine.spawn(self._flush(node))
+                self._host.spawn(self._flush(node))
         return lambda: self._again.keys().isdisjoint(nodes)
 
     async def _flush(self, node: BlockNode) -> None:
@@ -89,27 +82,27 @@ class Flushes:
 class Stopping:
     """The stops of one machine, asked for by users and by errors."""
 
-    def __init__(self, machine: Stoppable) -> None:
-        self._machine = machine
+    def __init__(self, host: Stoppable) -> None:
+        self._host = host
         self._flush_due = False
-        self._flushes = Flushes(machine)
+        self._flushes = Flushes(host)
         self._draining: set[BlockBackend] = set()
 
     async def stop(self, state: RunState) -> None:
         """Stop, and settle the storage."""
-        if self._machine.vm.running:
+        if self._host.vm.running:
             await self._rest_jobs()
         self._enter_stop(state)
         await self._settle_storage()
 
     async def drain_for_reset(self) -> None:
         """Let the requests in flight end; each drive goes on when its own have."""
-        machine = self._machine
-        deadline_ns = machine.clock.monotonic_ns() + SETTLE_NS
-        async with machine.all_drained(PATIENCE_NS):
-            busy = {blk for blk in machine.backends if not blk.quiet()}
+        host = self._host
+        deadline_ns = host.clock.monotonic_ns() + SETTLE_NS
+        async with host.all_drained(PATIENCE_NS):
+            busy = {blk for blk in host.backends if not blk.quiet()}
             for blk in busy - self._draining:
-                machine.spawn(self._drain(blk))
+                host.spawn(self._drain(blk))
         await Until(lambda: self._draining.isdisjoint(busy), deadline_ns)
 
     async def _drain(self, blk: BlockBackend) -> None:
@@ -119,13 +112,13 @@ class Stopping:
 
     async def stop_on_error(self) -> None:
         """The part of the main loop that carries out the stops that errors ask for."""
-        machine = self._machine
+        host = self._host
         while True:
             await Until(self._stop_requested)
-            await Until(self._no_stop_requested, machine.clock.monotonic_ns() + STOP_LATENCY_NS)
+            await Until(self._no_stop_requested, host.clock.monotonic_ns() + STOP_LATENCY_NS)
             if self._stop_requested():
                 await self._rest_jobs()
-            state = machine.vm.take_stop_request()
+            state = host.vm.take_stop_request()
             if state is not None:
                 self._enter_stop(state)
 
@@ -136,7 +129,7 @@ class Stopping:
             await self._settle_storage()
 
     def _enter_stop(self, state: RunState) -> None:
-        if self._machine.vm.stop(state):
+        if self._host.vm.stop(state):
             self._flush_due = True
 
     async def _rest_jobs(self) -> None:
@@ -145,13 +138,13 @@ class Stopping:
         (virtio_blk_stop_ioeventfd, which drains the device.  QEMU waits for its
         requests as well, but here a machine whose server hangs is to stop, too.)
         """
-        machine = self._machine
-        used = [blk.root for blk in machine.backends if blk.is_driven()]
-        if not machine.qemu.stop_drains_devices or not used or not machine.jobs:
+        host = self._host
+        used = [blk.root for blk in host.backends if blk.is_driven()]
+        if not host.qemu.stop_drains_devices or not used or not host.jobs:
             return
-        section = Drain(machine, used)
+        section = Drain(host, used)
         section.begin()
-        deadline_ns = machine.clock.monotonic_ns() + REST_NS
+        deadline_ns = host.clock.monotonic_ns() + REST_NS
         try:
             await Until(section.jobs_are_quiescent, deadline_ns)
         finally:
@@ -164,26 +157,26 @@ class Stopping:
         `cont` cuts it short.  Jobs are held no longer than they need themselves.
         """
         self._flush_due = False
-        machine = self._machine
-        now_ns = machine.clock.monotonic_ns()
-        section = machine.all_drained(PATIENCE_NS)
+        host = self._host
+        now_ns = host.clock.monotonic_ns()
+        section = host.all_drained(PATIENCE_NS)
         with section.guests_held():
             async with section:
                 pass
             await Until(self._is_quiet_or_runs, now_ns + SETTLE_NS)
-        for blk in machine.backends:
+        for blk in host.backends:
             blk.publish_short_writes()
         flushed = self._flushes.begin()
-        await Until(lambda: flushed() or machine.vm.running, now_ns + SETTLE_NS)
+        await Until(lambda: flushed() or host.vm.running, now_ns + SETTLE_NS)
 
     def _is_quiet_or_runs(self) -> bool:
-        return self._machine.vm.running or all(blk.quiet() for blk in self._machine.backends)
+        return self._host.vm.running or all(blk.quiet() for blk in self._host.backends)
 
     def _is_flush_due(self) -> bool:
         return self._flush_due
 
     def _stop_requested(self) -> bool:
-        return self._machine.vm.stop_requested is not None
+        return self._host.vm.stop_requested is not None
 
     def _no_stop_requested(self) -> bool:
-        return self._machine.vm.stop_requested is None
+        return self._host.vm.stop_requested is None

@@ -17,22 +17,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from blockcore.bql.clock import Clock
 from blockcore.bql.effects import Until
 from blockcore.drive.block_backend import BlockBackend
 from blockcore.nodes.drivers.file import FileNode
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import BlockDeviceIoStatus, QmpError, RunState
-from blockcore.rules.runstate import Vm
+from blockcore.rules.host import Clocked, Runs
 
 _MASK = (1 << 64) - 1
 
 
-class Managed(Protocol):
+class Managed(Clocked, Runs, Protocol):
     """What the manager needs of the machine."""
-
-    vm: Vm
-    clock: Clock
 
     def backends_above(self, node: BlockNode) -> Iterator[BlockBackend]:
         """The drives whose requests can reach the node."""
@@ -99,12 +95,12 @@ class VolumeResponder:
     While it does, the node's write threshold is its own.
     """
 
-    def __init__(self, machine: Managed, node: FileNode, options: ResponderOptions) -> None:
+    def __init__(self, host: Managed, node: FileNode, options: ResponderOptions) -> None:
         assert node.volume is not None
         self.options = options
         self.extensions = 0
         self.resumes = 0
-        self._machine = machine
+        self._host = host
         self._node = node
         self._volume = node.volume
         self._stopped = False
@@ -159,17 +155,17 @@ class VolumeResponder:
     def _is_starved(self) -> bool:
         """Whether the machine stands still because of a write that this volume refused."""
         return (
-            self._machine.vm.state is RunState.IO_ERROR
+            self._host.vm.state is RunState.IO_ERROR
             and self._volume.refusals > self._refusals_seen
             and any(
                 blk.iostatus is BlockDeviceIoStatus.NOSPACE
-                for blk in self._machine.backends_above(self._node)
+                for blk in self._host.backends_above(self._node)
             )
         )
 
     async def _extend(self) -> None:
         delay_ns = self.options.latency_ms(self.extensions) * 1_000_000
-        await Until(self._is_over, self._machine.clock.monotonic_ns() + delay_ns)
+        await Until(self._is_over, self._host.clock.monotonic_ns() + delay_ns)
         if not self._is_over():
             self.extensions += 1
             self._node.extend_volume(self._volume.physical_size + self.options.chunk)
@@ -177,7 +173,7 @@ class VolumeResponder:
     def _resume(self) -> None:
         self._refusals_seen = self._volume.refusals
         self.resumes += 1
-        self._machine.cont()
+        self._host.cont()
 
 
 def _mixed(number: int) -> int:

@@ -9,22 +9,28 @@ is the outcome of the I/O.
 from __future__ import annotations
 
 import errno
-from collections.abc import Awaitable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from blockcore.bql.clock import Clock
 from blockcore.bql.effects import Lane
 from blockcore.faults.options import Request
 from blockcore.nodes.definitions.allowed_backing import AllowedBacking
 from blockcore.nodes.definitions.options import BlockdevOptions
 from blockcore.nodes.direct import Direct
 from blockcore.qapi.errnos import failure
-from blockcore.qapi.events import Event
 from blockcore.qapi.names import BlkdebugIOType, BlockdevDetectZeroesOptions, QmpError
-from blockcore.qapi.qemu import Release
-from blockcore.rules.accounting import Slot
+from blockcore.rules.host import (
+    Clocked,
+    Draws,
+    Emits,
+    HasRelease,
+    Locks,
+    NamesDrives,
+    Reports,
+    Shortcuts,
+    Warns,
+)
 
 MAX_OPENINGS = 64
 """How many nodes may be about to be opened; each of them may wait for a server."""
@@ -33,36 +39,12 @@ OPENING = Lane("opening", MAX_OPENINGS)
 """Of the calls that open something: a server that does not answer, or a dead file system."""
 
 
-class Surroundings(Protocol):
+class NodeHost(
+    Clocked, Draws, Emits, HasRelease, Locks, NamesDrives, Reports, Shortcuts, Warns, Protocol
+):
     """What a node needs of its machine."""
 
-    clock: Clock
-    qemu: Release
     allow_backing: AllowedBacking
-
-    def region(self) -> AbstractContextManager[object]:
-        """Hold the big lock: for threads that do not have it."""
-
-    def short_slots(self) -> Iterable[Slot]:
-        """The slots of the workers that may be on the short path."""
-
-    def device_of(self, node: object) -> str:
-        """The name of the drive whose root the node is, or empty (bdrv_get_device_name)."""
-
-    def emit(self, event: Event) -> None:
-        """Send an event to every client."""
-
-    def warn(self, message: str) -> None:
-        """Tell whoever runs the machine: a line in its log."""
-
-    def random(self) -> float:
-        """In [0, 1), from the machine's seed."""
-
-    def bug(self, where: str, error: Exception) -> None:
-        """Tell the log of an exception that is no outcome (`outcome.Reporter`)."""
-
-    def concerns_changed(self) -> None:
-        """Something that may forbid the short path has come or gone."""
 
 
 class Extent(NamedTuple):

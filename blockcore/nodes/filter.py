@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from blockcore.faults.options import Request
 from blockcore.nodes.direct import Direct
-from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
+from blockcore.nodes.driver import Extent, NodeHost, NodeOptions
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import BlkdebugIOType
 
@@ -21,8 +21,8 @@ class FilterNode(BlockNode):
     of_job: ClassVar[bool] = False
     """Whether it is there only as long as a job is."""
 
-    def __init__(self, options: NodeOptions, around: Surroundings, below: BlockNode) -> None:
-        super().__init__(options, around)
+    def __init__(self, options: NodeOptions, host: NodeHost, below: BlockNode) -> None:
+        super().__init__(options, host)
         self.children[self.filters] = below
         self.below = below
 

@@ -22,7 +22,7 @@ from blockcore.faults.options import Go, Request
 from blockcore.nodes.copy_on_read import keep_what_is_read
 from blockcore.nodes.definitions.options import BlockdevOptions
 from blockcore.nodes.direct import Direct
-from blockcore.nodes.driver import BlockDriver, Extent, NodeOptions, Surroundings
+from blockcore.nodes.driver import BlockDriver, Extent, NodeHost, NodeOptions
 from blockcore.nodes.outcome import Outcome
 from blockcore.nodes.tracking import RequestTracker
 from blockcore.nodes.vertex import Vertex
@@ -38,7 +38,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
     definition: BlockdevOptions
     """What the node was opened from."""
 
-    def __init__(self, options: NodeOptions, around: Surroundings) -> None:
+    def __init__(self, options: NodeOptions, host: NodeHost) -> None:
         super().__init__(options.node_name)
         self.options = options
         self.filename = ""
@@ -47,11 +47,11 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         self.write_threshold = 0
         self.wr_highest_offset = 0
         self.faults: FaultInjector | None = None
-        self.bitmaps = NodeBitmaps(around.concerns_changed)
+        self.bitmaps = NodeBitmaps(host.concerns_changed)
         self.copies_on_read = 0
         self.requests: RequestTracker | None = None
-        self.outcome = Outcome(around, f"node '{options.node_name}'")
-        self._around = around
+        self.outcome = Outcome(host, f"node '{options.node_name}'")
+        self._host = host
         self._write_gen = 0
         self._flushed_gen = 0
 
@@ -67,12 +67,12 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
     @property
     def device_or_node_name(self) -> str:
         """The drive on the node, if it has a name, else the node's own."""
-        return self._around.device_of(self) or self.node_name
+        return self._host.device_of(self) or self.node_name
 
     def injector(self) -> FaultInjector:
         """The node's fault rules, made on first use."""
         if self.faults is None:
-            self.faults = FaultInjector(self._around.random, self._around.concerns_changed)
+            self.faults = FaultInjector(self._host.random, self._host.concerns_changed)
         return self.faults
 
     def debug_event(self, event: BlkdebugEvent) -> None:
@@ -296,7 +296,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
 
     def concerns_changed(self) -> None:
         """Send requests the long way that went past this node: what it is or uses has changed."""
-        self._around.concerns_changed()
+        self._host.concerns_changed()
 
     def resized(self, size: int) -> None:
         """Adopt a new length, and let the nodes above look at theirs (bdrv_parent_cb_resize)."""
@@ -383,7 +383,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         if not threshold or end <= threshold:
             return
         self.set_write_threshold(0)
-        self._around.emit(
+        self._host.emit(
             BlockWriteThreshold(
                 node_name=self.node_name,
                 amount_exceeded=UInt64(end - threshold),

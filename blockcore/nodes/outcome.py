@@ -5,17 +5,10 @@ from __future__ import annotations
 
 import errno
 from types import TracebackType
-from typing import Protocol
 
 from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import QmpError
-
-
-class Reporter(Protocol):
-    """Who is told."""
-
-    def bug(self, where: str, error: Exception) -> None:
-        """Something has happened that must not; raises it where nobody reads a log."""
+from blockcore.rules.host import Reports
 
 
 class Outcome:
@@ -27,10 +20,10 @@ class Outcome:
     becomes EIO, or ENOMEM for want of memory, and is told of.
     """
 
-    __slots__ = ("_reporter", "_where")
+    __slots__ = ("_host", "_where")
 
-    def __init__(self, reporter: Reporter, where: str) -> None:
-        self._reporter = reporter
+    def __init__(self, host: Reports, where: str) -> None:
+        self._host = host
         self._where = where
 
     def __enter__(self) -> None:
@@ -43,6 +36,6 @@ class Outcome:
         trace: TracebackType | None,
     ) -> None:
         if isinstance(error, Exception) and not isinstance(error, (OSError, QmpError)):
-            self._reporter.bug(self._where, error)
+            self._host.bug(self._where, error)
             number = errno.ENOMEM if isinstance(error, MemoryError) else errno.EIO
             raise failure(number) from None

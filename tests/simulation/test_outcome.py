@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
+from blockcore.nodes.driver import Extent, NodeHost, NodeOptions
 from blockcore.nodes.drivers.file import FileNode
 from blockcore.nodes.drivers.raw import RawNode
 from blockcore.nodes.node import BlockNode
@@ -41,8 +41,8 @@ class Broken(BlockNode):
 
     driver = "broken"
 
-    def __init__(self, around: Surroundings, error: Exception) -> None:
-        super().__init__(NodeOptions(node_name="n"), around)
+    def __init__(self, host: NodeHost, error: Exception) -> None:
+        super().__init__(NodeOptions(node_name="n"), host)
         self.size = 4 * K
         self.error = error
 
@@ -186,8 +186,8 @@ def test_opening_and_closing(
 class Trapped(Disk):
     """The file of an image whose driver fails in the middle of its work, at an event."""
 
-    def __init__(self, data: bytes, around: Surroundings) -> None:
-        super().__init__(data, around)
+    def __init__(self, data: bytes, host: NodeHost) -> None:
+        super().__init__(data, host)
         self.fired = False
 
     def fail(self, after: int) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 
 from blockcore.bql.effects import Call
-from blockcore.nodes.driver import Surroundings
+from blockcore.nodes.driver import NodeHost
 from blockcore.nodes.node import BlockNode
 from qcow2_images import options
 from sim import pause
@@ -36,11 +36,11 @@ class Disk(BlockNode):
     def __init__(
         self,
         data: bytes,
-        around: Surroundings,
+        host: NodeHost,
         on_io: Callable[[str], None] = lambda what: None,
         limit: int = 1 << 30,
     ) -> None:
-        super().__init__(options("file"), around)
+        super().__init__(options("file"), host)
         self.start = data
         self.data = bytearray(data)
         self.size = len(data)

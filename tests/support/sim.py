@@ -29,7 +29,7 @@ from blockcore.drive.short_path import ShortPath
 from blockcore.machine.machine import Machine
 from blockcore.nodes.connected import ConnectedNode
 from blockcore.nodes.definitions.options import BlockdevOptionsFile
-from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
+from blockcore.nodes.driver import Extent, NodeHost, NodeOptions
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.json.writer import Encoded
 from blockcore.qapi.names import BlockdevOnError, QmpError
@@ -198,11 +198,11 @@ class MemoryNode(BlockNode):
     def __init__(
         self,
         options: NodeOptions,
-        around: Surroundings,
+        host: NodeHost,
         size: int,
         on_io: Callable[[str], None] = lambda what: None,
     ) -> None:
-        super().__init__(options, around)
+        super().__init__(options, host)
         self.definition = BlockdevOptionsFile(driver="file", filename="memory")
         self.filename = "memory"
         self.size = size

@@ -9,30 +9,22 @@ same cluster wait for the outcome.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
-from blockcore.bql.clock import Clock
 from blockcore.bql.effects import Until, kept
 from blockcore.jobs.backup.copy_call import CopyCall
-from blockcore.jobs.copy_data import Concerned, DataCopier, SourceError
+from blockcore.jobs.copy_data import DataCopier, SourceError
 from blockcore.nodes.graph.chain import backing_chain_next, is_allocated_above
 from blockcore.nodes.node import BlockNode
 from blockcore.rules.bitmap import DirtyBitmap
+from blockcore.rules.host import CopyHost
 from blockcore.rules.ranges import align_down
 
 MIN_CLUSTER = 64 << 10
 
 MAX_CHUNK = 1 << 20
 """How much one task copies, unless clusters are larger (BLOCK_COPY_MAX_BUFFER)."""
-
-
-class CopyHost(Concerned, Protocol):
-    """What is needed of the machine."""
-
-    clock: Clock
-    spawn: Callable[[Coroutine[Any, Any, None]], None]
 
 
 class Meter(Protocol):

@@ -11,7 +11,7 @@ from blockcore.faults.gate import EVERYWHERE
 from blockcore.jobs.backup.block_copy import BlockCopy
 from blockcore.jobs.backup.copy_call import CopyCall
 from blockcore.nodes.direct import Direct
-from blockcore.nodes.driver import NodeOptions, Surroundings
+from blockcore.nodes.driver import NodeHost, NodeOptions
 from blockcore.nodes.filter import FilterNode
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import ALL, Pair, Perm, filtered_child
@@ -36,11 +36,11 @@ class CopyBeforeWriteNode(FilterNode):
     def __init__(
         self,
         options: NodeOptions,
-        around: Surroundings,
+        host: NodeHost,
         copy: BlockCopy,
         keeper: BlockNode | None = None,
     ) -> None:
-        super().__init__(options, around, copy.source)
+        super().__init__(options, host, copy.source)
         self.children["target"] = copy.target
         self.copy = copy
         self._keeper = keeper  # not itself: what refers to itself waits for the collector
@@ -67,7 +67,7 @@ class CopyBeforeWriteNode(FilterNode):
         needs, shares = filtered_child(perm, shared)
         if not self.parents:
             return needs, shares
-        if self._around.qemu.backups_read_below or perm & Perm.WRITE:
+        if self._host.qemu.backups_read_below or perm & Perm.WRITE:
             needs |= Perm.CONSISTENT_READ
         if self.copy.discard_source:
             needs |= Perm.WRITE

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from blockcore.bql.effects import Until
-from blockcore.jobs.backup.block_copy import CopyHost
 from blockcore.jobs.copy_data import DataCopier, Part, SourceError
 from blockcore.jobs.mirror.ops import Op, OpsInFlight
 from blockcore.nodes.driver import Extent
@@ -19,6 +18,7 @@ from blockcore.nodes.graph.chain import skip_filters
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import IoOperationType
 from blockcore.rules.bitmap import DirtyBitmap
+from blockcore.rules.host import CopyHost
 from blockcore.rules.ranges import align_down, align_up
 
 MAX_IN_FLIGHT = 16

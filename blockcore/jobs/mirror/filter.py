@@ -15,7 +15,7 @@ from typing import Protocol
 from blockcore.bql.effects import Until
 from blockcore.faults.gate import EVERYWHERE
 from blockcore.nodes.direct import Direct
-from blockcore.nodes.driver import NodeOptions, Surroundings
+from blockcore.nodes.driver import NodeHost, NodeOptions
 from blockcore.nodes.filter import FilterNode
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import ALL, NONE, Pair, Perm, filtered_child
@@ -59,8 +59,8 @@ class MirrorTopNode(FilterNode):
     stopped = False
     is_commit = False
 
-    def __init__(self, options: NodeOptions, around: Surroundings, below: BlockNode) -> None:
-        super().__init__(options, around, below)
+    def __init__(self, options: NodeOptions, host: NodeHost, below: BlockNode) -> None:
+        super().__init__(options, host, below)
         self._marks: DirtyBitmap | None = None
         self._copies = False
         self._unmarked: list[tuple[int, int]] = []

@@ -8,7 +8,7 @@ reads do a part of the job's work.
 from __future__ import annotations
 
 from blockcore.nodes.direct import Direct
-from blockcore.nodes.driver import NodeOptions, Surroundings
+from blockcore.nodes.driver import NodeHost, NodeOptions
 from blockcore.nodes.filter import FilterNode
 from blockcore.nodes.graph.chain import backing_chain_next, is_allocated_above
 from blockcore.nodes.node import BlockNode
@@ -24,9 +24,9 @@ class CopyOnReadNode(FilterNode):
     of_job = True
 
     def __init__(
-        self, options: NodeOptions, around: Surroundings, file: BlockNode, bottom: BlockNode
+        self, options: NodeOptions, host: NodeHost, file: BlockNode, bottom: BlockNode
     ) -> None:
-        super().__init__(options, around, file)
+        super().__init__(options, host, file)
         self.bottom = bottom
 
     def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:

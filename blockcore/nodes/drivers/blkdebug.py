@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from blockcore.faults.injector import StateChange
 from blockcore.faults.options import FaultOptions
 from blockcore.nodes.direct import Direct
-from blockcore.nodes.driver import NodeOptions, Surroundings
+from blockcore.nodes.driver import NodeHost, NodeOptions
 from blockcore.nodes.filter import FilterNode
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.errnos import failure
@@ -46,7 +46,7 @@ class BlkdebugNode(FilterNode):
     def __init__(
         self,
         options: NodeOptions,
-        around: Surroundings,
+        host: NodeHost,
         image: BlockNode,
         *,
         config: str = "",
@@ -54,7 +54,7 @@ class BlkdebugNode(FilterNode):
         changes: Iterable[StateChange] = (),
         limits: BlkdebugLimits | None = None,
     ) -> None:
-        super().__init__(options, around, image)
+        super().__init__(options, host, image)
         self.config = config
         self.limits = limits or BlkdebugLimits()
         self.injector().load(rules, changes)

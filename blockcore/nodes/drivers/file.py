@@ -16,7 +16,7 @@ from blockcore.bql.effects import LaneCall
 from blockcore.faults.gate import Gate
 from blockcore.nodes.definitions.options import BlockdevOptions
 from blockcore.nodes.direct import Direct
-from blockcore.nodes.driver import OPENING, Extent, NewChildren, NodeOptions, Surroundings
+from blockcore.nodes.driver import OPENING, Extent, NewChildren, NodeHost, NodeOptions
 from blockcore.nodes.drivers.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 from blockcore.nodes.drivers.file_io import (
     aligned,
@@ -54,17 +54,17 @@ class FileNode(BlockNode):
     _call: FileCalls
 
     def writes_through(self) -> bool:
-        return self._around.qemu.files_write_through
+        return self._host.qemu.files_write_through
 
     def __init__(
         self,
         options: NodeOptions,
-        around: Surroundings,
+        host: NodeHost,
         filename: str,
         path: str,
         volume: Volume | None = None,
     ) -> None:
-        super().__init__(options, around)
+        super().__init__(options, host)
         self.volume = volume
         self.filename = filename
         self.path = path
@@ -120,7 +120,7 @@ class FileNode(BlockNode):
         return os.fstat(self.fd)
 
     async def _ask(self, fn: Callable[..., Any], *args: Any) -> Any:
-        return await self._call.ask(self._around.clock.monotonic_ns(), fn, self.fd, *args)
+        return await self._call.ask(self._host.clock.monotonic_ns(), fn, self.fd, *args)
 
     def _open(self) -> os.stat_result:
         status = os.stat(self.path)
@@ -196,7 +196,7 @@ class FileNode(BlockNode):
         if not volume.extend(size):
             return False
         self.concerns_changed()
-        self._around.emit(
+        self._host.emit(
             XVolumeExtended(
                 node_name=self.node_name,
                 old_size=Size(old),

@@ -19,7 +19,7 @@ from typing import Any
 from blockcore.bql.effects import Lane, LaneCall
 from blockcore.nodes.connected import ConnectedNode
 from blockcore.nodes.definitions.options import BlockdevOptions
-from blockcore.nodes.driver import OPENING, Extent, NewChildren, NodeOptions, Surroundings
+from blockcore.nodes.driver import OPENING, Extent, NewChildren, NodeHost, NodeOptions
 from blockcore.nodes.drivers.nbd_server import NbdServer
 from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import QmpError
@@ -59,12 +59,12 @@ class NbdNode(ConnectedNode):
     def __init__(
         self,
         options: NodeOptions,
-        around: Surroundings,
+        host: NodeHost,
         server: NbdServer,
         reconnect_delay: int = 0,
         open_timeout: int = 0,
     ) -> None:
-        super().__init__(options, around)
+        super().__init__(options, host)
         self.server = server
         self.reconnect_delay = reconnect_delay
         self.open_timeout = open_timeout

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from blockcore.bql.effects import Until
-from blockcore.nodes.driver import Extent, NodeOptions, Surroundings
+from blockcore.nodes.driver import Extent, NodeHost, NodeOptions
 from blockcore.nodes.node import BlockNode
 
 DEFAULT_SIZE = 1 << 30
@@ -22,19 +22,19 @@ class NullNode(BlockNode):
     def __init__(
         self,
         options: NodeOptions,
-        around: Surroundings,
+        host: NodeHost,
         size: int = DEFAULT_SIZE,
         latency_ns: int = 0,
         read_zeroes: bool = False,
     ) -> None:
-        super().__init__(options, around)
+        super().__init__(options, host)
         self.size = size
         self.latency_ns = latency_ns
         self.read_zeroes = read_zeroes
 
     async def _take_time(self) -> None:
         if self.latency_ns:
-            await Until(_never, self._around.clock.monotonic_ns() + self.latency_ns)
+            await Until(_never, self._host.clock.monotonic_ns() + self.latency_ns)
 
     async def do_pread(self, offset: int, buf: memoryview) -> None:
         buf[:] = bytes(len(buf))

@@ -9,7 +9,7 @@ from blockcore.faults.gate import Gate
 from blockcore.faults.options import SECTOR_SIZE
 from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevOptionsRaw
 from blockcore.nodes.direct import Direct
-from blockcore.nodes.driver import Extent, NewChildren, NodeOptions, Surroundings
+from blockcore.nodes.driver import Extent, NewChildren, NodeHost, NodeOptions
 from blockcore.nodes.drivers.probe import PROBE_BYTES, format_of
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import Pair, Perm, data_child, filtered_child
@@ -43,12 +43,12 @@ class RawNode(BlockNode):
     def __init__(
         self,
         options: NodeOptions,
-        around: Surroundings,
+        host: NodeHost,
         file: BlockNode,
         offset: int = 0,
         size: int | None = None,
     ) -> None:
-        super().__init__(options, around)
+        super().__init__(options, host)
         self.children["file"] = file
         self.below = file
         self.offset = offset
@@ -63,7 +63,7 @@ class RawNode(BlockNode):
     def tell_guess(self) -> None:
         """Warn of what a guessed format means for whoever writes."""
         if self.probed and not self.read_only:
-            self._around.warn(PROBED_RAW.format(self.below.filename))
+            self._host.warn(PROBED_RAW.format(self.below.filename))
 
     def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
         """Like a filter's, unless only a window is shown (raw_open, raw_child_perm)."""

@@ -11,7 +11,7 @@ from blockcore.bql.effects import LaneCall
 from blockcore.nodes.definitions.filename import FILENAME_PARSERS, protocol_of
 from blockcore.nodes.definitions.flat_options import open_options
 from blockcore.nodes.definitions.options import BLOCKDEV_OPTIONS, BlockdevRef
-from blockcore.nodes.driver import OPENING, NodeOptions, Surroundings
+from blockcore.nodes.driver import OPENING, NodeHost, NodeOptions
 from blockcore.nodes.drivers.file import FileNode
 from blockcore.nodes.drivers.qcow2.create import create_image
 from blockcore.nodes.graph.graph import BlockGraph
@@ -39,7 +39,7 @@ class Backing(NamedTuple):
 
 async def create_image_file(
     graph: BlockGraph,
-    around: Surroundings,
+    host: NodeHost,
     filename: str,
     image_format: str,
     size: int,
@@ -53,7 +53,7 @@ async def create_image_file(
     """
     protocol = _check(filename, image_format, backing)
     raw_size = 0 if image_format == "qcow2" else size
-    file = await _create_below(graph, around, filename, protocol, raw_size)
+    file = await _create_below(graph, host, filename, protocol, raw_size)
     try:
         if image_format == "qcow2":
             name, driver = backing or (None, None)
@@ -92,11 +92,11 @@ def _check(filename: str, image_format: str, backing: Backing | None) -> str:
 
 
 async def _create_below(
-    graph: BlockGraph, around: Surroundings, filename: str, protocol: str, size: int
+    graph: BlockGraph, host: NodeHost, filename: str, protocol: str, size: int
 ) -> BlockNode:
     """Make what an image will be in, and open it as a node that is not in the graph."""
     if protocol == "nbd":
-        return await _existing(graph, around, filename, size)
+        return await _existing(graph, host, filename, size)
     name = str(FILENAME_PARSERS["file"](filename)["filename"])
     path = graph.path(name) if name else ""
     used = [node.identity for node in graph.nodes.values() if isinstance(node, FileNode)]
@@ -105,13 +105,13 @@ async def _create_below(
     except OSError as exc:
         reason = reason_of(exc)
         raise QmpError(f"Could not create '{name}': {reason}") from None
-    file = FileNode(NodeOptions(node_name="new image"), around, filename, path)
+    file = FileNode(NodeOptions(node_name="new image"), host, filename, path)
     await file.do_open()
     return file
 
 
 async def _existing(
-    graph: BlockGraph, around: Surroundings, filename: str, size: int
+    graph: BlockGraph, host: NodeHost, filename: str, size: int
 ) -> BlockNode:
     """Open what cannot be created (bdrv_co_create_opts_simple)."""
 
@@ -122,12 +122,12 @@ async def _existing(
     try:
         options = open_options({}, filename, protocol=True)
         effective = NodeOptions(node_name="new image")
-        node = await make_node(options, effective, around, graph.path, child)
+        node = await make_node(options, effective, host, graph.path, child)
         graph.unlisted.add(node)
         await node.do_open()
     except QmpError as exc:
         graph.unlisted -= {node}
-        text = around.qemu.not_created
+        text = host.qemu.not_created
         raise QmpError(
             text.format(driver=protocol_of(filename), reason=exc.desc)
         ) from None

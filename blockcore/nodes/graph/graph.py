@@ -16,7 +16,7 @@ from blockcore.nodes.definitions.options import (
     check_node_name,
 )
 from blockcore.nodes.definitions.shown_filename import filename, full_filename
-from blockcore.nodes.driver import MAX_OPENINGS, NodeOptions, Surroundings
+from blockcore.nodes.driver import MAX_OPENINGS, NodeHost, NodeOptions
 from blockcore.nodes.drivers.probe import probe
 from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.drivers.raw import RawNode
@@ -48,14 +48,14 @@ class BlockGraph:
     directory of the user, which nbdkit leaves.
     """
 
-    def __init__(self, around: Surroundings, directory: str) -> None:
+    def __init__(self, host: NodeHost, directory: str) -> None:
         self.nodes: dict[str, BlockNode] = {}
         self.directory = directory
         self.changing = Changing()
         """Commands that change a part of the graph take it: one at a time has each."""
         self.unlisted: set[BlockNode] = set()
         """Nodes that are being opened or closed, and are not to be found."""
-        self._around = around
+        self._host = host
         self._names = 0
         self._openings = 0
 
@@ -98,7 +98,7 @@ class BlockGraph:
             probed = isinstance(options, BlockdevOptionsProbed)
             if isinstance(options, BlockdevOptionsProbed):
                 options = with_format(options, await probe(await child(options.file)))
-            node = await make_node(options, effective, self._around, self.path, child)
+            node = await make_node(options, effective, self._host, self.path, child)
             node.definition = options
             if isinstance(node, RawNode):
                 node.probed = probed
@@ -219,7 +219,7 @@ class BlockGraph:
 
     def _check_free(self, name: str) -> None:
         """QmpError if a node, also one that is being opened, or a drive has the name."""
-        if name in map(self._around.device_of, self.nodes.values()):
+        if name in map(self._host.device_of, self.nodes.values()):
             raise QmpError(f"node-name={name} is conflicting with a device id")
         if name in self.nodes or any(node.node_name == name for node in self.unlisted):
             raise QmpError(f"Duplicate nodes with node-name='{name}'")
@@ -239,7 +239,7 @@ class BlockGraph:
         if asked == node.node_name:
             raise QmpError(f"Making '{asked}' a backing child of '{asked}' would create a cycle")
         if name and name_counts(asked):
-            name = await named_file(node, name, self._around.allow_backing, self.directory)
+            name = await named_file(node, name, self._host.allow_backing, self.directory)
             own = replace(self.shown(node), backing=None)  # type: ignore[call-arg]
             chain = (*chain, full_filename(own, self._definition))
             if name in chain or len(chain) > MAX_CHAIN:

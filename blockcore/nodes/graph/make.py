@@ -31,7 +31,7 @@ from blockcore.nodes.definitions.options import (
     SetState,
     UnixSocketAddress,
 )
-from blockcore.nodes.driver import OPENING, NodeOptions, Surroundings
+from blockcore.nodes.driver import OPENING, NodeHost, NodeOptions
 from blockcore.nodes.drivers.blkdebug import BlkdebugLimits, BlkdebugNode
 from blockcore.nodes.drivers.file import FileNode
 from blockcore.nodes.drivers.nbd import NbdNode
@@ -53,7 +53,7 @@ ChildOpener = Callable[[BlockdevRef], Awaitable[BlockNode]]
 async def make_node(
     options: BlockdevOptions,
     effective: NodeOptions,
-    around: Surroundings,
+    host: NodeHost,
     path: Callable[[str], str],
     child: ChildOpener,
 ) -> BlockNode:
@@ -66,13 +66,13 @@ async def make_node(
             volume = make_volume(
                 options.x_physical_size, options.x_extent_size, options.x_short_write
             )
-            return FileNode(effective, around, options.filename, path(options.filename), volume)
+            return FileNode(effective, host, options.filename, path(options.filename), volume)
         case BlockdevOptionsNull():
             if options.size is not None and options.size < 0:
                 raise QmpError("Parameter 'size' expects a >0 size")
             return NullNode(
                 effective,
-                around,
+                host,
                 size=DEFAULT_SIZE if options.size is None else options.size,
                 latency_ns=options.latency_ns or 0,
                 read_zeroes=bool(options.read_zeroes),
@@ -80,19 +80,19 @@ async def make_node(
         case BlockdevOptionsNbd():
             return NbdNode(
                 effective,
-                around,
+                host,
                 _nbd_server(options, path),
                 reconnect_delay=options.reconnect_delay or 0,
                 open_timeout=options.open_timeout or 0,
             )
         case BlockdevOptionsRaw():
             file = await child(options.file)
-            return RawNode(effective, around, file, options.offset or 0, options.size)
+            return RawNode(effective, host, file, options.offset or 0, options.size)
         case BlockdevOptionsQcow2():
             settings = Qcow2Settings.of(options)
-            return Qcow2Node(effective, around, await child(options.file), settings)
+            return Qcow2Node(effective, host, await child(options.file), settings)
         case BlockdevOptionsBlkdebug():
-            return await _make_blkdebug(options, effective, around, path, child)
+            return await _make_blkdebug(options, effective, host, path, child)
     raise AssertionError(f"no driver for {options}")
 
 
@@ -110,7 +110,7 @@ def _nbd_server(options: BlockdevOptionsNbd, path: Callable[[str], str]) -> NbdS
 async def _make_blkdebug(
     options: BlockdevOptionsBlkdebug,
     effective: NodeOptions,
-    around: Surroundings,
+    host: NodeHost,
     path: Callable[[str], str],
     child: ChildOpener,
 ) -> BlockNode:
@@ -124,7 +124,7 @@ async def _make_blkdebug(
         errors, changes = more_errors + errors, more_changes + changes
     return BlkdebugNode(
         effective,
-        around,
+        host,
         await child(options.image),
         config=options.config or "",
         rules=_faults(effective.node_name, errors),

@@ -9,7 +9,7 @@ from weakref import proxy
 from blockcore.faults.gate import Gate
 from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevOptionsQcow2
 from blockcore.nodes.direct import Direct, Translation
-from blockcore.nodes.driver import Extent, NewChildren, NodeOptions, Surroundings
+from blockcore.nodes.driver import Extent, NewChildren, NodeHost, NodeOptions
 from blockcore.nodes.drivers.qcow2.allocation import Allocator
 from blockcore.nodes.drivers.qcow2.compressed import inflater
 from blockcore.nodes.drivers.qcow2.entries import READS_AS_ZERO, Kind
@@ -61,17 +61,17 @@ class Qcow2Node(BlockNode):
     def __init__(
         self,
         options: NodeOptions,
-        around: Surroundings,
+        host: NodeHost,
         file: BlockNode,
         settings: Qcow2Settings | None = None,
     ) -> None:
-        super().__init__(options, around)
+        super().__init__(options, host)
         self.children["file"] = file
         self.track_requests()
         self.auto_backing_file = ""
         """The name that the backing file has if it is the one that the header says."""
         self.settings = settings or Qcow2Settings()
-        self.grace = Grace(around.short_slots)
+        self.grace = Grace(host.short_slots)
         self._below = file
 
     @property
@@ -273,7 +273,7 @@ class Qcow2Node(BlockNode):
             below,
             self._below,
             new_clusters(
-                self._around.region, self.requests, self.allocator, self._below, below
+                self._host.region, self.requests, self.allocator, self._below, below
             ),
         )
         return Direct(below.fd, below.system, Gate(), Gate(), translation=translation)
@@ -292,9 +292,9 @@ class Qcow2Node(BlockNode):
     def _report_corruption(
         self, message: str, offset: int | None, size: int | None, fatal: bool
     ) -> None:
-        self._around.emit(
+        self._host.emit(
             BlockImageCorrupted(
-                device=self._around.device_of(self),
+                device=self._host.device_of(self),
                 node_name=self.node_name,
                 msg=message,
                 offset=offset,
