@@ -13,7 +13,7 @@ is advanced on the spot.  That is why nobody has to be notified, and why events
 and replies leave in the order of QEMU's, whose coroutines are entered directly.
 
 A guest request: `plugin/drive.py` -> `process.connection` (tries
-`drive.short_path`, for requests that nothing concerns) -> `drive` (holds it
+`nodes.shortcut`, for requests that nothing concerns) -> `drive` (holds it
 while the machine does not run, and lets the policy decide about an error) ->
 `nodes` (fault rules, thresholds, then the driver) -> a system call.
 

@@ -59,11 +59,11 @@ import failure  # noqa: E402
 import heap  # noqa: E402
 import survive  # noqa: E402
 import threadstate  # noqa: E402
+from blockcore.nodes.shortcut.slot import Slot  # noqa: E402
 from blockcore.process.connection import Connection  # noqa: E402
 from blockcore.process.recursion import allow_recursion  # noqa: E402
 from blockcore.process.server import Server  # noqa: E402
 from blockcore.qapi.names import QmpError  # noqa: E402
-from blockcore.rules.accounting import Slot  # noqa: E402
 
 API_VERSION = 2
 
@@ -212,18 +212,18 @@ def can_cache(h: Connection) -> int:
 
 
 def pread(h: Connection, buf: memoryview, offset: int, flags: int) -> None:
-    done, error = h.short_pread(_slot(h), buf, offset)
-    if not done:
-        _run(h, h.blk.pread(offset, buf, error))
+    tried = h.shortcut_pread(_slot(h), offset, buf)
+    if tried is not True:
+        _run(h, h.blk.pread(offset, buf, tried))
 
 
 def pwrite(h: Connection, buf: memoryview, offset: int, flags: int) -> None:
     if flags & nbdkit.FLAG_FUA:
         _run(h, h.blk.pwrite(offset, buf, fua=True))
         return
-    done, error = h.short_pwrite(_slot(h), buf, offset)
-    if not done:
-        _run(h, h.blk.pwrite(offset, buf, error=error))
+    tried = h.shortcut_pwrite(_slot(h), offset, buf)
+    if tried is not True:
+        _run(h, h.blk.pwrite(offset, buf, tried=tried))
 
 
 def flush(h: Connection, flags: int) -> None:

@@ -150,10 +150,10 @@ def default_granularity(node: BlockNode) -> int:
 async def switch(machine: Machine, node: BlockNode, change: Callable[[], None]) -> None:
     """Let a bitmap of the node begin to record, or cease; what ends later knows of it.
 
-    Writes that are on the short path do not: they end before this does.
+    Writes that are on the shortcut do not: they end before this does.
     """
     change()
-    await machine.leave_short_paths(node)
+    await machine.leave_shortcuts(node)
 
 
 def find_bitmap(machine: Machine, node: str, name: str) -> tuple[BlockNode, DirtyBitmap]:

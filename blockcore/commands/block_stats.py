@@ -110,7 +110,7 @@ class BlockStats:
 def query_blockstats(machine: Machine, *, query_nodes: bool = False) -> list[BlockStats]:
     """Counters of all drives with the nodes below them, or of all nodes."""
     for blk in machine.backends:
-        blk.publish_short_writes()
+        blk.publish_traces()
     if query_nodes:
         return [_node_stats(node) for node in machine.graph.nodes.values()]
     now_ns = machine.clock.monotonic_ns()

@@ -65,7 +65,7 @@ class VolumeInfo:
 async def x_query_volumes(machine: Machine) -> list[VolumeInfo]:
     """All volumes of limited physical size."""
     for blk in machine.backends:
-        blk.publish_short_writes()
+        blk.publish_traces()
     return [
         await _info(machine, node, node.volume)
         for node in list(machine.graph.nodes.values())

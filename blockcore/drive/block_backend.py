@@ -18,13 +18,14 @@ from blockcore.drive.guest_request import (
     GuestRequests,
     Request,
 )
-from blockcore.drive.short_path import ShortPath
-from blockcore.nodes.direct import Counted
 from blockcore.nodes.driver import Extent
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import NONE, Perm
+from blockcore.nodes.shortcut.guest import GuestShortcut, Tried
+from blockcore.nodes.shortcut.slot import Slot, Slots
+from blockcore.nodes.shortcut.traces import Traces
 from blockcore.qapi.names import BlockdevDetectZeroesOptions, BlockDeviceIoStatus, BlockdevOnError
-from blockcore.rules.accounting import BlockAcctStats, Slot
+from blockcore.rules.accounting import BlockAcctStats
 from blockcore.rules.host import DriveHost
 from blockcore.rules.policy import iostatus_enabled
 from blockcore.rules.throttle_group import ThrottleMember
@@ -58,10 +59,10 @@ class BlockBackend:
         self.werror = werror
         self.writeback = writeback
         self.iostatus = BlockDeviceIoStatus.OK
-        self.short_path: ShortPath | None = None
-        self._short_path_due = True
+        self.shortcut: GuestShortcut | None = None
+        self._shortcut_due = True
         self._throttle: ThrottleMember | None = None
-        self.slots: list[Slot] = []
+        self.slots = Slots()
         # blkconf_apply_backend_options
         self.perm = Perm.CONSISTENT_READ | (NONE if root.read_only else Perm.WRITE)
         self.shared = Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED | Perm.RESIZE
@@ -70,10 +71,7 @@ class BlockBackend:
         self._host = host
         self._requests = GuestRequests(self, host, stats or BlockAcctStats())
         self._quiesced = 0
-        self._retired_ops = self._ops_at_reset = 0
-        self._short_writes = 0
-        self._short_nodes: tuple[tuple[Counted, int], ...] = ()
-        self._short_nodes_below: tuple[tuple[Counted, int], ...] = ()
+        self._ops_at_reset = 0
 
     @property
     def iostatus_enabled(self) -> bool:
@@ -104,7 +102,7 @@ class BlockBackend:
     def node_replaced(self, node: object) -> None:
         """The drive has another root, an overlay of the old one or what is to follow it."""
         assert isinstance(node, BlockNode)
-        self.publish_short_writes()
+        self.publish_traces()
         self.root = node
         self.concerns_changed()
 
@@ -113,32 +111,32 @@ class BlockBackend:
         return self.vm.running and not self._quiesced
 
     def quiet(self) -> bool:
-        """Whether no request is at a node, on either path."""
-        return not self._requests.in_flight and self.short_path_idle()
+        """Whether no request is at a node, on either way."""
+        return not self._requests.in_flight and self.shortcut_idle()
 
-    def short_path_idle(self) -> bool:
-        """Whether no request is on the short path."""
-        return not any(slot.busy for slot in self.slots)
+    def shortcut_idle(self) -> bool:
+        """Whether no request is on the shortcut."""
+        return self.slots.idle()
 
     def concerns_changed(self) -> None:
-        """Send all requests the long way; the next one decides anew who may take the short path.
+        """Send all requests the long way; the next one decides anew who may take the shortcut.
 
         Called under the lock, by whatever concerns requests, whenever it comes
         or goes.  That may be often, as for each link of a long chain, and so
         costs nothing but this.
         """
-        self.short_path = None
-        self._short_path_due = True
+        self.shortcut = None
+        self._shortcut_due = True
 
-    def renew_short_path(self) -> None:
-        """Decide whether plain requests may take the short path, if something has changed."""
-        if self._short_path_due:
-            self._short_path_due = False
-            self._find_short_path()
+    def renew_shortcut(self) -> None:
+        """Decide whether plain requests may take the shortcut, if something has changed."""
+        if self._shortcut_due:
+            self._shortcut_due = False
+            self._find_shortcut()
 
-    def _find_short_path(self) -> None:
+    def _find_shortcut(self) -> None:
         root = self.root
-        direct = None
+        way = None
         if (
             self.may_run()
             and self.throttle is None
@@ -146,16 +144,16 @@ class BlockBackend:
             and root.options.detect_zeroes is BlockdevDetectZeroesOptions.OFF
             and not self.device.logical_block_size
         ):
-            direct = root.direct()
-        self.publish_short_writes()
-        if direct is not None:
-            self.short_path = ShortPath(direct, root.size, self._host.clock)
-            self._short_nodes = self.short_path.nodes
-            below = self.short_path.translation
-            self._short_nodes_below = below.nodes if below else ()
+            way = root.way()
+        self.publish_traces()
+        if way is not None:
+            self.shortcut = GuestShortcut(way, root.size, self._host.clock)
+            below = way.translation
+            self.slots.traces = way.traces
+            self.slots.traces_below = below.traces if below is not None else Traces()
 
     def open_requests(self) -> list[Request]:
-        """Those that have come and are not answered, but for any on the short path."""
+        """Those that have come and are not answered, but for any on the shortcut."""
         return list(self._requests.open.values())
 
     def reset_iostatus(self) -> None:
@@ -171,8 +169,7 @@ class BlockBackend:
         return self._ops() > self._ops_at_reset
 
     def _ops(self) -> int:
-        in_slots = sum(slot.rd_ops + slot.wr_ops for slot in self.slots)
-        return self._requests.arrivals + self._retired_ops + in_slots
+        return self._requests.arrivals + self.slots.ops()
 
     def accepts(self) -> bool:
         """Whether no drained section keeps requests out."""
@@ -202,29 +199,31 @@ class BlockBackend:
         with self.quiesced():
             await Until(self.quiet)
 
-    async def pread(self, offset: int, buf: memoryview, error: OSError | None = None) -> None:
-        """A guest's read into `buf`.
+    async def pread(self, offset: int, buf: memoryview, tried: Tried = False) -> None:
+        """A guest's read into `buf`, which the shortcut has not done.
 
-        `error` is the outcome of the first attempt, if the short path has
-        made one.  Under rerror=ignore a failed read gives zeroes: a server
+        `tried` is what came of it there.  Under rerror=ignore a failed read gives zeroes: a server
         has no stale guest memory to leave in place.
         """
 
         async def read() -> None:
             await self.root.pread(offset, buf)
 
-        if not await self._requests.carry_out(READ, offset, len(buf), read, error):
+        if not await self._requests.carry_out(READ, offset, len(buf), read, tried):
             buf[:] = bytes(len(buf))
 
     async def pwrite(
-        self, offset: int, buf: memoryview, fua: bool = False, error: OSError | None = None
+        self, offset: int, buf: memoryview, fua: bool = False, tried: Tried = False
     ) -> None:
-        """A guest's write; with `fua`, or without a write-back cache, flushed."""
+        """A guest's write; with `fua`, or without a write-back cache, flushed.
+
+        `tried` is what came of it on the shortcut, if that was asked.
+        """
 
         async def write() -> None:
             await self.root.pwrite(offset, buf, fua=fua or not self.writeback)
 
-        await self._requests.carry_out(WRITE, offset, len(buf), write, error)
+        await self._requests.carry_out(WRITE, offset, len(buf), write, tried)
 
     async def zero(
         self, offset: int, length: int, *, may_unmap: bool, fua: bool = False, fast: bool = False
@@ -256,7 +255,7 @@ class BlockBackend:
         """A guest's flush."""
 
         async def flush() -> None:
-            self.publish_short_writes()
+            self.publish_traces()
             await self.root.flush()
 
         await self._requests.carry_out(FLUSH, 0, 0, flush)
@@ -280,30 +279,18 @@ class BlockBackend:
         return extents
 
     def stats(self) -> BlockAcctStats:
-        """The counters of both paths together."""
+        """The counters of both ways together."""
         total = deepcopy(self._requests.stats)
         for slot in self.slots:
             total.add(slot)
-        self.publish_short_writes()
+        self.publish_traces()
         return total
 
     def retire(self, slot: Slot) -> None:
         """The slot's thread has ended: keep what it counted."""
-        self.publish_short_writes()
         self._requests.stats.add(slot)
-        self._short_writes -= slot.wr_ops
-        self._retired_ops += slot.rd_ops + slot.wr_ops
-        self.slots.remove(slot)
+        self.slots.retire(slot)
 
-    def publish_short_writes(self) -> None:
-        """Tell the nodes of the writes that went past them since the last time."""
-        writes = sum(slot.wr_ops for slot in self.slots)
-        if writes == self._short_writes:
-            return
-        self._short_writes = writes
-        highest = max(slot.wr_highest for slot in self.slots)
-        for node, shift in self._short_nodes:
-            node.wrote_directly(highest + shift)
-        highest = max(slot.wr_highest_below for slot in self.slots)
-        for node, shift in self._short_nodes_below:
-            node.wrote_directly(highest + shift)
+    def publish_traces(self) -> None:
+        """Leave the traces of the writes that went past the nodes since the last time."""
+        self.slots.publish()

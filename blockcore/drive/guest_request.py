@@ -19,6 +19,7 @@ from typing import Protocol
 
 from blockcore.bql.effects import Until
 from blockcore.nodes.node import BlockNode
+from blockcore.nodes.shortcut.guest import Tried
 from blockcore.qapi.errnos import failure
 from blockcore.qapi.events import BlockIoError
 from blockcore.qapi.names import (
@@ -81,7 +82,7 @@ class Drive(Protocol):
     def may_run(self) -> bool:
         """Whether requests may go to the node."""
 
-    def renew_short_path(self) -> None:
+    def renew_shortcut(self) -> None:
         """Find out whether those that come later may go past all this."""
 
 
@@ -153,7 +154,7 @@ class _Hold:
 
 
 class GuestRequests:
-    """The requests of one drive's guest, but for those on the short path.
+    """The requests of one drive's guest, but for those on the shortcut.
 
     `in_flight` of them are at a node; `stats` counts those that are over;
     `arrivals` is how many have come, `open` those that are not answered, in
@@ -180,16 +181,18 @@ class GuestRequests:
         offset: int,
         nbytes: int,
         attempt: Callable[[], Awaitable[None]],
-        error: OSError | None = None,
+        tried: Tried = False,
         fast: bool = False,
     ) -> bool:
         """Carry a request to its end; False if its error was ignored.
 
         Each round holds the request until the machine runs, tries it from
-        scratch, and lets the policy decide about a failure.  Held requests go
+        scratch, and lets the policy decide about a failure; `tried` is the
+        outcome of the first attempt if the shortcut has made one.  Held requests go
         on in the order in which they arrived.
         """
-        self._drive.renew_short_path()
+        self._drive.renew_shortcut()
+        error = tried if isinstance(tried, OSError) else None
         self.arrivals += 1
         rank = self.arrivals
         started_ns = self._host.clock.monotonic_ns()
@@ -226,7 +229,7 @@ class GuestRequests:
                 started_ns = self._host.clock.monotonic_ns()
         finally:
             del self.open[rank]
-            error = None  # it leads to this frame
+            error, tried = None, False  # the error leads to this frame
 
     async def _attempt(
         self, request: Request, attempt: Callable[[], Awaitable[None]]

@@ -83,7 +83,7 @@ class FaultInjector:
         self._of_event: dict[BlkdebugEvent, list[FaultRule]] = {}
         self._changes: list[StateChange] = []
         self._active: list[FaultRule] = []
-        self._passed: deque[tuple[BlkdebugEvent, ...]] = deque(maxlen=1)
+        self._last: deque[tuple[BlkdebugEvent, ...]] = deque(maxlen=1)
         self._fitting: dict[BlkdebugEvent, list[FaultRule]] = {}
         self._gates: dict[BlkdebugIOType, Gate | None] = {}
 
@@ -135,16 +135,17 @@ class FaultInjector:
         self._catch_up()
         self._occur(event)
 
-    def passing(self, events: Iterable[BlkdebugEvent]) -> Callable[[], None] | None:
-        """To be called, on any thread, for a request that goes past the node; None: no need.
+    def trace(self, events: Iterable[BlkdebugEvent]) -> Callable[[], None] | None:
+        """Return what each request on the shortcut has to call, on any thread; None: no need.
 
         Such a request would raise `events` here, in this order, and lies
         outside the gate.  What is left of it is the list of active rules that
-        its last event brings, and only the last request counts: it is found
-        out when a request that does not go past asks.
+        its last event brings.  Each event replaces that list, so that only
+        the last request counts: hence a deque of one, whose `append` is one
+        call into C.  A request on the long way looks into it first (`_catch_up`).
         """
         telling = tuple(event for event in events if self._fits(event))
-        return partial(self._passed.append, telling[-1:]) if telling else None
+        return partial(self._last.append, telling[-1:]) if telling else None
 
     def check(self, iotype: BlkdebugIOType, offset: int, nbytes: int) -> FaultRule | None:
         """Return the rule that hits a request; counts the request as seen and, if so, as hit.
@@ -199,9 +200,9 @@ class FaultInjector:
         return fitting
 
     def _catch_up(self) -> None:
-        """Let the last request that went past have raised its events."""
-        while self._passed:
-            for event in self._passed.pop():
+        """Let the last request on the shortcut have raised its event."""
+        while self._last:
+            for event in self._last.pop():
                 self._occur(event)
 
     def _rules_changed(self) -> None:

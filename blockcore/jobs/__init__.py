@@ -5,7 +5,7 @@ What all jobs have in common is in `blockcore.job`; a folder here has one kind:
 the function that starts it, with the checks that need the graph, the subclass of
 `BlockJob` that does the work, and the filter that it puts over a node.  `rules`
 are the checks of all kinds, `filters` puts filters there and takes them away,
-`copy_data` moves data between nodes without a coroutine where it can.
+`copy_data` moves data between nodes, by a `shortcut` where it can.
 
 `stream` fills an image with what it lacks from below.  `commit` writes an image
 down into one below it.  `mirror` keeps a copy of a drive up to date until

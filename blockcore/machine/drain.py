@@ -85,7 +85,7 @@ class Drain:
         for blk in self._above:
             all_have &= await Until(blk.quiet, deadline_ns)
             # Who has the section may flush the nodes, which have to know that there is something.
-            blk.publish_short_writes()
+            blk.publish_traces()
         for job in list(self._jobs):
             if job is not but:
                 all_have &= await Until(job.quiescent, deadline_ns)

@@ -25,11 +25,11 @@ from blockcore.nodes.definitions.allowed_backing import ANY, AllowedBacking
 from blockcore.nodes.graph.graph import BlockGraph
 from blockcore.nodes.graph.links import check
 from blockcore.nodes.node import BlockNode
+from blockcore.nodes.shortcut.slot import Slot
 from blockcore.qapi.events import Event, Reset, Shutdown
 from blockcore.qapi.keyval import well_formed_id
 from blockcore.qapi.names import JobStatus, QmpError, RunState, ShutdownCause
 from blockcore.qapi.qemu import LATEST, Release
-from blockcore.rules.accounting import Slot
 from blockcore.rules.runstate import Vm
 from blockcore.rules.throttle import ThrottleConfig
 from blockcore.rules.throttle_group import ThrottleGroups
@@ -115,8 +115,8 @@ class Machine:
         for blk in self.backends:
             blk.concerns_changed()
 
-    def short_slots(self) -> Iterator[Slot]:
-        """The slots of all drives: whoever may be on the short path."""
+    def shortcut_slots(self) -> Iterator[Slot]:
+        """The slots of all drives: whoever may be on the shortcut."""
         return (slot for blk in self.backends for slot in blk.slots)
 
     def device_of(self, node: object) -> str:
@@ -183,15 +183,15 @@ class Machine:
         deadline_ns = None if patience_ns is None else self.clock.monotonic_ns() + patience_ns
         return Drain(self, self.graph.nodes.values(), deadline_ns)
 
-    async def leave_short_paths(self, node: BlockNode) -> None:
-        """Wait until the requests have ended that went past the node on a short path.
+    async def leave_shortcuts(self, node: BlockNode) -> None:
+        """Wait until the requests have ended that went past the node on a shortcut.
 
         To be called once something concerns new ones.
         """
         for blk in self.backends_above(node):
-            if not blk.short_path_idle():
+            if not blk.shortcut_idle():
                 with blk.quiesced():
-                    await Until(blk.short_path_idle)
+                    await Until(blk.shortcut_idle)
 
     def set_throttle(self, blk: BlockBackend, config: ThrottleConfig, group: str) -> None:
         """Put a drive under limits that it shares with its group; QmpError if they are wrong.
@@ -206,7 +206,7 @@ class Machine:
     async def close(self) -> None:
         """Close all nodes: nobody sends requests any more, and the process is ending."""
         for blk in self.backends:
-            blk.publish_short_writes()
+            blk.publish_traces()
         await self.graph.close_all()
 
     async def stop(self, state: RunState) -> None:

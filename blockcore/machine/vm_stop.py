@@ -165,7 +165,7 @@ class Stopping:
                 pass
             await Until(self._is_quiet_or_runs, now_ns + SETTLE_NS)
         for blk in host.backends:
-            blk.publish_short_writes()
+            blk.publish_traces()
         flushed = self._flushes.begin()
         await Until(lambda: flushed() or host.vm.running, now_ns + SETTLE_NS)
 

@@ -9,9 +9,9 @@ may not pass each other, `outcome` turns a bug in a driver into an errno,
 `lifetime` opens and closes a node whatever its driver does, `connected` is a node
 whose requests somebody else answers.  `copy_on_read` and
 `zeroes` are requests made of other requests.  `filter` is a node that shows its
-child's data; `direct` says when plain I/O may go straight to a file descriptor.  `file_calls`
-are the threads on which one file system is called.
+child's data.  `file_calls` are the threads on which one file system is called.
 
-Four rooms on a line, each of which uses those before it: `definitions`, the
-modules in here, `drivers`, `graph`.
+Rooms on a line, each of which uses those before it: `definitions` and
+`shortcut` (how plain I/O goes straight to a file descriptor), the modules in
+here, `drivers`, `graph`.
 """

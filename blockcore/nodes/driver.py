@@ -9,7 +9,7 @@ is the outcome of the I/O.
 from __future__ import annotations
 
 import errno
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -17,7 +17,8 @@ from blockcore.bql.effects import Lane
 from blockcore.faults.options import Request
 from blockcore.nodes.definitions.allowed_backing import AllowedBacking
 from blockcore.nodes.definitions.options import BlockdevOptions
-from blockcore.nodes.direct import Direct
+from blockcore.nodes.shortcut.slot import Slot
+from blockcore.nodes.shortcut.way import Way
 from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import BlkdebugIOType, BlockdevDetectZeroesOptions, QmpError
 from blockcore.rules.host import (
@@ -45,6 +46,9 @@ class NodeHost(
     """What a node needs of its machine."""
 
     allow_backing: AllowedBacking
+
+    def shortcut_slots(self) -> Iterable[Slot]:
+        """The slots of the workers that may be on the shortcut."""
 
 
 class Extent(NamedTuple):
@@ -162,5 +166,5 @@ class BlockDriver:
     async def do_truncate(self, size: int) -> None:
         raise QmpError("Image format driver does not support resize")
 
-    def do_direct(self) -> Direct | None:
+    def do_way(self) -> Way | None:
         return None

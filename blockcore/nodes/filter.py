@@ -7,9 +7,9 @@ from collections.abc import Awaitable
 from typing import ClassVar
 
 from blockcore.faults.options import Request
-from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import Extent, NodeHost, NodeOptions
 from blockcore.nodes.node import BlockNode
+from blockcore.nodes.shortcut.way import Way
 from blockcore.qapi.names import BlkdebugIOType
 
 
@@ -83,5 +83,5 @@ class FilterNode(BlockNode):
     async def do_truncate(self, size: int) -> None:
         await self.below.truncate(size)
 
-    def do_direct(self) -> Direct | None:
-        return self.below.direct()
+    def do_way(self) -> Way | None:
+        return self.below.way()

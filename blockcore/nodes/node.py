@@ -21,9 +21,10 @@ from blockcore.faults.injector import FaultInjector
 from blockcore.faults.options import Go, Request
 from blockcore.nodes.copy_on_read import keep_what_is_read
 from blockcore.nodes.definitions.options import BlockdevOptions
-from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import BlockDriver, Extent, NodeHost, NodeOptions
 from blockcore.nodes.outcome import Outcome
+from blockcore.nodes.shortcut.traces import NodeTraces
+from blockcore.nodes.shortcut.way import Way
 from blockcore.nodes.tracking import RequestTracker
 from blockcore.nodes.vertex import Vertex
 from blockcore.nodes.zeroes import ZEROES, is_zero
@@ -45,14 +46,13 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         self.size = 0
         self.cluster_size: int | None = None
         self.write_threshold = 0
-        self.wr_highest_offset = 0
         self.faults: FaultInjector | None = None
         self.bitmaps = NodeBitmaps(host.concerns_changed)
+        self.traces = NodeTraces(self.bitmaps)
         self.copies_on_read = 0
         self.requests: RequestTracker | None = None
         self.outcome = Outcome(host, f"node '{options.node_name}'")
         self._host = host
-        self._write_gen = 0
         self._flushed_gen = 0
 
     @property
@@ -63,6 +63,11 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
     def inserted(self) -> bool:
         """Whether there is a medium: an image that was found corrupt has none any more."""
         return True
+
+    @property
+    def wr_highest_offset(self) -> int:
+        """Where writes have ended at most, in bytes, but for those that a drive has to publish."""
+        return self.traces.highest
 
     @property
     def device_or_node_name(self) -> str:
@@ -251,8 +256,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
                 raise
         finally:
             # Not before it is over: a flush under way meanwhile does not cover it.
-            self._write_gen += 1
-            self.bitmaps.mark(offset, length)
+            self.traces.changed(offset, length)
 
     async def flush(self, *, of_write: bool = False) -> None:
         """Bring what was written to stable storage (bdrv_co_flush).
@@ -261,7 +265,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         written since the last flush, and never with cache.no-flush.  For the
         flush `of_write` with FUA that write does not count yet.
         """
-        generation = self._write_gen
+        generation = self.traces.generation
         self.child_event(BlkdebugEvent.FLUSH_TO_OS)
         with self.outcome:
             await self.do_flush_to_os()
@@ -291,7 +295,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         """Change the length to `size` bytes; raises OSError or QmpError."""
         with self.outcome:
             await self.do_truncate(size)
-        self._write_gen += 1
+        self.traces.generation += 1
         self.resized(size)
 
     def concerns_changed(self) -> None:
@@ -314,45 +318,28 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         self.write_threshold = threshold
         self.concerns_changed()
 
-    def wrote_directly(self, highest: int) -> None:
-        """Writes have reached the file descriptor past this node, up to `highest`."""
-        self.wr_highest_offset = max(self.wr_highest_offset, highest)
-        self._write_gen += 1
-
-    def direct(
+    def way(
         self, reads: tuple[BlkdebugEvent, ...] = (), writes: tuple[BlkdebugEvent, ...] = ()
-    ) -> Direct | None:
-        """How to go straight to the file; None if something concerns this node or one below.
+    ) -> Way | None:
+        """Return the shortcut to the file; None if something concerns this node or one below.
 
         `reads` and `writes` are the events that the parent raises here for
-        such requests.  A driver that merely passes requests on overrides `do_direct`.
+        such requests.  A driver that merely passes requests on overrides `do_way`.
         """
         if (
             self.write_threshold
             or self.options.detect_zeroes is not BlockdevDetectZeroesOptions.OFF
-            or (self.faults is not None and self.faults.changes_state)
         ):
             return None
-        direct = self.do_direct()
-        if direct is None:
+        way = self.do_way()
+        if way is None:
             return None
         if self.faults is not None:
-            direct.has_rules |= bool(self.faults.rules)
-            read = self.faults.gate(BlkdebugIOType.READ)
-            written = self.faults.gate(BlkdebugIOType.WRITE)
-            if read is None or written is None:
+            writes = (*writes, BlkdebugEvent.PWRITEV, BlkdebugEvent.PWRITEV_DONE)
+            if not way.keep_to(self.faults, reads, writes):
                 return None
-            direct.read_gate = direct.read_gate.union(read)
-            direct.write_gate = direct.write_gate.union(written)
-            read_pass = self.faults.passing(reads)
-            write_pass = self.faults.passing(
-                (*writes, BlkdebugEvent.PWRITEV, BlkdebugEvent.PWRITEV_DONE)
-            )
-            direct.read_passes += [read_pass] if read_pass else []
-            direct.write_passes += [write_pass] if write_pass else []
-        direct.bitmaps += [(bitmap, 0) for bitmap in self.bitmaps.recording]
-        direct.nodes.append((self, 0))
-        return direct
+        way.traces.pass_by(self.traces)
+        return way
 
     async def perform(self, request: Request, go: Go[Any] | None = None) -> Any:
         """Carry out a request, or what a fault rule makes of it: the only place that does.
@@ -371,10 +358,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
 
     def _end_write(self, offset: int, length: int) -> None:
         """bdrv_co_write_req_finish: a failed write counts as well, for it may have done a part."""
-        if offset + length > self.wr_highest_offset:
-            self.wr_highest_offset = offset + length
-        self._write_gen += 1
-        self.bitmaps.mark(offset, length)
+        self.traces.wrote(offset, length)
         self.debug_event(BlkdebugEvent.PWRITEV_DONE)
 
     def _check_threshold(self, end: int) -> None:

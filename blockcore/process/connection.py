@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from blockcore.bql.big_lock import BigLock
 from blockcore.drive.block_backend import BlockBackend
-from blockcore.drive.short_path import ShortPath
-from blockcore.rules.accounting import Slot
+from blockcore.nodes.shortcut.guest import GuestShortcut, Tried
+from blockcore.nodes.shortcut.slot import Slot
 
 
 class Connection:
@@ -54,32 +54,30 @@ class Connection:
         with self._lock.region():
             self.blk.retire(slot)
 
-    def short_pread(
-        self, slot: Slot, buf: memoryview, offset: int
-    ) -> tuple[bool, OSError | None]:
-        """Try the short path: whether the read is done, and if not, the error it met."""
-        return self._short(slot, ShortPath.pread, buf, offset)
+    def shortcut_pread(self, slot: Slot, offset: int, buf: memoryview) -> Tried:
+        """Try the shortcut for a read."""
+        return self._try(slot, GuestShortcut.pread, offset, buf)
 
-    def short_pwrite(
-        self, slot: Slot, buf: memoryview, offset: int
-    ) -> tuple[bool, OSError | None]:
-        """As `short_pread`."""
-        return self._short(slot, ShortPath.pwrite, buf, offset)
+    def shortcut_pwrite(self, slot: Slot, offset: int, buf: memoryview) -> Tried:
+        """Try the shortcut for a write."""
+        return self._try(slot, GuestShortcut.pwrite, offset, buf)
 
-    def _short(
+    def _try(
         self,
         slot: Slot,
-        go: Callable[[ShortPath, Slot, memoryview, int], bool],
-        buf: memoryview,
+        go: Callable[[GuestShortcut, Slot, int, memoryview], bool],
         offset: int,
-    ) -> tuple[bool, OSError | None]:
+        buf: memoryview,
+    ) -> Tried:
+        # Busy before look: whoever takes the shortcut away looks at `busy` after that, so that
+        # one of the two sees the other (`nodes.shortcut`).
         slot.busy = True
-        path = self.blk.short_path
+        shortcut = self.blk.shortcut
         try:
-            return path is not None and go(path, slot, buf, offset), None
+            return shortcut is not None and go(shortcut, slot, offset, buf)
         except OSError as exc:
-            return False, exc
+            return exc
         finally:
             slot.busy = False
-            if path is not self.blk.short_path:
-                self._lock.poke()
+            if shortcut is not self.blk.shortcut:
+                self._lock.poke()  # who has taken it away may wait for this slot

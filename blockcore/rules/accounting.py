@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 
 class AcctType(StrEnum):
@@ -33,36 +34,16 @@ class Tally:
     invalid: int = 0
 
 
-class Slot:
-    """What one worker thread has done on the short path, and whether it is in it.
+class Counts(Protocol):
+    """Successful reads and writes that were counted elsewhere, as on the shortcut."""
 
-    `wr_highest` is where its writes to the drive ended at most, `wr_highest_below`
-    where they did in the file of an image format.
-
-    Only its thread writes a slot, so that no lock is needed; the drive sums
-    its slots when somebody asks.  `busy` makes the short path safe without a
-    lock: see `drive/short_path.py`.
-    """
-
-    __slots__ = (
-        "busy",
-        "last_ns",
-        "rd_bytes",
-        "rd_ns",
-        "rd_ops",
-        "wr_bytes",
-        "wr_highest",
-        "wr_highest_below",
-        "wr_ns",
-        "wr_ops",
-    )
-
-    def __init__(self) -> None:
-        self.busy = False
-        self.rd_ops = self.rd_bytes = self.rd_ns = 0
-        self.wr_ops = self.wr_bytes = self.wr_ns = 0
-        self.wr_highest = self.wr_highest_below = 0
-        self.last_ns = 0
+    rd_ops: int
+    rd_bytes: int
+    rd_ns: int
+    wr_ops: int
+    wr_bytes: int
+    wr_ns: int
+    last_ns: int
 
 
 @dataclass(slots=True)
@@ -96,13 +77,13 @@ class BlockAcctStats:
         if self.account_invalid:
             self.last_access_ns = now_ns
 
-    def add(self, slot: Slot) -> None:
-        """Count in what a slot holds: at the end of its thread, or into a copy for a query."""
+    def add(self, counts: Counts) -> None:
+        """Count in what was counted elsewhere, for good or into a copy for a query."""
         read, write = self.tallies[AcctType.READ], self.tallies[AcctType.WRITE]
-        read.operations += slot.rd_ops
-        read.bytes += slot.rd_bytes
-        read.time_ns += slot.rd_ns
-        write.operations += slot.wr_ops
-        write.bytes += slot.wr_bytes
-        write.time_ns += slot.wr_ns
-        self.last_access_ns = max(self.last_access_ns, slot.last_ns)
+        read.operations += counts.rd_ops
+        read.bytes += counts.rd_bytes
+        read.time_ns += counts.rd_ns
+        write.operations += counts.wr_ops
+        write.bytes += counts.wr_bytes
+        write.time_ns += counts.wr_ns
+        self.last_access_ns = max(self.last_access_ns, counts.last_ns)

@@ -11,14 +11,13 @@ Whoever keeps a machine by such a face calls it `_host`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from blockcore.bql.clock import Clock
 from blockcore.qapi.events import Event
 from blockcore.qapi.qemu import Release
-from blockcore.rules.accounting import Slot
 from blockcore.rules.runstate import Vm
 
 
@@ -89,7 +88,7 @@ class NamesDrives(Protocol):
 
 
 class Concerned(Protocol):
-    """`concerns` is another number whenever `direct` of a node may give something else."""
+    """`concerns` is another number whenever the `way` of a node may be another."""
 
     concerns: int
 
@@ -98,10 +97,7 @@ class Shortcuts(Protocol):
     """Has guests who go past nodes."""
 
     def concerns_changed(self) -> None:
-        """Something that may forbid the short path has come or gone."""
-
-    def short_slots(self) -> Iterable[Slot]:
-        """The slots of the workers that may be on the short path."""
+        """Something that may forbid the shortcut has come or gone."""
 
 
 class DriveHost(Clocked, Emits, Runs, Protocol):

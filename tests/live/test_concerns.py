@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Whatever comes to concern requests, the next one meets it, under a guest that never rests.
 
-Nearly all of fio's requests take the short path; what begins to concern them
+Nearly all of fio's requests take the shortcut; what begins to concern them
 takes it away, and nobody has to remember to do so.
 """
 

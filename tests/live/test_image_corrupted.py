@@ -42,7 +42,7 @@ REQUESTS: dict[str, tuple[object, ...]] = {
 
 @pytest.mark.parametrize("index", [0, 3])
 def test_everything_fails_from_then_on(tmp_path: Path, index: int) -> None:
-    """What is plainly there, too, which the short path would have read."""
+    """What is plainly there, too, which the shortcut would have read."""
     path = create(tmp_path / "a.qcow2", "64M")
     qemu_io(path, "write -P 1 0 4M")
     place, table = damage(path, index)

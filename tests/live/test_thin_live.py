@@ -228,7 +228,7 @@ def answer(qmp: Qmp, command: str, arguments: dict[str, Any]) -> Any:
 
 
 def test_no_write_escapes_a_bitmap_that_is_added_under_load(tmp_path: Path) -> None:
-    """Whatever is written after the reply is in the bitmap, short path or not."""
+    """Whatever is written after the reply is in the bitmap, shortcut or not."""
     size = 8 * MIB
     make_image(tmp_path / "d.img", size)
     with Live(tmp_path, "drive=id=vda,file=d.img,format=raw") as live, live.qmp() as qmp:

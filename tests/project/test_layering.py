@@ -47,9 +47,6 @@ DECIDES = (
 )
 """Decide, and never perform, wait, log or look at a clock."""
 
-PERFORMS = ("drive.short_path",)
-"""Does I/O although it is in a room that decides: requests past the core, on nbdkit's threads."""
-
 CORE_MAY_IMPORT = frozenset(
     {
         *("__future__", "bisect", "bitarray", "collections", "contextlib", "copy"),
@@ -107,7 +104,7 @@ def functions(module: str) -> Iterator[Function]:
 
 
 def test_there_are_modules() -> None:
-    named = {*DECIDES, *PERFORMS}.union(*ONLY.values())
+    named = set(DECIDES).union(*ONLY.values())
     for name in named:
         assert any(within(module, {name}) for module in modules()), f"there is no {name}"
 
@@ -176,8 +173,6 @@ def test_requirements_are_what_is_imported() -> None:
 
 @pytest.mark.parametrize("module", [name for name in modules() if within(name, DECIDES)])
 def test_the_core_only_decides(module: str) -> None:
-    if module in PERFORMS:
-        return
     for name, taken in imported(module):
         top = name.partition(".")[0]
         assert top in CORE_MAY_IMPORT or top == "blockcore", f"{module} imports {name}"

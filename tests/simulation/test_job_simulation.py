@@ -16,9 +16,10 @@ from functools import partial
 import pytest
 
 from blockcore.job.block_job import RETRY_NS, BlockJob
-from blockcore.jobs.copy_data import DataCopier, Part
+from blockcore.jobs.copy_data import DataCopier
 from blockcore.jobs.mirror.job import MirrorJob
 from blockcore.jobs.mirror.ops import Op
+from blockcore.jobs.shortcut import Copied, Part
 from blockcore.machine.machine import Machine
 from blockcore.qapi.events import BlockJobCancelled, BlockJobCompleted
 from blockcore.qapi.names import BlockdevOnError, BlockErrorAction, IoOperationType, JobStatus
@@ -42,16 +43,16 @@ def _grouped(monkeypatch: pytest.MonkeyPatch) -> list[list[Part]]:
     grouped: list[list[Part]] = []
     copy_all = DataCopier.copy_all
 
-    def is_unseen(copier: DataCopier, offset: int, length: int) -> bool:
+    def has_shortcut(copier: DataCopier, offset: int, length: int) -> bool:
         assert isinstance(copier._host, Machine)
         return copier._host.name == TOGETHER
 
-    async def counted(copier: DataCopier, parts: list[Part]) -> tuple[int, OSError | None]:
+    async def counted(copier: DataCopier, parts: list[Part]) -> Copied:
         grouped.append(list(parts))
         assert sorted(parts) == grouped[-1]
         return await copy_all(copier, parts)
 
-    monkeypatch.setattr(DataCopier, "is_unseen", is_unseen)
+    monkeypatch.setattr(DataCopier, "has_shortcut", has_shortcut)
     monkeypatch.setattr(DataCopier, "copy_all", counted)
     return grouped
 

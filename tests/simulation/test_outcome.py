@@ -109,7 +109,7 @@ def test_every_request(name: str, tracked: bool, error: Exception, number: int) 
     for kind in (Broken, BrokenFlush) if name == "flush" else (Broken,):
         around.bugs.clear()
         node = kind(around, error)
-        node.wrote_directly(K)
+        node.traces.reached(K)
         if tracked or name == "read copied":
             node.track_requests()
         with pytest.raises(OSError) as caught:

@@ -17,9 +17,9 @@ import pytest
 from blockcore.bql.big_lock import BigLock
 from blockcore.bql.clock import SystemClock
 from blockcore.bql.routine import Routine
-from blockcore.drive.short_path import ShortPath
 from blockcore.nodes.drivers.qcow2.node import Qcow2Node
-from blockcore.rules.accounting import Slot
+from blockcore.nodes.shortcut.guest import GuestShortcut
+from blockcore.nodes.shortcut.slot import Slot
 from qcow2_disk import Disk, judge
 from qcow2_images import Around, check_clean, close, create, open_file, open_on, read
 from sim import Sim, perform
@@ -131,7 +131,7 @@ def test_owners_of_shared_clusters(tmp_path: Path, cluster_size: int, faults: bo
 
 
 @pytest.mark.slow
-def test_short_path_beside_everything_else(tmp_path: Path) -> None:
+def test_the_shortcut_beside_everything_else(tmp_path: Path) -> None:
     """Threads that write to clusters without a lock, while others discard and allocate.
 
     A cluster that a worker is busy with is nobody else's: what the workers
@@ -152,16 +152,16 @@ def test_short_path_beside_everything_else(tmp_path: Path) -> None:
         slot = Slot()
         with lock.region():
             around.slots.append(slot)
-        direct = node.direct()
-        assert direct is not None
-        path = ShortPath(direct, size, SystemClock())
+        way = node.way()
+        assert way is not None
+        path = GuestShortcut(way, size, SystemClock())
         while not over.is_set():
             cluster = random.randrange(clusters)
             tag = cluster.to_bytes(4, "big") * (cluster_size // 4)
             buf = bytearray(cluster_size)
             slot.busy = True
-            done = path.pwrite(slot, memoryview(tag), cluster * cluster_size)
-            found = path.pread(slot, memoryview(buf), cluster * cluster_size)
+            done = path.pwrite(slot, cluster * cluster_size, memoryview(tag))
+            found = path.pread(slot, cluster * cluster_size, memoryview(buf))
             slot.busy = False
             assert not found or bytes(buf) in (tag, bytes(cluster_size)), "another's data"
             if done:

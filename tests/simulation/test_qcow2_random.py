@@ -17,7 +17,7 @@ from random import Random
 import pytest
 
 from blockcore.nodes.drivers.qcow2.node import Qcow2Node
-from blockcore.rules.accounting import Slot
+from blockcore.nodes.shortcut.slot import Slot
 from qcow2_images import check_clean, create, image_map, opened, qemu_img, qemu_io, read
 from sim import perform
 
@@ -99,18 +99,18 @@ def make_image(path: Path, shape: Shape, random: Random) -> None:
 
 def write(node: Qcow2Node, offset: int, data: bytes) -> None:
     """As a drive does it: straight to the file if that can be."""
-    direct = node.direct()
-    assert direct is not None and direct.translation is not None
-    if not direct.translation.pwrite(Slot(), memoryview(data), offset):
+    way = node.way()
+    assert way is not None and way.translation is not None
+    if not way.translation.pwrite(Slot(), offset, memoryview(data)):
         perform(node.pwrite(offset, memoryview(data)))
 
 
 def read_short(node: Qcow2Node, offset: int, length: int) -> bytes | None:
     """What is read straight from the file, if that can be."""
-    direct = node.direct()
-    assert direct is not None and direct.translation is not None
+    way = node.way()
+    assert way is not None and way.translation is not None
     data = bytearray(length)
-    return bytes(data) if direct.translation.pread(memoryview(data), offset) else None
+    return bytes(data) if way.translation.pread(offset, memoryview(data)) else None
 
 
 class Player:

@@ -20,9 +20,9 @@ from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.drivers.qcow2.settings import Qcow2Settings
 from blockcore.nodes.drivers.raw import RawNode
 from blockcore.nodes.node import BlockNode
+from blockcore.nodes.shortcut.slot import Slot
 from blockcore.qapi.events import Event
 from blockcore.qapi.qemu import LATEST
-from blockcore.rules.accounting import Slot
 from sim import perform
 
 
@@ -51,9 +51,9 @@ class Around:
         raise error
 
     def concerns_changed(self) -> None:
-        """There is no short path."""
+        """There is no shortcut."""
 
-    def short_slots(self) -> list[Slot]:
+    def shortcut_slots(self) -> list[Slot]:
         return self.slots
 
     def device_of(self, node: object) -> str:

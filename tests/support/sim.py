@@ -25,12 +25,12 @@ from blockcore.bql.routine import Routine, Timer
 from blockcore.commands.table import table
 from blockcore.drive.block_backend import BlockBackend
 from blockcore.drive.guest_request import Device
-from blockcore.drive.short_path import ShortPath
 from blockcore.machine.machine import Machine
 from blockcore.nodes.connected import ConnectedNode
 from blockcore.nodes.definitions.options import BlockdevOptionsFile
 from blockcore.nodes.driver import Extent, NodeHost, NodeOptions
 from blockcore.nodes.node import BlockNode
+from blockcore.nodes.shortcut.guest import GuestShortcut
 from blockcore.qapi.json.writer import Encoded
 from blockcore.qapi.names import BlockdevOnError, QmpError
 from blockcore.qapi.qemu import LATEST, RELEASES
@@ -379,7 +379,7 @@ async def execute(machine: Machine, name: str, /, **arguments: Any) -> Any:
     return wire_without(absent)(await result if command.is_coroutine else result)
 
 
-def short_path(blk: BlockBackend) -> ShortPath | None:
+def shortcut(blk: BlockBackend) -> GuestShortcut | None:
     """Return the way that a drive's plain requests take once one has come the long way."""
-    blk.renew_short_path()
-    return blk.short_path
+    blk.renew_shortcut()
+    return blk.shortcut

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from blockcore.rules.accounting import AcctType, BlockAcctStats, Slot, Tally
+from blockcore.nodes.shortcut.slot import Slot
+from blockcore.rules.accounting import AcctType, BlockAcctStats, Tally
 
 
 @pytest.mark.parametrize("kind", AcctType)

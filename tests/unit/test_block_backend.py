@@ -25,6 +25,7 @@ from blockcore.nodes.driver import Extent, NodeOptions
 from blockcore.nodes.drivers.file import FileNode
 from blockcore.nodes.graph import links
 from blockcore.nodes.graph.reopen import Change, reopen
+from blockcore.nodes.shortcut.slot import Slot
 from blockcore.qapi.events import BlockIoError, Event
 from blockcore.qapi.names import (
     BlkdebugEvent,
@@ -36,10 +37,10 @@ from blockcore.qapi.names import (
     IoOperationType,
     RunState,
 )
-from blockcore.rules.accounting import AcctType, Slot, Tally
+from blockcore.rules.accounting import AcctType, Tally
 from blockcore.rules.throttle import Limit, ThrottleConfig
 from rules import fail
-from sim import MemoryNode, Sim, add_drive, new_machine, perform, short_path
+from sim import MemoryNode, Sim, add_drive, new_machine, perform, shortcut
 
 SIZE = 64 << 10
 
@@ -117,7 +118,7 @@ def counted(tally: Tally | None) -> tuple[int, int, int, int] | None:
 def test_success(kind: str) -> None:
     drive = Drive()
     if kind == "flush":
-        drive.disk.wrote_directly(0)
+        drive.disk.traces.reached(0)
     assert drive.request(kind) == "ok"
     nbytes = 0 if kind == "flush" else 512
     assert counted(drive.tally(kind)) in ((1, nbytes, 0, 0), None)
@@ -139,7 +140,7 @@ def test_failure(rerror: str, werror: str, kind: str, number: int) -> None:
     drive = Drive(rerror, werror)
     drive.number = number
     if kind == "flush":
-        drive.disk.wrote_directly(0)
+        drive.disk.traces.reached(0)
     operation = KINDS[kind][0]
     policy = rerror if operation is IoOperationType.READ else werror
     if policy == "enospc":
@@ -188,7 +189,7 @@ def test_a_failed_request_leaves_nothing_to_the_garbage_collector(kind: str, num
     """What it had in its hands, buffers among them, is free at once, not some time later."""
     drive = Drive(werror="report")
     drive.number = number
-    drive.disk.wrote_directly(0)
+    drive.disk.traces.reached(0)
     gc.collect()
     gc.disable()
     try:
@@ -303,17 +304,17 @@ def test_fast_zeroes_may_be_refused() -> None:
 
 @pytest.mark.parametrize("kind", ["read", "write"])
 @pytest.mark.parametrize("policy", ["report", "ignore", "stop"])
-def test_the_short_path_has_failed_first(policy: str, kind: str) -> None:
+def test_the_shortcut_has_failed_first(policy: str, kind: str) -> None:
     """The policy sees its error at once; a retry goes the long way."""
     drive = Drive(policy, policy)
-    error = OSError(errno.EIO, "from the short path")
+    error = OSError(errno.EIO, "from the shortcut")
     buf = memoryview(bytearray(b"\x33" * 512))
     request = drive.blk.pread if kind == "read" else drive.blk.pwrite
     ended: list[str] = []
 
     async def guest() -> None:
         try:
-            await request(0, buf, error=error)
+            await request(0, buf, tried=error)
             ended.append("ok")
         except OSError as exc:
             ended.append(errno.errorcode[exc.errno or 0])
@@ -435,7 +436,7 @@ def test_drain_waits_for_what_is_under_way() -> None:
     assert order == ["write ok", "drained"]
 
 
-# The short path: who may take it.
+# The shortcut: who may take it.
 
 
 @pytest.fixture(name="machine")
@@ -454,8 +455,8 @@ def _blk(machine: Machine, tmp_path: Path) -> Iterator[BlockBackend]:
     perform(node.do_close())
 
 
-def test_a_plain_file_has_a_short_path(blk: BlockBackend) -> None:
-    path = short_path(blk)
+def test_a_plain_file_has_a_shortcut(blk: BlockBackend) -> None:
+    path = shortcut(blk)
     assert path is not None and isinstance(blk.root, FileNode)
     assert (path.fd, path.shift, path.size) == (blk.root.fd, 0, SIZE)
 
@@ -507,10 +508,10 @@ def _quit(machine: Machine, blk: BlockBackend) -> None:
         _quit,
     ],
 )
-def test_what_takes_the_short_path_away(machine: Machine, blk: BlockBackend, concern: Any) -> None:
-    assert short_path(blk) is not None
+def test_what_takes_the_shortcut_away(machine: Machine, blk: BlockBackend, concern: Any) -> None:
+    assert shortcut(blk) is not None
     concern(machine, blk)
-    assert short_path(blk) is None
+    assert shortcut(blk) is None
 
 
 def test_another_child_below_takes_it_away(machine: Machine, tmp_path: Path) -> None:
@@ -523,15 +524,15 @@ def test_another_child_below_takes_it_away(machine: Machine, tmp_path: Path) -> 
     other = {"driver": "file", "node-name": "b", "filename": str(tmp_path / "b")}
     below = perform(machine.graph.open(parse_blockdev_options(other)))
     blk = add_drive(machine, root)
-    first = short_path(blk)
+    first = shortcut(blk)
     links.replace(machine.graph.nodes["a"], below, [below])
-    assert blk.short_path is None
-    second = short_path(blk)
+    assert blk.shortcut is None
+    second = shortcut(blk)
     assert first is not None and second is not None and first.fd != second.fd
     options = replace(root.options, detect_zeroes=BlockdevDetectZeroesOptions.ON)
     perform(reopen(machine.graph, [Change(root, options, root.definition, {})]))
-    assert blk.short_path is None
-    assert short_path(blk) is None
+    assert blk.shortcut is None
+    assert shortcut(blk) is None
     perform(machine.close())
 
 
@@ -541,44 +542,44 @@ def test_detect_zeroes_takes_it_away(machine: Machine, tmp_path: Path) -> None:
     options = NodeOptions(node_name="d", detect_zeroes=BlockdevDetectZeroesOptions.ON)
     node = FileNode(options, machine, "d", str(image))
     perform(node.do_open())
-    assert short_path(add_drive(machine, node)) is None
+    assert shortcut(add_drive(machine, node)) is None
     perform(node.do_close())
 
 
 def test_it_comes_back(machine: Machine, blk: BlockBackend) -> None:
     """As soon as what took it away is gone, be it used up or removed."""
     with blk.quiesced():
-        assert not short_path(blk)
-    assert short_path(blk)
+        assert not shortcut(blk)
+    assert shortcut(blk)
     machine.vm.stop(RunState.PAUSED)
     machine.cont()
-    assert short_path(blk) is not None
+    assert shortcut(blk) is not None
     machine.set_throttle(blk, ThrottleConfig(iops_total=Limit(1)), "g")
     machine.set_throttle(blk, ThrottleConfig(), "g")
-    assert short_path(blk) is not None
+    assert shortcut(blk) is not None
     blk.root.set_write_threshold(1)
     blk.root.set_write_threshold(0)
-    assert short_path(blk) is not None
+    assert shortcut(blk) is not None
     blk.root.injector().add(fail(id="f", count=1, errno=errno.ETIMEDOUT))
     machine.concerns_changed()
     with pytest.raises(OSError):
         perform(blk.pread(0, memoryview(bytearray(1))))
-    assert short_path(blk) is not None
+    assert shortcut(blk) is not None
 
 
 def test_short_writes_are_the_nodes_writes(machine: Machine, blk: BlockBackend) -> None:
     """They count for the highest offset and need a flush, as soon as anybody looks."""
     slot = Slot()
     blk.slots.append(slot)
-    path = short_path(blk)
-    assert path is not None and path.pwrite(slot, memoryview(b"abc"), 4096)
+    path = shortcut(blk)
+    assert path is not None and path.pwrite(slot, 4096, memoryview(b"abc"))
     blk.stats()
     assert blk.root.wr_highest_offset == 4099
-    assert blk.root._write_gen != blk.root._flushed_gen
+    assert blk.root.traces.generation != blk.root._flushed_gen
     perform(blk.flush())
-    assert blk.root._write_gen == blk.root._flushed_gen
-    blk.publish_short_writes()
-    assert blk.root._write_gen == blk.root._flushed_gen
+    assert blk.root.traces.generation == blk.root._flushed_gen
+    blk.publish_traces()
+    assert blk.root.traces.generation == blk.root._flushed_gen
 
 
 def test_a_drained_section_flushes_short_writes(
@@ -587,8 +588,8 @@ def test_a_drained_section_flushes_short_writes(
     """A snapshot makes the image read-only then, and no later flush would reach it."""
     slot = Slot()
     blk.slots.append(slot)
-    path = short_path(blk)
-    assert path is not None and path.pwrite(slot, memoryview(b"abc"), 4096)
+    path = shortcut(blk)
+    assert path is not None and path.pwrite(slot, 4096, memoryview(b"abc"))
     flushed: list[bytes] = []
 
     async def flush() -> None:
@@ -607,16 +608,16 @@ def test_a_drained_section_flushes_short_writes(
 
 def test_a_retired_slot_is_not_forgotten(machine: Machine, blk: BlockBackend) -> None:
     slots = [Slot(), Slot()]
-    blk.slots += slots
-    path = short_path(blk)
+    path = shortcut(blk)
     assert path is not None
     for slot in slots:
-        assert path.pwrite(slot, memoryview(b"abc"), 0)
-        assert path.pread(slot, memoryview(bytearray(2)), 0)
+        blk.slots.append(slot)
+        assert path.pwrite(slot, 0, memoryview(b"abc"))
+        assert path.pread(slot, 0, memoryview(bytearray(2)))
     before = blk.stats()
     blk.retire(slots[0])
     assert blk.stats() == before
-    assert path.pwrite(slots[1], memoryview(b"abc"), 100)
+    assert path.pwrite(slots[1], 100, memoryview(b"abc"))
     blk.retire(slots[1])
     assert not blk.slots and blk.root.wr_highest_offset == 103
     after = blk.stats()

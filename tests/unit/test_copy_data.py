@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from blockcore.jobs import copy_data
-from blockcore.jobs.copy_data import DataCopier, SourceError
+from blockcore.jobs import shortcut
+from blockcore.jobs.copy_data import DataCopier
+from blockcore.jobs.shortcut import CopyShortcut, SourceError
 from blockcore.machine.machine import Machine
 from blockcore.nodes.driver import Extent
 from blockcore.nodes.drivers.file import FileNode
@@ -49,7 +50,7 @@ class Pair:
         return {
             "data": (self.directory / "target").read_bytes(),
             "highest": {name: node.wr_highest_offset for name, node in nodes.items()},
-            "written": {name: node._write_gen for name, node in nodes.items()},
+            "written": {name: node.traces.generation for name, node in nodes.items()},
             "bitmaps": {
                 name: [list(bitmap.areas()) for bitmap in node.bitmaps]
                 for name, node in nodes.items()
@@ -79,13 +80,13 @@ def make_pair(directory: Path, **target: Any) -> Pair:
 def _calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Lengths of the parts that went past the nodes."""
     calls: list[int] = []
-    move = DataCopier._move
+    move = CopyShortcut._move
 
-    def counted(self: DataCopier, *places: int) -> None:
-        calls.append(places[-1])
-        move(self, *places)
+    def counted(self: CopyShortcut, offset: int, length: int) -> None:
+        calls.append(length)
+        move(self, offset, length)
 
-    monkeypatch.setattr(DataCopier, "_move", counted)
+    monkeypatch.setattr(CopyShortcut, "_move", counted)
     return calls
 
 
@@ -165,7 +166,7 @@ def test_past_the_nodes_is_as_through_them(
     seen = []
     for way in ("past", "through"):
         if way == "through":
-            monkeypatch.setattr(DataCopier, "_ways", lambda *_: None)
+            monkeypatch.setattr(DataCopier, "_shortcut", lambda *_: None)
         pair = make_pair(tmp_path / way)
         concern(pair)
         outcomes = [outcome(pair, at, PART) for at in range(0, SIZE, PART)]
@@ -208,7 +209,7 @@ def test_those_before_the_one_that_fails_are_done(
 ) -> None:
     pair = make_pair(tmp_path / "pair")
     bitmap("target")(pair)
-    real, calls = getattr(copy_data, call), []
+    real, calls = getattr(shortcut, call), []
 
     def fails(*arguments: Any) -> None:
         calls.append(call)
@@ -216,7 +217,7 @@ def test_those_before_the_one_that_fails_are_done(
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         real(*arguments)
 
-    monkeypatch.setattr(copy_data, call, fails)
+    monkeypatch.setattr(shortcut, call, fails)
     parts = [(at, PART) for at in range(0, SIZE, PART)]
     done, error = perform(pair.copier.copy_all(parts))
     assert done == nth - 1 and isinstance(error, SourceError) is (call == "read_all")
@@ -228,12 +229,12 @@ def test_those_before_the_one_that_fails_are_done(
 def test_what_is_unseen(tmp_path: Path) -> None:
     """A rule anywhere at the source could be about the question what is there."""
     pair = make_pair(tmp_path / "pair")
-    assert pair.copier.is_unseen(0, PART)
+    assert pair.copier.has_shortcut(0, PART)
     pair("x-fault-add", id="f", node_name="target", iotype="write", offset=0, length=512)
-    assert not pair.copier.is_unseen(0, PART) and pair.copier.is_unseen(PART, PART)
+    assert not pair.copier.has_shortcut(0, PART) and pair.copier.has_shortcut(PART, PART)
     pair("x-fault-remove", id="f")
     pair("x-fault-add", node_name="source-file", iotype="block-status", offset=0, length=512)
-    assert not pair.copier.is_unseen(PART, PART)
+    assert not pair.copier.has_shortcut(PART, PART)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +256,7 @@ def test_the_side_that_fails_is_told_from_the_other(
     def fails(*_: object) -> None:
         raise OSError(outcome_of[1], os.strerror(outcome_of[1]))
 
-    monkeypatch.setattr(copy_data, call, fails)
+    monkeypatch.setattr(shortcut, call, fails)
     assert outcome(pair, PART, PART) == outcome_of
     assert calls == [PART]
     traces = pair.traces()

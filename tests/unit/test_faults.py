@@ -296,18 +296,18 @@ def test_removal(used_up: bool) -> None:
         request(injector)
     injector.remove(injector.rules[0])
     assert not injector.rules and read_aio(injector) == 0
-    assert injector.passing([READ_AIO]) is None
+    assert injector.trace([READ_AIO]) is None
 
 
 def test_passing_matters_as_long_as_a_rule_waits_for_the_event() -> None:
-    assert loaded(rule(NONE)).passing([READ_AIO]) is None
-    assert added(rule(NONE)).passing([READ_AIO]) is None
-    assert added(rule(READ_AIO)).passing([WRITE_AIO]) is None
-    assert added(rule(READ_AIO, state=2)).passing([READ_AIO]) is None
-    assert added(rule(READ_AIO)).passing([READ_AIO]) is not None
+    assert loaded(rule(NONE)).trace([READ_AIO]) is None
+    assert added(rule(NONE)).trace([READ_AIO]) is None
+    assert added(rule(READ_AIO)).trace([WRITE_AIO]) is None
+    assert added(rule(READ_AIO, state=2)).trace([READ_AIO]) is None
+    assert added(rule(READ_AIO)).trace([READ_AIO]) is not None
     injector = added(rule(READ_AIO, count=1))
     read_aio(injector)
-    assert injector.passing([READ_AIO]) is None
+    assert injector.trace([READ_AIO]) is None
 
 
 def test_only_a_change_of_state_needs_every_event() -> None:
@@ -379,7 +379,7 @@ def _goes_past(injector: FaultInjector, iotype: BlkdebugIOType, offset: int) -> 
     gate = injector.gate(iotype)
     if iotype not in (READ, WRITE) or gate is None or gate.touches(offset, 512):
         return False
-    passing = injector.passing(EVENTS_OF[iotype])
+    passing = injector.trace(EVENTS_OF[iotype])
     if passing is not None:
         passing()
     return True

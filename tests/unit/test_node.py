@@ -139,7 +139,7 @@ def test_flushes_only_what_was_written(machine: Machine) -> None:
         lambda: perform(disk.zero(0, 1, may_unmap=False)),
         lambda: perform(disk.discard(0, 512)),
         lambda: perform(disk.truncate(SIZE)),
-        lambda: disk.wrote_directly(5),
+        lambda: disk.traces.reached(5),
     ):
         change()
         perform(disk.flush())
@@ -236,8 +236,8 @@ def test_highest_offset(machine: Machine) -> None:
     disk.injector().add(fault())
     assert number_of(disk.pwrite(3 * K, memoryview(b"a" * K))) == errno.EIO
     assert disk.wr_highest_offset == 4 * K
-    disk.wrote_directly(5 * K)
-    disk.wrote_directly(K)
+    disk.traces.reached(5 * K)
+    disk.traces.reached(K)
     assert disk.wr_highest_offset == 5 * K
 
 
@@ -414,7 +414,7 @@ def test_null_takes_its_time(kind: str) -> None:
     sim = Sim(0)
     machine = Machine(sim, sim.random.random, region=sim.lock.region, directory="/")
     null = NullNode(NodeOptions(node_name="n"), machine, size=K, latency_ns=1000)
-    null.wrote_directly(0)
+    null.traces.reached(0)
     sim.start(kind, _request(null, kind, 0, 512))
     started_ns = sim.now_ns
     sim.run()
@@ -614,11 +614,11 @@ def test_direct_through_a_stack(machine: Machine, opened: FileNode) -> None:
     perform(raw.do_open())
     opened.injector().add(fault(iotype=BlkdebugIOType.READ, offset=8 * K, length=K))
     raw.injector().add(fault(iotype=BlkdebugIOType.WRITE, offset=0, length=K))
-    direct = raw.direct()
-    assert direct is not None and direct.fd == opened.fd and direct.shift == 4 * K
-    assert (direct.read_gate.starts, direct.read_gate.ends) == ([4 * K], [5 * K])
-    assert (direct.write_gate.starts, direct.write_gate.ends) == ([0], [K])
-    assert direct.nodes == [(opened, 4 * K), (raw, 0)]
+    way = raw.way()
+    assert way is not None and way.fd == opened.fd and way.shift == 4 * K
+    assert (way.read_gate.starts, way.read_gate.ends) == ([4 * K], [5 * K])
+    assert (way.write_gate.starts, way.write_gate.ends) == ([0], [K])
+    assert way.traces.nodes == [(opened.traces, 4 * K), (raw.traces, 0)]
 
 
 def _threshold(node: BlockNode) -> None:
@@ -643,21 +643,21 @@ def test_what_forbids_going_direct(
     machine: Machine, opened: FileNode, where: str, concern: Any
 ) -> None:
     raw = RawNode(NodeOptions(node_name="r"), machine, opened)
-    assert raw.direct() is not None
+    assert raw.way() is not None
     concern(raw if where == "top" else opened)
-    assert raw.direct() is None
+    assert raw.way() is None
 
 
 def test_blkdebug_is_direct_but_for_its_limits(machine: Machine, opened: FileNode) -> None:
-    assert make_blkdebug(machine, opened).direct() is not None
+    assert make_blkdebug(machine, opened).way() is not None
     limits = BlkdebugLimits(max_transfer=512)
-    assert make_blkdebug(machine, opened, limits=limits).direct() is None
+    assert make_blkdebug(machine, opened, limits=limits).way() is None
 
 
 def test_o_direct_is_not_direct(machine: Machine, image: Path) -> None:
     """Its requests need a bounce buffer."""
     node = file_node(machine, image, direct=True)
-    assert node.direct() is None
+    assert node.way() is None
     pwrite(node, 0, b"a" * 4 * K)
     pwrite(node, 1, b"b")
     assert pread(node, 0, 4 * K) == b"ab" + b"a" * (4 * K - 2)

@@ -173,7 +173,7 @@ def test_corruption_is_reported_and_stops_everything(
         assert caught.value.errno == errno.ENOMEDIUM
     with pytest.raises(QmpError, match="^No medium inserted$"):
         perform(node.truncate(4096))
-    assert node.direct() is None and not node.inserted
+    assert node.way() is None and not node.inserted
     perform(node.do_close())
     assert disk.data[80:] == before[80:]
     assert "cannot be opened read/write" in open_error(bytes(disk.data))

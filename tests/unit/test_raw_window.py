@@ -15,8 +15,8 @@ import pytest
 
 from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.drivers.raw import RawNode
+from blockcore.nodes.shortcut.slot import Slot
 from blockcore.qapi.names import QmpError
-from blockcore.rules.accounting import Slot
 from qcow2_disk import Disk
 from qcow2_images import Around, close, create, open_file, open_on, options, read
 from sim import perform
@@ -108,10 +108,10 @@ class Framed:
 
 def write(node: Qcow2Node, offset: int, data: bytes) -> int:
     """As a drive does it, straight to the file if that can be; gives the errno, or 0."""
-    direct = node.direct()
-    assert direct is not None and direct.translation is not None
+    way = node.way()
+    assert way is not None and way.translation is not None
     try:
-        if not direct.translation.pwrite(Slot(), memoryview(data), offset):
+        if not way.translation.pwrite(Slot(), offset, memoryview(data)):
             perform(node.pwrite(offset, memoryview(data)))
     except OSError as exc:
         return exc.errno or -1
@@ -151,13 +151,13 @@ def test_an_entry_that_points_behind_the_window(tmp_path: Path) -> None:
         file.seek(BEFORE + (l2 & ~(1 << 63)))
         file.write(struct.pack(">4Q", *((1 << 63) | place for place in places)))
     node = framed.open()
-    direct = node.direct()
-    assert direct is not None and direct.translation is not None
+    way = node.way()
+    assert way is not None and way.translation is not None
     read(node, 0, 4096 * 4)
     buf = memoryview(bytearray(4096))
-    assert not direct.translation.pread(buf, 0)
-    assert direct.translation.pread(buf, 4096)
-    assert not direct.translation.pread(memoryview(bytearray(8192)), 8192)
+    assert not way.translation.pread(0, buf)
+    assert way.translation.pread(4096, buf)
+    assert not way.translation.pread(8192, memoryview(bytearray(8192)))
     assert read(node, 0, 4096) == bytes(4096)
     assert read(node, 12288, 4096) == bytes(4096)
     for at in (0, 12288):

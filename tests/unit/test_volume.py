@@ -22,7 +22,7 @@ from blockcore.nodes.drivers.file import FileNode
 from blockcore.qapi.events import BlockIoError, Event, Resume, Stop, XVolumeExtended
 from blockcore.qapi.names import QmpError, Size
 from blockcore.rules.volume import Volume, make_volume
-from sim import Sim, add_drive, execute, new_machine, pause, short_path
+from sim import Sim, add_drive, execute, new_machine, pause, shortcut
 
 KIB = 1024
 MIB = 1 << 20
@@ -207,16 +207,16 @@ def test_reads_and_discards_know_no_limit(make: Make) -> None:
     bench.do(bench.blk.discard(0, 8 * MIB))
 
 
-def test_short_path_is_closed_beyond_the_end_only(make: Make) -> None:
+def test_the_shortcut_is_closed_beyond_the_end_only(make: Make) -> None:
     bench = make()
-    path = short_path(bench.blk)
-    assert path is not None and path.write_touches is not None
-    assert path.read_touches is None
-    assert not path.write_touches(MIB - 512, 512)
-    assert path.write_touches(MIB - 512, 513) and path.write_touches(4 * MIB, 1)
+    path = shortcut(bench.blk)
+    assert path is not None and path.write_guard is not None
+    assert path.read_guard is None
+    assert not path.write_guard(MIB - 512, 512)
+    assert path.write_guard(MIB - 512, 513) and path.write_guard(4 * MIB, 1)
     bench.qmp("x-volume-extend", node_name="vda", add=MIB)
-    path = short_path(bench.blk)
-    assert path is not None and path.write_touches is not None and not path.write_touches(MIB, MIB)
+    path = shortcut(bench.blk)
+    assert path is not None and path.write_guard is not None and not path.write_guard(MIB, MIB)
 
 
 def test_query(make: Make) -> None:
@@ -414,7 +414,7 @@ def test_manager_leaves(make: Make) -> None:
     bench.qmp("x-volume-responder", node_name="vda", chunk=MIB, threshold=MIB // 2)
     bench.qmp("x-volume-responder", node_name="vda", enable=False)
     assert bench.node.write_threshold == 0
-    assert short_path(bench.blk) is not None
+    assert shortcut(bench.blk) is not None
     assert "responder" not in bench.query()
     bench.do(bench.write(MIB - 512, 512))
     assert bench.volume.extensions == 0

@@ -14,7 +14,8 @@ from typing import Protocol
 
 from blockcore.bql.effects import Until, kept
 from blockcore.jobs.backup.copy_call import CopyCall
-from blockcore.jobs.copy_data import DataCopier, SourceError
+from blockcore.jobs.copy_data import DataCopier
+from blockcore.jobs.shortcut import SourceError
 from blockcore.nodes.graph.chain import backing_chain_next, is_allocated_above
 from blockcore.nodes.node import BlockNode
 from blockcore.rules.bitmap import DirtyBitmap

@@ -10,11 +10,11 @@ from __future__ import annotations
 from blockcore.faults.gate import EVERYWHERE
 from blockcore.jobs.backup.block_copy import BlockCopy
 from blockcore.jobs.backup.copy_call import CopyCall
-from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import NodeHost, NodeOptions
 from blockcore.nodes.filter import FilterNode
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import ALL, Pair, Perm, filtered_child
+from blockcore.nodes.shortcut.way import Way
 from blockcore.rules.bitmap import DirtyBitmap
 from blockcore.rules.ranges import align_down, align_up
 
@@ -97,8 +97,8 @@ class CopyBeforeWriteNode(FilterNode):
         """The guest's data is in `file`; the target is the backup's affair."""
         await self.below.flush()
 
-    def do_direct(self) -> Direct | None:
-        direct = super().do_direct()
-        if direct is not None:
-            direct.write_gate = EVERYWHERE
-        return direct
+    def do_way(self) -> Way | None:
+        way = super().do_way()
+        if way is not None:
+            way.write_gate = EVERYWHERE
+        return way

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from blockcore.bql.effects import Until
-from blockcore.jobs.copy_data import DataCopier, Part, SourceError
+from blockcore.jobs.copy_data import DataCopier
 from blockcore.jobs.mirror.ops import Op, OpsInFlight
+from blockcore.jobs.shortcut import Part, SourceError
 from blockcore.nodes.driver import Extent
 from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.graph.chain import skip_filters
@@ -142,7 +143,7 @@ class Copier:
     def _horizon(self, rest: Op) -> int:
         """How much to know of what there is: more than the area, if it is small and unseen."""
         if rest.nbytes < self._max_io and not self._aligns:
-            if self._data.is_unseen(rest.offset, rest.nbytes):
+            if self._data.has_shortcut(rest.offset, rest.nbytes):
                 return min(MAX_ZERO_BYTES, self.bitmap.size - rest.offset)
         return rest.nbytes
 
@@ -207,7 +208,7 @@ class Copier:
             more = self.bitmap.next_dirty_area(whole.end, end, max_length=room)
             if more is None or self.ops.free_until(more[0], sum(more)) < sum(more):
                 break
-            if not self._data.is_unseen(*more):
+            if not self._data.has_shortcut(*more):
                 break
             self.bitmap.reset(*more)
             whole.end = sum(more)

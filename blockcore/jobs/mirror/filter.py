@@ -14,11 +14,11 @@ from typing import Protocol
 
 from blockcore.bql.effects import Until
 from blockcore.faults.gate import EVERYWHERE
-from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import NodeHost, NodeOptions
 from blockcore.nodes.filter import FilterNode
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import ALL, NONE, Pair, Perm, filtered_child
+from blockcore.nodes.shortcut.way import Way
 from blockcore.rules.bitmap import DirtyBitmap
 
 ToTarget = Callable[[BlockNode, int, int], Awaitable[None]]
@@ -148,10 +148,10 @@ class MirrorTopNode(FilterNode):
     def _is_settled(self, start: int, end: int) -> bool:
         return not any(start < others and other < end for other, others in self._unmarked)
 
-    def do_direct(self) -> Direct | None:
-        direct = super().do_direct()
-        if direct is not None and self.copies:
-            direct.write_gate = EVERYWHERE
-        elif direct is not None and self.marks is not None:
-            direct.bitmaps.append((self.marks, 0))
-        return direct
+    def do_way(self) -> Way | None:
+        way = super().do_way()
+        if way is not None and self.copies:
+            way.write_gate = EVERYWHERE
+        elif way is not None and self.marks is not None:
+            way.traces.bitmaps.append((self.marks, 0))
+        return way

@@ -12,13 +12,13 @@ from blockcore.bql.effects import kept
 from blockcore.job.block_job import RETRY_NS, BlockJob
 from blockcore.job.job_driver import not_completable
 from blockcore.job.job_txn import JobTxn
-from blockcore.jobs.copy_data import SourceError
 from blockcore.jobs.mirror.active import ActiveWrites
 from blockcore.jobs.mirror.copier import Copier
 from blockcore.jobs.mirror.filter import MirrorTopNode
 from blockcore.jobs.mirror.initial import find_out_what_to_copy
 from blockcore.jobs.mirror.options import MirrorOptions
 from blockcore.jobs.rules import JobOptions
+from blockcore.jobs.shortcut import SourceError
 from blockcore.machine.drain import Drain
 from blockcore.machine.machine import Machine
 from blockcore.nodes.node import BlockNode
@@ -270,7 +270,7 @@ class MirrorWork(BlockJob):
             raise QmpError(f"Change to copy mode '{mode}' is not implemented")
         assert self.keeper is self.top, "the filter marks what it does not copy"
         self.top.copies = True
-        await self.machine.leave_short_paths(self.top)
+        await self.machine.leave_shortcuts(self.top)
         self.copy_mode = mode
 
     async def on_pause(self) -> None:

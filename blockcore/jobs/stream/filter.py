@@ -7,12 +7,12 @@ reads do a part of the job's work.
 
 from __future__ import annotations
 
-from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import NodeHost, NodeOptions
 from blockcore.nodes.filter import FilterNode
 from blockcore.nodes.graph.chain import backing_chain_next, is_allocated_above
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import Pair, Perm, filtered_child
+from blockcore.nodes.shortcut.way import Way
 
 
 class CopyOnReadNode(FilterNode):
@@ -59,5 +59,5 @@ class CopyOnReadNode(FilterNode):
             return True, length
         return found, reaches or known
 
-    def do_direct(self) -> Direct | None:
+    def do_way(self) -> Way | None:
         return None

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from blockcore.faults.injector import StateChange
 from blockcore.faults.options import FaultOptions
-from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import NodeHost, NodeOptions
 from blockcore.nodes.filter import FilterNode
 from blockcore.nodes.node import BlockNode
+from blockcore.nodes.shortcut.way import Way
 from blockcore.qapi.errnos import failure
 
 
@@ -79,8 +79,8 @@ class BlkdebugNode(FilterNode):
         for start, end in _pieces(length, self.limits.max_discard):
             await self.below.discard(offset + start, end - start)
 
-    def do_direct(self) -> Direct | None:
-        return None if self.limits.max_transfer else self.below.direct()
+    def do_way(self) -> Way | None:
+        return None if self.limits.max_transfer else self.below.way()
 
 
 def _pieces(length: int, limit: int) -> Iterator[tuple[int, int]]:

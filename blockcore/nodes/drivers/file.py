@@ -15,7 +15,6 @@ from typing import Any
 from blockcore.bql.effects import LaneCall
 from blockcore.faults.gate import Gate
 from blockcore.nodes.definitions.options import BlockdevOptions
-from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import OPENING, Extent, NewChildren, NodeHost, NodeOptions
 from blockcore.nodes.drivers.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 from blockcore.nodes.drivers.file_io import (
@@ -28,6 +27,7 @@ from blockcore.nodes.drivers.file_io import (
 )
 from blockcore.nodes.file_calls import FileCalls, file_system_of
 from blockcore.nodes.node import BlockNode
+from blockcore.nodes.shortcut.way import Way
 from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.events import XVolumeExtended
 from blockcore.qapi.names import QmpError, Size
@@ -242,11 +242,11 @@ class FileNode(BlockNode):
         finally:
             self._forget_data()
 
-    def do_direct(self) -> Direct | None:
+    def do_way(self) -> Way | None:
         if self._direct_fd >= 0:
             return None
         write_gate = Gate() if self.volume is None else self.volume.gate()
-        return Direct(self.fd, self._call.system, Gate(), write_gate)
+        return Way(self.fd, self._call.system, Gate(), write_gate)
 
     async def actual_size(self) -> int | None:
         """Bytes the file occupies; None if it is closed meanwhile, or its file system hangs."""

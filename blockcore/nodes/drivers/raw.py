@@ -8,11 +8,11 @@ import errno
 from blockcore.faults.gate import Gate
 from blockcore.faults.options import SECTOR_SIZE
 from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevOptionsRaw
-from blockcore.nodes.direct import Direct
 from blockcore.nodes.driver import Extent, NewChildren, NodeHost, NodeOptions
 from blockcore.nodes.drivers.probe import PROBE_BYTES, format_of
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import Pair, Perm, data_child, filtered_child
+from blockcore.nodes.shortcut.way import Way
 from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import BlkdebugEvent, QmpError
 
@@ -150,17 +150,17 @@ class RawNode(BlockNode):
             raise QmpError("Disk size too large for the chosen offset")
         await self.below.truncate(self.offset + size)
 
-    def do_direct(self) -> Direct | None:
-        direct = self.below.direct((BlkdebugEvent.READ_AIO,), (BlkdebugEvent.WRITE_AIO,))
-        if direct is not None and self.probed:
-            direct.write_gate = direct.write_gate.union(Gate([(0, PROBE_BYTES)]), self.offset)
-        if direct is not None and self.window is not None:
+    def do_way(self) -> Way | None:
+        way = self.below.way((BlkdebugEvent.READ_AIO,), (BlkdebugEvent.WRITE_AIO,))
+        if way is not None and self.probed:
+            way.write_gate = way.write_gate.union(Gate([(0, PROBE_BYTES)]), self.offset)
+        if way is not None and self.window is not None:
             hidden = Gate([(self.offset + self.window, MAX_OFFSET)])
-            direct.read_gate = direct.read_gate.union(hidden)
-            direct.write_gate = direct.write_gate.union(hidden)
-        if direct is None or not self.offset:
-            return direct
-        return direct.shifted(self.offset)
+            way.read_gate = way.read_gate.union(hidden)
+            way.write_gate = way.write_gate.union(hidden)
+        if way is None or not self.offset:
+            return way
+        return way.shifted(self.offset)
 
 
 def _check_window(offset: int, window: int | None, there: int) -> None:

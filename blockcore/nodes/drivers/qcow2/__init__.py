@@ -11,11 +11,12 @@ tables.  An `Image` (`image`) is what all parts of one open image share.
 `refcount` allocates clusters with the counts that `refcount_table` keeps;
 `mapping` finds a guest offset's cluster.  `read` serves guest reads,
 `compressed` what is compressed of them.  `write` serves guest writes,
-`allocation` registers their new clusters; `short_write` writes whole new
-clusters without a coroutine.  `erase` makes zeroes and holes, `resize` changes
-the length and `shrink` cuts the file; `write_back` brings metadata to the file.
-`create` makes new images, `stored_bitmaps` finds and drops dirty bitmaps in
-one.  `node.Qcow2Node` puts them together.
+`allocation` registers their new clusters; `shortcut` reads and writes clusters
+that are there, and writes whole new ones, without a coroutine.  `erase` makes
+zeroes and holes, `resize` changes the length and `shrink` cuts the file;
+`write_back` brings metadata to the file.  `create` makes new images,
+`stored_bitmaps` finds and drops dirty bitmaps in one.  `node.Qcow2Node` puts
+them together.
 
 Tables change in memory only, and atomically, between two awaits.  What a crash
 can find in the file follows from two rules:

@@ -14,6 +14,9 @@ COPIED: Final = 1 << 63
 COMPRESSED: Final = 1 << 62
 ZERO: Final = 1 << 0
 OFFSET_MASK: Final = 0x00FF_FFFF_FFFF_FE00
+OFFSET_END: Final = 1 << 56
+"""Offsets are below; `COPIED`, `COMPRESSED` and the reserved bits above them are not."""
+
 ENTRY_MASK: Final = (1 << 64) - 1
 
 STRETCH: Final = 512

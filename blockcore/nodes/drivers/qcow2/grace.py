@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from blockcore.rules.accounting import Slot
+from blockcore.nodes.shortcut.slot import Slot
 
 
 class Mark(NamedTuple):
@@ -22,7 +22,7 @@ class Mark(NamedTuple):
 
 
 class Grace:
-    """Generations of requests; `slots` are those of the workers on the short path."""
+    """Generations of requests; `slots` are those of the workers on the shortcut."""
 
     def __init__(self, slots: Callable[[], Iterable[Slot]]) -> None:
         self._slots = slots
@@ -44,20 +44,20 @@ class Grace:
             del self._active[generation]
 
     def mark(self) -> Mark:
-        """Now: to be called right after the reference has gone."""
+        """Now: to be called right after the reference has gone.
+
+        Whoever looks later does not find the reference; earlier, somebody
+        could find it and not be in the mark.
+        """
         generation = self._generation
         if generation in self._active:
             self._generation += 1
         else:
             generation -= 1
-        return Mark(generation, tuple((slot, _done(slot)) for slot in self._slots() if slot.busy))
+        return Mark(generation, tuple((slot, slot.ops) for slot in self._slots() if slot.busy))
 
     def over(self, mark: Mark) -> bool:
         """Whether every request that had begun at `mark` has ended."""
         if self._active and min(self._active) <= mark.generation:
             return False
-        return not any(slot.busy and _done(slot) == done for slot, done in mark.busy)
-
-
-def _done(slot: Slot) -> int:
-    return slot.rd_ops + slot.wr_ops
+        return not any(slot.busy and slot.ops == done for slot, done in mark.busy)

@@ -2,7 +2,7 @@
 """From guest offsets to clusters of the file: the L1 table, and a cache of L2 tables.
 
 `cached` has, by L1 index, the entries of every L2 table in memory.  Requests
-look there without a lock, those of the short path even on another thread; an
+look there without a lock, those of the shortcut even on another thread; an
 entry of it is a whole mapping, so that one read is always consistent.
 
 Memory: the L1 table (32 MiB at most) and `l2_cache_size` bytes of L2 tables.

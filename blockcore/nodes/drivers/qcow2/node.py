@@ -8,7 +8,6 @@ from weakref import proxy
 
 from blockcore.faults.gate import Gate
 from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevOptionsQcow2
-from blockcore.nodes.direct import Direct, Translation
 from blockcore.nodes.driver import Extent, NewChildren, NodeHost, NodeOptions
 from blockcore.nodes.drivers.qcow2.allocation import Allocator
 from blockcore.nodes.drivers.qcow2.compressed import inflater
@@ -28,12 +27,13 @@ from blockcore.nodes.drivers.qcow2.read import Reader
 from blockcore.nodes.drivers.qcow2.refcount import Refcounts
 from blockcore.nodes.drivers.qcow2.resize import Resizer
 from blockcore.nodes.drivers.qcow2.settings import Qcow2Settings
-from blockcore.nodes.drivers.qcow2.short_write import new_clusters
+from blockcore.nodes.drivers.qcow2.shortcut import ClusterTranslation, new_clusters
 from blockcore.nodes.drivers.qcow2.stored_bitmaps import StoredBitmap
 from blockcore.nodes.drivers.qcow2.write import Writer
 from blockcore.nodes.drivers.qcow2.write_back import Discard, WriteBack
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import Pair, Perm, backing_child, image_child
+from blockcore.nodes.shortcut.way import Way
 from blockcore.qapi.events import BlockImageCorrupted
 from blockcore.qapi.names import BlkdebugEvent, QmpError
 
@@ -71,7 +71,7 @@ class Qcow2Node(BlockNode):
         self.auto_backing_file = ""
         """The name that the backing file has if it is the one that the header says."""
         self.settings = settings or Qcow2Settings()
-        self.grace = Grace(host.short_slots)
+        self.grace = Grace(host.shortcut_slots)
         self._below = file
 
     @property
@@ -261,12 +261,17 @@ class Qcow2Node(BlockNode):
             raise
         self.auto_backing_file = name or ""
 
-    def do_direct(self) -> Direct | None:
+    def do_way(self) -> Way | None:
         """Clusters that are there may be read and written without asking this node."""
-        below = self._below.direct((BlkdebugEvent.READ_AIO,), (BlkdebugEvent.WRITE_AIO,))
-        if below is None or below.translation is not None or below.bitmaps or self.image.unusable:
+        below = self._below.way((BlkdebugEvent.READ_AIO,), (BlkdebugEvent.WRITE_AIO,))
+        if (
+            below is None
+            or below.translation is not None
+            or below.traces.bitmaps
+            or self.image.unusable
+        ):
             return None
-        translation = Translation(
+        translation = ClusterTranslation(
             self.mapping.cached,
             self.image.metadata,
             self.image.cluster_bits,
@@ -276,7 +281,7 @@ class Qcow2Node(BlockNode):
                 self._host.region, self.requests, self.allocator, self._below, below
             ),
         )
-        return Direct(below.fd, below.system, Gate(), Gate(), translation=translation)
+        return Way(below.fd, below.system, Gate(), Gate(), translation=translation)
 
     async def _reads_as_zero(self, offset: int, length: int) -> bool:
         while length > 0:

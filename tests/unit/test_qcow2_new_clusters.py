@@ -15,11 +15,11 @@ import pytest
 
 from blockcore.bql.big_lock import BigLock
 from blockcore.bql.clock import SystemClock
-from blockcore.nodes.direct import Translation
 from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.drivers.raw import RawNode
+from blockcore.nodes.shortcut.slot import Slot
+from blockcore.nodes.shortcut.way import Translation
 from blockcore.qapi.names import BlkdebugEvent
-from blockcore.rules.accounting import Slot
 from blockcore.rules.volume import Volume
 from qcow2_images import (
     Around,
@@ -57,15 +57,15 @@ def _node(path: Path) -> Iterator[Qcow2Node]:
 
 
 def translation(node: Qcow2Node) -> Translation:
-    direct = node.direct()
-    assert direct is not None and direct.translation is not None
-    return direct.translation
+    way = node.way()
+    assert way is not None and way.translation is not None
+    return way.translation
 
 
 def goes_short(node: Qcow2Node, offset: int = 0, length: int = CLUSTER) -> bool:
     """Whether such a write needs no coroutine."""
     data = memoryview(bytes([0xAB]) * length)
-    return translation(node).pwrite(Slot(), data, offset)
+    return translation(node).pwrite(Slot(), offset, data)
 
 
 @pytest.mark.parametrize("count", [1, 2, 100])
@@ -73,7 +73,7 @@ def test_it_is_written_and_linked(node: Qcow2Node, path: Path, count: int) -> No
     """The file node knows of its length, of the highest offset, and that there is to flush."""
     file, slot = node.children["file"], Slot()
     data = Random(count).randbytes(count * CLUSTER)
-    assert translation(node).pwrite(slot, memoryview(data), 7 * CLUSTER)
+    assert translation(node).pwrite(slot, 7 * CLUSTER, memoryview(data))
     assert read(node, 7 * CLUSTER, len(data)) == data
     assert file.size == file.wr_highest_offset == slot.wr_highest_below == path.stat().st_size
     perform(node.flush())
@@ -97,7 +97,7 @@ def test_it_is_written_and_linked(node: Qcow2Node, path: Path, count: int) -> No
         *("no table", "two tables", "the last is there", "the first is there"),
     ],
 )
-def test_the_long_path_has_to_do(node: Qcow2Node, offset: int, length: int) -> None:
+def test_the_long_way_has_to_do(node: Qcow2Node, offset: int, length: int) -> None:
     """Nothing has happened then."""
     before, end = read(node), node.children["file"].size
     assert not goes_short(node, offset, length)
@@ -121,7 +121,7 @@ def test_who_is_in_the_way(node: Qcow2Node) -> None:
     assert goes_short(node, CLUSTER)
     before = translation(node)
     node.image.unusable = True
-    assert not before.pwrite(Slot(), memoryview(bytes(CLUSTER)), 2 * CLUSTER)
+    assert not before.pwrite(Slot(), 2 * CLUSTER, memoryview(bytes(CLUSTER)))
     node.image.unusable = False
 
 
@@ -151,7 +151,7 @@ def test_a_write_that_fails_leaves_nothing_behind(
 
 
 def test_on_a_volume_as_far_as_it_goes(path: Path) -> None:
-    """What does not fit is refused by the long path, which counts it."""
+    """What does not fit is refused by the long way, which counts it."""
     around = Around()
     file = open_file(path, around, no_flush=True)
     node = open_on(file, around)
@@ -240,7 +240,7 @@ def test_many_workers_at_once(path: Path) -> None:
             first = random.choice([0, 0, 0, 100])
             data = random.randbytes(CLUSTER - first)
             slot.busy = True
-            done = direct.pwrite(slot, memoryview(data), start + first)
+            done = way.pwrite(slot, start + first, memoryview(data))
             slot.busy = False
             slot.wr_ops += 1
             if done:
@@ -249,7 +249,7 @@ def test_many_workers_at_once(path: Path) -> None:
                 lock.run_in_thread(node.pwrite(start + first, memoryview(data)), lambda: True)
             wanted[start + first : start + CLUSTER] = data
 
-    direct = translation(node)
+    way = translation(node)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:

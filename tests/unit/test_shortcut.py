@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The short path: what it does, what it leaves to the long one, and that nobody slips through."""
+"""The shortcut: what it does, what it leaves to the long way, and that nobody slips through."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from blockcore.bql.big_lock import BigLock
 from blockcore.bql.clock import SystemClock
 from blockcore.bql.routine import Routine
 from blockcore.drive.block_backend import BlockBackend
-from blockcore.drive.short_path import ShortPath
 from blockcore.faults.gate import Gate
 from blockcore.nodes.definitions.flat_options import open_options
-from blockcore.nodes.direct import Direct
 from blockcore.nodes.file_calls import FileSystem
+from blockcore.nodes.shortcut.guest import GuestShortcut, Tried
+from blockcore.nodes.shortcut.slot import Slot
+from blockcore.nodes.shortcut.way import Way
 from blockcore.process.connection import Connection
 from blockcore.process.server import Server
 from blockcore.qapi.events import Event
 from blockcore.qapi.names import RunState
-from blockcore.rules.accounting import AcctType, Slot
+from blockcore.rules.accounting import AcctType
 from blockcore.rules.bitmap import DirtyBitmap
-from sim import add_drive, execute, perform, short_path
+from sim import add_drive, execute, perform, shortcut
 
 K = 1024
 SIZE = 64 * K
@@ -63,20 +64,20 @@ class Ticks:
 
 def open_path(
     image: Path, *, shift: int = 0, size: int = SIZE, reads: Gate | None = None, mode: str = "r+b"
-) -> Iterator[ShortPath]:
+) -> Iterator[GuestShortcut]:
     with image.open(mode, buffering=0) as file:
         writes = Gate([(8 * K, 9 * K)])
-        direct = Direct(file.fileno(), FileSystem(0), reads or Gate(), writes, shift)
-        yield ShortPath(direct, size, Ticks())
+        way = Way(file.fileno(), FileSystem(0), reads or Gate(), writes, shift)
+        yield GuestShortcut(way, size, Ticks())
 
 
 def test_read_and_write(image: Path) -> None:
     slot = Slot()
     for path in open_path(image, shift=K):
         buf = memoryview(bytearray(3))
-        assert path.pread(slot, buf, 5)
+        assert path.pread(slot, 5, buf)
         assert bytes(buf) == b"\5\6\7"
-        assert path.pwrite(slot, memoryview(b"abcd"), 10)
+        assert path.pwrite(slot, 10, memoryview(b"abcd"))
     assert image.read_bytes()[K + 9 : K + 15] == b"\tabcd\x0e"
     assert (slot.rd_ops, slot.rd_bytes, slot.rd_ns) == (1, 3, 10)
     assert (slot.wr_ops, slot.wr_bytes, slot.wr_ns) == (1, 4, 10)
@@ -87,7 +88,7 @@ def test_the_highest_offset_is_kept(image: Path) -> None:
     slot = Slot()
     for path in open_path(image):
         for offset in (100, 50):
-            assert path.pwrite(slot, memoryview(b"a"), offset)
+            assert path.pwrite(slot, offset, memoryview(b"a"))
     assert slot.wr_highest == 101
 
 
@@ -97,12 +98,14 @@ def test_writes_are_marked_where_each_node_has_them(image: Path, mode: str) -> N
     above, below = DirtyBitmap(SIZE, 512), DirtyBitmap(SIZE, 512)
     with image.open(mode, buffering=0) as file:
         system = FileSystem(0)
-        direct = Direct(file.fileno(), system, Gate(), Gate(), bitmaps=[(below, 0)]).shifted(4 * K)
-        direct.bitmaps.append((above, 0))
-        path = ShortPath(direct, SIZE, Ticks())
+        way = Way(file.fileno(), system, Gate(), Gate())
+        way.traces.bitmaps.append((below, 0))
+        way = way.shifted(4 * K)
+        way.traces.bitmaps.append((above, 0))
+        path = GuestShortcut(way, SIZE, Ticks())
         with contextlib.nullcontext() if mode == "r+b" else pytest.raises(OSError):
-            assert path.pwrite(Slot(), memoryview(b"ab"), K - 1)
-        assert path.pread(Slot(), memoryview(bytearray(1)), 0)
+            assert path.pwrite(Slot(), K - 1, memoryview(b"ab"))
+        assert path.pread(Slot(), 0, memoryview(bytearray(1)))
     assert list(above.areas()) == [(K - 512, K)]
     assert list(below.areas()) == [(5 * K - 512, K)]
 
@@ -117,22 +120,22 @@ LEFT: dict[str, tuple[str, int, int]] = {
 
 
 @pytest.mark.parametrize(("kind", "offset", "length"), LEFT.values(), ids=LEFT)
-def test_what_is_left_to_the_long_path(image: Path, kind: str, offset: int, length: int) -> None:
+def test_what_is_left_to_the_long_way(image: Path, kind: str, offset: int, length: int) -> None:
     """Nothing is done and nothing is counted."""
     before, slot = image.read_bytes(), Slot()
     for path in open_path(image, reads=Gate([(16 * K, 17 * K)])):
         data = memoryview(b"\xee" * length)
-        assert path.pread(slot, memoryview(bytearray(length)), offset) == (kind == "write")
-        assert path.pwrite(slot, data, offset) == (kind == "read")
+        assert path.pread(slot, offset, memoryview(bytearray(length))) == (kind == "write")
+        assert path.pwrite(slot, offset, data) == (kind == "read")
     assert slot.rd_ops == (kind == "write") and slot.wr_ops == (kind == "read")
     assert (image.read_bytes() == before) == (kind != "read")
 
 
-def test_a_short_read_is_left_to_the_long_path(image: Path) -> None:
+def test_a_short_read_is_left_to_the_long_way(image: Path) -> None:
     """Somebody has cut the file off."""
     slot = Slot()
     for path in open_path(image, size=2 * SIZE):
-        assert not path.pread(slot, memoryview(bytearray(2)), SIZE - 1)
+        assert not path.pread(slot, SIZE - 1, memoryview(bytearray(2)))
     assert slot.rd_ops == 0
 
 
@@ -140,7 +143,7 @@ def test_errors_are_raised_and_not_counted(image: Path) -> None:
     slot = Slot()
     for path in open_path(image, mode="rb"):
         with pytest.raises(OSError) as caught:
-            path.pwrite(slot, memoryview(b"a"), 0)
+            path.pwrite(slot, 0, memoryview(b"a"))
     assert caught.value.errno == errno.EBADF and slot.wr_ops == slot.last_ns == 0
 
 
@@ -168,20 +171,20 @@ class Guest:
             self.connection.retire(slot)
 
     def one(self, slot: Slot, kind: AcctType, random: Random) -> None:
-        """As in the plugin: the short path, and the long one if that did not do it."""
+        """As in the plugin: the shortcut, and the long way if that did not do it."""
         blk, lock = self.connection.blk, self.connection._lock
         buf = memoryview(bytes([self.number]) * K if kind is AcctType.WRITE else bytearray(K))
         offset = random.randrange(SIZE // K) * K
         if kind is AcctType.READ:
-            done, error = self.connection.short_pread(slot, buf, offset)
+            tried = self.connection.shortcut_pread(slot, offset, buf)
             request: Callable[..., Coroutine[Any, Any, None]] = blk.pread
         else:
-            done, error = self.connection.short_pwrite(slot, buf, offset)
+            tried = self.connection.shortcut_pwrite(slot, offset, buf)
             request = blk.pwrite
         good = True
-        if not done:
+        if tried is not True:
             try:
-                lock.run_in_thread(request(offset, buf, error=error), lambda: True)
+                lock.run_in_thread(request(offset, buf, tried=tried), lambda: True)
             except OSError as exc:
                 assert exc.errno == errno.ETIMEDOUT
                 good = False
@@ -235,8 +238,8 @@ def _world(tmp_path: Path, image: Path) -> Iterator[Setup]:
 @pytest.mark.parametrize("command", ["stop", "block_resize", "system_reset"])
 @pytest.mark.parametrize("kind", ["read", "write"])
 def test_nothing_is_done_while_a_slot_is_busy(world: Setup, command: str, kind: str) -> None:
-    """A request on the short path holds up whoever drains the drive, however often it looks."""
-    path = short_path(world.blk)
+    """A request on the shortcut holds up whoever drains the drive, however often it looks."""
+    path = shortcut(world.blk)
     assert path is not None
     inside, go_on, done = threading.Event(), threading.Event(), threading.Event()
 
@@ -244,12 +247,12 @@ def test_nothing_is_done_while_a_slot_is_busy(world: Setup, command: str, kind: 
         inside.set()
         return not go_on.wait(HANG_S)
 
-    path.read_touches = path.write_touches = slowly
+    path.read_guard = path.write_guard = slowly
     connection = world.server.connect("vda", False)
     slot = connection.new_slot()
-    request = connection.short_pread if kind == "read" else connection.short_pwrite
-    outcomes: list[tuple[bool, OSError | None]] = []
-    world.start(lambda: outcomes.append(request(slot, memoryview(bytearray(K)), 0)))
+    request = connection.shortcut_pread if kind == "read" else connection.shortcut_pwrite
+    outcomes: list[Tried] = []
+    world.start(lambda: outcomes.append(request(slot, 0, memoryview(bytearray(K)))))
     assert inside.wait(HANG_S)
     arguments = {"device": "vda", "size": SIZE} if command == "block_resize" else {}
 
@@ -258,14 +261,14 @@ def test_nothing_is_done_while_a_slot_is_busy(world: Setup, command: str, kind: 
         done.set()
 
     world.start(drain)
-    while world.blk.short_path is not None:
+    while world.blk.shortcut is not None:
         world.server.lock.poke()
     for _ in range(10):
         world.server.lock.poke()
         assert not done.is_set()
     go_on.set()
     assert done.wait(HANG_S)
-    assert outcomes == [(True, None)] and not slot.busy
+    assert outcomes == [True] and not slot.busy
 
 
 def test_a_stop_is_for_all_drives_at_once(world: Setup, tmp_path: Path) -> None:
@@ -278,12 +281,12 @@ def test_a_stop_is_for_all_drives_at_once(world: Setup, tmp_path: Path) -> None:
     slot.busy = True
     world.blk.slots.append(slot)
     drives = world.machine.backends
-    assert [short_path(blk) is not None for blk in drives] == [True, True]
+    assert [shortcut(blk) is not None for blk in drives] == [True, True]
     with world.server.lock.region():
         stop = Routine(world.machine.stop(RunState.PAUSED))
         stop.advance()
     assert not stop.done
-    assert [blk.short_path is not None for blk in drives] == [False, False]
+    assert [blk.shortcut is not None for blk in drives] == [False, False]
     stop.abandon()
 
 
@@ -336,12 +339,12 @@ def moved(lock: BigLock, blk: BlockBackend) -> list[int]:
 
 
 def test_a_rule_that_has_been_added_hits(world: Setup) -> None:
-    """Requests that begin after `x-fault-add` has returned see the rule, on either path."""
+    """Requests that begin after `x-fault-add` has returned see the rule, on either way."""
     connection = world.server.connect("vda", False)
     guest = Guest(connection, 1)
     slot = connection.new_slot()
     with world.server.lock.region():
-        assert short_path(world.blk) is not None
+        assert shortcut(world.blk) is not None
     guest.one(slot, AcctType.WRITE, Random(1))
     assert (slot.wr_ops, guest.told) == (1, {(AcctType.WRITE, True): 1})
     world.command("x-fault-add", node_name="vda", offset=0, length=SIZE, errno="ETIMEDOUT")
@@ -356,17 +359,17 @@ def test_a_rule_that_has_been_added_hits(world: Setup) -> None:
     connection.retire(slot)
 
 
-def test_an_error_on_the_short_path_is_the_drive_s(world: Setup) -> None:
+def test_an_error_on_the_shortcut_is_the_drive_s(world: Setup) -> None:
     """It is not tried again before the policy has seen it."""
     events: list[Event] = []
     world.machine.listeners.append(lambda event, now_ns: events.append(event))
     connection = world.server.connect("vda", False)
     slot = connection.new_slot()
-    world.blk.short_path = ShortPath(Direct(-1, FileSystem(0), Gate(), Gate()), SIZE, SystemClock())
-    done, error = connection.short_pread(slot, memoryview(bytearray(K)), 0)
-    assert not done and error is not None and error.errno == errno.EBADF and not slot.busy
+    world.blk.shortcut = GuestShortcut(Way(-1, FileSystem(0), Gate(), Gate()), SIZE, SystemClock())
+    error = connection.shortcut_pread(slot, 0, memoryview(bytearray(K)))
+    assert isinstance(error, OSError) and error.errno == errno.EBADF and not slot.busy
     with pytest.raises(OSError):
-        world.run(world.blk.pread(0, memoryview(bytearray(K)), error=error))
+        world.run(world.blk.pread(0, memoryview(bytearray(K)), tried=error))
     assert [event.NAME for event in events] == ["BLOCK_IO_ERROR"]
     assert world.blk.stats().tallies[AcctType.READ].failed == 1
     assert world.machine.vm.state is RunState.RUNNING

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: MIT
+"""Data from one file to another in one call, past the nodes over them.
+
+What forbids a guest the shortcut forbids this one too (`BlockNode.way`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from blockcore.bql.effects import LaneCall
+from blockcore.nodes.drivers.file_io import read_all, write_all
+from blockcore.nodes.node import BlockNode
+from blockcore.nodes.shortcut.way import Way
+
+Part = tuple[int, int]
+"""Offset and length, in bytes."""
+
+
+class SourceError(OSError):
+    """It was the source that failed."""
+
+
+class Copied(NamedTuple):
+    """How many parts have been copied, one after the other, and the error of the next."""
+
+    parts: int
+    error: OSError | None = None
+
+
+class Buffers:
+    """Buffers of `most` bytes, which is usual, for whoever copies; with or without the lock."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._free: list[memoryview] = []
+
+    def take(self, length: int) -> memoryview:
+        """Return a buffer of at least `length` bytes, to be put back."""
+        try:
+            buffer = self._free.pop()
+        except IndexError:
+            buffer = memoryview(bytearray(self._most))
+        return buffer if len(buffer) >= length else memoryview(bytearray(length))
+
+    def put_back(self, buffer: memoryview) -> None:
+        self._free.append(buffer)
+
+
+class CopyShortcut:
+    """From the file of `read` to the file of `write`, as long as nothing concerns either.
+
+    With one call for both, there are no more buffers in use than threads, and
+    what a buffer holds is still in a processor's cache when it is written.
+    """
+
+    def __init__(self, read: Way, write: Way, buffers: Buffers) -> None:
+        self.has_rules = read.has_rules
+        self._read = read
+        self._write = write
+        self._buffers = buffers
+
+    def is_open(self, offset: int, length: int) -> bool:
+        """Whether no rule may hit the read or the write of a part."""
+        read, write = self._read.read_gate, self._write.write_gate
+        return not (read.touches(offset, length) or write.touches(offset, length))
+
+    async def copy(self, parts: Sequence[Part]) -> Copied:
+        """Copy one part after the other, until one fails, and leave the nodes' traces."""
+        read, write = self._read, self._write
+        read.traces.read()
+        copied: Copied = await LaneCall(
+            read.system.copying_to(write.system), self._move_all, parts
+        )
+        done, error = copied
+        touched = done if error is None or isinstance(error, SourceError) else done + 1
+        for part in parts[:touched]:
+            write.traces.wrote(*part)
+        return copied
+
+    def _move_all(self, parts: Sequence[Part]) -> Copied:
+        """Called without the lock, on several threads."""
+        for done, part in enumerate(parts):
+            try:
+                self._move(*part)
+            except OSError as exc:
+                return Copied(done, exc)
+        return Copied(len(parts))
+
+    def _move(self, offset: int, length: int) -> None:
+        read, write = self._read, self._write
+        buffer = self._buffers.take(length)
+        try:
+            try:
+                read_all(read.fd, buffer[:length], offset + read.shift)
+            except OSError as exc:
+                raise SourceError(exc.errno, exc.strerror) from None
+            write_all(write.fd, buffer[:length], offset + write.shift)
+        finally:
+            self._buffers.put_back(buffer)
+
+
+def find_shortcut(
+    source: BlockNode, target: BlockNode, buffers: Buffers
+) -> CopyShortcut | None:
+    """Return the shortcut between two nodes; None if something concerns one of them."""
+    read, write = _way(source), _way(target)
+    return CopyShortcut(read, write, buffers) if read and write else None
+
+
+def _way(node: BlockNode) -> Way | None:
+    """Return the way to the file of a node whose requests need not wait for each other."""
+    below: BlockNode | None = node
+    while below is not None:
+        if below.requests is not None:
+            return None
+        below = below.file or below.filtered
+    return node.way()
