@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from blockcore.drive.block_backend import BlockBackend
 from blockcore.machine.machine import Machine
-from blockcore.nodes.drivers.file import FileNode
 from blockcore.nodes.graph.chain import skip_implicit_filters
 from blockcore.nodes.node import BlockNode
+from blockcore.nodes.specific import BlockStatsSpecificFile
 from blockcore.qapi.schema import CommandTable
 from blockcore.rules.accounting import AcctType, BlockAcctStats
 
@@ -84,16 +84,6 @@ class BlockDeviceStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlockStatsSpecificFile:
-    """Discards that reached a file: how many, and how many bytes."""
-
-    driver: str
-    discard_nb_ok: int
-    discard_nb_failed: int
-    discard_bytes_ok: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BlockStats:
     """QAPI's BlockStats; `parent` is, despite its name, the child that carries the data."""
 
@@ -157,20 +147,9 @@ def _node_stats(
         qdev=qdev,
         node_name=node.node_name,
         stats=stats or BlockDeviceStats(wr_highest_offset=node.wr_highest_offset),
-        driver_specific=_specific(node),
+        driver_specific=node.specific_stats(),
         parent=child,
         backing=backing,
-    )
-
-
-def _specific(node: BlockNode) -> BlockStatsSpecificFile | None:
-    if not isinstance(node, FileNode):
-        return None
-    return BlockStatsSpecificFile(
-        driver="file",
-        discard_nb_ok=node.discards_ok,
-        discard_nb_failed=node.discards_failed,
-        discard_bytes_ok=node.discard_bytes_ok,
     )
 
 

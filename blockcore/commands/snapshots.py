@@ -12,7 +12,6 @@ from blockcore.machine.machine import Machine
 from blockcore.machine.new_image import NewImageMode
 from blockcore.machine.snapshot import prepare_snapshot, prepare_snapshot_sync
 from blockcore.machine.transaction import Transaction
-from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.graph.chain import chain
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
@@ -151,7 +150,7 @@ async def change_backing_file(
     async with changing_graph(machine, device, image_node_name):
         root = root_node(machine, device)
         image = machine.node_or_device(None, image_node_name)
-        if not isinstance(image, Qcow2Node) or image.backing is None:
+        if not image.supports_backing or image.backing is None:
             raise QmpError(
                 "not allowing backing file change on an image without a backing file"
             )
@@ -169,9 +168,9 @@ async def change_backing_file(
     machine.graph.refresh_filenames()
 
 
-async def _rename_backing(image: Qcow2Node, backing: BlockNode, name: str) -> None:
+async def _rename_backing(image: BlockNode, backing: BlockNode, name: str) -> None:
     try:
-        await image.set_backing(name, backing.driver)
+        await image.do_change_backing_file(name, backing.driver)
     except OSError as exc:
         reason = reason_of(exc)
         raise QmpError(f"Could not change backing file to '{name}': {reason}") from None

@@ -10,7 +10,7 @@ from typing import Annotated
 from blockcore.bql.effects import Until
 from blockcore.machine.machine import Machine
 from blockcore.machine.volume_responder import VolumeResponder, make_options
-from blockcore.nodes.drivers.file import FileNode
+from blockcore.nodes.graph.abilities import allocated_file_size
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.errnos import ERRNO
 from blockcore.qapi.events import XVolumeExtended
@@ -69,7 +69,7 @@ async def x_query_volumes(machine: Machine) -> list[VolumeInfo]:
     return [
         await _info(machine, node, node.volume)
         for node in list(machine.graph.nodes.values())
-        if isinstance(node, FileNode) and node.volume is not None
+        if node.volume is not None
     ]
 
 
@@ -144,24 +144,24 @@ def x_volume_responder(
         machine.spawn(responder.run())
 
 
-def _volume_of(machine: Machine, name: str) -> tuple[FileNode, Volume]:
+def _volume_of(machine: Machine, name: str) -> tuple[BlockNode, Volume]:
     """The volume of a node, or of the one that carries its data; QmpError if there is none."""
     node: BlockNode | None = machine.node_or_device(name, name)
     while node is not None:
-        if isinstance(node, FileNode) and node.volume is not None:
+        if node.volume is not None:
             return node, node.volume
         node = node.file or node.filtered
     raise QmpError(f"Node '{name}' is not on a volume of limited physical size")
 
 
-async def _info(machine: Machine, node: FileNode, volume: Volume) -> VolumeInfo:
+async def _info(machine: Machine, node: BlockNode, volume: Volume) -> VolumeInfo:
     responder = machine.volume_responders.get(node.node_name)
     return VolumeInfo(
         node_name=node.node_name,
         filename=node.filename,
         virtual_size=Size(_topmost(node).size),
         physical_size=Size(volume.physical_size),
-        allocated=Size(await node.actual_size() or 0),
+        allocated=Size(await allocated_file_size(node) or 0),
         wr_highest_offset=Size(node.wr_highest_offset),
         extent_size=Size(volume.extent_size),
         short_write=volume.short_write,

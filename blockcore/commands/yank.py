@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Annotated
 
 from blockcore.machine.machine import Machine
-from blockcore.nodes.connected import ConnectedNode
+from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import QapiErrorClass, QmpError
 from blockcore.qapi.schema import CommandTable, FlatUnion
 
@@ -59,7 +59,7 @@ def yank(
         node.yank()
 
 
-def _find(machine: Machine, instance: YankInstance) -> ConnectedNode:
+def _find(machine: Machine, instance: YankInstance) -> BlockNode:
     if isinstance(instance, YankInstanceBlockNode):
         for node in _connected(machine):
             if node.node_name == instance.node_name:
@@ -76,9 +76,9 @@ def query_yank(machine: Machine) -> list[Annotated[YankInstance, YANK_INSTANCE]]
     ]
 
 
-def _connected(machine: Machine) -> Iterator[ConnectedNode]:
+def _connected(machine: Machine) -> Iterator[BlockNode]:
     """Also those that are being opened or closed, which may wait for their servers as well."""
     unlisted = sorted(machine.graph.unlisted, key=lambda node: node.node_name)
     for node in (*machine.graph.nodes.values(), *unlisted):
-        if isinstance(node, ConnectedNode):
+        if node.connected:
             yield node

@@ -9,7 +9,6 @@ from typing import Protocol
 from blockcore.bql.effects import Until
 from blockcore.job.job import Completion, Job
 from blockcore.job.job_driver import JobHost
-from blockcore.nodes.connected import ConnectedNode
 from blockcore.nodes.graph.abilities import connections
 from blockcore.nodes.graph.graph import BlockGraph
 from blockcore.nodes.graph.links import check
@@ -197,7 +196,7 @@ class BlockJob(Job):
         if servers:
             self._host.spawn(self._hang_up_later(servers))
 
-    async def _hang_up_later(self, servers: Iterable[ConnectedNode]) -> None:
+    async def _hang_up_later(self, servers: Iterable[BlockNode]) -> None:
         clock = self._host.clock
         while not await Until(self._is_over, clock.monotonic_ns() + CUT_OFF_NS):
             for server in servers:

@@ -11,8 +11,6 @@ from blockcore.job.block_job import JobUser
 from blockcore.machine.drain import Drain
 from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.options import BlockdevOptions
-from blockcore.nodes.drivers.raw import RawNode
-from blockcore.nodes.filter import FilterNode
 from blockcore.nodes.graph import reopen
 from blockcore.nodes.graph.changing import Turn
 from blockcore.nodes.graph.links import check
@@ -47,8 +45,8 @@ def named_node(machine: Machine, name: str) -> BlockNode:
     """A node by its name, or by a drive's: then without filters that go when a job does."""
     node = machine.node_or_device(name, name)
     if node.node_name != name:
-        while isinstance(node, FilterNode) and node.of_job:
-            node = node.below
+        while node.of_job and node.filtered is not None:
+            node = node.filtered
     return node
 
 
@@ -60,7 +58,7 @@ def is_shown(node: BlockNode) -> bool:
     for parent in node.parents:
         if isinstance(parent, BlockBackend):
             return True
-        if isinstance(parent, RawNode | FilterNode) and is_shown(parent):
+        if isinstance(parent, BlockNode) and parent.shows_child and is_shown(parent):
             return True
     return False
 

@@ -19,7 +19,6 @@ from typing import Protocol
 
 from blockcore.bql.effects import Until
 from blockcore.drive.block_backend import BlockBackend
-from blockcore.nodes.drivers.file import FileNode
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import BlockDeviceIoStatus, QmpError, RunState
 from blockcore.rules.host import Clocked, Runs
@@ -95,7 +94,7 @@ class VolumeResponder:
     While it does, the node's write threshold is its own.
     """
 
-    def __init__(self, host: Managed, node: FileNode, options: ResponderOptions) -> None:
+    def __init__(self, host: Managed, node: BlockNode, options: ResponderOptions) -> None:
         assert node.volume is not None
         self.options = options
         self.extensions = 0

@@ -6,8 +6,8 @@ the driver's part, which are the ``do_`` methods that `driver.BlockDriver`
 declares.  `vertex` is a node's place in the graph, `permissions` and
 `op_blockers` say who may use it for what, `tracking` keeps requests apart that
 may not pass each other, `outcome` turns a bug in a driver into an errno,
-`lifetime` opens and closes a node whatever its driver does, `connected` is a node
-whose requests somebody else answers.  `copy_on_read` and
+`lifetime` opens and closes a node whatever its driver does, `making` is what a driver
+makes a node from, `specific` what only some drivers tell of their images.  `copy_on_read` and
 `zeroes` are requests made of other requests.  `filter` is a node that shows its
 child's data.  `file_calls` are the threads on which one file system is called.
 

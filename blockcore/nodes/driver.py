@@ -19,6 +19,7 @@ from blockcore.nodes.definitions.allowed_backing import AllowedBacking
 from blockcore.nodes.definitions.options import BlockdevOptions
 from blockcore.nodes.shortcut.slot import Slot
 from blockcore.nodes.shortcut.way import Way
+from blockcore.nodes.specific import BlockStatsSpecificFile, ImageInfoSpecific
 from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import BlkdebugIOType, BlockdevDetectZeroesOptions, QmpError
 from blockcore.rules.host import (
@@ -32,6 +33,7 @@ from blockcore.rules.host import (
     Shortcuts,
     Warns,
 )
+from blockcore.rules.volume import Volume
 
 MAX_OPENINGS = 64
 """How many nodes may be about to be opened; each of them may wait for a server."""
@@ -72,6 +74,13 @@ class NodeOptions:
     no_flush: bool = False
 
 
+class BackingFile(NamedTuple):
+    """What an image says of its backing file; without a format that is probed."""
+
+    name: str
+    format: str | None
+
+
 NewChildren = Mapping[str, "BlockDriver | None"]
 """The children that are replaced, by their names."""
 
@@ -84,11 +93,55 @@ class BlockDriver:
     supports_backing: ClassVar[bool] = False
     """Whether it can have a backing file."""
 
-    zeroes_unmap: ClassVar[bool] = False
-    """Whether write-zeroes can deallocate, of those that write to no child."""
+    mutable_opts: ClassVar[frozenset[str]] = frozenset()
+    """Members of the definition, of the driver's own, that may change while the node is open."""
+
+    has_zero_init: ClassVar[bool] = False
+    """Whether a new image reads as zeroes, of those with no child that it depends on."""
+
+    shows_child: ClassVar[bool] = False
+    """Whether the data is its child's: it is as long, and grows with it."""
+
+    of_job: ClassVar[bool] = False
+    """Whether it is a filter that is there only as long as a job is."""
+
+    connected: ClassVar[bool] = False
+    """Whether somebody else answers its requests, or never does; `yank` may name it."""
+
+    specific_info: ClassVar[type[ImageInfoSpecific] | None] = None
+    """The variant of QAPI's union that `do_specific_info` gives."""
+
+    volume: Volume | None = None
+    """The volume that limits what can be written."""
+
+    identity: tuple[int, int] | None = None
+    """Of a file its device and number."""
 
     passes_fua: ClassVar[bool] = False
     """Whether a write with FUA is passed on with it (of `supported_write_flags`)."""
+
+    @property
+    def zeroes_unmap(self) -> bool | None:
+        """Whether write-zeroes can deallocate (BDRV_REQ_MAY_UNMAP); None: as the child's can."""
+        return None
+
+    @property
+    def backing_file(self) -> BackingFile | None:
+        """What the image itself says of its backing file; None if it says that there is none."""
+        return None
+
+    @property
+    def is_dirty(self) -> bool | None:
+        """Whether the image was not closed properly (bdrv_get_info); None: as the child."""
+        return None
+
+    @property
+    def dirname(self) -> str | None:
+        """What relative names in an image on it are relative to (bdrv_dirname).
+
+        None: what those in its child are.
+        """
+        return None
 
     def writes_through(self) -> bool:
         """Whether the driver itself sees to it that a write with FUA is stable."""
@@ -111,11 +164,26 @@ class BlockDriver:
     def reconfigured(self) -> None:
         """`definition` and children are others now; `options` are dealt with elsewhere."""
 
+    def format_guessed(self) -> None:
+        """Nobody has said what the format of the open image is: it was probed."""
+
     async def do_close(self) -> None:
         """Give back what `do_open` acquired."""
 
     def abort(self) -> None:
         """Make blocked calls of the driver return soon: the process is ending."""
+
+    def cancel_in_flight(self) -> None:
+        """Let requests fail that wait for a connection (bdrv_cancel_in_flight).
+
+        Neither this nor what the other methods for a `connected` node do waits for anything.
+        """
+
+    def hang_up(self) -> None:
+        """Let all requests fail that are under way; the next one connects again."""
+
+    def yank(self) -> None:
+        """Let all requests fail, now and later, also an attempt to open the node."""
 
     def do_request(self, request: Request) -> Awaitable[Any]:
         """Begin the driver's part of a request; block-status gives an `Extent`.
@@ -165,6 +233,35 @@ class BlockDriver:
 
     async def do_truncate(self, size: int) -> None:
         raise QmpError("Image format driver does not support resize")
+
+    async def do_change_backing_file(self, name: str | None, image_format: str | None) -> None:
+        """Write another `backing_file` into the image, or none; raises OSError.
+
+        The backing node stays as it is (bdrv_change_backing_file).
+        """
+        raise failure(errno.ENOTSUP)
+
+    async def do_delete_file(self) -> None:
+        """Delete what the node is stored in, if it can be deleted (bdrv_co_delete_file)."""
+
+    async def do_allocated_file_size(self) -> int | None:
+        """Bytes on the host (bdrv_get_allocated_file_size); None if that is not known.
+
+        OSError(ENOTSUP): as many as the child has.
+        """
+        raise failure(errno.ENOTSUP)
+
+    async def do_specific_info(self) -> ImageInfoSpecific | None:
+        """What only this driver knows of its image (bdrv_get_specific_info)."""
+        return None
+
+    def specific_stats(self) -> BlockStatsSpecificFile | None:
+        """What only this driver counts (bdrv_get_specific_stats)."""
+        return None
+
+    def extend_volume(self, size: int) -> bool:
+        """Let the `volume` grow to `size` bytes, and say so; whether it has grown."""
+        raise NotImplementedError
 
     def do_way(self) -> Way | None:
         return None

@@ -18,8 +18,7 @@ class FilterNode(BlockNode):
 
     filters: ClassVar[str]
 
-    of_job: ClassVar[bool] = False
-    """Whether it is there only as long as a job is."""
+    shows_child = True
 
     def __init__(self, options: NodeOptions, host: NodeHost, below: BlockNode) -> None:
         super().__init__(options, host)

@@ -36,6 +36,8 @@ class Vertex(Generic[N]):
         self.implicit = False
         """Put there by a job without the user's asking: commands about drives look past it."""
         self.closed = False
+        self.auto_backing_file = ""
+        """The name that the backing file has if it is the one that the image says."""
 
     @property
     def device_or_node_name(self) -> str:

@@ -105,7 +105,7 @@ REQUESTS: dict[str, Callable[[FileNode], Any]] = {
     "flush": lambda node: node.do_flush(),
     "status": lambda node: node.do_block_status(0, 512),
     "truncate": lambda node: node.do_truncate(512),
-    "size": lambda node: node.actual_size(),
+    "size": lambda node: node.do_allocated_file_size(),
     "hint": lambda node: node.extent_size_hint(),
     "close": lambda node: node.do_close(),
 }

@@ -184,7 +184,7 @@ def image(clusters: frozenset[int], first: int, backing: str | None) -> bytes:
     for number in sorted(clusters):
         data = bytes([first + number]) * CLUSTER
         perform(node.pwrite(number * CLUSTER, memoryview(data)))
-    perform(node.set_backing(backing, None if backing is None else "memory"))
+    perform(node.do_change_backing_file(backing, None if backing is None else "memory"))
     perform(node.flush())
     perform(node.do_close())
     return bytes(disk.data)

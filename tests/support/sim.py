@@ -26,7 +26,6 @@ from blockcore.commands.table import table
 from blockcore.drive.block_backend import BlockBackend
 from blockcore.drive.guest_request import Device
 from blockcore.machine.machine import Machine
-from blockcore.nodes.connected import ConnectedNode
 from blockcore.nodes.definitions.options import BlockdevOptionsFile
 from blockcore.nodes.driver import Extent, NodeHost, NodeOptions
 from blockcore.nodes.node import BlockNode
@@ -254,13 +253,14 @@ class MemoryNode(BlockNode):
         self.data = self.data[:size].ljust(size, b"\0")
 
 
-class FarNode(ConnectedNode, MemoryNode):
+class FarNode(MemoryNode):
     """A disk behind a connection, whose server `hangs` once it has had `patience` more requests.
 
     Then no request ends before somebody hangs up: it was carried out or not,
     as `is_late` says each time.  `is_local()`: there is no connection at the moment.
     """
 
+    connected = True
     hangs = False
     patience: int | None = None
     given_up = False

@@ -15,6 +15,7 @@ import pytest
 
 from blockcore.commands.table import table
 from blockcore.nodes.driver import NodeOptions
+from blockcore.nodes.specific import ImageInfoSpecific
 from blockcore.qapi.events import Event
 from blockcore.qapi.introspect import schema_info
 from blockcore.qapi.names import BlockDeviceIoStatus, QmpError, RunState
@@ -670,7 +671,7 @@ def _structs() -> list[type]:
 
 
 def _is_wire(cls: type) -> bool:
-    return cls.__module__.startswith("blockcore.commands.")
+    return cls.__module__.startswith("blockcore.commands.") or issubclass(cls, ImageInfoSpecific)
 
 
 @pytest.mark.parametrize(("release", "name"), THEIRS)

@@ -19,7 +19,6 @@ from blockcore.machine.graph_changes import set_read_only
 from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.filter_options import BlockdevOptionsTop
 from blockcore.nodes.driver import NodeOptions
-from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.graph.chain import (
     FrozenChain,
     chain,
@@ -178,12 +177,12 @@ class CommitJob(BlockJob):
         As in QEMU the image above a filter that is in between keeps its name
         for what it is on.
         """
-        if not isinstance(image, Qcow2Node):
+        if not image.supports_backing:
             return
         if read_only := image.read_only:
             await set_read_only(self._machine, image, False)
         try:
-            await image.set_backing(*self._backing.of(self._base))
+            await image.do_change_backing_file(*self._backing.of(self._base))
         finally:
             if read_only:
                 await quietly_read_only(self._machine, image)

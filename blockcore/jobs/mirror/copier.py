@@ -14,7 +14,6 @@ from blockcore.jobs.copy_data import DataCopier
 from blockcore.jobs.mirror.ops import Op, OpsInFlight
 from blockcore.jobs.shortcut import Part, SourceError
 from blockcore.nodes.driver import Extent
-from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.graph.chain import skip_filters
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import IoOperationType
@@ -83,9 +82,7 @@ class Copier:
         """
         image = skip_filters(self.target)
         self._cluster = image.cluster_size or 1
-        if not isinstance(image, Qcow2Node) or not image.header.backing_file:
-            return None
-        if image.cow is not None:
+        if image.backing_file is None or image.cow is not None:
             return None
         return DirtyBitmap(self.bitmap.size, min(self.bitmap.granularity, self._cluster))
 

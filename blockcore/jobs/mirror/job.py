@@ -20,7 +20,6 @@ from blockcore.machine.graph_changes import set_read_only
 from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.filter_options import BlockdevOptionsTop
 from blockcore.nodes.driver import NodeOptions
-from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.graph.chain import FrozenChain, chain, skip_filters
 from blockcore.nodes.graph.links import attach, check, detach
 from blockcore.nodes.graph.links import replace as replace_node
@@ -124,7 +123,7 @@ class MirrorJob(MirrorWork):
                         attach(target, "backing", backing)
                         check(self.machine.graph.connected(target))
             elif self.mirror.backing_mode is BackingMode.OPEN_CHAIN:
-                if isinstance(target, Qcow2Node) and target.cow is None:
+                if target.supports_backing and target.cow is None:
                     await self.machine.graph.open_backing(target)
         except QmpError:
             is_open = self.mirror.backing_mode is BackingMode.OPEN_CHAIN

@@ -18,7 +18,6 @@ from blockcore.machine.graph_changes import set_read_only
 from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.filter_options import BlockdevOptionsCor
 from blockcore.nodes.driver import NodeOptions
-from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.graph.chain import (
     FrozenChain,
     chain,
@@ -174,7 +173,6 @@ class StreamJob(BlockJob):
         above = self._extent.above_base
         if target.cow is None:
             return
-        assert isinstance(target, Qcow2Node)
         await target.flush()
         base = above.filtered or above.cow
         async with Drain(self._machine, [target]):
@@ -186,7 +184,7 @@ class StreamJob(BlockJob):
             await self._machine.graph.release(obsolete)
             self._machine.graph.refresh_filenames()
 
-    def _put_on(self, target: Qcow2Node, base: BlockNode | None) -> BlockNode:
+    def _put_on(self, target: BlockNode, base: BlockNode | None) -> BlockNode:
         """Change the link, or nothing and OSError(EPERM); gives what was below.
 
         (bdrv_set_backing_hd.)  The job reads the target still, as it did
@@ -208,11 +206,11 @@ class StreamJob(BlockJob):
             target.parents.remove(reader)
         return old
 
-    async def _write_header(self, target: Qcow2Node, base: BlockNode | None) -> None:
+    async def _write_header(self, target: BlockNode, base: BlockNode | None) -> None:
         if base is None:
-            await target.set_backing(None, None)
+            await target.do_change_backing_file(None, None)
         else:
-            await target.set_backing(*self._backing.of(base))
+            await target.do_change_backing_file(*self._backing.of(base))
 
     async def clean(self) -> None:
         self._frozen.thaw()

@@ -85,6 +85,10 @@ class BlockdevOptions:
         refs = {name: getattr(self, name) for name in _child_members(cls)}
         return {name: ref for name, ref in refs.items() if isinstance(ref, str | BlockdevOptions)}
 
+    def asked_backing(self) -> BlockdevRefOrNull | None:
+        """Return what is said of a backing file; None if nothing is."""
+        return None
+
     def node_names(self) -> Iterator[str]:
         """Yield the names that users give to the nodes which are defined here, at any depth."""
         if self.node_name is not None:
@@ -120,17 +124,32 @@ class BlockdevOptionsFile(BlockdevOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlockdevOptionsRaw(BlockdevOptions):
+class BlockdevOptionsGenericFormat(BlockdevOptions):
+    file: Annotated[BlockdevRef, BLOCKDEV_REF]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockdevOptionsGenericCOWFormat(BlockdevOptionsGenericFormat):
+    """`backing` None is what the image says, a null is none."""
+
+    backing: Annotated[BlockdevRefOrNull, BLOCKDEV_REF_OR_NULL] | None = None
+
+    def asked_backing(self) -> BlockdevRefOrNull | None:
+        """Return `backing`; the name of a node that is empty is an older way to ask for none."""
+        return Null.NULL if self.backing == "" else self.backing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockdevOptionsRaw(BlockdevOptionsGenericFormat):
     """`offset` and `size` in bytes: the part of the child that is shown."""
 
-    file: Annotated[BlockdevRef, BLOCKDEV_REF]
     offset: int | None = None
     size: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlockdevOptionsQcow2(BlockdevOptions):
-    """`backing` None is what the image says, a null is none; sizes in bytes.
+class BlockdevOptionsQcow2(BlockdevOptionsGenericCOWFormat):
+    """Sizes in bytes.
 
     Of the caches only `l2_cache_size` has an effect; lazy refcounts and the
     cleaning of caches are accepted, since clients name them.  Stored bitmaps
@@ -138,8 +157,6 @@ class BlockdevOptionsQcow2(BlockdevOptions):
     not opened for writing.
     """
 
-    file: Annotated[BlockdevRef, BLOCKDEV_REF]
-    backing: Annotated[BlockdevRefOrNull, BLOCKDEV_REF_OR_NULL] | None = None
     lazy_refcounts: bool | None = None
     pass_discard_request: bool | None = None
     pass_discard_snapshot: bool | None = None

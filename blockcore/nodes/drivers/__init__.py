@@ -6,6 +6,6 @@ Protocols are `file`, `nbd` and `null`; formats are `raw` and the folder `qcow2`
 ``do_`` methods that it can do; whatever blocks is a `Call`.
 
 `probe` recognises a format by its first bytes, `nbd_server` connects to the
-server of an nbd node, `file_io` has the system calls for files and `fallocate`
-the one that Python lacks.
+server of an nbd node, `file_info` says what is special about a file, `file_io` has
+the system calls for files and `fallocate` the one that Python lacks.
 """

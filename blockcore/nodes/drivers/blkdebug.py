@@ -9,16 +9,26 @@ own that send requests down less travelled roads.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from blockcore.bql.effects import LaneCall
+from blockcore.faults.fail import Fail
 from blockcore.faults.injector import StateChange
 from blockcore.faults.options import FaultOptions
-from blockcore.nodes.driver import NodeHost, NodeOptions
+from blockcore.nodes.definitions.blkdebug_config import parse_blkdebug_config
+from blockcore.nodes.definitions.options import BlockdevOptionsBlkdebug, InjectError, SetState
+from blockcore.nodes.driver import OPENING, NodeHost, NodeOptions
 from blockcore.nodes.filter import FilterNode
+from blockcore.nodes.making import Making
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.shortcut.way import Way
 from blockcore.qapi.errnos import failure
+from blockcore.qapi.names import QmpError
+
+CONFIG_BYTES_MAX = 1 << 20
+"""Of a file of rules; so many could not be obeyed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +69,31 @@ class BlkdebugNode(FilterNode):
         self.limits = limits or BlkdebugLimits()
         self.injector().load(rules, changes)
 
+    @classmethod
+    async def make(cls, definition: BlockdevOptionsBlkdebug, making: Making) -> BlkdebugNode:
+        """Rules of the file come before those given in place, as QEMU's read_config has it."""
+        errors = list(definition.inject_error or ())
+        changes = list(definition.set_state or ())
+        if definition.config:
+            text = await LaneCall(OPENING, _read_config, making.path(definition.config))
+            more_errors, more_changes = parse_blkdebug_config(text)
+            errors, changes = more_errors + errors, more_changes + changes
+        return cls(
+            making.options,
+            making.host,
+            await making.child(definition.image),
+            config=definition.config or "",
+            rules=_faults(making.options.node_name, errors),
+            changes=[_state_change(change) for change in changes],
+            limits=BlkdebugLimits(
+                max_transfer=definition.max_transfer or 0,
+                opt_write_zero=definition.opt_write_zero or 0,
+                max_write_zero=definition.max_write_zero or 0,
+                opt_discard=definition.opt_discard or 0,
+                max_discard=definition.max_discard or 0,
+            ),
+        )
+
     async def do_pread(self, offset: int, buf: memoryview) -> None:
         for start, end in _pieces(len(buf), self.limits.max_transfer):
             await self.below.pread(offset + start, buf[start:end])
@@ -79,6 +114,9 @@ class BlkdebugNode(FilterNode):
         for start, end in _pieces(length, self.limits.max_discard):
             await self.below.discard(offset + start, end - start)
 
+    async def do_allocated_file_size(self) -> None:
+        """QEMU's does not pass the question on (recorded in guest-*)."""
+
     def do_way(self) -> Way | None:
         return None if self.limits.max_transfer else self.below.way()
 
@@ -86,3 +124,31 @@ class BlkdebugNode(FilterNode):
 def _pieces(length: int, limit: int) -> Iterator[tuple[int, int]]:
     step = limit or length
     return ((start, min(start + step, length)) for start in range(0, length, step or 1))
+
+
+def _read_config(path: str) -> str:
+    """A pipe is not waited for, and what has no end is not read to it."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            data = file.read(CONFIG_BYTES_MAX + 1) or b""
+    except OSError as exc:
+        reason = os.strerror(exc.errno or 0)
+        raise QmpError(f"Could not read blkdebug config file: {reason}") from None
+    if len(data) > CONFIG_BYTES_MAX:
+        raise QmpError(f"Could not read blkdebug config file: {os.strerror(errno.EFBIG)}")
+    return data.decode(errors="surrogateescape")
+
+
+def _faults(node_name: str, rules: Iterable[InjectError]) -> list[FaultOptions]:
+    return [
+        Fail(
+            node_name=node_name,
+            id=f"{node_name}.{number}",
+            **{field.name: getattr(rule, field.name) for field in fields(rule)},
+        )
+        for number, rule in enumerate(rules)
+    ]
+
+
+def _state_change(options: SetState) -> StateChange:
+    return StateChange(event=options.event, state=options.state, new_state=options.new_state)

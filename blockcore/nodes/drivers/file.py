@@ -9,14 +9,16 @@ import os
 import stat
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from blockcore.bql.effects import LaneCall
 from blockcore.faults.gate import Gate
-from blockcore.nodes.definitions.options import BlockdevOptions
+from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevOptionsFile
 from blockcore.nodes.driver import OPENING, Extent, NewChildren, NodeHost, NodeOptions
 from blockcore.nodes.drivers.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
+from blockcore.nodes.drivers.file_info import ImageInfoSpecificFileWrapper, file_info
 from blockcore.nodes.drivers.file_io import (
     aligned,
     read_all,
@@ -26,12 +28,14 @@ from blockcore.nodes.drivers.file_io import (
     write_direct,
 )
 from blockcore.nodes.file_calls import FileCalls, file_system_of
+from blockcore.nodes.making import Making
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.shortcut.way import Way
+from blockcore.nodes.specific import BlockStatsSpecificFile, ImageInfoSpecific
 from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.events import XVolumeExtended
 from blockcore.qapi.names import QmpError, Size
-from blockcore.rules.volume import Volume
+from blockcore.rules.volume import Volume, make_volume
 
 FS_IOC_FSGETXATTR = 0x801C581F
 """Of <linux/fs.h>: fills a struct fsxattr, whose second word is the extent size hint."""
@@ -49,9 +53,16 @@ class FileNode(BlockNode):
     """
 
     driver = "file"
+    has_zero_init = True
+    is_dirty = False
     zeroes_unmap = True
+    specific_info = ImageInfoSpecificFileWrapper
 
     _call: FileCalls
+
+    @property
+    def dirname(self) -> str:
+        return os.path.dirname(self.filename)
 
     def writes_through(self) -> bool:
         return self._host.qemu.files_write_through
@@ -70,11 +81,19 @@ class FileNode(BlockNode):
         self.path = path
         self.fd = -1
         self.discards_ok = self.discards_failed = self.discard_bytes_ok = 0
-        self.identity = -1, -1
-        """The file's device and number: to ask for them later would be to wait for it."""
+        self.identity: tuple[int, int] | None = None
+        """To ask for it later would be to wait for the file."""
         self._direct_fd = -1
         self._data = range(0)
         self._holes_made = 0
+
+    @classmethod
+    async def make(cls, definition: BlockdevOptionsFile, making: Making) -> FileNode:
+        volume = make_volume(
+            definition.x_physical_size, definition.x_extent_size, definition.x_short_write
+        )
+        name = definition.filename
+        return cls(making.options, making.host, name, making.path(name), volume)
 
     async def do_open(self) -> None:
         """Raises QmpError in QEMU's words (raw_open_common)."""
@@ -189,7 +208,6 @@ class FileNode(BlockNode):
             raise self.volume.refusal()
 
     def extend_volume(self, size: int) -> bool:
-        """Let the volume grow to `size` bytes, and say so; whether it has grown."""
         volume = self.volume
         assert volume is not None
         old = volume.physical_size
@@ -248,13 +266,28 @@ class FileNode(BlockNode):
         write_gate = Gate() if self.volume is None else self.volume.gate()
         return Way(self.fd, self._call.system, Gate(), write_gate)
 
-    async def actual_size(self) -> int | None:
+    async def do_delete_file(self) -> None:
+        with suppress(OSError):
+            await LaneCall(OPENING, os.unlink, self.path)
+
+    async def do_allocated_file_size(self) -> int | None:
         """Bytes the file occupies; None if it is closed meanwhile, or its file system hangs."""
         try:
             status: os.stat_result | None = await self._ask(os.fstat)
         except OSError:
             return None
         return None if status is None else status.st_blocks * 512
+
+    async def do_specific_info(self) -> ImageInfoSpecific:
+        return file_info(await self.extent_size_hint())
+
+    def specific_stats(self) -> BlockStatsSpecificFile:
+        return BlockStatsSpecificFile(
+            driver="file",
+            discard_nb_ok=self.discards_ok,
+            discard_nb_failed=self.discards_failed,
+            discard_bytes_ok=self.discard_bytes_ok,
+        )
 
     async def extent_size_hint(self) -> int | None:
         """In how large parts the file system is asked to allocate the file, in bytes.

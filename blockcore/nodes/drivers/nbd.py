@@ -17,10 +17,11 @@ from dataclasses import replace
 from typing import Any
 
 from blockcore.bql.effects import Lane, LaneCall
-from blockcore.nodes.connected import ConnectedNode
-from blockcore.nodes.definitions.options import BlockdevOptions
+from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevOptionsNbd
 from blockcore.nodes.driver import OPENING, Extent, NewChildren, NodeHost, NodeOptions
 from blockcore.nodes.drivers.nbd_server import NbdServer
+from blockcore.nodes.making import Making
+from blockcore.nodes.node import BlockNode
 from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import QmpError
 
@@ -45,7 +46,7 @@ RETRY_S = 0.1
 """Pause between two attempts to reconnect within reconnect-delay."""
 
 
-class NbdNode(ConnectedNode):
+class NbdNode(BlockNode):
     """Requests go to the server as they come, each on a handle of its own.
 
     A lost connection fails the requests on it with EIO; the next request
@@ -55,6 +56,7 @@ class NbdNode(ConnectedNode):
     """
 
     driver = "nbd"
+    connected = True
 
     def __init__(
         self,
@@ -77,6 +79,16 @@ class NbdNode(ConnectedNode):
         self._cancels = 0
         self._can: dict[str, bool] = {}
         self._server_read_only = False
+
+    @classmethod
+    async def make(cls, definition: BlockdevOptionsNbd, making: Making) -> NbdNode:
+        return cls(
+            making.options,
+            making.host,
+            NbdServer.at(definition.server, definition.export or "", making.path),
+            reconnect_delay=definition.reconnect_delay or 0,
+            open_timeout=definition.open_timeout or 0,
+        )
 
     async def do_open(self) -> None:
         """Raises QmpError in QEMU's words (nbd_client_connect)."""
@@ -212,7 +224,7 @@ class NbdNode(ConnectedNode):
         self._cancels += 1
 
     @property
-    def can_zero(self) -> bool:
+    def zeroes_unmap(self) -> bool:
         return self._can["zero"]
 
     async def do_pread(self, offset: int, buf: memoryview) -> None:

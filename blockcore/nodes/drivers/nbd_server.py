@@ -6,7 +6,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from blockcore.nodes.definitions.options import (
+    InetSocketAddress,
+    SocketAddress,
+    UnixSocketAddress,
+)
 
 try:
     import nbd
@@ -27,6 +34,16 @@ class NbdServer:
     host: str = ""
     port: str = ""
     export: str = ""
+
+    @classmethod
+    def at(cls, address: SocketAddress, export: str, path: Callable[[str], str]) -> NbdServer:
+        """The server that a definition names; `path` makes a socket's path absolute."""
+        match address:
+            case UnixSocketAddress():
+                return cls(path=path(address.path), shown=address.path, export=export)
+            case InetSocketAddress():
+                return cls(host=address.host, port=address.port, export=export)
+        raise AssertionError(f"no address in {address}")
 
     def begin_to_connect(self, handle: nbd.NBD) -> None:
         """Connect, and negotiate as the handle is polled; raises nbd.Error.

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 from blockcore.bql.effects import Until
+from blockcore.nodes.definitions.options import BlockdevOptionsNull
 from blockcore.nodes.driver import Extent, NodeHost, NodeOptions
+from blockcore.nodes.making import Making
 from blockcore.nodes.node import BlockNode
+from blockcore.qapi.names import QmpError
 
 DEFAULT_SIZE = 1 << 30
 
@@ -32,6 +35,18 @@ class NullNode(BlockNode):
         self.latency_ns = latency_ns
         self.read_zeroes = read_zeroes
 
+    @classmethod
+    async def make(cls, definition: BlockdevOptionsNull, making: Making) -> NullNode:
+        if definition.size is not None and definition.size < 0:
+            raise QmpError("Parameter 'size' expects a >0 size")
+        return cls(
+            making.options,
+            making.host,
+            size=DEFAULT_SIZE if definition.size is None else definition.size,
+            latency_ns=definition.latency_ns or 0,
+            read_zeroes=bool(definition.read_zeroes),
+        )
+
     async def _take_time(self) -> None:
         if self.latency_ns:
             await Until(_never, self._host.clock.monotonic_ns() + self.latency_ns)
@@ -51,6 +66,9 @@ class NullNode(BlockNode):
 
     async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
         await self._take_time()
+
+    async def do_allocated_file_size(self) -> int:
+        return 0
 
     async def do_flush(self) -> None:
         await self._take_time()

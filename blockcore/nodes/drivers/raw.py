@@ -10,6 +10,7 @@ from blockcore.faults.options import SECTOR_SIZE
 from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevOptionsRaw
 from blockcore.nodes.driver import Extent, NewChildren, NodeHost, NodeOptions
 from blockcore.nodes.drivers.probe import PROBE_BYTES, format_of
+from blockcore.nodes.making import Making
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import Pair, Perm, data_child, filtered_child
 from blockcore.nodes.shortcut.way import Way
@@ -39,6 +40,8 @@ class RawNode(BlockNode):
 
     driver = "raw"
     passes_fua = True
+    shows_child = True
+    mutable_opts = frozenset(("offset", "size"))
 
     def __init__(
         self,
@@ -55,14 +58,21 @@ class RawNode(BlockNode):
         self.window = size
         self.probed = False
 
+    @classmethod
+    async def make(cls, definition: BlockdevOptionsRaw, making: Making) -> RawNode:
+        file = await making.child(definition.file)
+        offset = definition.offset or 0
+        return cls(making.options, making.host, file, offset, definition.size)
+
     def set_child(self, name: str, child: BlockNode | None) -> None:
         super().set_child(name, child)
         if child is not None:
             self.below = child
 
-    def tell_guess(self) -> None:
-        """Warn of what a guessed format means for whoever writes."""
-        if self.probed and not self.read_only:
+    def format_guessed(self) -> None:
+        """Watch what is written, and warn of what that means for whoever writes."""
+        self.probed = True
+        if not self.read_only:
             self._host.warn(PROBED_RAW.format(self.below.filename))
 
     def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:

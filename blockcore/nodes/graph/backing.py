@@ -9,18 +9,10 @@ import re
 from blockcore.bql.effects import LaneCall
 from blockcore.nodes.definitions.allowed_backing import AllowedBacking
 from blockcore.nodes.definitions.flat_options import backing_options
-from blockcore.nodes.definitions.options import (
-    BlockdevOptionsBacking,
-    BlockdevOptionsQcow2,
-    BlockdevRef,
-    BlockdevRefOrNull,
-)
+from blockcore.nodes.definitions.options import BlockdevOptionsBacking, BlockdevRef
 from blockcore.nodes.driver import OPENING
-from blockcore.nodes.drivers.file import FileNode
-from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import QmpError
-from blockcore.qapi.schema import Null
 
 MAX_CHAIN = 200
 """Images on top of each other; QEMU runs out of stack or of file descriptors at some depth."""
@@ -42,11 +34,11 @@ def backing_name(node: BlockNode, name: str) -> str:
     if has_protocol(name) or os.path.isabs(name):
         return name
     below: BlockNode | None = node
-    while below is not None and not isinstance(below, FileNode):
+    while below is not None and below.dirname is None:
         below = below.file
-    if below is None:
+    if below is None or below.dirname is None:
         raise QmpError(f"Cannot use relative backing file names for '{node.filename}'")
-    return os.path.join(os.path.dirname(below.filename), name)
+    return os.path.join(below.dirname, name)
 
 
 async def named_file(
@@ -63,16 +55,6 @@ async def named_file(
         if reason is not None:
             raise QmpError(f"Could not open backing file: {reason}")
     return name
-
-
-def asked_backing(node: Qcow2Node) -> BlockdevRefOrNull | None:
-    """What the definition of an image says of its backing file; None if nothing.
-
-    The name of a node that is empty is an older way to ask for none.
-    """
-    assert isinstance(node.definition, BlockdevOptionsQcow2)
-    asked = node.definition.backing
-    return Null.NULL if asked == "" else asked
 
 
 def name_counts(asked: BlockdevRef | None) -> bool:

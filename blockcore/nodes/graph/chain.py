@@ -9,7 +9,6 @@ from itertools import takewhile
 
 from blockcore.bql.effects import LaneCall
 from blockcore.nodes.driver import OPENING
-from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.graph.backing import backing_name, has_protocol
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import QmpError
@@ -108,11 +107,11 @@ async def find_backing_image(
 async def _goes_by(
     overlay: BlockNode, below: BlockNode, name: str, path: Callable[[str], str]
 ) -> bool:
-    if not isinstance(overlay, Qcow2Node) or is_overridden(overlay):
+    if not overlay.supports_backing or is_overridden(overlay):
         return name == below.filename
-    said = overlay.header.backing_file
-    if said is None:
+    if overlay.backing_file is None:
         return False
+    said = overlay.backing_file.name
     try:
         full = [backing_name(overlay, one) for one in (name, said)]
     except QmpError:
@@ -130,10 +129,10 @@ def _is_same_file(*names: str) -> bool:
         return False
 
 
-def is_overridden(node: Qcow2Node) -> bool:
+def is_overridden(node: BlockNode) -> bool:
     """Whether an image is on another than it says (bdrv_backing_overridden)."""
     if node.backing is None:
-        return node.header.backing_file is not None
+        return node.backing_file is not None
     return node.auto_backing_file != node.backing.filename
 
 

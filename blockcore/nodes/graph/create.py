@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from typing import Final, NamedTuple
 
 from blockcore.bql.effects import LaneCall
@@ -16,6 +15,7 @@ from blockcore.nodes.drivers.file import FileNode
 from blockcore.nodes.drivers.qcow2.create import create_image
 from blockcore.nodes.graph.graph import BlockGraph
 from blockcore.nodes.graph.make import make_node
+from blockcore.nodes.making import Making
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.names import QmpError
@@ -59,8 +59,7 @@ async def create_image_file(
             name, driver = backing or (None, None)
             await create_image(file, size, backing_file=name, backing_format=driver)
     except QmpError:
-        if isinstance(file, FileNode):
-            await LaneCall(OPENING, _delete, file.path)
+        await file.do_delete_file()
         raise
     finally:
         await _let_go(graph, file)
@@ -99,7 +98,7 @@ async def _create_below(
         return await _existing(graph, host, filename, size)
     name = str(FILENAME_PARSERS["file"](filename)["filename"])
     path = graph.path(name) if name else ""
-    used = [node.identity for node in graph.nodes.values() if isinstance(node, FileNode)]
+    used = [node.identity for node in graph.nodes.values() if node.identity is not None]
     try:
         await LaneCall(OPENING, _create, path, size, used)
     except OSError as exc:
@@ -122,7 +121,7 @@ async def _existing(
     try:
         options = open_options({}, filename, protocol=True)
         effective = NodeOptions(node_name="new image")
-        node = await make_node(options, effective, host, graph.path, child)
+        node = await make_node(options, Making(effective, host, graph.path, child))
         graph.unlisted.add(node)
         await node.do_open()
     except QmpError as exc:
@@ -161,8 +160,3 @@ def _create(path: str, size: int, used: list[tuple[int, int]]) -> None:
             raise QmpError(f"Could not resize file: {reason}") from None
     finally:
         os.close(fd)
-
-
-def _delete(path: str) -> None:
-    with suppress(OSError):
-        os.unlink(path)

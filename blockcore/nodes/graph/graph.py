@@ -18,11 +18,8 @@ from blockcore.nodes.definitions.options import (
 from blockcore.nodes.definitions.shown_filename import filename, full_filename
 from blockcore.nodes.driver import MAX_OPENINGS, NodeHost, NodeOptions
 from blockcore.nodes.drivers.probe import probe
-from blockcore.nodes.drivers.qcow2.node import Qcow2Node
-from blockcore.nodes.drivers.raw import RawNode
 from blockcore.nodes.graph.backing import (
     MAX_CHAIN,
-    asked_backing,
     backing_ref,
     name_counts,
     named_file,
@@ -33,6 +30,7 @@ from blockcore.nodes.graph.inherit import inherit, options_for_backing
 from blockcore.nodes.graph.links import adopt, attach, check, concerned_by, disown
 from blockcore.nodes.graph.make import make_node
 from blockcore.nodes.lifetime import close_node, open_node
+from blockcore.nodes.making import Making
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import QmpError
 from blockcore.qapi.schema import Null
@@ -98,10 +96,8 @@ class BlockGraph:
             probed = isinstance(options, BlockdevOptionsProbed)
             if isinstance(options, BlockdevOptionsProbed):
                 options = with_format(options, await probe(await child(options.file)))
-            node = await make_node(options, effective, self._host, self.path, child)
+            node = await make_node(options, Making(effective, self._host, self.path, child))
             node.definition = options
-            if isinstance(node, RawNode):
-                node.probed = probed
         except Exception:
             for opened in children:
                 await self.release(opened)
@@ -112,8 +108,8 @@ class BlockGraph:
         self._list_last(set(below[before:]))
         opened_before += (*below, node.node_name)
         node.filename = filename(self.shown(node), self._definition)
-        if isinstance(node, RawNode):
-            node.tell_guess()
+        if probed:
+            node.format_guessed()
         return node
 
     async def _open_on(
@@ -132,7 +128,7 @@ class BlockGraph:
             check(concerned_by(node))
             await open_node(node)
             try:
-                if isinstance(node, Qcow2Node):
+                if node.supports_backing:
                     await self._open_backing(node, chain, below)
                 check(concerned_by(node))
             except Exception:
@@ -224,16 +220,17 @@ class BlockGraph:
         if name in self.nodes or any(node.node_name == name for node in self.unlisted):
             raise QmpError(f"Duplicate nodes with node-name='{name}'")
 
-    async def open_backing(self, node: Qcow2Node) -> None:
+    async def open_backing(self, node: BlockNode) -> None:
         """Open the backing file that an image says, which was opened without; QmpError."""
         node.definition = replace(node.definition, backing=None)  # type: ignore[call-arg]
         await self._open_backing(node, (), [])
 
     async def _open_backing(
-        self, node: Qcow2Node, chain: tuple[str, ...], below: list[str]
+        self, node: BlockNode, chain: tuple[str, ...], below: list[str]
     ) -> None:
         """Open what is below an image, by its definition or, without one, by its header."""
-        asked, name = asked_backing(node), node.header.backing_file
+        asked = node.definition.asked_backing()
+        name, image_format = node.backing_file or (None, None)
         if isinstance(asked, Null) or not (asked or name):
             return
         if asked == node.node_name:
@@ -245,7 +242,7 @@ class BlockGraph:
             if name in chain or len(chain) > MAX_CHAIN:
                 raise QmpError(f"Backing file '{name}' creates an infinite loop.")
         try:
-            ref = backing_ref(asked, name, node.header.backing_format)
+            ref = backing_ref(asked, name, image_format)
             backing = await self._child(ref, options_for_backing(node.options), chain, below)
         except QmpError as exc:
             raise QmpError(f"Could not open backing file: {exc.desc}", exc.error_class) from None
@@ -295,12 +292,12 @@ class BlockGraph:
         children: dict[str, Any] = {
             name: child.node_name for name, child in node.children.items()
         }
-        if isinstance(node, Qcow2Node):
+        if node.supports_backing:
             children["backing"] = _shown_backing(node)
         return replace(node.definition, **children)
 
 
-def _shown_backing(node: Qcow2Node) -> BlockdevRef | Null | None:
+def _shown_backing(node: BlockNode) -> BlockdevRef | Null | None:
     """None if the backing file is the one that the image says."""
     if not is_overridden(node):
         return None

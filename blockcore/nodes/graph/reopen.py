@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, fields, replace
 
 from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevRef
 from blockcore.nodes.driver import NodeOptions
-from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.graph.graph import BlockGraph
 from blockcore.nodes.graph.inherit import inherit, options_for_backing
 from blockcore.nodes.graph.links import attach, check, detach
@@ -22,16 +21,6 @@ from blockcore.qapi.names import BlockdevDetectZeroesOptions, QmpError
 from blockcore.qapi.schema import Null
 
 _COMMON = frozenset(member.name for member in fields(BlockdevOptions)) - {"driver", "force_share"}
-
-_CHANGEABLE = {
-    "qcow2": frozenset(
-        ("lazy_refcounts", "pass_discard_request", "pass_discard_snapshot", "pass_discard_other")
-        + ("cache_size", "l2_cache_size", "l2_cache_entry_size", "refcount_cache_size")
-        + ("cache_clean_interval", "x_drop_bitmaps")
-    ),
-    "raw": frozenset(("offset", "size")),
-}
-"""Members of a driver's own that may change (its mutable_opts)."""
 
 
 @dataclass
@@ -129,7 +118,7 @@ def _asked(
             "setting detect-zeroes to unmap is not allowed without setting discard operation"
             " to unmap"
         )
-    has_backing = isinstance(node, Qcow2Node) and (node.backing or node.header.backing_file)
+    has_backing = node.supports_backing and (node.backing or node.backing_file)
     if has_backing and getattr(wanted, "backing", None) is None:
         raise QmpError(f"backing is missing for '{node.node_name}'")
     changes = _inherited(graph, node, options, wanted)
@@ -176,7 +165,7 @@ def _check_members(node: BlockNode, wanted: BlockdevOptions) -> None:
         raise QmpError("Cannot change the option 'driver'")
     for member in fields(wanted):
         name = member.name
-        if name in _COMMON or name in _CHANGEABLE.get(node.driver, ()):
+        if name in _COMMON or name in node.mutable_opts:
             continue
         if name in ("driver", "file", "image", "backing"):
             continue

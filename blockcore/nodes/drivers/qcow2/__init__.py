@@ -14,9 +14,9 @@ tables.  An `Image` (`image`) is what all parts of one open image share.
 `allocation` registers their new clusters; `shortcut` reads and writes clusters
 that are there, and writes whole new ones, without a coroutine.  `erase` makes
 zeroes and holes, `resize` changes the length and `shrink` cuts the file;
-`write_back` brings metadata to the file.  `create` makes new images,
-`stored_bitmaps` finds and drops dirty bitmaps in one.  `node.Qcow2Node` puts
-them together.
+`write_back` brings metadata to the file.  `create` makes new images, `info` says
+what is in one's header, `stored_bitmaps` finds and drops dirty bitmaps in one.
+`node.Qcow2Node` puts them together.
 
 Tables change in memory only, and atomically, between two awaits.  What a crash
 can find in the file follows from two rules:

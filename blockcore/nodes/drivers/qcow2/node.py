@@ -8,14 +8,21 @@ from weakref import proxy
 
 from blockcore.faults.gate import Gate
 from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevOptionsQcow2
-from blockcore.nodes.driver import Extent, NewChildren, NodeHost, NodeOptions
+from blockcore.nodes.driver import (
+    BackingFile,
+    Extent,
+    NewChildren,
+    NodeHost,
+    NodeOptions,
+)
 from blockcore.nodes.drivers.qcow2.allocation import Allocator
 from blockcore.nodes.drivers.qcow2.compressed import inflater
 from blockcore.nodes.drivers.qcow2.entries import READS_AS_ZERO, Kind
 from blockcore.nodes.drivers.qcow2.erase import Eraser
 from blockcore.nodes.drivers.qcow2.grace import Grace
-from blockcore.nodes.drivers.qcow2.header import Header, rewritten_header
+from blockcore.nodes.drivers.qcow2.header import DIRTY, Header, rewritten_header
 from blockcore.nodes.drivers.qcow2.image import Image, read_header
+from blockcore.nodes.drivers.qcow2.info import ImageInfoSpecificQCow2Wrapper, image_info
 from blockcore.nodes.drivers.qcow2.mapping import Mapping
 from blockcore.nodes.drivers.qcow2.opening import (
     find_bitmaps,
@@ -31,9 +38,11 @@ from blockcore.nodes.drivers.qcow2.shortcut import ClusterTranslation, new_clust
 from blockcore.nodes.drivers.qcow2.stored_bitmaps import StoredBitmap
 from blockcore.nodes.drivers.qcow2.write import Writer
 from blockcore.nodes.drivers.qcow2.write_back import Discard, WriteBack
+from blockcore.nodes.making import Making
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import Pair, Perm, backing_child, image_child
 from blockcore.nodes.shortcut.way import Way
+from blockcore.nodes.specific import ImageInfoSpecific
 from blockcore.qapi.events import BlockImageCorrupted
 from blockcore.qapi.names import BlkdebugEvent, QmpError
 
@@ -47,6 +56,12 @@ class Qcow2Node(BlockNode):
 
     driver = "qcow2"
     supports_backing = True
+    specific_info = ImageInfoSpecificQCow2Wrapper
+    mutable_opts = frozenset(
+        ("lazy_refcounts", "pass_discard_request", "pass_discard_snapshot", "pass_discard_other")
+        + ("cache_size", "l2_cache_size", "l2_cache_entry_size", "refcount_cache_size")
+        + ("cache_clean_interval", "x_drop_bitmaps")
+    )
 
     image: Image
     mapping: Mapping
@@ -68,15 +83,31 @@ class Qcow2Node(BlockNode):
         super().__init__(options, host)
         self.children["file"] = file
         self.track_requests()
-        self.auto_backing_file = ""
-        """The name that the backing file has if it is the one that the header says."""
         self.settings = settings or Qcow2Settings()
         self.grace = Grace(host.shortcut_slots)
         self._below = file
 
+    @classmethod
+    async def make(cls, definition: BlockdevOptionsQcow2, making: Making) -> Qcow2Node:
+        settings = Qcow2Settings.of(definition)
+        return cls(making.options, making.host, await making.child(definition.file), settings)
+
     @property
     def header(self) -> Header:
         return self.image.header
+
+    @property
+    def backing_file(self) -> BackingFile | None:
+        name = self.header.backing_file
+        return None if name is None else BackingFile(name, self.header.backing_format)
+
+    @property
+    def is_dirty(self) -> bool:
+        return bool(self.header.incompatible & DIRTY)
+
+    @property
+    def zeroes_unmap(self) -> bool:
+        return self.header.version >= 3
 
     @property
     def inserted(self) -> bool:
@@ -242,24 +273,27 @@ class Qcow2Node(BlockNode):
         run = await self.mapping.run(offset, length)
         return run.kind is not Kind.UNALLOCATED, run.length
 
-    async def set_backing(self, name: str | None, backing_format: str | None) -> None:
-        """Write another backing file's name and format to the header (qcow2_change_backing_file).
+    async def do_change_backing_file(self, name: str | None, image_format: str | None) -> None:
+        """Write both to the header (qcow2_change_backing_file).
 
-        An empty name is none.  The backing node stays as it is.  OSError:
-        EINVAL if the name is too long, ENOSPC if the header has no room for it.
+        An empty name is none.  OSError: EINVAL if the name is too long, ENOSPC
+        if the header has no room for it.
         """
         if not name:
-            name = backing_format = None
+            name = image_format = None
         await self.do_flush_to_os()
         header = self.header
         old = header.backing_file, header.backing_format
-        header.backing_file, header.backing_format = name, backing_format
+        header.backing_file, header.backing_format = name, image_format
         try:
             await self.image.write_header(0, rewritten_header(header))
         except Exception:
             header.backing_file, header.backing_format = old
             raise
         self.auto_backing_file = name or ""
+
+    async def do_specific_info(self) -> ImageInfoSpecific:
+        return image_info(self.header, self.stored_bitmaps)
 
     def do_way(self) -> Way | None:
         """Clusters that are there may be read and written without asking this node."""
