@@ -18,7 +18,7 @@ from blockcore.machine.new_image import NewImageMode, opened_like
 from blockcore.machine.transaction import Transaction
 from blockcore.nodes.graph.chain import skip_filters, skip_implicit_filters
 from blockcore.nodes.graph.create import Backing, create_image_file
-from blockcore.nodes.graph.links import attach
+from blockcore.nodes.graph.relink import Relink
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.qapi.names import (
@@ -126,8 +126,8 @@ async def _drive_backup(
     target = await _open_target(machine, source, below, data)
     try:
         if sync is MirrorSyncMode.NONE and target.supports_backing:
-            attach(target, "backing", source)
-            machine.graph.refresh_filenames()
+            async with Relink(machine.graph) as change:
+                change.attach(target, "backing", source)
         await _prepare(machine, under_way, source, target, replace(data, sync=sync))
     except QmpError:
         await machine.graph.release(target)

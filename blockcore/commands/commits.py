@@ -13,7 +13,7 @@ from blockcore.jobs.rules import JobOptions, NewBacking, check_on_error, check_o
 from blockcore.machine.graph_changes import changing_graph, root_node
 from blockcore.machine.machine import Machine
 from blockcore.nodes.graph.chain import chain, find_backing_image, find_base, skip_filters
-from blockcore.nodes.graph.links import needed
+from blockcore.nodes.graph.conflicts import needed
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.permissions import Perm

@@ -11,7 +11,7 @@ from blockcore.job.job import Completion, Job
 from blockcore.job.job_driver import JobHost
 from blockcore.nodes.graph.abilities import connections
 from blockcore.nodes.graph.graph import BlockGraph
-from blockcore.nodes.graph.links import check
+from blockcore.nodes.graph.relink import add_user
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import ALL, NONE, NodeUser, Perm
 from blockcore.qapi.events import (
@@ -134,12 +134,7 @@ class BlockJob(Job):
     ) -> None:
         """Use a node as well; QmpError if its users do not allow that (block_job_add_bdrv)."""
         user = JobUser(perm, shared, f"{self.type} job '{self.id}'", has_backend)
-        node.parents.append(user)
-        try:
-            check(self._block_host.graph.subtree(node))
-        except QmpError:
-            node.parents.remove(user)
-            raise
+        add_user(node, user, self._block_host.graph.subtree(node))
         node.op_blockers.block(self, f"block device is in use by block job: {self.type}")
         self._users.append((node, user))
 

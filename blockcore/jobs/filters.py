@@ -12,8 +12,7 @@ from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.options import BlockdevOptions
 from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.filter import FilterNode
-from blockcore.nodes.graph.links import adopt, check, disown
-from blockcore.nodes.graph.links import replace as replace_node
+from blockcore.nodes.graph.relink import Relink, take_away
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import QmpError
 
@@ -37,9 +36,9 @@ async def insert_filter(
     node.implicit = definition.node_name is None
     async with Drain(machine, [over]):
         await node.do_open()
-        _link(machine, node)
-        with _undone(machine, node):
-            _put_over(machine, node, over)
+        async with Relink(machine.graph) as change:
+            change.insert(node)
+            change.replace(over, node)
     return node
 
 
@@ -60,12 +59,13 @@ async def insert_node(
     node.implicit = implicit and definition.node_name is None
     async with Drain(machine, [over]):
         await node.do_open()
-        _link(machine, node)
-        with _undone(machine, node):
+        async with Relink(machine.graph) as change:
+            change.insert(node)
             with told("Could not create node: "):
-                check(machine.graph.subtree(node))
+                change.check(machine.graph.subtree(node))
             with told("Could not replace node: "):
-                _put_over(machine, node, over)
+                change.replace(over, node)
+                change.check()
     return node
 
 
@@ -99,47 +99,7 @@ def _make(
     return node
 
 
-def _link(machine: Machine, node: FilterNode) -> None:
-    for name, child in node.children.items():
-        adopt(node, name, child)
-    machine.graph.nodes[node.node_name] = node
-
-
-@contextmanager
-def _undone(machine: Machine, node: FilterNode) -> Iterator[None]:
-    """If what follows fails, the filter is not there any more."""
-    try:
-        yield
-    except QmpError:
-        _unlink(machine, node)
-        raise
-
-
-def _put_over(machine: Machine, node: FilterNode, over: BlockNode) -> None:
-    graph = machine.graph
-    replace_node(over, node, graph.subtree(node))
-    near = graph.connected(node)
-    check(near)
-    graph.refresh_filenames(near)
-
-
 async def drop_filter(machine: Machine, node: FilterNode) -> None:
-    """Whoever uses the filter uses what it shows from now on."""
+    """Let the users of a filter use what it shows, in a drained section."""
     async with Drain(machine, [node]):
-        await remove_filter(machine, node)
-        machine.graph.refresh_filenames(machine.graph.connected(node.below))
-
-
-async def remove_filter(machine: Machine, node: FilterNode) -> None:
-    """The same for a caller whose drained section it is, and who does the rest."""
-    _unlink(machine, node)
-    await node.do_close()
-
-
-def _unlink(machine: Machine, node: FilterNode) -> None:
-    graph = machine.graph
-    replace_node(node, node.below, graph.subtree(node.below))
-    del graph.nodes[node.node_name]
-    node.closed = True
-    for name, child in list(node.children.items()):
-        disown(node, name, child)
+        await take_away(machine.graph, node)

@@ -13,7 +13,7 @@ from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.options import BlockdevOptions
 from blockcore.nodes.graph import reopen
 from blockcore.nodes.graph.changing import Turn
-from blockcore.nodes.graph.links import check
+from blockcore.nodes.graph.relink import add_user
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.permissions import NodeUser, Perm
@@ -89,9 +89,8 @@ def named_nodes(machine: Machine, names: Iterable[str | None]) -> Iterator[Block
 def using(node: BlockNode, perm: Perm) -> Iterator[None]:
     """A command needs permissions on a node meanwhile; QmpError if it cannot have them."""
     user = NodeUser(perm)
-    node.parents.append(user)
+    add_user(node, user, [node])
     try:
-        check([node])
         yield
     finally:
         node.parents.remove(user)

@@ -23,7 +23,7 @@ from blockcore.machine.vm_stop import Stopping
 from blockcore.machine.volume_responder import VolumeResponder
 from blockcore.nodes.definitions.allowed_backing import ANY, AllowedBacking
 from blockcore.nodes.graph.graph import BlockGraph
-from blockcore.nodes.graph.links import check
+from blockcore.nodes.graph.relink import add_user
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.shortcut.slot import Slot
 from blockcore.qapi.events import Event, Reset, Shutdown
@@ -125,12 +125,7 @@ class Machine:
 
     def add_backend(self, blk: BlockBackend) -> None:
         """Attach a drive to its root node and put it into service; QmpError if that cannot be."""
-        blk.root.parents.append(blk)
-        try:
-            check(self.graph.nodes.values())
-        except QmpError:
-            blk.root.parents.remove(blk)
-            raise
+        add_user(blk.root, blk, self.graph.nodes.values())
         self.backends.append(blk)
 
     def backend(self, name: str) -> BlockBackend | None:

@@ -7,9 +7,9 @@ from blockcore.machine.graph_changes import set_read_only
 from blockcore.machine.machine import Machine
 from blockcore.machine.new_image import NewImageMode, opened_like
 from blockcore.machine.transaction import Transaction
+from blockcore.nodes.graph.conflicts import needed
 from blockcore.nodes.graph.create import Backing, create_image_file
-from blockcore.nodes.graph.links import attach, check, detach, needed
-from blockcore.nodes.graph.links import replace as replace_node
+from blockcore.nodes.graph.relink import Relink
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.permissions import Perm
@@ -41,7 +41,7 @@ async def prepare_snapshot_sync(
         await machine.graph.release(overlay)
 
     transaction.on_abort(let_go)
-    put_over(machine, transaction, old, overlay)
+    await put_over(machine, transaction, old, overlay)
     transaction.on_commit(let_go)
 
 
@@ -50,7 +50,7 @@ async def prepare_snapshot(
 ) -> None:
     """Put a node that exists over `old`; QmpError."""
     await _prepare_old(machine, old)
-    put_over(machine, transaction, old, overlay)
+    await put_over(machine, transaction, old, overlay)
 
 
 async def _prepare_old(machine: Machine, old: BlockNode) -> None:
@@ -64,7 +64,7 @@ async def _prepare_old(machine: Machine, old: BlockNode) -> None:
             raise QmpError(text.format(node=old.device_or_node_name, reason=reason)) from None
 
 
-def put_over(
+async def put_over(
     machine: Machine, transaction: Transaction, old: BlockNode, overlay: BlockNode
 ) -> None:
     """Let `overlay` take the place of `old`, on which it is from now on (bdrv_append).
@@ -86,19 +86,9 @@ def put_over(
             " would create a cycle"
         )
 
-    def undo() -> None:
-        detach(overlay, "backing")
-        replace_node(overlay, old, graph.subtree(old))
-        _settle(machine)
-
-    attach(overlay, "backing", old)
-    replace_node(old, overlay, graph.subtree(overlay))
-    try:
-        check(graph.connected(overlay))
-    except QmpError:
-        undo()
-        raise
-    _settle(machine)
+    async with Relink(graph) as change:
+        change.attach(overlay, "backing", old)
+        change.replace(old, overlay)
 
     async def commit() -> None:
         """Where reads are kept, the old root has to stay writable, and an error is nobody's."""
@@ -109,9 +99,5 @@ def put_over(
         except QmpError:
             return
 
-    transaction.on_abort(undo)
+    transaction.on_abort(change.undo)
     transaction.on_commit(commit)
-
-
-def _settle(machine: Machine) -> None:
-    machine.graph.refresh_filenames()

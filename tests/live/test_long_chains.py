@@ -15,7 +15,7 @@ import pytest
 from blockcore.commands.table import table
 from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.options import parse_blockdev_options
-from blockcore.nodes.graph.links import check, concerned_by
+from blockcore.nodes.graph.conflicts import check_permissions, concerned_by
 from blockcore.nodes.node import BlockNode
 from blockcore.process.recursion import FRAMES_MAX, FRAMES_MIN, frames
 from blockcore.qapi.json.writer import Result, pieces
@@ -148,7 +148,7 @@ def all_below(machine: Machine, node: BlockNode) -> list[BlockNode]:
 
 def conflict(nodes: list[BlockNode]) -> str:
     try:
-        check(nodes)
+        check_permissions(nodes)
     except QmpError as exc:
         return exc.desc
     return ""

@@ -155,6 +155,13 @@ def test_restricted_imports(module: str) -> None:
         assert allowed is None or within(module, allowed), f"{module} imports {name}"
 
 
+def test_links_change_in_one_place() -> None:
+    """Everything else goes through `relink`, which checks permissions and puts back."""
+    links = "nodes.graph.links"
+    users = {module for module in modules() if links in own_imports(module)}
+    assert users <= {f"nodes.graph.{name}" for name in ("conflicts", "graph", "relink")}
+
+
 def test_requirements_are_what_is_imported() -> None:
     """What is imported inside nbdkit, and what besides it by the command."""
 

@@ -16,7 +16,8 @@ from blockcore.config.config import parse_config
 from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevOptionsFile
 from blockcore.nodes.driver import NewChildren, NodeOptions
-from blockcore.nodes.graph.links import attach, check, detach
+from blockcore.nodes.graph.conflicts import check_permissions
+from blockcore.nodes.graph.links import attach, detach
 from blockcore.nodes.op_blockers import BlockOpType, OpBlockers
 from blockcore.nodes.permissions import (
     ALL,
@@ -154,7 +155,7 @@ def test_user_that_stays(machine: Machine) -> None:
     old.parents.append(user)
     perform(execute(machine, "blockdev-snapshot-sync", device="vda", snapshot_file="s"))
     assert user in old.parents and machine.backends[0] not in old.parents
-    check(machine.graph.nodes.values())
+    check_permissions(machine.graph.nodes.values())
 
 
 def test_frozen_link(machine: Machine) -> None:

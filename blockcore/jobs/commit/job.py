@@ -26,7 +26,7 @@ from blockcore.nodes.graph.chain import (
     is_allocated_above,
     skip_filters,
 )
-from blockcore.nodes.graph.links import replace as replace_node
+from blockcore.nodes.graph.relink import Relink
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import NONE, NodeUser, Perm
 from blockcore.qapi.errnos import failure
@@ -148,15 +148,26 @@ class CommitJob(BlockJob):
         assert top_filter is not None
         await self._base.flush()
         base = self._base
+        # The job writes there no more: a writer forbids the users of the filter to have the
+        # base as their backing file (commit_prepare unrefs `s->base` at this moment).
+        self.keep_blocked(base)
         async with Drain(self._machine, [base]):
             for overlay in self._overlays(top_filter):
                 await self._rename(overlay)
-            replace_node(top_filter, base, self._machine.graph.subtree(base))
-            self._filter = None
-            for node in self._between:
-                self.remove_node(node)
-            await self._machine.graph.release(top_filter)
-            self._machine.graph.refresh_filenames()
+            await self._put_on_base(top_filter)
+
+    async def _put_on_base(self, top_filter: CommitTopNode) -> None:
+        """Close what is between; OSError(EIO) if the users of the filter cannot use the base."""
+        try:
+            async with Relink(self._machine.graph) as change:
+                change.replace(top_filter, self._base)
+                change.check()
+                self._filter = None
+                for node in self._between:
+                    self.remove_node(node)
+                change.release(top_filter)
+        except QmpError:
+            raise failure(errno.EIO) from None
 
     def _overlays(self, top_filter: CommitTopNode) -> list[BlockNode]:
         """The nodes on it; OSError(EIO) if another job relies on it or on one of the links."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from dataclasses import replace
 
-from blockcore.jobs.filters import insert_filter, remove_filter
+from blockcore.jobs.filters import insert_filter
 from blockcore.jobs.mirror.filter import MirrorTopNode
 from blockcore.jobs.mirror.options import BackingMode, MirrorOptions
 from blockcore.jobs.mirror.work import MirrorWork
@@ -21,8 +21,7 @@ from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.filter_options import BlockdevOptionsTop
 from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.graph.chain import FrozenChain, chain, skip_filters
-from blockcore.nodes.graph.links import attach, check, detach
-from blockcore.nodes.graph.links import replace as replace_node
+from blockcore.nodes.graph.relink import Relink, take_away
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.permissions import NONE, Perm
@@ -95,8 +94,7 @@ class MirrorJob(MirrorWork):
         if self._replaced is not None:
             self._replaced.op_blockers.unblock(self.mirror)
         self.remove_nodes()
-        await remove_filter(machine, top)
-        machine.graph.refresh_filenames()
+        await take_away(machine.graph, top)
         if failed and self.mirror.base_read_only:
             await quietly_read_only(machine, target)
         drain.end()
@@ -117,14 +115,12 @@ class MirrorJob(MirrorWork):
             if self.mirror.backing_mode is BackingMode.SOURCE_CHAIN:
                 backing = self.source if self.mirror.is_none_mode else self.mirror.base
                 if target.cow is not backing:
-                    if target.cow is not None:
-                        detach(target, "backing")
-                    if backing is not None:
-                        attach(target, "backing", backing)
-                        check(self.machine.graph.connected(target))
+                    async with Relink(self.machine.graph) as change:
+                        change.set_child(target, "backing", backing)
             elif self.mirror.backing_mode is BackingMode.OPEN_CHAIN:
                 if target.supports_backing and target.cow is None:
-                    await self.machine.graph.open_backing(target)
+                    async with Relink(self.machine.graph) as change:
+                        await change.open_backing(target)
         except QmpError:
             is_open = self.mirror.backing_mode is BackingMode.OPEN_CHAIN
             return errno.EINVAL if is_open else errno.EPERM
@@ -132,7 +128,6 @@ class MirrorJob(MirrorWork):
 
     async def _pivot(self, source: BlockNode, target: BlockNode) -> bool:
         """Let whoever uses the source, or what is to be replaced, use the target."""
-        graph = self.machine.graph
         old = self._replaced or source
         try:
             if old.read_only is not target.read_only:
@@ -140,12 +135,8 @@ class MirrorJob(MirrorWork):
             async with Drain(self.machine, [target]):
                 if old not in _shown(source):
                     return False
-                replace_node(old, target, graph.subtree(target))
-                try:
-                    check(graph.connected(old, target))
-                except QmpError:
-                    replace_node(target, old, ())
-                    raise
+                async with Relink(self.machine.graph) as change:
+                    change.replace(old, target)
         except QmpError:
             return False
         return True
@@ -198,8 +189,7 @@ async def start_mirror(
         try:
             job = MirrorJob(machine, top, target, replace(options, job_id=job_id), mirror)
         except QmpError:
-            await remove_filter(machine, top)
-            machine.graph.refresh_filenames()
+            await take_away(machine.graph, top)
             raise
         # Before the section ends: nothing is written that is not marked.
         job.keeper.bitmaps.add(job.bitmap)

@@ -26,7 +26,7 @@ from blockcore.nodes.graph.chain import (
     is_allocated_above,
     skip_filters,
 )
-from blockcore.nodes.graph.links import attach, check, detach
+from blockcore.nodes.graph.relink import Relink
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import NONE, NodeUser, Perm
 from blockcore.qapi.errnos import failure
@@ -177,34 +177,27 @@ class StreamJob(BlockJob):
         base = above.filtered or above.cow
         async with Drain(self._machine, [target]):
             await self._write_header(target, None if base is None else skip_filters(base))
-            obsolete = self._put_on(target, base)
-            for node in self.nodes:
-                if node is not self._target:
-                    self.remove_node(node)
-            await self._machine.graph.release(obsolete)
-            self._machine.graph.refresh_filenames()
+            await self._put_on(target, base)
 
-    def _put_on(self, target: BlockNode, base: BlockNode | None) -> BlockNode:
-        """Change the link, or nothing and OSError(EPERM); gives what was below.
+    async def _put_on(self, target: BlockNode, base: BlockNode | None) -> None:
+        """Change the link and close what is streamed, or nothing and OSError(EPERM).
 
         (bdrv_set_backing_hd.)  The job reads the target still, as it did
         through the filter.
         """
         reader = NodeUser(Perm.CONSISTENT_READ, _SHARED | Perm.WRITE)
         target.parents.append(reader)
-        old = detach(target, "backing")
-        if base is not None:
-            attach(target, "backing", base)
         try:
-            check(self._machine.graph.connected(target, old))
+            async with Relink(self._machine.graph) as change:
+                change.set_child(target, "backing", base)
+                change.check()
+                for node in self.nodes:
+                    if node is not self._target:
+                        self.remove_node(node)
         except QmpError:
-            if base is not None:
-                detach(target, "backing")
-            attach(target, "backing", old)
             raise failure(errno.EPERM) from None
         finally:
             target.parents.remove(reader)
-        return old
 
     async def _write_header(self, target: BlockNode, base: BlockNode | None) -> None:
         if base is None:

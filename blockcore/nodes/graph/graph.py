@@ -26,8 +26,9 @@ from blockcore.nodes.graph.backing import (
 )
 from blockcore.nodes.graph.chain import is_overridden
 from blockcore.nodes.graph.changing import Changing, reached
+from blockcore.nodes.graph.conflicts import check_permissions, concerned_by
 from blockcore.nodes.graph.inherit import inherit, options_for_backing
-from blockcore.nodes.graph.links import adopt, attach, check, concerned_by, disown
+from blockcore.nodes.graph.links import adopt, attach, disown
 from blockcore.nodes.graph.make import make_node
 from blockcore.nodes.lifetime import close_node, open_node
 from blockcore.nodes.making import Making
@@ -125,12 +126,12 @@ class BlockGraph:
             if gone := [child.node_name for child in children if child.closed]:
                 raise QmpError(f"Node '{gone[0]}' was closed meanwhile")
             self.unlisted.add(node)
-            check(concerned_by(node))
+            check_permissions(concerned_by(node))
             await open_node(node)
             try:
                 if node.supports_backing:
                     await self._open_backing(node, chain, below)
-                check(concerned_by(node))
+                check_permissions(concerned_by(node))
             except Exception:
                 await close_node(node)
                 raise

@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""Links between nodes: made, cut and moved, and whether everybody can live with them.
+"""Links between nodes, and between nodes and their other users: made, cut and moved one by one.
 
-Changes are made first and checked afterwards: between two awaits nobody sees
-them, and whoever makes them takes them back if `check` raises QmpError.
+Only the graph itself and `relink`, which knows all duties of a change, use these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import ALL_OPS, ALLOWED_ON_BACKING
-from blockcore.nodes.permissions import ALL, NONE, Holder, Pair, Perm, names
-from blockcore.qapi.names import QmpError
+from blockcore.nodes.permissions import Holder
 
-Link = tuple[Perm, Perm, str, str]
-"""What a user of a node needs and shares, who it is, and what it uses the node as."""
+
+class Moved(NamedTuple):
+    """A user that uses another node now: a parent by its child's name, or a holder."""
+
+    user: object
+    name: str | None = None
 
 
 def attach(parent: BlockNode, name: str, child: BlockNode) -> None:
@@ -49,153 +52,38 @@ def disown(parent: BlockNode, name: str, child: BlockNode) -> None:
         child.op_blockers.unblock(parent)
 
 
-def replace(old: BlockNode, new: BlockNode, below: Iterable[BlockNode]) -> None:
-    """Let the users of `old` use `new` (bdrv_replace_node).
+def replace(old: BlockNode, new: BlockNode, below: Iterable[BlockNode]) -> list[Moved]:
+    """Let the users of `old` use `new` and return those that do now (bdrv_replace_node).
 
     `below` are `new` and everything it uses: they go on using `old`, and so
-    does whoever means this very node.
+    does a holder that means this very node.
     """
     keep = list(below)
-    for parent in list(old.parents):
+    moved = []
+    for parent in dict.fromkeys(old.parents):
         if isinstance(parent, BlockNode):
-            if parent in keep:
-                continue
-            for name in [name for name, child in parent.children.items() if child is old]:
-                detach(parent, name)
-                attach(parent, name, new)
-        elif not _holder(parent).stay_at_node:
-            old.parents.remove(parent)
-            new.parents.append(parent)
-            _holder(parent).node_replaced(new)
+            if parent not in keep:
+                names = [name for name, child in parent.children.items() if child is old]
+                moved += [Moved(parent, name) for name in names]
+        elif not holder(parent).stay_at_node:
+            moved.append(Moved(parent))
+    move(moved, old, new)
+    return moved
 
 
-def _holder(parent: object) -> Holder:
-    holder: Holder = parent  # type: ignore[assignment]
-    return holder
+def move(users: Iterable[Moved], old: BlockNode, new: BlockNode) -> None:
+    """Let these users of `old` use `new`."""
+    for user, name in users:
+        if isinstance(user, BlockNode) and name is not None:
+            detach(user, name)
+            attach(user, name, new)
+        else:
+            old.parents.remove(user)
+            new.parents.append(user)
+            holder(user).node_replaced(new)
 
 
-def needed(node: BlockNode) -> Pair:
-    """What all users of a node need together, and what all of them share."""
-    known: dict[BlockNode, Pair] = {}
-    for above in _users_first([node], known):
-        known[above] = _together(_links(above, known))
-    return known[node]
-
-
-def _links(
-    node: BlockNode, known: Mapping[BlockNode, Pair], but: BlockNode | None = None
-) -> Iterator[Link]:
-    """The users of a node, the newest first, `but` left out.
-
-    It is `known` what is needed of those above.
-    """
-    seen: set[BlockNode] = set()
-    for parent in reversed(node.parents):
-        if not isinstance(parent, BlockNode):
-            holder = _holder(parent)
-            yield holder.perm, holder.shared, holder.describe(), "root"
-        elif parent is not but and parent not in seen:
-            seen.add(parent)
-            yield from _links_from(parent, node, known[parent])
-
-
-def _links_from(parent: BlockNode, node: BlockNode, pair: Pair) -> Iterator[Link]:
-    for name, child in parent.children.items():
-        if child is node:
-            perm, shared = parent.child_permissions(name, *pair)
-            yield perm, shared, f"node '{parent.node_name}'", name
-
-
-def _together(links: Iterable[Link]) -> Pair:
-    perm, shared = NONE, ALL
-    for link in links:
-        perm |= link[0]
-        shared &= link[1]
-    return perm, shared
-
-
-def check(nodes: Iterable[BlockNode], was_writable: Iterable[BlockNode] = ()) -> None:
-    """QmpError unless the users of each node can live with each other and with the node.
-
-    `was_writable` are those that are about to become read-only.
-    """
-    closing = set(was_writable)
-    wanted = dict.fromkeys(nodes)
-    known: dict[BlockNode, Pair] = {}
-    for node in _users_first(wanted, known):
-        users = list(_links(node, known))
-        known[node] = _together(users)
-        if node in wanted:
-            _check_users(node, users, known[node][0], node in closing)
-
-
-def _check_users(node: BlockNode, users: list[Link], perm: Perm, closing: bool) -> None:
-    for strict in users:
-        for other in users:
-            if other is not strict and other[0] & ~strict[1]:
-                raise _conflict(node, strict, other)
-    if node.read_only and perm & (Perm.WRITE | Perm.WRITE_UNCHANGED):
-        if closing:
-            raise QmpError(
-                f"Read-only block node '{node.node_name}' cannot support read-write users"
-            )
-        raise QmpError(node.why_read_only or "Block node is read-only")
-
-
-def concerned_by(node: BlockNode) -> list[BlockNode]:
-    """The nodes below that a new user, `node`, makes a difference to.
-
-    Not those further below whose users need and share the same as before: of a
-    chain of images that was open already, the first one.
-    """
-    known = {node: needed(node)}
-    found: dict[BlockNode, None] = {}
-    left = [node]
-    while left:
-        parent = left.pop()
-        for child in dict.fromkeys(parent.children.values()):
-            for above in _users_first([child], known):
-                known[above] = _together(_links(above, known))
-            found[child] = None
-            if not _is_old_news(parent, child, known):
-                left.append(child)
-    return list(found)
-
-
-def _is_old_news(parent: BlockNode, child: BlockNode, known: Mapping[BlockNode, Pair]) -> bool:
-    """Whether all that `parent` needs of a child, and does not share, is so without it."""
-    perm, shared = _together(_links_from(parent, child, known[parent]))
-    other_perm, other_shared = _together(_links(child, known, but=parent))
-    return not perm & ~other_perm and not other_shared & ~shared
-
-
-def _users_first(
-    nodes: Iterable[BlockNode], known: Mapping[BlockNode, Pair]
-) -> Iterator[BlockNode]:
-    """The nodes and all above them that are not `known`, each after those that use it."""
-    begun: set[BlockNode] = set()
-    for wanted in nodes:
-        stack = [wanted]
-        while stack:
-            node = stack[-1]
-            above = [
-                parent
-                for parent in node.parents
-                if isinstance(parent, BlockNode) and parent not in known and parent not in begun
-            ]
-            begun.add(node)
-            if above:
-                stack += reversed(above)
-                continue
-            stack.pop()
-            if node not in known:
-                yield node
-
-
-def _conflict(node: BlockNode, strict: Link, other: Link) -> QmpError:
-    name = node.node_name
-    return QmpError(
-        f"Permission conflict on node '{name}': permissions '{names(other[0] & ~strict[1])}'"
-        f" are both required by {other[2]} (uses node '{name}' as '{other[3]}' child)"
-        f" and unshared by {strict[2]} (uses node '{name}' as '{strict[3]}' child)."
-    )
+def holder(parent: object) -> Holder:
+    """A user that is no node, as what it is."""
+    found: Holder = parent  # type: ignore[assignment]
+    return found

@@ -15,7 +15,7 @@ from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevRef
 from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.graph.graph import BlockGraph
 from blockcore.nodes.graph.inherit import inherit, options_for_backing
-from blockcore.nodes.graph.links import attach, check, detach
+from blockcore.nodes.graph.relink import Relink
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import BlockdevDetectZeroesOptions, QmpError
 from blockcore.qapi.schema import Null
@@ -80,16 +80,12 @@ async def reopen(graph: BlockGraph, changes: list[Change]) -> None:
             await before.node.do_reopen(before.options, before.definition, before.children)
             before.node.options = before.options
         raise
-    replaced: list[BlockNode | None] = []
-    for change in changes:
-        replaced += _swap_children(change).children.values()
-        change.node.definition = change.definition
-        change.node.reconfigured()
-        change.node.concerns_changed()
-    graph.refresh_filenames()
-    for child in replaced:
-        if child is not None:
-            await graph.release(child)
+    async with Relink(graph) as links:
+        for change in changes:
+            _set_children(links, change)
+            change.node.definition = change.definition
+            change.node.reconfigured()
+            links.reconfigured(change.node)
 
 
 def _inherited(
@@ -181,26 +177,18 @@ def _check(graph: BlockGraph, changes: list[Change]) -> None:
     """Try the changes on the graph, where nobody sees it, and take them back."""
     closing = [one.node for one in changes if one.options.read_only and not one.node.read_only]
     before = [(one.node, one.node.options) for one in changes]
-    undo = []
+    links = Relink(graph)
     try:
         for change in changes:
             change.node.options = change.options
-            undo.append(_swap_children(change))
-        check(graph.nodes.values(), closing)
+            _set_children(links, change)
+        links.check(graph.nodes.values(), closing)
     finally:
-        for change in reversed(undo):
-            _swap_children(change)
+        links.undo()
         for node, options in before:
             node.options = options
 
 
-def _swap_children(change: Change) -> Change:
-    """Replace the children; gives what puts things back."""
-    node = change.node
-    old = {name: node.children.get(name) for name in change.children}
+def _set_children(links: Relink, change: Change) -> None:
     for name, child in change.children.items():
-        if name in node.children:
-            detach(node, name)
-        if child is not None:
-            attach(node, name, child)
-    return Change(node, node.options, node.definition, old)
+        links.set_child(change.node, name, child)
