@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from blockcore.nodes.definitions.options import OnOffAuto
+from blockcore.nodes.definitions.structs import OnOffAuto
 from blockcore.qapi.json.stream import parse_json
 from blockcore.qapi.keyval import opt_size, parse_opts, well_formed_id
 from blockcore.qapi.names import BlockdevOnError, QmpError

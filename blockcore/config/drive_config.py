@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from blockcore.nodes.definitions.flat_options import open_options
-from blockcore.nodes.definitions.options import BlockdevAioOptions, BlockdevOptions
+from blockcore.nodes.definitions.options import BlockdevOptions
+from blockcore.nodes.definitions.structs import BlockdevAioOptions
 from blockcore.qapi.keyval import opt_bool, opt_number, parse_opts, well_formed_id
 from blockcore.qapi.names import BlockdevDetectZeroesOptions, BlockdevOnError, QmpError
 from blockcore.rules.policy import parse_rerror, parse_werror

@@ -8,11 +8,11 @@ from enum import StrEnum
 
 from blockcore.nodes.definitions.flat_options import open_options
 from blockcore.nodes.definitions.options import (
-    BlockdevCacheOptions,
     BlockdevOptions,
     BlockdevOptionsProbed,
     BlockdevOptionsQcow2,
 )
+from blockcore.nodes.definitions.structs import BlockdevCacheOptions
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import BlockdevDiscardOptions, QmpError
 from blockcore.qapi.schema import Null

@@ -9,7 +9,7 @@ import json
 import pytest
 
 from blockcore.nodes.definitions.blkdebug_config import parse_blkdebug_config
-from blockcore.nodes.definitions.options import InjectError, SetState
+from blockcore.nodes.definitions.structs import InjectError, SetState
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, QmpError
 from tree import RECORDINGS
 

@@ -14,13 +14,13 @@ from blockcore.config.config import Config, ConfigParser, parse_config
 from blockcore.config.device_config import DeviceConfig
 from blockcore.config.drive_config import DriveConfig
 from blockcore.nodes.definitions.options import (
-    BlockdevCacheOptions,
     BlockdevOptionsBlkdebug,
     BlockdevOptionsFile,
     BlockdevOptionsNull,
     BlockdevOptionsProbed,
     BlockdevOptionsRaw,
 )
+from blockcore.nodes.definitions.structs import BlockdevCacheOptions
 from blockcore.qapi.names import (
     BlockdevDetectZeroesOptions,
     BlockdevDiscardOptions,

@@ -16,9 +16,9 @@ from blockcore.nodes.definitions.options import (
     BlockdevOptionsNull,
     BlockdevOptionsQcow2,
     BlockdevOptionsRaw,
-    InjectError,
 )
 from blockcore.nodes.definitions.shown_filename import filename, full_filename
+from blockcore.nodes.definitions.structs import InjectError
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, QmpError
 
 DISK: Flat = {"driver": "file", "filename": "disk.raw"}

@@ -10,8 +10,6 @@ import pytest
 
 from blockcore.nodes.definitions.flat_options import open_options
 from blockcore.nodes.definitions.options import (
-    BlockdevAioOptions,
-    BlockdevCacheOptions,
     BlockdevOptionsBacking,
     BlockdevOptionsBlkdebug,
     BlockdevOptionsFile,
@@ -20,14 +18,18 @@ from blockcore.nodes.definitions.options import (
     BlockdevOptionsProbed,
     BlockdevOptionsQcow2,
     BlockdevOptionsRaw,
+    check_node_name,
+    parse_blockdev_options,
+)
+from blockcore.nodes.definitions.structs import (
+    BlockdevAioOptions,
+    BlockdevCacheOptions,
     InetSocketAddress,
     InjectError,
     OnOffAuto,
     SetState,
     SocketAddressType,
     UnixSocketAddress,
-    check_node_name,
-    parse_blockdev_options,
 )
 from blockcore.qapi.keyval import parse_keyval, parse_opts
 from blockcore.qapi.names import (

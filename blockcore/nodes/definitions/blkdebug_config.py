@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final, TypeVar
 
-from blockcore.nodes.definitions.options import InjectError, SetState
+from blockcore.nodes.definitions.structs import InjectError, SetState
 from blockcore.qapi.errnos import errno_named
 from blockcore.qapi.keyval import opt_bool, opt_number, well_formed_id
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, QmpError

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevRef
+from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevRef, Resolve, resolved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,13 +14,32 @@ class BlockdevOptionsTop(BlockdevOptions):
 
     backing: BlockdevRef
 
+    def exact_filename(self, resolve: Resolve) -> str | None:
+        return resolved(self.backing, resolve).exact_filename(resolve)
+
+    def full_options(self, resolve: Resolve) -> dict[str, object]:
+        if self.node_name is None:
+            return resolved(self.backing, resolve).full_options(resolve)
+        return BlockdevOptions.full_options(self, resolve)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevOptionsCor(BlockdevOptions):
     """Of copy-on-read; `bottom` is the lowest node that is copied from."""
 
+    weak_options = frozenset(("bottom",))
     file: BlockdevRef
     bottom: str | None = None
+
+    def exact_filename(self, resolve: Resolve) -> str | None:
+        """Only an implicit one has no name of the user's, and copies everything of its child."""
+        named = self.node_name is not None
+        return None if named else resolved(self.file, resolve).exact_filename(resolve)
+
+    def full_options(self, resolve: Resolve) -> dict[str, object]:
+        if self.node_name is None:
+            return resolved(self.file, resolve).full_options(resolve)
+        return BlockdevOptions.full_options(self, resolve)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,3 +48,6 @@ class BlockdevOptionsCbw(BlockdevOptions):
 
     file: BlockdevRef
     target: BlockdevRef
+
+    def exact_filename(self, resolve: Resolve) -> str | None:
+        return resolved(self.file, resolve).exact_filename(resolve)

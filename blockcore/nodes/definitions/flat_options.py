@@ -26,22 +26,22 @@ from blockcore.nodes.definitions.filename import (
     parse_json_filename,
     protocol_of,
 )
-from blockcore.nodes.definitions.option_texts import COMMON, OWN, Convert
+from blockcore.nodes.definitions.option_texts import COMMON, Convert, own_texts
 from blockcore.nodes.definitions.options import (
     BLOCKDEV_OPTIONS,
-    SOCKET_ADDRESS,
-    BlockdevCacheOptions,
     BlockdevOptions,
     BlockdevOptionsBacking,
     BlockdevOptionsProbed,
     BlockdevRef,
-    SocketAddress,
 )
+from blockcore.nodes.definitions.structs import SOCKET_ADDRESS, BlockdevCacheOptions, SocketAddress
 from blockcore.qapi.keyval import crumple
 from blockcore.qapi.names import QmpError
 from blockcore.qapi.schema import Null, parse
 
-FORMATS: Final = frozenset({"qcow2", "raw"})
+FORMATS: Final = frozenset(
+    driver for driver, cls in BLOCKDEV_OPTIONS.variants.items() if "file" in cls.child_members()
+)
 """Drivers that need a `file` below them; the others are protocols."""
 
 _CANNOT_REFERENCE: Final = (
@@ -77,7 +77,7 @@ def open_options(
             flat = _with_name(driver, flat, name)
         members |= _PROTOCOL_MEMBERS.get(driver, _no_more)(flat)
         _refuse_backing(flat)
-    members |= _converted(COMMON | OWN[driver], flat)
+    members |= _converted(COMMON | own_texts(driver), flat)
     _refuse_rest(driver, flat)
     return _finished(members)
 
@@ -93,7 +93,7 @@ def _unknown_format(flat: dict[str, str], name: str | None) -> BlockdevOptions:
     members |= _converted(COMMON, flat)
     for key in flat:
         if not key.startswith("backing.") and key != "backing":
-            if not any(key in OWN[driver] for driver in FORMATS):
+            if not any(key in own_texts(driver) for driver in FORMATS):
                 raise QmpError(f"Block format 'raw' does not support the option '{key}'")
     return BlockdevOptionsProbed(**_caches(members), format_options=tuple(flat.items()))
 
@@ -110,7 +110,7 @@ def with_format(options: BlockdevOptionsProbed, driver: str) -> BlockdevOptions:
         field.name: getattr(options, field.name) for field in fields(BlockdevOptions)
     }
     members |= {"driver": driver, "file": options.file}
-    members |= _format_members(driver, flat) | _converted(OWN[driver], flat)
+    members |= _format_members(driver, flat) | _converted(own_texts(driver), flat)
     _refuse_rest(driver, flat)
     finished = BLOCKDEV_OPTIONS.variants[driver](**members)
     assert isinstance(finished, BlockdevOptions)
@@ -119,7 +119,7 @@ def with_format(options: BlockdevOptionsProbed, driver: str) -> BlockdevOptions:
 
 def _format_members(driver: str, flat: dict[str, str]) -> dict[str, Any]:
     """The children that a format has besides its file."""
-    if driver != "qcow2":
+    if "backing" not in BLOCKDEV_OPTIONS.variants[driver].child_members():
         _refuse_backing(flat)
         return {}
     reference, inner = flat.pop("backing", None), _taken(flat, "backing.")

@@ -1,16 +1,26 @@
 # SPDX-License-Identifier: MIT
-"""The typed members of node definitions as text: what converts each, driver by driver."""
+"""The typed members of node definitions as text: what converts each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from enum import StrEnum
-from typing import Any, Final
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
 from blockcore.nodes.definitions.blkdebug_config import enum_value
-from blockcore.nodes.definitions.options import BlockdevAioOptions, OnOffAuto, check_node_name
+from blockcore.nodes.definitions.options import BLOCKDEV_OPTIONS, BlockdevOptions, check_node_name
 from blockcore.qapi.keyval import opt_bool, opt_number, opt_size
-from blockcore.qapi.names import BlockdevDetectZeroesOptions, BlockdevDiscardOptions, QmpError
+from blockcore.qapi.names import (
+    BlockdevDetectZeroesOptions,
+    BlockdevDiscardOptions,
+    QmpError,
+    Size,
+    UInt32,
+    UInt64,
+)
 
 Convert = Callable[[str, str], Any]
 """From text and the parameter's name to a value, or QmpError."""
@@ -48,33 +58,36 @@ COMMON: Final[dict[str, Convert]] = {
     "detect-zeroes": _one_of(BlockdevDetectZeroesOptions),
 }
 
-OWN: Final[dict[str, dict[str, Convert]]] = {
-    "blkdebug": {"config": _text}
-    | dict.fromkeys(
-        ("max-transfer", "opt-write-zero", "max-write-zero", "opt-discard", "max-discard"),
-        opt_size,
-    ),
-    "file": {
-        "filename": _text,
-        "locking": _one_of(OnOffAuto),
-        "aio": _one_of(BlockdevAioOptions),
-        "x-physical-size": opt_size,
-        "x-extent-size": opt_size,
-        "x-short-write": opt_bool,
-    },
-    "nbd": {"export": _text, "reconnect-delay": opt_number, "open-timeout": opt_number},
-    "null-co": {"size": opt_size, "latency-ns": opt_number, "read-zeroes": opt_bool},
-    "qcow2": {
-        "lazy-refcounts": opt_bool,
-        "x-drop-bitmaps": opt_bool,
-        "pass-discard-request": opt_bool,
-        "pass-discard-snapshot": opt_bool,
-        "pass-discard-other": opt_bool,
-        "cache-size": opt_size,
-        "l2-cache-size": opt_size,
-        "l2-cache-entry-size": opt_size,
-        "refcount-cache-size": opt_size,
-        "cache-clean-interval": opt_number,
-    },
-    "raw": {"offset": opt_size, "size": opt_size},
+
+@cache
+def own_texts(driver: str) -> dict[str, Convert]:
+    """Return what converts the members of a driver's own, by their types.
+
+    Children, structs and lists are left out (`flat_options`).  A plain integer is in bytes.
+    """
+    cls: Any = BLOCKDEV_OPTIONS.variants[driver]
+    hints = get_type_hints(cls)
+    common = {field.name for field in fields(BlockdevOptions)}
+    own = [field.name for field in fields(cls) if field.name not in common]
+    found = {name.replace("_", "-"): _convert_to(hints[name]) for name in own}
+    return {key: convert for key, convert in found.items() if convert is not None}
+
+
+def _convert_to(hint: Any) -> Convert | None:
+    types = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kind, *more = (one for one in types if one is not NoneType)
+    if more:
+        return None
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return _one_of(kind)
+    return _BY_TYPE.get(kind)
+
+
+_BY_TYPE: Final[dict[Any, Convert]] = {
+    str: _text,
+    bool: opt_bool,
+    int: opt_size,
+    Size: opt_size,
+    UInt32: opt_number,
+    UInt64: opt_number,
 }

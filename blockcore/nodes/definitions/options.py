@@ -16,17 +16,25 @@ A child is a definition in place, or the name of a node that exists.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from functools import cache
-from typing import Annotated, Any, ClassVar, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Final, get_args, get_type_hints
 
-from blockcore.qapi.errnos import ERRNO
-from blockcore.qapi.keyval import well_formed_id
+from blockcore.nodes.definitions.filename import Flat
+from blockcore.nodes.definitions.structs import (
+    SOCKET_ADDRESS,
+    BlockdevAioOptions,
+    BlockdevCacheOptions,
+    InetSocketAddress,
+    InjectError,
+    OnOffAuto,
+    SetState,
+    SocketAddress,
+    UnixSocketAddress,
+)
+from blockcore.qapi.keyval import flatten, well_formed_id
 from blockcore.qapi.names import (
-    BlkdebugEvent,
-    BlkdebugIOType,
     BlockdevDetectZeroesOptions,
     BlockdevDiscardOptions,
     QmpError,
@@ -34,41 +42,26 @@ from blockcore.qapi.names import (
     UInt32,
     UInt64,
 )
-from blockcore.qapi.schema import Alternate, FlatUnion, Null, parse
+from blockcore.qapi.schema import Alternate, FlatUnion, Null, parse, to_wire
 
 NODE_NAME_MAX = 31
 
-
-class OnOffAuto(StrEnum):
-    AUTO = "auto"
-    ON = "on"
-    OFF = "off"
-
-
-class BlockdevAioOptions(StrEnum):
-    """How `file` does its I/O; all are accepted, since clients name them, and mean the same."""
-
-    THREADS = "threads"
-    NATIVE = "native"
-    IO_URING = "io_uring"
-
-
-class SocketAddressType(StrEnum):
-    INET = "inet"
-    UNIX = "unix"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockdevCacheOptions:
-    """`direct`: no host page cache; `no_flush`: flushes stay in memory."""
-
-    direct: bool | None = None
-    no_flush: bool | None = None
+FILENAME_MAX: Final = 4095
+"""What fits into QEMU's field of PATH_MAX bytes; a chain of images given by name has more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevOptions:
     """What every node has; None is "not given", which a child inherits from its parent."""
+
+    is_format: ClassVar[bool] = False
+    """Whether the node is an image of some format, not a protocol's or a filter."""
+
+    weak_options: ClassVar[frozenset[str]] = frozenset()
+    """Members of its own that do not decide about data; QEMU lists the others.
+
+    (strong_runtime_opts.)
+    """
 
     driver: str
     node_name: str | None = None
@@ -81,9 +74,14 @@ class BlockdevOptions:
 
     def children(self) -> dict[str, BlockdevRef]:
         """Return the children that the definition asks for, by the names of their members."""
-        cls: Any = type(self)
-        refs = {name: getattr(self, name) for name in _child_members(cls)}
+        refs = {name: getattr(self, name) for name in self.child_members()}
         return {name: ref for name, ref in refs.items() if isinstance(ref, str | BlockdevOptions)}
+
+    @classmethod
+    def child_members(cls) -> tuple[str, ...]:
+        """Return the names of the members that are children."""
+        known: Any = cls
+        return _child_members(known)
 
     def asked_backing(self) -> BlockdevRefOrNull | None:
         """Return what is said of a backing file; None if nothing is."""
@@ -96,6 +94,51 @@ class BlockdevOptions:
         for ref in self.children().values():
             if isinstance(ref, BlockdevOptions):
                 yield from ref.node_names()
+
+    def strong_options(self) -> Flat:
+        """Return the members that decide about data; no children, no structs, lists flat."""
+        left_out = {*_COMMON, *self.child_members(), *self.weak_options}
+        return flatten(
+            {
+                key: value
+                for key, value in to_wire(self).items()
+                if key.replace("-", "_") not in left_out and not isinstance(value, dict)
+            }
+        )
+
+    def exact_filename(self, resolve: Resolve) -> str | None:
+        """Return a plain name that gives back the same data, or None (bdrv_refresh_filename).
+
+        `resolve` gives the definitions of nodes that are given by name.  A
+        format's name is its file's, unless that is an image of some format itself.
+        """
+        refs = {name for name in self.child_members() if getattr(self, name) is not None}
+        if refs != {"file"} or self.strong_options():
+            return None
+        file = resolved(self.children()["file"], resolve)
+        return None if file.is_format else file.exact_filename(resolve)
+
+    def full_options(self, resolve: Resolve) -> dict[str, object]:
+        """Return all that decides about data, children included, as JSON has it."""
+        tree: dict[str, object] = {"driver": self.driver, **self.strong_options()}
+        for name in self.child_members():
+            ref = getattr(self, name)
+            if isinstance(ref, Null):
+                tree[name] = None
+            elif ref is not None:
+                tree[name] = resolved(ref, resolve).full_options(resolve)
+        return tree
+
+
+_COMMON: Final = frozenset(field.name for field in fields(BlockdevOptions))
+
+Resolve = Callable[[str], BlockdevOptions]
+"""What is known of a node that is given by its name only."""
+
+
+def resolved(ref: BlockdevRef, resolve: Resolve) -> BlockdevOptions:
+    """Return the definition of a child."""
+    return resolve(ref) if isinstance(ref, str) else ref
 
 
 @cache
@@ -115,6 +158,9 @@ BlockdevRefOrNull = BlockdevRef | Null
 class BlockdevOptionsFile(BlockdevOptions):
     """Those with `x` make the file a volume (`rules/volume.py`) that can run full; in bytes."""
 
+    weak_options = frozenset(
+        ("locking", "aio", "x_physical_size", "x_extent_size", "x_short_write")
+    )
     filename: str
     locking: OnOffAuto | None = None
     aio: BlockdevAioOptions | None = None
@@ -122,9 +168,13 @@ class BlockdevOptionsFile(BlockdevOptions):
     x_extent_size: Size | None = None
     x_short_write: bool | None = None
 
+    def exact_filename(self, resolve: Resolve) -> str | None:
+        return self.filename
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevOptionsGenericFormat(BlockdevOptions):
+    is_format = True
     file: Annotated[BlockdevRef, BLOCKDEV_REF]
 
 
@@ -157,6 +207,11 @@ class BlockdevOptionsQcow2(BlockdevOptionsGenericCOWFormat):
     not opened for writing.
     """
 
+    weak_options = frozenset(
+        ("lazy_refcounts", "pass_discard_request", "pass_discard_snapshot", "pass_discard_other")
+        + ("cache_size", "l2_cache_size", "l2_cache_entry_size", "refcount_cache_size")
+        + ("cache_clean_interval", "x_drop_bitmaps")
+    )
     lazy_refcounts: bool | None = None
     pass_discard_request: bool | None = None
     pass_discard_snapshot: bool | None = None
@@ -176,8 +231,15 @@ class BlockdevOptionsProbed(BlockdevOptions):
     `format_options` are those that are the format's own, not typed yet.
     """
 
+    is_format = True
     file: BlockdevRef
     format_options: tuple[tuple[str, str], ...] = ()
+
+    def exact_filename(self, resolve: Resolve) -> str | None:
+        return resolved(self.file, resolve).exact_filename(resolve)
+
+    def full_options(self, resolve: Resolve) -> dict[str, object]:
+        return resolved(self.file, resolve).full_options(resolve)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,66 +258,37 @@ class BlockdevOptionsBacking(BlockdevOptions):
 class BlockdevOptionsNull(BlockdevOptions):
     """`size` in bytes (1 GiB if not given)."""
 
+    weak_options = frozenset(("latency_ns",))
     size: int | None = None
     latency_ns: UInt64 | None = None
     read_zeroes: bool | None = None
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SocketAddress:
-    type: SocketAddressType
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InetSocketAddress(SocketAddress):
-    host: str
-    port: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnixSocketAddress(SocketAddress):
-    path: str
-
-
-SOCKET_ADDRESS = FlatUnion(
-    "SocketAddress",
-    tag="type",
-    base=SocketAddress,
-    variants={"inet": InetSocketAddress, "unix": UnixSocketAddress},
-)
+    def exact_filename(self, resolve: Resolve) -> str | None:
+        return "null-co://" if self.size is None and not self.read_zeroes else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevOptionsNbd(BlockdevOptions):
     """`reconnect_delay` and `open_timeout` in seconds."""
 
+    weak_options = frozenset(("reconnect_delay", "open_timeout"))
     server: Annotated[SocketAddress, SOCKET_ADDRESS]
     export: str | None = None
     reconnect_delay: UInt32 | None = None
     open_timeout: UInt32 | None = None
 
+    def exact_filename(self, resolve: Resolve) -> str | None:
+        slash = "" if self.export is None else f"/{self.export}"
+        match self.server:
+            case UnixSocketAddress(path=path):
+                return f"nbd+unix://{slash}?socket={path}"
+            case InetSocketAddress(host=host, port=port):
+                return f"nbd://{host}:{port}{slash}"
+        raise AssertionError(self.server.type)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InjectError:
-    """One fault; `state` 0 is any state, `sector` -1 any place, in units of 512 bytes."""
-
-    event: BlkdebugEvent
-    state: int = 0
-    iotype: BlkdebugIOType | None = None
-    errno: Annotated[int, ERRNO] = errno.EIO
-    sector: int = -1
-    once: bool = False
-    immediately: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SetState:
-    """On `event` in `state` (0: any), go to `new_state`, which QAPI spells so."""
-
-    wire_names: ClassVar[dict[str, str]] = {"new_state": "new_state"}
-    event: BlkdebugEvent
-    state: int = 0
-    new_state: int
+    def full_options(self, resolve: Resolve) -> dict[str, object]:
+        server = flatten({"server": to_wire(self.server)})
+        return BlockdevOptions.full_options(self, resolve) | server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +305,29 @@ class BlockdevOptionsBlkdebug(BlockdevOptions):
     inject_error: list[InjectError] | None = None
     set_state: list[SetState] | None = None
 
+    def strong_options(self) -> Flat:
+        """Members of rules that have their defaults are left out."""
+        return {
+            key: value
+            for key, value in BlockdevOptions.strong_options(self).items()
+            if "." not in key or _RULE_DEFAULTS.get(key.rpartition(".")[2]) != value
+        }
+
+    def exact_filename(self, resolve: Resolve) -> str | None:
+        image = resolved(self.image, resolve).exact_filename(resolve)
+        if image is None or self.strong_options().keys() - {"config"}:
+            return None
+        name = f"blkdebug:{self.config or ''}:{image}"
+        return name if len(name) <= FILENAME_MAX else None
+
+
+_RULE_DEFAULTS: Final = {
+    "state": 0,
+    "errno": errno.EIO,
+    "sector": -1,
+    "once": False,
+    "immediately": False,
+}
 
 BLOCKDEV_OPTIONS = FlatUnion(
     "BlockdevOptions",

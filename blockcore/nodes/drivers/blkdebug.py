@@ -18,7 +18,8 @@ from blockcore.faults.fail import Fail
 from blockcore.faults.injector import StateChange
 from blockcore.faults.options import FaultOptions
 from blockcore.nodes.definitions.blkdebug_config import parse_blkdebug_config
-from blockcore.nodes.definitions.options import BlockdevOptionsBlkdebug, InjectError, SetState
+from blockcore.nodes.definitions.options import BlockdevOptionsBlkdebug
+from blockcore.nodes.definitions.structs import InjectError, SetState
 from blockcore.nodes.driver import OPENING, NodeHost, NodeOptions
 from blockcore.nodes.filter import FilterNode
 from blockcore.nodes.making import Making

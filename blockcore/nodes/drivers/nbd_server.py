@@ -9,11 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from blockcore.nodes.definitions.options import (
-    InetSocketAddress,
-    SocketAddress,
-    UnixSocketAddress,
-)
+from blockcore.nodes.definitions.structs import InetSocketAddress, SocketAddress, UnixSocketAddress
 
 try:
     import nbd

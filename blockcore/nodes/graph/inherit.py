@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from blockcore.nodes.definitions.options import BlockdevCacheOptions, BlockdevOptions
+from blockcore.nodes.definitions.options import BlockdevOptions
+from blockcore.nodes.definitions.structs import BlockdevCacheOptions
 from blockcore.nodes.driver import NodeOptions
 from blockcore.qapi.names import BlockdevDetectZeroesOptions, BlockdevDiscardOptions
 

@@ -115,11 +115,12 @@ def _asked(
             " to unmap"
         )
     has_backing = node.supports_backing and (node.backing or node.backing_file)
-    if has_backing and getattr(wanted, "backing", None) is None:
+    if has_backing and wanted.asked_backing() is None:
         raise QmpError(f"backing is missing for '{node.node_name}'")
     changes = _inherited(graph, node, options, wanted)
-    for name in ("backing", "file", "image"):
-        ref: BlockdevRef | Null | None = getattr(wanted, name, None)
+    # QEMU looks at the backing file first.
+    for name in reversed(wanted.child_members()):
+        ref: BlockdevRef | Null | None = getattr(wanted, name)
         if isinstance(ref, BlockdevOptions):
             child = node.children.get(name)
             if child is None or child.inherits_from is not node:
@@ -149,8 +150,8 @@ def _new_child(graph: BlockGraph, change: Change, name: str, ref: str | Null) ->
         return
     if old is not None and old.implicit:
         raise QmpError(f"Cannot replace implicit {name} child of {node.node_name}")
-    if name == "image":
-        raise QmpError("Cannot change the option 'image'")
+    if name not in ("file", "backing"):
+        raise QmpError(f"Cannot change the option '{name}'")
     node.check_link(name)
     change.children[name] = child
 
@@ -163,7 +164,7 @@ def _check_members(node: BlockNode, wanted: BlockdevOptions) -> None:
         name = member.name
         if name in _COMMON or name in node.mutable_opts:
             continue
-        if name in ("driver", "file", "image", "backing"):
+        if name == "driver" or name in wanted.child_members():
             continue
         new, old = getattr(wanted, name), getattr(node.definition, name)
         wire = name.replace("_", "-")

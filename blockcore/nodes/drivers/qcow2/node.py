@@ -57,11 +57,7 @@ class Qcow2Node(BlockNode):
     driver = "qcow2"
     supports_backing = True
     specific_info = ImageInfoSpecificQCow2Wrapper
-    mutable_opts = frozenset(
-        ("lazy_refcounts", "pass_discard_request", "pass_discard_snapshot", "pass_discard_other")
-        + ("cache_size", "l2_cache_size", "l2_cache_entry_size", "refcount_cache_size")
-        + ("cache_clean_interval", "x_drop_bitmaps")
-    )
+    mutable_opts = BlockdevOptionsQcow2.weak_options
 
     image: Image
     mapping: Mapping
