@@ -12,7 +12,6 @@ from blockcore.job.job_txn import JobTxn
 from blockcore.jobs.backup.copy_call import MAX_WORKERS
 from blockcore.jobs.backup.job import BackupOptions, BitmapSyncMode, create_backup
 from blockcore.jobs.rules import JobOptions, check_on_error
-from blockcore.machine.graph_changes import check_medium, is_inserted
 from blockcore.machine.machine import Machine
 from blockcore.machine.new_image import NewImageMode, opened_like
 from blockcore.machine.transaction import Transaction
@@ -102,9 +101,9 @@ async def _blockdev_backup(
     machine: Machine, action: BlockdevBackupAction, under_way: Transaction
 ) -> None:
     data = action.data
-    source = machine.node_or_device(data.device, data.device)
+    source = machine.find.node_or_device(data.device, data.device)
     await under_way.drain(machine, source)
-    target = machine.node_or_device(data.target, data.target)
+    target = machine.find.node_or_device(data.target, data.target)
     await _prepare(machine, under_way, source, target, data)
 
 
@@ -113,8 +112,8 @@ async def _drive_backup(
     machine: Machine, action: DriveBackupAction, under_way: Transaction
 ) -> None:
     data = action.data
-    source = machine.node_or_device(data.device, data.device)
-    check_medium(machine, source)
+    source = machine.find.node_or_device(data.device, data.device)
+    machine.find.check_medium(source)
     await under_way.drain(machine, source)
     source.check_op(BlockOpType.BACKUP_SOURCE)
     sync = data.sync
@@ -168,7 +167,7 @@ async def _prepare(
     if source is target:
         raise QmpError("Source and target cannot be the same")
     for node in (source, target):
-        if not is_inserted(machine, node):
+        if not machine.find.is_inserted(node):
             raise QmpError(f"Device is not inserted: {machine.device_of(node)}")
     if data.compress:
         name = machine.device_of(target)

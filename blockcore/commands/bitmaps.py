@@ -121,7 +121,7 @@ async def add_bitmap(
     """Make a bitmap; QmpError in the order of QEMU's checks (qmp_block_dirty_bitmap_add)."""
     if not options.name:
         raise QmpError("Bitmap name cannot be empty")
-    node = machine.node_or_device(options.node, options.node)
+    node = machine.find.node_or_device(options.node, options.node)
     wanted = options.granularity
     granularity = default_granularity(node) if wanted is None else int(wanted)
     if granularity < MIN_GRANULARITY or granularity & (granularity - 1):
@@ -159,7 +159,7 @@ async def switch(machine: Machine, node: BlockNode, change: Callable[[], None]) 
 def find_bitmap(machine: Machine, node: str, name: str) -> tuple[BlockNode, DirtyBitmap]:
     """A bitmap by its node (or drive) and name; QmpError (block_dirty_bitmap_lookup)."""
     try:
-        owner = machine.node_or_device(node, node)
+        owner = machine.find.node_or_device(node, node)
     except QmpError:
         raise QmpError(f"Node '{node}' not found") from None
     return owner, owner.bitmaps.find(name)

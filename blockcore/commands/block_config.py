@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from blockcore.commands.block_info import BUCKET_MEMBERS
-from blockcore.drive.block_backend import BlockBackend
 from blockcore.machine import graph_changes
 from blockcore.machine.drain import Drain
 from blockcore.machine.graph_changes import changing_graph, reopen_nodes, using
@@ -18,7 +17,7 @@ from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.permissions import Perm
 from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.events import BlockWriteThreshold
-from blockcore.qapi.names import QapiErrorClass, QmpError, UInt64
+from blockcore.qapi.names import QmpError, UInt64
 from blockcore.qapi.schema import CommandTable
 from blockcore.rules.policy import parse_rerror, parse_werror
 from blockcore.rules.throttle import Limit, ThrottleConfig
@@ -28,9 +27,6 @@ table = CommandTable()
 MAX_LENGTH = (1 << 63) - (1 << 30)
 """No node can be longer (BDRV_MAX_LENGTH)."""
 table.event(BlockWriteThreshold)
-
-PERIPHERAL = "/machine/peripheral"
-"""Where QEMU's object tree has the devices that users have made."""
 
 
 @table.command("block_resize", wire_names={"node_name": "node-name"})
@@ -42,7 +38,7 @@ async def block_resize(
     The drives above are drained meanwhile.  An NBD client learns the new size
     when it connects anew: the protocol has no way to tell it.
     """
-    node = machine.node_or_device(device, node_name)
+    node = machine.find.node_or_device(device, node_name)
     if size < 0:
         raise QmpError("Parameter 'size' expects a >0 size")
     if not machine.qemu.resize_names_blocker and node.op_blockers.reason(BlockOpType.RESIZE):
@@ -106,7 +102,7 @@ def block_set_io_throttle(
     seconds of burst at the `max` rate.
     """
     given = dict(locals())
-    blk = _throttled_backend(machine, device, id)
+    blk = machine.find.drive_or_qdev(device, id)
     config = ThrottleConfig(
         iops_size=iops_size or 0,
         **{
@@ -125,34 +121,6 @@ def block_set_io_throttle(
 
 def _or(value: int | None, default: int) -> int:
     return default if value is None else value
-
-
-def _throttled_backend(machine: Machine, device: str | None, qdev: str | None) -> BlockBackend:
-    """The drive by its name or by its device's path; exactly one of them is to be given.
-
-    A path that does not begin at the root begins at the devices of users, so
-    that an id is one (find_device_state).  The id of a virtio-blk-pci names
-    the PCI device around the one that has the drive.
-    """
-    if (device is None) == (qdev is None):
-        raise QmpError("Need exactly one of 'device' and 'id'")
-    if device is not None:
-        blk = machine.backend(device)
-        if blk is None:
-            raise QmpError(f"Device '{device}' not found", QapiErrorClass.DEVICE_NOT_FOUND)
-        return blk
-    path = _absolute(qdev or "")
-    for blk in machine.backends:
-        own = _absolute(blk.device.qdev)
-        if path == own:
-            return blk
-        if f"{path}/virtio-backend" == own:
-            raise QmpError("Device does not have a block device backend")
-    raise QmpError(f"Device '{qdev}' not found", QapiErrorClass.DEVICE_NOT_FOUND)
-
-
-def _absolute(path: str) -> str:
-    return path if path.startswith("/") else f"{PERIPHERAL}/{path}"
 
 
 @table.command("blockdev-add", boxed=True)
@@ -192,7 +160,7 @@ def x_drive_set_policy(
 
     `device` is a drive's id or a node-name.  Held requests stay held.
     """
-    blk = machine.backend_of(device)
+    blk = machine.find.drive_on(device)
     new_rerror = blk.rerror if rerror is None else parse_rerror(rerror)
     new_werror = blk.werror if werror is None else parse_werror(werror)
     blk.rerror, blk.werror = new_rerror, new_werror

@@ -10,7 +10,7 @@ from blockcore.jobs.commit.job import overlay_of, start_commit
 from blockcore.jobs.mirror.job import start_active_commit
 from blockcore.jobs.mirror.options import DEFAULT_BUF_SIZE, MirrorOptions
 from blockcore.jobs.rules import JobOptions, NewBacking, check_on_error, check_ops
-from blockcore.machine.graph_changes import changing_graph, root_node
+from blockcore.machine.graph_changes import changing_graph
 from blockcore.machine.machine import Machine
 from blockcore.nodes.graph.chain import chain, find_backing_image, find_base, skip_filters
 from blockcore.nodes.graph.conflicts import needed
@@ -100,12 +100,12 @@ def _is_active(root: BlockNode, image: BlockNode, backing_file: str | None) -> b
 
 def _commit_root(machine: Machine, device: str) -> BlockNode:
     try:
-        machine.node_or_device(device, device)
+        machine.find.node_or_device(device, device)
     except QmpError:
         raise QmpError(
             f"Device '{device}' not found", QapiErrorClass.DEVICE_NOT_FOUND
         ) from None
-    return root_node(machine, device)
+    return machine.find.root_node(device)
 
 
 async def _commit_top(
@@ -139,7 +139,7 @@ async def _commit_base(
 
 
 def _in_chain(machine: Machine, above: BlockNode, node_name: str) -> BlockNode:
-    node = machine.node_or_device(None, node_name)
+    node = machine.find.node_or_device(None, node_name)
     if node not in chain(above):
         raise QmpError(f"'{node_name}' is not in this backing file chain")
     return node

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import errno
 from dataclasses import dataclass, fields, make_dataclass, replace
+from itertools import count
 from typing import Annotated, Any, get_type_hints
 
 from blockcore.faults.injector import FaultRule
 from blockcore.faults.kinds import FAULT_OPTIONS, KINDS
 from blockcore.faults.options import FaultOptions
-from blockcore.machine.graph_changes import is_shown, named_node
+from blockcore.machine.graph_changes import is_shown
 from blockcore.machine.machine import Machine
 from blockcore.nodes.node import BlockNode
+from blockcore.qapi.keyval import well_formed_id
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, QmpError
 from blockcore.qapi.schema import CommandTable, FlatUnion
 
@@ -76,6 +78,19 @@ INFO_CLASSES = {action: _info_class(kind) for action, kind in KINDS.items()}
 FAULT_INFO = FlatUnion("FaultInfo", tag="action", base=FaultInfo, variants=INFO_CLASSES)
 
 
+def new_fault_id(machine: Machine, wanted: str | None) -> str:
+    """Return the id wanted, if it is free and well formed, or a new one; or QmpError."""
+    taken = {rule.options.id for _, rule in machine.find.fault_rules()}
+    if wanted is None:
+        numbers = (f"fault{n}" for n in count())
+        return next(name for name in numbers if name not in taken)
+    if not well_formed_id(wanted):
+        raise QmpError("Parameter 'id' expects an identifier")
+    if wanted in taken:
+        raise QmpError(f"Duplicate ID '{wanted}' for fault")
+    return wanted
+
+
 @table.command("x-fault-add", boxed=True)
 def x_fault_add(
     machine: Machine, *, options: Annotated[FaultOptions, FAULT_OPTIONS]
@@ -90,10 +105,10 @@ def x_fault_add(
     drawn from the machine's seed.  Without an `event` the rule is in force at
     once.  Returns the rule's id, made up if not given.
     """
-    node = named_node(machine, options.node_name)
+    node = machine.find.data_node(options.node_name)
     options.check()
     _check_place(node, options)
-    new_id = machine.new_fault_id(options.id)
+    new_id = new_fault_id(machine, options.id)
     node.injector().add(replace(options, id=new_id))
     return FaultId(id=new_id)
 
@@ -112,7 +127,7 @@ def _check_place(node: BlockNode, options: FaultOptions) -> None:
 @table.command("x-fault-remove")
 def x_fault_remove(machine: Machine, *, id: str) -> None:
     """Remove one rule that x-fault-add has made, or a rule of a blkdebug node."""
-    for node, rule in machine.fault_rules():
+    for node, rule in machine.find.fault_rules():
         if rule.options.id == id:
             node.injector().remove(rule)
             return
@@ -122,16 +137,16 @@ def x_fault_remove(machine: Machine, *, id: str) -> None:
 @table.command("x-fault-clear")
 def x_fault_clear(machine: Machine, *, node_name: str | None = None) -> None:
     """Remove all rules, or those of one node (or drive's id)."""
-    only = None if node_name is None else named_node(machine, node_name)
-    for node in {node for node, _ in machine.fault_rules() if only in (None, node)}:
+    only = None if node_name is None else machine.find.data_node(node_name)
+    for node in {node for node, _ in machine.find.fault_rules() if only in (None, node)}:
         node.injector().clear()
 
 
 @table.command("x-query-faults")
 def x_query_faults(machine: Machine) -> list[Annotated[FaultInfo, FAULT_INFO]]:
     """All rules with what they have seen and hit, in the order in which they were made."""
-    drives = {named_node(machine, blk.name): blk.name for blk in machine.backends if blk.name}
-    return [_info(node, drives.get(node), rule) for node, rule in machine.fault_rules()]
+    drives = {machine.find.data_node(blk.name): blk.name for blk in machine.backends if blk.name}
+    return [_info(node, drives.get(node), rule) for node, rule in machine.find.fault_rules()]
 
 
 def _info(node: BlockNode, device: str | None, rule: FaultRule) -> FaultInfo:

@@ -9,7 +9,7 @@ from blockcore.commands.bitmaps import default_granularity
 from blockcore.jobs.mirror.job import check_to_replace, start_mirror
 from blockcore.jobs.mirror.options import DEFAULT_BUF_SIZE, BackingMode, MirrorOptions
 from blockcore.jobs.rules import JobOptions, check_on_error
-from blockcore.machine.graph_changes import changing_graph, root_node
+from blockcore.machine.graph_changes import changing_graph
 from blockcore.machine.machine import Machine
 from blockcore.machine.new_image import NewImageMode, opened_like
 from blockcore.nodes.graph.abilities import has_zero_init
@@ -63,8 +63,8 @@ async def blockdev_mirror(
         replaces=replaces,
     )
     async with changing_graph(machine, device, target, replaces):
-        source = root_node(machine, device)
-        node = machine.node_or_device(target, target)
+        source = machine.find.root_node(device)
+        node = machine.find.node_or_device(target, target)
         await _start(machine, source, node, sync, options, mirror)
 
 
@@ -95,7 +95,7 @@ async def drive_mirror(
         job_id=job_id, speed=speed, auto_finalize=auto_finalize, auto_dismiss=auto_dismiss
     )
     async with changing_graph(machine, device, replaces) as turn:
-        source = root_node(machine, device)
+        source = machine.find.root_node(device)
         source.check_op(BlockOpType.MIRROR_SOURCE)
         if replaces is not None and node_name is None:
             raise QmpError("a node-name must be provided when replacing a named node of the graph")

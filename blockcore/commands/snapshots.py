@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from blockcore.commands import transaction
 from blockcore.commands.actions import ActionTable, TransactionAction
-from blockcore.machine.graph_changes import changing_graph, is_inserted, root_node, set_read_only
+from blockcore.machine.graph_changes import changing_graph, set_read_only
 from blockcore.machine.machine import Machine
 from blockcore.machine.new_image import NewImageMode
 from blockcore.machine.snapshot import prepare_snapshot, prepare_snapshot_sync
@@ -58,7 +58,7 @@ async def _snapshot_sync(
     machine: Machine, action: BlockdevSnapshotSyncAction, under_way: Transaction
 ) -> None:
     data = action.data
-    old = machine.node_or_device(data.device, data.node_name)
+    old = machine.find.node_or_device(data.device, data.node_name)
     await under_way.drain(machine, old)
     _require_medium(machine, old, data.device or old.node_name)
     old.check_op(BlockOpType.EXTERNAL_SNAPSHOT)
@@ -78,7 +78,7 @@ async def _snapshot_sync(
 
 
 def _require_medium(machine: Machine, node: BlockNode, typed: str) -> None:
-    if not is_inserted(machine, node):
+    if not machine.find.is_inserted(node):
         by_drive = machine.qemu.no_medium_names_drive
         raise QmpError(
             f"Device '{node.device_or_node_name if by_drive else typed}' has no medium"
@@ -86,7 +86,7 @@ def _require_medium(machine: Machine, node: BlockNode, typed: str) -> None:
 
 
 def _is_taken(machine: Machine, name: str) -> bool:
-    return machine.backend(name) is not None or name in machine.graph.nodes
+    return machine.find.drive(name) is not None or name in machine.graph.nodes
 
 
 @actions.action("blockdev-snapshot", BlockdevSnapshotAction)
@@ -94,11 +94,11 @@ async def _snapshot(
     machine: Machine, action: BlockdevSnapshotAction, under_way: Transaction
 ) -> None:
     data = action.data
-    old = machine.node_or_device(data.node, data.node)
+    old = machine.find.node_or_device(data.node, data.node)
     await under_way.drain(machine, old)
     _require_medium(machine, old, data.node)
     old.check_op(BlockOpType.EXTERNAL_SNAPSHOT)
-    overlay = machine.node_or_device(data.overlay, data.overlay)
+    overlay = machine.find.node_or_device(data.overlay, data.overlay)
     await prepare_snapshot(machine, under_way, old, overlay)
 
 
@@ -148,8 +148,8 @@ async def change_backing_file(
     backing node; QEMU writes the image's own.
     """
     async with changing_graph(machine, device, image_node_name):
-        root = root_node(machine, device)
-        image = machine.node_or_device(None, image_node_name)
+        root = machine.find.root_node(device)
+        image = machine.find.node_or_device(None, image_node_name)
         if not image.supports_backing or image.backing is None:
             raise QmpError(
                 "not allowing backing file change on an image without a backing file"

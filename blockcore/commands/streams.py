@@ -41,7 +41,7 @@ async def block_stream(
     """
     _exclude(base=base, base_node=base_node, bottom=bottom)
     async with changing_graph(machine, device):
-        target = machine.node_or_device(device, device)
+        target = machine.find.node_or_device(device, device)
         below = await _stream_base(machine, target, device, base, base_node)
         lowest = None if bottom is None else _stream_bottom(machine, target, device, bottom)
         check_ops(_streamed(target, below, lowest), BlockOpType.STREAM)
@@ -85,7 +85,7 @@ async def _stream_base(
         return image
     if base_node is None:
         return None
-    node = machine.node_or_device(None, base_node)
+    node = machine.find.node_or_device(None, base_node)
     if node is target or node not in _reachable(target):
         raise QmpError(f"Node '{base_node}' is not a backing image of '{device}'")
     return node
@@ -94,7 +94,7 @@ async def _stream_base(
 def _stream_bottom(
     machine: Machine, target: BlockNode, device: str, bottom: str
 ) -> BlockNode:
-    node = machine.node_or_device(None, bottom)
+    node = machine.find.node_or_device(None, bottom)
     if node.filters is not None:
         raise QmpError(f"Node '{bottom}' is a filter, use a non-filter node as 'bottom'")
     if not node.inserted:

@@ -14,7 +14,7 @@ from blockcore.commands.actions import (
 )
 from blockcore.job.job_txn import JobTxn
 from blockcore.machine.drain import Drain
-from blockcore.machine.graph_changes import changing_graph, named_nodes
+from blockcore.machine.graph_changes import changing_graph
 from blockcore.machine.machine import Machine
 from blockcore.machine.transaction import ActionCompletionMode, Transaction
 from blockcore.qapi.names import QmpError
@@ -55,7 +55,7 @@ async def transaction(
             check_grouped(machine, action)
     names = [name for action in wanted for name in names_of_nodes(action)]
     async with changing_graph(machine, *names):
-        concerned = Drain(machine, named_nodes(machine, names))
+        concerned = Drain(machine, machine.find.existing(names))
         with concerned.guests_held():
             await concerned.settled_beside_others(machine.clock)
             async with under_way:

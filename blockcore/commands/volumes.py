@@ -146,7 +146,7 @@ def x_volume_responder(
 
 def _volume_of(machine: Machine, name: str) -> tuple[BlockNode, Volume]:
     """The volume of a node, or of the one that carries its data; QmpError if there is none."""
-    node: BlockNode | None = machine.node_or_device(name, name)
+    node: BlockNode | None = machine.find.node_or_device(name, name)
     while node is not None:
         if node.volume is not None:
             return node, node.volume

@@ -52,7 +52,7 @@ def check_on_error(machine: Machine, node: BlockNode, policy: BlockdevOnError, n
     """
     if machine.job_error_check_modern or policy not in _STOPPING:
         return
-    for blk in machine.backends_above(node):
+    for blk in machine.find.drives_above(node):
         if blk.rerror is BlockdevOnError.STOP and blk.werror in _STOPPING:
             return
     raise QmpError(f"Invalid parameter '{name}'")

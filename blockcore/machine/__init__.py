@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """One emulated machine, and the procedures that concern more than one of its parts.
 
-`machine` has the run state, the graph, the drives and the jobs.  `vm_stop` stops
+`machine` has the run state, the graph, the drives and the jobs; `lookup` finds
+nodes and drives by the names that users give.  `vm_stop` stops
 it, `drain` keeps guests and jobs away from nodes for a while, `transaction` does
 several changes or none, `graph_changes`, `snapshot` and `new_image` change the
 graph under running drives, `volume_responder` extends thin volumes as a storage

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from blockcore.drive.block_backend import BlockBackend
@@ -19,35 +19,6 @@ from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.permissions import NodeUser, Perm
 from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.names import QmpError
-
-
-def root_node(machine: Machine, name: str) -> BlockNode:
-    """A drive's root by its name, or a node that no other is above of, and no job; or QmpError."""
-    node = machine.node_or_device(name, name)
-    if any(isinstance(parent, BlockNode | JobUser) for parent in node.parents):
-        raise QmpError("Need a root block node")
-    check_medium(machine, node)
-    return node
-
-
-def check_medium(machine: Machine, node: BlockNode) -> None:
-    """QmpError if a node has no medium, or is on one that has none."""
-    if not is_inserted(machine, node):
-        raise QmpError("Device has no medium")
-
-
-def is_inserted(machine: Machine, node: BlockNode) -> bool:
-    """Whether a node has a medium, and all that it is on (bdrv_is_inserted)."""
-    return all(below.inserted for below in machine.graph.subtree(node))
-
-
-def named_node(machine: Machine, name: str) -> BlockNode:
-    """A node by its name, or by a drive's: then without filters that go when a job does."""
-    node = machine.node_or_device(name, name)
-    if node.node_name != name:
-        while node.of_job and node.filtered is not None:
-            node = node.filtered
-    return node
 
 
 def is_shown(node: BlockNode) -> bool:
@@ -73,16 +44,7 @@ def changing_graph(machine: Machine, *names: str | None) -> Turn:
     Commands take turns there, as in QEMU.  Names of drives stand for their
     roots; what does not exist keeps nobody from anything.
     """
-    return machine.graph.changing.part(lambda: named_nodes(machine, names))
-
-
-def named_nodes(machine: Machine, names: Iterable[str | None]) -> Iterator[BlockNode]:
-    """The nodes of these names, and the roots of the drives; what does not exist is left out."""
-    for name in names:
-        blk = None if name is None else machine.backend(name)
-        node = machine.graph.nodes.get(name or "") if blk is None else blk.root
-        if node is not None:
-            yield node
+    return machine.graph.changing.part(lambda: machine.find.existing(names))
 
 
 @contextmanager
@@ -120,9 +82,7 @@ async def blockdev_add(machine: Machine, options: BlockdevOptions) -> None:
 
 async def blockdev_del(machine: Machine, node_name: str) -> None:
     """Close a node of the monitor's; QmpError if there is none or it is in use."""
-    node = machine.graph.nodes.get(node_name)
-    if node is None:
-        raise QmpError(f"Failed to find node with node-name='{node_name}'")
+    node = machine.find.node(node_name)
     if any(_is_backend(parent) for parent in node.parents):
         raise QmpError(f"Node {node_name} is in use")
     node.check_op(BlockOpType.DRIVE_DEL)

@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
-from itertools import count
 from typing import Any
 
 from blockcore.bql.clock import Clock
 from blockcore.bql.effects import Until
 from blockcore.drive.block_backend import BlockBackend
-from blockcore.faults.injector import FaultRule
 from blockcore.job.block_job import BlockJob
 from blockcore.machine.drain import PATIENCE_NS, Drain
+from blockcore.machine.lookup import Lookup
 from blockcore.machine.vm_stop import Stopping
 from blockcore.machine.volume_responder import VolumeResponder
 from blockcore.nodes.definitions.allowed_backing import ANY, AllowedBacking
@@ -27,7 +26,6 @@ from blockcore.nodes.graph.relink import add_user
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.shortcut.slot import Slot
 from blockcore.qapi.events import Event, Reset, Shutdown
-from blockcore.qapi.keyval import well_formed_id
 from blockcore.qapi.names import JobStatus, QmpError, RunState, ShutdownCause
 from blockcore.qapi.qemu import LATEST, Release
 from blockcore.rules.runstate import Vm
@@ -84,6 +82,7 @@ class Machine:
         self.graph = BlockGraph(self, directory)
         self.changing = self.graph.changing
         self.backends: list[BlockBackend] = []
+        self.find = Lookup(self.backends, self.graph)
         self.jobs: list[BlockJob] = []
         self.drains: list[Drain] = []
         self.throttle_groups = ThrottleGroups()
@@ -128,48 +127,6 @@ class Machine:
         add_user(blk.root, blk, self.graph.nodes.values())
         self.backends.append(blk)
 
-    def backend(self, name: str) -> BlockBackend | None:
-        """The drive of that name, as blk_by_name; anonymous drives have none."""
-        return next((blk for blk in self.backends if name and blk.name == name), None)
-
-    def node_or_device(self, device: str | None, node_name: str | None) -> BlockNode:
-        """bdrv_lookup_bs: a drive's root by its name, else a node by its own; or QmpError."""
-        blk = self.backend(device) if device is not None else None
-        node = blk.root if blk else self.graph.nodes.get(node_name or "")
-        if node is None:
-            raise QmpError(f"Cannot find device='{device or ''}' nor node-name='{node_name or ''}'")
-        return node
-
-    def backends_above(self, node: BlockNode) -> Iterator[BlockBackend]:
-        """The drives whose requests can reach the node."""
-        return (blk for blk in self.backends if node in self.graph.subtree(blk.root))
-
-    def backend_of(self, name: str) -> BlockBackend:
-        """The drive of that name, or the one on the node of that name; or QmpError."""
-        root = self.node_or_device(name, name)
-        blk = self.backend(name) or next((b for b in self.backends if b.root is root), None)
-        if blk is None:
-            raise QmpError(f"Node '{name}' is not attached to a drive")
-        return blk
-
-    def fault_rules(self) -> Iterator[tuple[BlockNode, FaultRule]]:
-        """All fault rules there are, each with its node."""
-        for node in self.graph.nodes.values():
-            if node.faults is not None:
-                yield from ((node, rule) for rule in list(node.faults.rules))
-
-    def new_fault_id(self, wanted: str | None) -> str:
-        """The id wanted, if it is free and well formed, or a new one; or QmpError."""
-        taken = {rule.options.id for _, rule in self.fault_rules()}
-        if wanted is None:
-            numbers = (f"fault{n}" for n in count())
-            return next(name for name in numbers if name not in taken)
-        if not well_formed_id(wanted):
-            raise QmpError("Parameter 'id' expects an identifier")
-        if wanted in taken:
-            raise QmpError(f"Duplicate ID '{wanted}' for fault")
-        return wanted
-
     def all_drained(self, patience_ns: int | None = None) -> Drain:
         """A drained section of everything (bdrv_drain_all_begin).
 
@@ -183,7 +140,7 @@ class Machine:
 
         To be called once something concerns new ones.
         """
-        for blk in self.backends_above(node):
+        for blk in self.find.drives_above(node):
             if not blk.shortcut_idle():
                 with blk.quiesced():
                     await Until(blk.shortcut_idle)

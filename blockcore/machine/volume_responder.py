@@ -13,12 +13,11 @@ All that is random is how long an extension takes, and `seed` decides that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from blockcore.bql.effects import Until
-from blockcore.drive.block_backend import BlockBackend
+from blockcore.machine.lookup import Lookup
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import BlockDeviceIoStatus, QmpError, RunState
 from blockcore.rules.host import Clocked, Runs
@@ -29,8 +28,7 @@ _MASK = (1 << 64) - 1
 class Managed(Clocked, Runs, Protocol):
     """What the manager needs of the machine."""
 
-    def backends_above(self, node: BlockNode) -> Iterator[BlockBackend]:
-        """The drives whose requests can reach the node."""
+    find: Lookup
 
     def cont(self) -> None:
         """Run again, as QMP's `cont`."""
@@ -158,7 +156,7 @@ class VolumeResponder:
             and self._volume.refusals > self._refusals_seen
             and any(
                 blk.iostatus is BlockDeviceIoStatus.NOSPACE
-                for blk in self._host.backends_above(self._node)
+                for blk in self._host.find.drives_above(self._node)
             )
         )
 

@@ -65,7 +65,7 @@ class Witness:
                 self.io_error(event)
 
     def io_error(self, event: BlockIoError) -> None:
-        blk = self.machine.backend(event.device)
+        blk = self.machine.find.drive(event.device)
         assert blk is not None
         self.require((event.nospace is not None) == blk.iostatus_enabled, "nospace if io-status")
         self.require(event.node_name == blk.root.node_name, "the node under the device")

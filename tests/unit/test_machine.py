@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from blockcore.commands.faults import new_fault_id
 from blockcore.machine.graph_changes import blockdev_add, blockdev_del
 from blockcore.machine.machine import Machine
 from blockcore.machine.vm_stop import STOP_LATENCY_NS
@@ -356,7 +357,7 @@ LOOKUPS: dict[str, tuple[str | None, str | None, str]] = {
 def test_lookup(device: str | None, node_name: str | None, found: str) -> None:
     world = Setup()
     add_node(world.machine, MemoryNode(NodeOptions(node_name="other"), world.machine, SIZE))
-    assert world.machine.node_or_device(device, node_name).node_name == found
+    assert world.machine.find.node_or_device(device, node_name).node_name == found
 
 
 NOT_FOUND: dict[str, tuple[str | None, str | None, str]] = {
@@ -373,17 +374,17 @@ def test_failed_lookup(device: str | None, node_name: str | None, message: str) 
     world = Setup()
     add_drive(world.machine, MemoryNode(NodeOptions(node_name="o"), world.machine, SIZE), "")
     with pytest.raises(QmpError) as caught:
-        world.machine.node_or_device(device, node_name)
+        world.machine.find.node_or_device(device, node_name)
     assert caught.value.desc == message
 
 
 def test_drive_of_a_node() -> None:
     world = Setup()
-    assert world.machine.backend_of("vda") is world.blk
-    assert world.machine.backend_of("disk") is world.blk
+    assert world.machine.find.drive_on("vda") is world.blk
+    assert world.machine.find.drive_on("disk") is world.blk
     add_node(world.machine, MemoryNode(NodeOptions(node_name="free"), world.machine, SIZE))
     with pytest.raises(QmpError, match="^Node 'free' is not attached to a drive$"):
-        world.machine.backend_of("free")
+        world.machine.find.drive_on("free")
 
 
 def null(name: str | None, **more: Any) -> dict[str, Any]:
@@ -474,12 +475,12 @@ def test_fault_ids() -> None:
     """Made up where none is wanted, and never twice."""
     world = Setup()
     perform(execute(world.machine, "x-fault-add", node_name="vda", id="fault0"))
-    assert world.machine.new_fault_id(None) == "fault1"
-    assert world.machine.new_fault_id("mine") == "mine"
+    assert new_fault_id(world.machine, None) == "fault1"
+    assert new_fault_id(world.machine, "mine") == "mine"
     for taken, message in (
         ("fault0", "Duplicate ID 'fault0' for fault"),
         ("0x", "Parameter 'id' expects an identifier"),
     ):
         with pytest.raises(QmpError) as caught:
-            world.machine.new_fault_id(taken)
+            new_fault_id(world.machine, taken)
         assert caught.value.desc == message
