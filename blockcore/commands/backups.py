@@ -9,9 +9,10 @@ from typing import ClassVar
 from blockcore.commands import transaction
 from blockcore.commands.actions import ActionTable, TransactionAction
 from blockcore.job.job_txn import JobTxn
+from blockcore.job.options import JobOptions
 from blockcore.jobs.backup.copy_call import MAX_WORKERS
 from blockcore.jobs.backup.job import BackupOptions, BitmapSyncMode, create_backup
-from blockcore.jobs.rules import JobOptions, check_on_error
+from blockcore.jobs.rules import check_on_error
 from blockcore.machine.machine import Machine
 from blockcore.machine.new_image import NewImageMode, opened_like
 from blockcore.machine.transaction import Transaction

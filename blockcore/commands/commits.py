@@ -6,10 +6,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from blockcore.commands.bitmaps import default_granularity
+from blockcore.job.options import JobOptions
 from blockcore.jobs.commit.job import overlay_of, start_commit
 from blockcore.jobs.mirror.job import start_active_commit
 from blockcore.jobs.mirror.options import DEFAULT_BUF_SIZE, MirrorOptions
-from blockcore.jobs.rules import JobOptions, NewBacking, check_on_error, check_ops
+from blockcore.jobs.rules import NewBacking, check_on_error, check_ops
 from blockcore.machine.graph_changes import changing_graph
 from blockcore.machine.machine import Machine
 from blockcore.nodes.graph.chain import chain, find_backing_image, find_base, skip_filters

@@ -104,9 +104,10 @@ def _block_job_info(job: BlockJob) -> BlockJobInfo:
         "auto_dismiss": job.auto_dismiss,
         "error": job.error_text,
     }
-    if job.actively_synced is None:
+    synced = job.driver.actively_synced
+    if synced is None:
         return BlockJobInfo(**shared)
-    return BlockJobInfoMirror(**shared, actively_synced=job.actively_synced)
+    return BlockJobInfoMirror(**shared, actively_synced=synced)
 
 
 @table.command("query-jobs")

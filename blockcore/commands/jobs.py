@@ -132,7 +132,7 @@ def _hurry(machine: Machine, job_id: str) -> None:
     """Let a job that takes its last steps not wait for a server that hangs."""
     for job in _of_id(machine, job_id):
         if job.txn.finalizing:
-            job.on_cancel(True)
+            job.driver.cancel(job, True)
 
 
 async def _cancel(job: BlockJob, *, force: bool) -> None:
@@ -206,9 +206,9 @@ async def block_job_change(
     job = await find_block_job(machine, options.id)
     job.check_verb(JobVerb.CHANGE)
     if isinstance(options, BlockJobChangeOptionsMirror):
-        await job.change_copy_mode(options.copy_mode)
+        await job.driver.change(job, options.copy_mode)
     else:
-        await job.change_copy_mode(MirrorCopyMode.BACKGROUND)
+        await job.driver.change(job, MirrorCopyMode.BACKGROUND)
 
 
 @table.command("block-job-set-speed")

@@ -6,9 +6,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from blockcore.commands.bitmaps import default_granularity
+from blockcore.job.options import JobOptions
 from blockcore.jobs.mirror.job import check_to_replace, start_mirror
 from blockcore.jobs.mirror.options import DEFAULT_BUF_SIZE, BackingMode, MirrorOptions
-from blockcore.jobs.rules import JobOptions, check_on_error
+from blockcore.jobs.rules import check_on_error
 from blockcore.machine.graph_changes import changing_graph
 from blockcore.machine.machine import Machine
 from blockcore.machine.new_image import NewImageMode, opened_like

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from blockcore.jobs.rules import JobOptions, NewBacking, check_on_error, check_ops
+from blockcore.job.options import JobOptions
+from blockcore.jobs.rules import NewBacking, check_on_error, check_ops
 from blockcore.jobs.stream.job import start_stream
 from blockcore.machine.graph_changes import changing_graph
 from blockcore.machine.machine import Machine

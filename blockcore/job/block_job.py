@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from typing import Protocol
 
 from blockcore.bql.effects import Until
-from blockcore.job.job import Completion, Job
-from blockcore.job.job_driver import JobHost
+from blockcore.job.job import Completion, Job, JobHost
+from blockcore.job.job_driver import JobDriver
+from blockcore.job.options import JobOptions
 from blockcore.nodes.graph.abilities import connections
 from blockcore.nodes.graph.graph import BlockGraph
 from blockcore.nodes.graph.relink import add_user
@@ -76,45 +78,62 @@ class JobUser(NodeUser):
         self.has_backend = has_backend
 
 
+class BlockJobDriver(JobDriver["BlockJob"]):
+    """What a kind of block job has besides (QEMU's BlockJobDriver).
+
+    `on_source_error` and `on_target_error` are what it makes of errors.
+    """
+
+    on_source_error = BlockdevOnError.REPORT
+    on_target_error = BlockdevOnError.REPORT
+
+    @property
+    def actively_synced(self) -> bool | None:
+        """Whether writes reach a mirror's target before they are answered, and it has all others.
+
+        None for other kinds.
+        """
+        return None
+
+    def set_speed(self, job: BlockJob) -> None:
+        """The job has another speed limit."""
+
+    async def change(self, job: BlockJob, mode: MirrorCopyMode) -> None:
+        """Copy guests' writes in another way from now on; QmpError if the job cannot."""
+        raise QmpError("Job type does not support change")
+
+
 class BlockJob(Job):
     """Works on `nodes`, each with the permissions that the job needs and leaves to others.
 
     As long as the job lives, commands may not change them.  `iostatus` is the
-    job's own; the guest's drives have theirs.  `actively_synced` is a
-    mirror's: whether writes reach its target before they are answered, and it
-    has all others; None for other kinds.
+    job's own; the guest's drives have theirs.
     """
 
-    actively_synced: bool | None = None
+    host: BlockJobHost
+    driver: BlockJobDriver
 
     def __init__(
         self,
         host: BlockJobHost,
+        driver: BlockJobDriver,
         txn: Completion,
-        job_id: str | None,
         main: BlockNode,
+        options: JobOptions,
         perm: Perm = NONE,
         shared: Perm = ALL,
-        *,
-        speed: int = 0,
-        auto_finalize: bool = True,
-        auto_dismiss: bool = True,
     ) -> None:
+        job_id = options.job_id
         super().__init__(
-            host,
-            txn,
-            host.device_of(main) if job_id is None else job_id,
-            auto_finalize=auto_finalize,
-            auto_dismiss=auto_dismiss,
+            host, driver, txn, host.device_of(main) if job_id is None else job_id, options
         )
         self.iostatus = BlockDeviceIoStatus.OK
         self.limit = RateLimit()
-        self._block_host = host
         self._users: list[tuple[BlockNode, JobUser]] = []
         try:
             self.add_node(main, perm, shared)
-            if speed:
-                self.set_speed(speed)
+            if options.speed:
+                self.set_speed(options.speed)
         except QmpError:
             self.fail_early()
             raise
@@ -134,7 +153,7 @@ class BlockJob(Job):
     ) -> None:
         """Use a node as well; QmpError if its users do not allow that (block_job_add_bdrv)."""
         user = JobUser(perm, shared, f"{self.type} job '{self.id}'", has_backend)
-        add_user(node, user, self._block_host.graph.subtree(node))
+        add_user(node, user, self.host.graph.subtree(node))
         node.op_blockers.block(self, f"block device is in use by block job: {self.type}")
         self._users.append((node, user))
 
@@ -160,7 +179,7 @@ class BlockJob(Job):
         super().fail_early()
 
     def start(self) -> None:
-        for section in list(self._block_host.drains):
+        for section in list(self.host.drains):
             section.meets(self)
         super().start()
 
@@ -176,8 +195,9 @@ class BlockJob(Job):
             raise QmpError("Parameter 'speed' expects a non-negative value")
         slower = speed and speed <= self.limit.speed
         self.limit.set_speed(speed)
-        if self._sleeping and not slower:
+        if self.is_sleeping and not slower:
             self.enter()
+        self.driver.set_speed(self)
 
     def cut_off(self, node: BlockNode) -> None:
         """The job is cancelled: let what it has under way at a node end, whatever it takes.
@@ -189,10 +209,10 @@ class BlockJob(Job):
         for server in servers:
             server.cancel_in_flight()
         if servers:
-            self._host.spawn(self._hang_up_later(servers))
+            self.host.spawn(self._hang_up_later(servers))
 
     async def _hang_up_later(self, servers: Iterable[BlockNode]) -> None:
-        clock = self._host.clock
+        clock = self.host.clock
         while not await Until(self._is_over, clock.monotonic_ns() + CUT_OFF_NS):
             for server in servers:
                 server.hang_up()
@@ -200,21 +220,23 @@ class BlockJob(Job):
     def _is_over(self) -> bool:
         return self.status in (JobStatus.CONCLUDED, JobStatus.NULL)
 
-    async def change_copy_mode(self, mode: MirrorCopyMode) -> None:
-        """Copy guests' writes in another way from now on; QmpError if the job cannot."""
-        raise QmpError("Job type does not support change")
-
     async def sleep_for_limit(self, delay_ns: int) -> None:
         """Sleep, and if that has been cut short perhaps go on, as long as the limit wants it."""
         await self.sleep(delay_ns)
-        while self._block_host.qemu.jobs_sleep_out and not self.is_cancelled:
+        while self.host.qemu.jobs_sleep_out and not self.is_cancelled:
             if (left_ns := self.delay_ns(0)) <= 0:
                 return
             await self.sleep(left_ns)
 
     def delay_ns(self, nbytes: int) -> int:
         """Count copied bytes; how long to wait for the speed limit's sake."""
-        return self.limit.delay_ns(self._host.clock.monotonic_ns(), nbytes)
+        return self.limit.delay_ns(self.host.clock.monotonic_ns(), nbytes)
+
+    def failed(self, side: IoOperationType, exc: OSError) -> BlockErrorAction:
+        """Decide about an error by the policy for what is read from, or for what is written to."""
+        driver, reading = self.driver, side is IoOperationType.READ
+        policy = driver.on_source_error if reading else driver.on_target_error
+        return self.error_action(policy, side, exc.errno or errno.EIO)
 
     def error_action(
         self, policy: BlockdevOnError, operation: IoOperationType, error: int
@@ -227,7 +249,7 @@ class BlockJob(Job):
         if policy is BlockdevOnError.AUTO:
             policy = BlockdevOnError.ENOSPC
         action = error_action(policy, error)
-        self._host.emit(BlockJobError(device=self.id, operation=operation, action=action))
+        self.host.emit(BlockJobError(device=self.id, operation=operation, action=action))
         if action is BlockErrorAction.STOP:
             if not self.user_paused:
                 self.user_paused = True
@@ -245,13 +267,13 @@ class BlockJob(Job):
         self._emit_progress(BlockJobReady)
 
     def emit_pending(self) -> None:
-        self._host.emit(BlockJobPending(type=self.type, id=self.id))
+        self.host.emit(BlockJobPending(type=self.type, id=self.id))
 
     def emit_cancelled(self) -> None:
         self._emit_progress(BlockJobCancelled)
 
     def emit_completed(self) -> None:
-        self._host.emit(
+        self.host.emit(
             BlockJobCompleted(
                 type=self.type,
                 device=self.id,
@@ -270,4 +292,4 @@ class BlockJob(Job):
             offset=self.progress.current,
             speed=self.limit.speed,
         )
-        self._host.emit(told)
+        self.host.emit(told)

@@ -7,103 +7,46 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import Generic, TypeVar
 
-from blockcore.nodes.graph.changing import Changing
-from blockcore.nodes.node import BlockNode
-from blockcore.qapi.names import JobType, QmpError
-from blockcore.rules.host import Clocked, Emits, Spawns
+from blockcore.qapi.names import JobType
 
-
-class JobHost(Clocked, Emits, Spawns, Protocol):
-    """What a job needs of its machine: `jobs`, the newest first; who has a part of `changing`
-    may change that of the graph."""
-
-    changing: Changing
-    jobs: list[Any]
+J = TypeVar("J", contravariant=True)
+"""The job that a driver works for."""
 
 
-class Progress:
-    """How far a job is, and of how much, in bytes; the estimate may grow."""
-
-    __slots__ = ("current", "total")
-
-    def __init__(self) -> None:
-        self.current = 0
-        self.total = 0
-
-    def set_remaining(self, nbytes: int) -> None:
-        self.total = self.current + nbytes
-
-    def increase_remaining(self, nbytes: int) -> None:
-        self.total += nbytes
-
-    def update(self, nbytes: int) -> None:
-        """So much more is done."""
-        self.current += nbytes
-
-
-class JobDriver:
+class JobDriver(Generic[J]):
     """The steps of one job, and what happens where a kind does not have one.
 
-    `error` is what the job ended with.
+    A job has its driver; the driver is told of the job each time, and does not
+    keep it: what refers to each other waits for Python's collector.
     """
 
-    type: ClassVar[JobType]
+    type: JobType
 
-    def __init__(self, job_id: str) -> None:
-        self.id = job_id
-        self.progress = Progress()
-        self.error: OSError | QmpError | None = None
-
-    @property
-    def nodes(self) -> list[BlockNode]:
-        """What the job works on."""
-        return []
-
-    async def run(self) -> None:
+    async def run(self, job: J) -> None:
         """The work; raises OSError or QmpError if it has failed."""
         raise NotImplementedError
 
-    async def prepare(self) -> None:
-        """What can fail of the end of a job that has succeeded so far."""
+    async def prepare(self, job: J) -> None:
+        """What can fail of the end of a job that has succeeded so far: OSError or QmpError."""
 
-    async def commit(self) -> None:
+    async def commit(self, job: J) -> None:
         """The job has succeeded, and all of its transaction."""
 
-    async def abort(self) -> None:
+    async def abort(self, job: J) -> None:
         """The job has failed or was cancelled."""
 
-    async def clean(self) -> None:
+    async def clean(self, job: J) -> None:
         """Give back everything, after either."""
 
-    async def on_pause(self) -> None:
+    async def pause(self, job: J) -> None:
         """Come to rest, before the job counts as paused."""
 
-    def on_user_resume(self) -> None:
-        """The user wants it to go on."""
-
-    def on_cancel(self, force: bool) -> bool:
+    def cancel(self, job: J, force: bool) -> bool:
         """Whether to cancel at once (True), or to finish what was begun."""
         return True
 
-    def on_complete(self) -> None:
-        """The user wants a ready job to come to its end; QmpError if it has none."""
-        raise not_completable(self.id)
-
-    def emit_ready(self) -> None:
-        """Say that the job is ready, in the words of its kind."""
-
-    def emit_pending(self) -> None:
-        """Say that it waits to be finalized."""
-
-    def emit_completed(self) -> None:
-        """Say that it has ended, with `error` or without."""
-
-    def emit_cancelled(self) -> None:
-        """Say that it was cancelled."""
-
-
-def not_completable(job_id: str) -> QmpError:
-    """What a user hears who wants to complete a job that has nothing to complete."""
-    return QmpError(f"The active block job '{job_id}' cannot be completed")
+    def complete(self, job: J) -> bool:
+        """Come to an end, as the user wants; False if there is none to come to now, or QmpError."""
+        return False

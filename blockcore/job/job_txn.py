@@ -3,19 +3,21 @@
 
 Every job is in a transaction, most in one of their own.  When the work of all
 its jobs has succeeded they are finalized together; when one fails, the others
-are cancelled.
+are cancelled.  The last steps of each, from the end of its work on, are here.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from blockcore.bql.effects import Until
-from blockcore.job.job import Job
-from blockcore.job.job_driver import JobHost
+from blockcore.bql.effects import Until, kept
+from blockcore.job.job import Job, JobHost
 from blockcore.nodes.graph.changing import Turn
+from blockcore.qapi.errnos import failure
+from blockcore.qapi.names import JobStatus, QmpError
 
 
 class JobTxn:
@@ -38,15 +40,17 @@ class JobTxn:
 
     async def completed(self, job: Job) -> None:
         """The work of a job has ended (job_completed); it may be the last one."""
-        job.update_result()
+        _update_result(job)
         if job.error is not None:
             await self.abort(job)
             return
-        job.wait_for_others()
+        job.go_to(JobStatus.WAITING)
         if not all(other.is_completed for other in self.jobs):
             return
         for other in list(self.jobs):
-            other.become_pending()
+            other.go_to(JobStatus.PENDING)
+            if not other.auto_finalize:
+                other.emit_pending()
         if all(other.auto_finalize for other in self.jobs):
             await self.finalize()
 
@@ -60,12 +64,12 @@ class JobTxn:
         if self._aborting:
             return
         for job in list(self.jobs):
-            if not await job.try_prepare():
+            if not await _try_prepare(job):
                 self._cancel_others(job)
                 await self._finalize_all()
                 return
         for job in list(self.jobs):
-            await job.finalize_single()
+            await _finalize_single(job)
 
     async def abort(self, job: Job) -> None:
         """A job has failed: cancel the others, and end one after the other, the newest first.
@@ -83,7 +87,7 @@ class JobTxn:
                 await Until(partial(_is_completed, other))
             async with self._undisturbed():
                 with self._last_steps():
-                    await other.finalize_single()
+                    await _finalize_single(other)
 
     async def roll_back(self, job: Job) -> None:
         """The same for jobs that have not started, by a caller who changes the graph already."""
@@ -117,8 +121,45 @@ class JobTxn:
 
     async def _finalize_all(self) -> None:
         while self.jobs:
-            await self.jobs[0].finalize_single()
+            await _finalize_single(self.jobs[0])
 
 
 def _is_completed(job: Job) -> bool:
     return job.is_completed
+
+
+def _update_result(job: Job) -> None:
+    """What was cancelled has failed; what has failed is aborting (job_update_rc)."""
+    if job.error is None and job.is_cancelled:
+        job.error = failure(errno.ECANCELED)
+    if job.error is not None:
+        job.go_to(JobStatus.ABORTING)
+
+
+async def _try_prepare(job: Job) -> bool:
+    """`prepare`, whose failure is the job's; whether it has gone well."""
+    try:
+        await job.driver.prepare(job)
+    except (OSError, QmpError) as exc:
+        job.error = kept(exc)
+    _update_result(job)
+    return job.error is None
+
+
+async def _finalize_single(job: Job) -> None:
+    """The last steps, the event, and the end (job_finalize_single)."""
+    _update_result(job)
+    if job.error is None:
+        await job.driver.commit(job)
+    else:
+        await job.driver.abort(job)
+    await job.driver.clean(job)
+    if job.started:
+        if job.is_cancelled:
+            job.emit_cancelled()
+        else:
+            job.emit_completed()
+    job.txn.remove(job)
+    job.go_to(JobStatus.CONCLUDED)
+    if job.auto_dismiss or not job.started:
+        job.dismiss()

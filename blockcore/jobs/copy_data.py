@@ -10,9 +10,9 @@ from blockcore.jobs.shortcut import (
     Copied,
     CopyShortcut,
     Part,
-    SourceError,
     find_shortcut,
 )
+from blockcore.jobs.sides import of_source
 from blockcore.nodes.node import BlockNode
 from blockcore.rules.host import Concerned
 
@@ -40,10 +40,8 @@ class DataCopier:
             return
         buffer = self._buffers.take(length)
         try:
-            try:
+            with of_source():
                 await self._source.pread(offset, buffer[:length])
-            except OSError as exc:
-                raise SourceError(exc.errno, exc.strerror) from None
             await self._target.pwrite(offset, buffer[:length])
         finally:
             self._buffers.put_back(buffer)

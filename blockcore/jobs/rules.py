@@ -16,17 +16,6 @@ _STOPPING = (BlockdevOnError.STOP, BlockdevOnError.ENOSPC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobOptions:
-    """What all these commands take: `speed` in bytes per second, 0 without a limit."""
-
-    job_id: str | None = None
-    speed: int = 0
-    auto_finalize: bool = True
-    auto_dismiss: bool = True
-    filter_node_name: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NewBacking:
     """What a job writes into the header of an image that comes to be on another one.
 

@@ -10,16 +10,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from blockcore.bql.effects import LaneCall
+from blockcore.jobs.sides import SourceError
 from blockcore.nodes.drivers.file_io import read_all, write_all
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.shortcut.way import Way
 
 Part = tuple[int, int]
 """Offset and length, in bytes."""
-
-
-class SourceError(OSError):
-    """It was the source that failed."""
 
 
 class Copied(NamedTuple):

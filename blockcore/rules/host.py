@@ -4,7 +4,7 @@
 `machine.machine.Machine` has all of them; tests have stand-ins.  Each part asks
 for those that it needs, which is what it may be used without a machine with.
 Those that need a graph, drives or jobs besides say so where these are known:
-`nodes.driver.NodeHost`, `job.job_driver.JobHost`, `machine.drain.Drainable`.
+`nodes.driver.NodeHost`, `job.job.JobHost`, `machine.drain.Drainable`.
 
 Whoever keeps a machine by such a face calls it `_host`.
 """

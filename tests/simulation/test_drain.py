@@ -54,7 +54,7 @@ def test_a_section_waits_for_requests_and_jobs() -> None:
     seen: list[str] = []
 
     class Slow(Work):
-        async def run(self) -> None:
+        async def work(self) -> None:
             for _ in range(5):
                 await pause()
             seen.append("step")
@@ -92,7 +92,7 @@ def test_a_section_of_a_job_itself_does_not_wait_for_it() -> None:
     over: list[bool] = []
 
     class Drains(Work):
-        async def run(self) -> None:
+        async def work(self) -> None:
             drain.begin()
             await drain.settled(but=self)
             over.append(True)
@@ -123,7 +123,7 @@ def test_a_cancelled_job_does_not_pause() -> None:
     drain = Drain(bench.machine, [bench.node])
 
     class Slow(Work):
-        async def run(self) -> None:
+        async def work(self) -> None:
             await pause()
             await self.pause_point()
 

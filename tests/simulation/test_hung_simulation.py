@@ -11,7 +11,7 @@ import os
 import pytest
 
 from job_kinds import BLOCK, KINDS, LAZY, POLICIES, SIZE, Flat, Kind
-from job_world import JobWorld, Script
+from job_world import JobWorld, Script, will_complete
 from sim import FarNode, Sim, add_drive, pause
 
 SEEDS = int(os.environ.get("FAULTLINE_SEEDS", "8"))
@@ -100,7 +100,7 @@ class HungWorld(JobWorld):
         arguments = {"job_id": "jb", "device": "vdb", "target": "other1", "sync": "full"}
         await self.command("blockdev-mirror", **arguments)
         while job := next((job for job in self.machine.jobs if job.id == "jb"), None):
-            if job.is_ready and not getattr(job, "should_complete", False):
+            if job.is_ready and not will_complete(job):
                 await self.command("job-complete", id="jb")
             await pause()
         self.require(self.vdb.root is self.other[1], "vdb is on its copy")

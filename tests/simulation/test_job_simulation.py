@@ -17,15 +17,15 @@ import pytest
 
 from blockcore.job.block_job import RETRY_NS, BlockJob
 from blockcore.jobs.copy_data import DataCopier
-from blockcore.jobs.mirror.job import MirrorJob
 from blockcore.jobs.mirror.ops import Op
+from blockcore.jobs.mirror.work import MirrorWork
 from blockcore.jobs.shortcut import Copied, Part
 from blockcore.machine.machine import Machine
 from blockcore.qapi.events import BlockJobCancelled, BlockJobCompleted
 from blockcore.qapi.names import BlockdevOnError, BlockErrorAction, IoOperationType, JobStatus
 from blockcore.rules.policy import error_action
 from job_kinds import BLOCK, KIB, KINDS, LAZY, POLICIES, SIZE, Kind
-from job_world import TOGETHER, Guest, JobWorld, Script
+from job_world import TOGETHER, Guest, JobWorld, Script, mirror_work
 from sim import Every, Sim
 
 SEEDS = int(os.environ.get("FAULTLINE_SEEDS", "30"))
@@ -252,11 +252,11 @@ def test_one_of_several_small_parts_fails(
 ) -> None:
     """The others are copied, and this one again."""
     for nth in range(1, len(SCATTERED) + 1):
-        world, job = ready_with_scattered_writes(nth, policy, buf_size)
+        world, job, work = ready_with_scattered_writes(nth, policy, buf_size)
         before, copied = world.io_count[side], job.progress.current
         world.fails = partial(fails_from, world, side, before + nth, persistent)
         world.act("resume", world.command("job-resume", id="job"))
-        world.run(partial(has_failed_or_copied, world, job))
+        world.run(partial(has_failed_or_copied, world, work))
         assert world.told["job"].errors
         world.finish()
         if policy != "ignore":
@@ -269,31 +269,32 @@ def test_one_of_several_small_parts_fails(
 
 def ready_with_scattered_writes(
     seed: int, policy: str, buf_size: int = 32 * KIB
-) -> tuple[JobWorld, MirrorJob]:
-    """A mirror that is paused."""
+) -> tuple[JobWorld, BlockJob, MirrorWork]:
+    """A mirror that is paused, and its work."""
     kind = KINDS["mirror of small parts"]
     world = JobWorld(Sim(seed), replace(kind, arguments=kind.arguments | {"buf_size": buf_size}))
     world.start_job(policy)
     world.run(lambda: bool(world.told and world.told["job"].ready))
     (job,) = world.machine.jobs
-    assert isinstance(job, MirrorJob)
+    work = mirror_work(job)
+    assert work is not None
     world.act("pause", world.command("job-pause", id="job"))
     world.run()
     world.run(partial(is_paused, job))
     for block in SCATTERED:
         world.act(f"guest {block}", Guest(world, f"guest {block}", block).write(block, 1))
     world.run()
-    return world, job
+    return world, job, work
 
 
 def test_a_small_part_that_always_fails_does_not_keep_back_the_others() -> None:
-    world, job = ready_with_scattered_writes(1, "ignore")
+    world, _, work = ready_with_scattered_writes(1, "ignore")
     bad = SCATTERED[1] * BLOCK
     rule = {"node_name": "dst", "iotype": "write", "offset": bad, "length": 512, "id": "bad"}
     world.act("the fault", world.command("x-fault-add", errno="EIO", **rule))
     world.act("resume", world.command("job-resume", id="job"))
-    world.run(lambda: list(job.bitmap.areas()) == [(bad, BLOCK)] and not job.copier.ops.own)
-    assert list(job.bitmap.areas()) == [(bad, BLOCK)]
+    world.run(lambda: list(work.bitmap.areas()) == [(bad, BLOCK)] and not work.copier.ops.own)
+    assert list(work.bitmap.areas()) == [(bad, BLOCK)]
     world.act("no fault", world.command("x-fault-remove", id="bad"))
     world.run()
     world.finish()
@@ -301,20 +302,20 @@ def test_a_small_part_that_always_fails_does_not_keep_back_the_others() -> None:
 
 
 def test_small_parts_keep_off_what_is_on_its_way(grouped: list[list[Part]]) -> None:
-    world, job = ready_with_scattered_writes(1, "report")
+    world, _, work = ready_with_scattered_writes(1, "report")
     del grouped[:]
     other = Op(30 * BLOCK, 31 * BLOCK)
-    job.copier.ops.own.append(other)
+    work.copier.ops.own.append(other)
     world.act("resume", world.command("job-resume", id="job"))
-    world.run(lambda: bool(grouped) and job.copier.ops.own == [other])
+    world.run(lambda: bool(grouped) and work.copier.ops.own == [other])
     assert [offset // BLOCK for parts in grouped for offset, _ in parts] == [*range(0, 30, 3)]
-    job.copier.ops.own.remove(other)
+    work.copier.ops.own.remove(other)
     world.finish()
     assert world.succeeded()
 
 
-def has_failed_or_copied(world: JobWorld, job: MirrorJob) -> bool:
-    done = not (job.bitmap.count or job.copier.ops.own)
+def has_failed_or_copied(world: JobWorld, work: MirrorWork) -> bool:
+    done = not (work.bitmap.count or work.copier.ops.own)
     return bool(world.told["job"].errors or done)
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from blockcore.bql.effects import Until
 from blockcore.bql.routine import Timer
-from blockcore.job.block_job import BlockJob
+from blockcore.job.block_job import BlockJob, BlockJobDriver
 from blockcore.job.job_txn import JobTxn
+from blockcore.job.options import JobOptions
 from blockcore.machine.machine import Machine
 from blockcore.nodes.driver import NodeOptions
 from blockcore.qapi.events import (
@@ -54,14 +55,51 @@ def failure(number: int = errno.EIO) -> OSError:
     return OSError(number, os.strerror(number))
 
 
+class Steps(BlockJobDriver):
+    """Takes the steps that a `Work` has."""
+
+    type = JobType.STREAM
+
+    async def run(self, job: BlockJob) -> None:
+        assert isinstance(job, Work)
+        await job.work()
+
+    async def prepare(self, job: BlockJob) -> None:
+        assert isinstance(job, Work)
+        job.bench.log.append(f"{job.id} prepare")
+        await pause()
+        if job.failing_prepare is not None:
+            raise job.failing_prepare
+
+    async def commit(self, job: BlockJob) -> None:
+        assert isinstance(job, Work)
+        job.bench.log.append(f"{job.id} commit")
+
+    async def abort(self, job: BlockJob) -> None:
+        assert isinstance(job, Work)
+        job.bench.log.append(f"{job.id} abort")
+
+    async def clean(self, job: BlockJob) -> None:
+        assert isinstance(job, Work)
+        job.bench.log.append(f"{job.id} clean")
+        await pause()
+
+    def cancel(self, job: BlockJob, force: bool) -> bool:
+        assert isinstance(job, Work)
+        return force or not (job.gets_ready and job.is_ready)
+
+    def complete(self, job: BlockJob) -> bool:
+        assert isinstance(job, Work)
+        job.completed_by_user = True
+        return True
+
+
 class Work(BlockJob):
     """Takes steps as long as `left` says, each after a sleep of `delay_ns`.
 
     `outcome` and `failing_prepare` are what the work and `prepare` raise;
     `gets_ready`: it becomes ready in the end and waits to be completed.
     """
-
-    type = JobType.STREAM
 
     def __init__(self, bench: Bench, txn: JobTxn, job_id: str | None, **more: Any) -> None:
         self.bench = bench
@@ -73,9 +111,11 @@ class Work(BlockJob):
         self.completed_by_user = False
         self.steps: list[int] = []
         node = more.pop("node", bench.node)
-        super().__init__(bench.machine, txn, job_id, node, **more)
+        needs = {name: more.pop(name) for name in ("perm", "shared") if name in more}
+        options = JobOptions(job_id=job_id, **more)
+        super().__init__(bench.machine, Steps(), txn, node, options, **needs)
 
-    async def run(self) -> None:
+    async def work(self) -> None:
         while self.left:
             await self.sleep(self.delay_ns_)
             if self.is_cancelled:
@@ -88,28 +128,6 @@ class Work(BlockJob):
             await self.become_ready()
             while not (self.completed_by_user or self.cancel_requested):
                 await self.wait()
-
-    async def prepare(self) -> None:
-        self.bench.log.append(f"{self.id} prepare")
-        await pause()
-        if self.failing_prepare is not None:
-            raise self.failing_prepare
-
-    async def commit(self) -> None:
-        self.bench.log.append(f"{self.id} commit")
-
-    async def abort(self) -> None:
-        self.bench.log.append(f"{self.id} abort")
-
-    async def clean(self) -> None:
-        self.bench.log.append(f"{self.id} clean")
-        await pause()
-
-    def on_cancel(self, force: bool) -> bool:
-        return force or not (self.gets_ready and self.is_ready)
-
-    def on_complete(self) -> None:
-        self.completed_by_user = True
 
 
 class Bench:

@@ -17,7 +17,8 @@ from typing import Any
 
 from blockcore.drive.block_backend import BlockBackend
 from blockcore.job.block_job import BlockJob
-from blockcore.jobs.mirror.job import MirrorJob
+from blockcore.jobs.mirror.job import Mirror
+from blockcore.jobs.mirror.work import MirrorWork
 from blockcore.machine.graph_changes import changing_graph
 from blockcore.nodes.definitions.options import BlockdevOptionsFile, BlockdevOptionsQcow2
 from blockcore.nodes.drivers.qcow2.node import Qcow2Node
@@ -69,6 +70,17 @@ TOGETHER = "small parts together"
 
 Script = list[tuple[str, dict[str, Any]]]
 """Commands with their arguments."""
+
+
+def mirror_work(job: BlockJob) -> MirrorWork | None:
+    """The work of a mirror; None if the job is of another kind."""
+    return job.driver.work if isinstance(job.driver, Mirror) else None
+
+
+def will_complete(job: BlockJob) -> bool:
+    """Whether a mirror has been told to complete."""
+    work = mirror_work(job)
+    return work is not None and work.should_complete
 
 
 @dataclass
@@ -350,7 +362,7 @@ class JobWorld:
         if job.user_paused and job.status in (JobStatus.PAUSED, JobStatus.STANDBY):
             return "job-resume"
         if job.status is JobStatus.READY and not job.cancel_requested:
-            if not getattr(job, "should_complete", False):
+            if not will_complete(job):
                 may = complete and self.kind.pivots
                 return "job-complete" if may else "block-job-cancel"
         none = self.kind.command == "blockdev-backup" and self.kind.sync == "none"
@@ -403,7 +415,7 @@ class JobWorld:
             self._check_copy()
             job = self.jobs[0]
             self.new_root = self.source
-            if isinstance(job, MirrorJob) and job.should_complete:
+            if will_complete(job):
                 self.new_root = self.target
         told.status = new
         told.seen.append(str(new))
@@ -437,8 +449,9 @@ class JobWorld:
             self.require(resting, "jobs rest in a drained section")
         source, target = self.source, self.target
         if self.jobs and isinstance(source, Flat) and isinstance(target, Flat):
-            if isinstance(self.jobs[0], MirrorJob):
-                self._check_clean(self.jobs[0], source.data, target.data)
+            job = self.jobs[0]
+            if (work := mirror_work(job)) is not None:
+                self._check_clean(job, work, source.data, target.data)
             elif self.kind.sync in ("full", "none"):
                 self._check_saved(source.data, target.data)
 
@@ -459,17 +472,19 @@ class JobWorld:
             changed = source[part] != self.point[part]
             self.require(not changed or target[part] == self.point[part], f"{at:#x} was saved")
 
-    def _check_clean(self, job: MirrorJob, source: bytearray, target: bytearray) -> None:
+    def _check_clean(
+        self, job: BlockJob, work: MirrorWork, source: bytearray, target: bytearray
+    ) -> None:
         """What a mirror does not count as dirty, and nobody is busy with, is the same."""
-        active, step = job._active, job.bitmap.granularity
-        over = job.is_completed or job.is_cancelled or job.failure is not None
+        active, step = work.active, work.bitmap.granularity
+        over = job.is_completed or job.is_cancelled or work.failure is not None
         if active is None or source == target or over:
             return
-        copier = job.copier
+        copier = work.copier
         busy = [(op.offset, op.end) for op in copier.ops]
         busy += [(first * BLOCK, last * BLOCK) for first, last in self.busy]
         for at in range(0, SIZE, step):
-            if job.bitmap.get(at) or any(a < at + step and at < b for a, b in busy):
+            if work.bitmap.get(at) or any(a < at + step and at < b for a, b in busy):
                 continue
             same = source[at : at + step] == target[at : at + step]
             written = source[at : at + step] != self.point[at : at + step]

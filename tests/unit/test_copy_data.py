@@ -14,7 +14,8 @@ import pytest
 
 from blockcore.jobs import shortcut
 from blockcore.jobs.copy_data import DataCopier
-from blockcore.jobs.shortcut import CopyShortcut, SourceError
+from blockcore.jobs.shortcut import CopyShortcut
+from blockcore.jobs.sides import SourceError
 from blockcore.machine.machine import Machine
 from blockcore.nodes.driver import Extent
 from blockcore.nodes.drivers.file import FileNode

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from blockcore.bql.effects import Call, Until
-from blockcore.job.job_driver import Progress
+from blockcore.job.job import Progress
 from blockcore.jobs.backup.block_copy import BlockCopy
 from blockcore.jobs.backup.copy_call import CopyCall
 from blockcore.jobs.mirror.active import ActiveWrites

@@ -15,7 +15,6 @@ from typing import Protocol
 from blockcore.bql.effects import Until, kept
 from blockcore.jobs.backup.copy_call import CopyCall
 from blockcore.jobs.copy_data import DataCopier
-from blockcore.jobs.shortcut import SourceError
 from blockcore.nodes.graph.chain import backing_chain_next, is_allocated_above
 from blockcore.nodes.node import BlockNode
 from blockcore.rules.bitmap import DirtyBitmap
@@ -202,7 +201,7 @@ class BlockCopy:
             await self._copy(task)
         except OSError as exc:
             if call.error is None:
-                call.error, call.error_is_read = kept(exc), isinstance(exc, SourceError)
+                call.error = kept(exc)
             self._end(task, again=True)
             return
         if self.discard_source:

@@ -13,7 +13,7 @@ MAX_WORKERS = 64
 class CopyCall:
     """One wish to have a range copied; offsets in bytes.
 
-    `error` is the first that was met, and `error_is_read` which side it was.
+    `error` is the first that was met; a SourceError if it was the source that failed.
     """
 
     def __init__(
@@ -27,7 +27,6 @@ class CopyCall:
         self.cancelled = False
         self.finished = False
         self.error: OSError | None = None
-        self.error_is_read = False
         self.running = 0
         self._woken = False
 

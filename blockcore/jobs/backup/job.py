@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
-import errno
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 
 from blockcore.bql.effects import Until
-from blockcore.job.block_job import RETRY_NS, BlockJob
+from blockcore.job.block_job import RETRY_NS, BlockJob, BlockJobDriver
 from blockcore.job.job import Completion
+from blockcore.job.options import JobOptions
 from blockcore.jobs.backup.block_copy import BlockCopy
 from blockcore.jobs.backup.copy_call import MAX_WORKERS, CopyCall
 from blockcore.jobs.backup.filter import CopyBeforeWriteNode
 from blockcore.jobs.filters import drop_filter, insert_node, told
-from blockcore.jobs.rules import JobOptions
+from blockcore.jobs.sides import side_of
 from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.filter_options import BlockdevOptionsCbw
 from blockcore.nodes.driver import NodeOptions
@@ -22,7 +23,6 @@ from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import (
     BlockdevOnError,
     BlockErrorAction,
-    IoOperationType,
     JobType,
     MirrorSyncMode,
     QmpError,
@@ -59,41 +59,26 @@ class BackupOptions:
     discard_source: bool = False
 
 
-class BackupJob(BlockJob):
+class Backup(BlockJobDriver):
     """Copies what guests have not made the filter copy before."""
 
     type = JobType.BACKUP
 
-    def __init__(
-        self,
-        machine: Machine,
-        txn: Completion,
-        cbw: CopyBeforeWriteNode,
-        options: JobOptions,
-        backup: BackupOptions,
-    ) -> None:
+    def __init__(self, machine: Machine, cbw: CopyBeforeWriteNode, backup: BackupOptions) -> None:
+        self.on_source_error = backup.on_source_error
+        self.on_target_error = backup.on_target_error
         self._machine = machine
         self._cbw = cbw
         self._backup = backup
         self._source = cbw.below
         self._copy = cbw.copy
         self._call: CopyCall | None = None
-        super().__init__(
-            machine,
-            txn,
-            options.job_id,
-            cbw,
-            speed=options.speed,
-            auto_finalize=options.auto_finalize,
-            auto_dismiss=options.auto_dismiss,
-        )
-        try:
-            self.add_node(cbw.copy.target)
-        except QmpError:
-            self.fail_early()
-            raise
+
+    def take_nodes(self, job: BlockJob) -> None:
+        """Use the target, and tell the job of what is copied; QmpError."""
+        job.add_node(self._copy.target)
         self._choose_clusters()
-        self._copy.meter = self.progress
+        self._copy.meter = job.progress
 
     def _choose_clusters(self) -> None:
         """Before guests go on, who may be the first to copy: a user may pause the job right away.
@@ -107,98 +92,85 @@ class BackupJob(BlockJob):
             copy.bitmap.merge(self._backup.bitmap)
         copy.skip_unallocated = sync is MirrorSyncMode.TOP
 
-    async def run(self) -> None:
+    async def run(self, job: BlockJob) -> None:
         sync = self._backup.sync
-        self.progress.set_remaining(self._copy.bitmap.count)
+        job.progress.set_remaining(self._copy.bitmap.count)
         if sync is MirrorSyncMode.NONE:
-            await self._leave_it_to_guests()
+            await _leave_it_to_guests(job)
             return
         if sync is MirrorSyncMode.TOP:
-            await self._leave_out_unallocated()
-        await self._copy_all()
+            await self._leave_out_unallocated(job)
+        await self._copy_all(job)
 
-    async def _leave_it_to_guests(self) -> None:
-        """Only what they overwrite is copied, until somebody cancels the job."""
-        while not self.is_cancelled:
-            await self.wait()
-
-    async def _leave_out_unallocated(self) -> None:
+    async def _leave_out_unallocated(self, job: BlockJob) -> None:
         offset = 0
         while offset < self._source.size:
-            await self.sleep(0)
-            if self.is_cancelled:
+            await job.sleep(0)
+            if job.is_cancelled:
                 return
             offset += await self._copy.reset_unallocated(offset)
         self._copy.skip_unallocated = False
 
-    async def _copy_all(self) -> None:
+    async def _copy_all(self, job: BlockJob) -> None:
         """backup_loop: after an error, or a pause, the rest is copied by another call."""
-        while not self.is_cancelled:
-            call = self._call = self._new_call()
-            self._host.spawn(self._carry_out(call))
-            while not call.is_finished() and not self.is_cancelled:
-                await self.wait()
+        while not job.is_cancelled:
+            call = self._call = self._new_call(job)
+            self._machine.spawn(self._carry_out(job, call))
+            while not call.is_finished() and not job.is_cancelled:
+                await job.wait()
             if not call.is_finished():
                 call.cancel()
                 await Until(call.is_finished)
                 return
             if call.error is not None:
-                await self._after_error(call)
+                await self._after_error(job, call.error)
             elif not call.cancelled:
                 return
 
-    def _new_call(self) -> CopyCall:
+    def _new_call(self, job: BlockJob) -> CopyCall:
         call = CopyCall(
             0,
             self._copy.bitmap.size,
             max_workers=self._backup.max_workers,
             max_chunk=self._backup.max_chunk,
         )
-        call.limit = self.limit
+        call.limit = job.limit
         return call
 
-    async def _carry_out(self, call: CopyCall) -> None:
+    async def _carry_out(self, job: BlockJob, call: CopyCall) -> None:
         await self._copy.run(call)
-        self.enter()
+        job.enter()
 
-    async def _after_error(self, call: CopyCall) -> None:
-        assert call.error is not None
-        if self.is_cancelled:
+    async def _after_error(self, job: BlockJob, error: OSError) -> None:
+        if job.is_cancelled:
             return
-        reading = call.error_is_read
-        backup = self._backup
-        action = self.error_action(
-            backup.on_source_error if reading else backup.on_target_error,
-            IoOperationType.READ if reading else IoOperationType.WRITE,
-            call.error.errno or errno.EIO,
-        )
+        action = job.failed(side_of(error), error)
         if action is BlockErrorAction.REPORT:
-            raise call.error
+            raise error
         if action is BlockErrorAction.STOP:
-            await self.pause_point()
+            await job.pause_point()
         else:
-            await self.sleep(RETRY_NS)
+            await job.sleep(RETRY_NS)
 
-    async def on_pause(self) -> None:
+    async def pause(self, job: BlockJob) -> None:
         call = self._call
         if call is not None and not call.finished:
             call.cancel()
             await Until(call.is_finished)
 
-    def on_cancel(self, force: bool) -> bool:
+    def cancel(self, job: BlockJob, force: bool) -> bool:
         self._copy.abandoned = True
-        self.cut_off(self._copy.target)
+        job.cut_off(self._copy.target)
         return True
 
-    def set_speed(self, speed: int) -> None:
-        super().set_speed(speed)
+    def set_speed(self, job: BlockJob) -> None:
         if self._call is not None:
             self._call.wake()
 
-    async def commit(self) -> None:
+    async def commit(self, job: BlockJob) -> None:
         self._settle_bitmap(failed=False)
 
-    async def abort(self) -> None:
+    async def abort(self, job: BlockJob) -> None:
         self._settle_bitmap(failed=True)
 
     def _settle_bitmap(self, *, failed: bool) -> None:
@@ -215,11 +187,17 @@ class BackupJob(BlockJob):
         else:
             bitmaps.reclaim(bitmap)
 
-    async def clean(self) -> None:
-        self.remove_nodes()
+    async def clean(self, job: BlockJob) -> None:
+        job.remove_nodes()
         target = self._copy.target
         await drop_backup_filter(self._machine, self._cbw)
         await self._machine.graph.release(target)
+
+
+async def _leave_it_to_guests(job: BlockJob) -> None:
+    """Only what they overwrite is copied, until somebody cancels the job."""
+    while not job.is_cancelled:
+        await job.wait()
 
 
 async def create_backup(
@@ -229,7 +207,7 @@ async def create_backup(
     txn: Completion,
     options: JobOptions,
     backup: BackupOptions,
-) -> BackupJob:
+) -> BlockJob:
     """A backup that can be started (backup_job_create); QmpError, and nothing has changed.
 
     The source is drained by the caller until it is.
@@ -258,20 +236,20 @@ async def create_backup(
         file=source.node_name,
         target=target.node_name,
     )
-    cbw = None
-    if backup.bitmap is not None:
-        source.bitmaps.create_successor(backup.bitmap)
-    try:
+    async with AsyncExitStack() as undo:
+        if backup.bitmap is not None:
+            source.bitmaps.create_successor(backup.bitmap)
+            undo.callback(source.bitmaps.reclaim, backup.bitmap)
         cbw = await insert_node(machine, source, make, definition, implicit=False)
+        undo.push_async_callback(drop_backup_filter, machine, cbw)
         if cbw.keeper is not cbw:
             cbw.keeper.bitmaps.add(copy.bitmap)
-        return BackupJob(machine, txn, cbw, options, backup)
-    except QmpError:
-        if cbw is not None:
-            await drop_backup_filter(machine, cbw)
-        if backup.bitmap is not None:
-            source.bitmaps.reclaim(backup.bitmap)
-        raise
+        driver = Backup(machine, cbw, backup)
+        job = BlockJob(machine, driver, txn, cbw, options)
+        undo.callback(job.fail_early)
+        driver.take_nodes(job)
+        undo.pop_all()
+    return job
 
 
 def _check_cluster_size(size: int) -> None:

@@ -7,13 +7,17 @@
 from __future__ import annotations
 
 import errno
+from contextlib import AsyncExitStack
 
-from blockcore.job.block_job import RETRY_NS, BlockJob
+from blockcore.job.block_job import BlockJob, BlockJobDriver
 from blockcore.job.job import check_job_id
 from blockcore.job.job_txn import JobTxn
+from blockcore.job.options import JobOptions
+from blockcore.jobs.chunks import CHUNK, copy_by_chunks
 from blockcore.jobs.commit.filter import CommitTopNode
 from blockcore.jobs.filters import drop_filter, insert_filter
-from blockcore.jobs.rules import JobOptions, NewBacking, quietly_read_only
+from blockcore.jobs.rules import NewBacking, quietly_read_only
+from blockcore.jobs.sides import of_source
 from blockcore.machine.drain import Drain
 from blockcore.machine.graph_changes import set_read_only
 from blockcore.machine.machine import Machine
@@ -30,19 +34,10 @@ from blockcore.nodes.graph.relink import Relink
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import NONE, NodeUser, Perm
 from blockcore.qapi.errnos import failure
-from blockcore.qapi.names import (
-    BlockdevOnError,
-    BlockErrorAction,
-    IoOperationType,
-    JobType,
-    QmpError,
-)
-
-CHUNK = 512 << 10
-"""COMMIT_BUFFER_SIZE."""
+from blockcore.qapi.names import BlockdevOnError, JobType, QmpError
 
 
-class CommitJob(BlockJob):
+class Commit(BlockJobDriver):
     """Reads from `top`, as those above see it, and writes to `base`."""
 
     type = JobType.COMMIT
@@ -50,34 +45,23 @@ class CommitJob(BlockJob):
     def __init__(
         self,
         machine: Machine,
-        root: BlockNode,
         base: BlockNode,
-        options: JobOptions,
         *,
         on_error: BlockdevOnError,
         backing: NewBacking,
         base_read_only: bool,
     ) -> None:
-        super().__init__(
-            machine,
-            JobTxn(machine),
-            options.job_id,
-            root,
-            speed=options.speed,
-            auto_finalize=options.auto_finalize,
-            auto_dismiss=options.auto_dismiss,
-        )
+        self.on_source_error = self.on_target_error = on_error
         self._machine = machine
-        self._root = root
         self._filter: CommitTopNode | None = None
         self._base = base
-        self._on_error = on_error
         self._backing = backing
         self._base_read_only = base_read_only
+        self._zero = False
         self._buffer = memoryview(bytearray(CHUNK))
         self._frozen: FrozenChain | None = None
 
-    def take_nodes(self, commit_top: CommitTopNode) -> None:
+    def take_nodes(self, job: BlockJob, commit_top: CommitTopNode) -> None:
         """Use everything from under the filter down to the base; QmpError."""
         base, self._filter, self._top = self._base, commit_top, commit_top.below
         nodes = list(chain(self._top))
@@ -89,55 +73,44 @@ class CommitJob(BlockJob):
             shared = Perm.WRITE_UNCHANGED | Perm.WRITE
             if skip_filters(node) is skip_filters(base):
                 shared |= Perm.CONSISTENT_READ
-            self.add_node(node, NONE, shared, has_backend=node is self._top)
+            job.add_node(node, NONE, shared, has_backend=node is self._top)
         reads = Perm.CONSISTENT_READ
         grows = Perm.RESIZE if base.size < self._top.size else NONE
         writes = reads | Perm.WRITE | grows
         self._frozen = FrozenChain(commit_top, base)
         try:
-            self.add_node(base, writes, reads | Perm.WRITE_UNCHANGED, has_backend=True)
+            job.add_node(base, writes, reads | Perm.WRITE_UNCHANGED, has_backend=True)
         except QmpError:
             self._unfreeze()
             raise
 
-    async def run(self) -> None:
+    async def run(self, job: BlockJob) -> None:
         length = self._top.size
-        self.progress.set_remaining(length)
+        job.progress.set_remaining(length)
         if self._base.size < length:
             await self._base.truncate(length)
-        offset = delay_ns = 0
-        while offset < length:
-            await self.sleep_for_limit(delay_ns)
-            if self.is_cancelled:
-                return
-            operation, copied, done = IoOperationType.READ, False, 0
-            try:
-                copied, done = await is_allocated_above(
-                    self._top, self._base, offset, min(CHUNK, length - offset)
-                )
-                zero = False
-                if copied and self._machine.qemu.commits_write_zeroes:
-                    extent = await self._top.block_status(offset, done)
-                    zero, done = extent.zero, extent.length
-                if zero:
-                    operation = IoOperationType.WRITE
-                    await self._base.zero(offset, done, may_unmap=True)
-                elif copied:
-                    part = self._buffer[:done]
-                    await self._top.pread(offset, part)
-                    operation = IoOperationType.WRITE
-                    await self._base.pwrite(offset, part)
-            except OSError as exc:
-                action = self.error_action(self._on_error, operation, exc.errno or errno.EIO)
-                if action is BlockErrorAction.REPORT:
-                    raise
-                delay_ns = RETRY_NS if action is BlockErrorAction.IGNORE else 0
-                continue
-            self.progress.update(done)
-            offset += done
-            delay_ns = self.delay_ns(done) if copied else 0
+        await copy_by_chunks(job, length, self._find, self._copy)
 
-    async def prepare(self) -> None:
+    async def _find(self, offset: int, length: int) -> tuple[bool, int]:
+        """Whether the beginning of a range is above `base`, and how much of it."""
+        copied, done = await is_allocated_above(self._top, self._base, offset, length)
+        self._zero = False
+        if copied and self._machine.qemu.commits_write_zeroes:
+            extent = await self._top.block_status(offset, done)
+            self._zero, done = extent.zero, extent.length
+        return copied, done
+
+    async def _copy(self, offset: int, length: int) -> None:
+        """Copy what was found last; SourceError, or OSError if it was the base that failed."""
+        if self._zero:
+            await self._base.zero(offset, length, may_unmap=True)
+            return
+        part = self._buffer[:length]
+        with of_source():
+            await self._top.pread(offset, part)
+        await self._base.pwrite(offset, part)
+
+    async def prepare(self, job: BlockJob) -> None:
         """Let whoever is on the committed images be on `base` (bdrv_drop_intermediate).
 
         What has been copied is in the file before an overlay's header says
@@ -150,13 +123,13 @@ class CommitJob(BlockJob):
         base = self._base
         # The job writes there no more: a writer forbids the users of the filter to have the
         # base as their backing file (commit_prepare unrefs `s->base` at this moment).
-        self.keep_blocked(base)
+        job.keep_blocked(base)
         async with Drain(self._machine, [base]):
             for overlay in self._overlays(top_filter):
                 await self._rename(overlay)
-            await self._put_on_base(top_filter)
+            await self._put_on_base(job, top_filter)
 
-    async def _put_on_base(self, top_filter: CommitTopNode) -> None:
+    async def _put_on_base(self, job: BlockJob, top_filter: CommitTopNode) -> None:
         """Close what is between; OSError(EIO) if the users of the filter cannot use the base."""
         try:
             async with Relink(self._machine.graph) as change:
@@ -164,7 +137,7 @@ class CommitJob(BlockJob):
                 change.check()
                 self._filter = None
                 for node in self._between:
-                    self.remove_node(node)
+                    job.remove_node(node)
                 change.release(top_filter)
         except QmpError:
             raise failure(errno.EIO) from None
@@ -198,16 +171,20 @@ class CommitJob(BlockJob):
             if read_only:
                 await quietly_read_only(self._machine, image)
 
-    async def abort(self) -> None:
+    async def abort(self, job: BlockJob) -> None:
         """The images are as before, but for what has been written to `base`."""
         self._unfreeze()
-        self.remove_nodes()
-        if self._filter is not None:
-            await drop_filter(self._machine, self._filter)
-            self._filter = None
+        job.remove_nodes()
+        await self.drop_filter()
 
-    async def clean(self) -> None:
-        self.keep_blocked(self._base)
+    async def drop_filter(self) -> None:
+        """Take the filter away, if it is there."""
+        commit_top, self._filter = self._filter, None
+        if commit_top is not None:
+            await drop_filter(self._machine, commit_top)
+
+    async def clean(self, job: BlockJob) -> None:
+        job.keep_blocked(self._base)
         if self._base_read_only:
             await quietly_read_only(self._machine, self._base)
 
@@ -230,9 +207,6 @@ async def start_commit(
     if skip_filters(top) is skip_filters(base):
         raise QmpError("Invalid files for merge: top and base are the same")
     check_job_id(machine, machine.device_of(root) if options.job_id is None else options.job_id)
-    base_read_only = base.read_only
-    if base_read_only:
-        await set_read_only(machine, base, False)
 
     def make(node: NodeOptions) -> CommitTopNode:
         return CommitTopNode(node, machine, top)
@@ -240,27 +214,21 @@ async def start_commit(
     definition = BlockdevOptionsTop(
         driver="commit_top", node_name=options.filter_node_name, backing=top.node_name
     )
-    job = commit_top = None
-    try:
-        job = CommitJob(
-            machine,
-            root,
-            base,
-            options,
-            on_error=on_error,
-            backing=backing,
-            base_read_only=base_read_only,
-        )
-        commit_top = await insert_filter(machine, top, make, definition, read_only=True)
-        job.take_nodes(commit_top)
-    except QmpError:
-        if job is not None:
-            job.fail_early()
-        if commit_top is not None:
-            await drop_filter(machine, commit_top)
+    async with AsyncExitStack() as undo:
+        base_read_only = base.read_only
         if base_read_only:
-            await quietly_read_only(machine, base)
-        raise
+            await set_read_only(machine, base, False)
+            undo.push_async_callback(quietly_read_only, machine, base)
+        commit = Commit(
+            machine, base, on_error=on_error, backing=backing, base_read_only=base_read_only
+        )
+        job = BlockJob(machine, commit, JobTxn(machine), root, options)
+        # The filter goes after the job, whose permissions would be in the way (commit_start).
+        undo.push_async_callback(commit.drop_filter)
+        undo.callback(job.fail_early)
+        commit_top = await insert_filter(machine, top, make, definition, read_only=True)
+        commit.take_nodes(job, commit_top)
+        undo.pop_all()
     job.start()
 
 

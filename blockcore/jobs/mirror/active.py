@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from blockcore.job.job_driver import Progress
+from blockcore.job.job import Progress
 from blockcore.jobs.mirror.copier import Copier
 from blockcore.jobs.mirror.filter import ToTarget
 from blockcore.jobs.mirror.ops import Op

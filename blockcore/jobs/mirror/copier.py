@@ -12,11 +12,10 @@ from collections.abc import Awaitable, Callable
 from blockcore.bql.effects import Until
 from blockcore.jobs.copy_data import DataCopier
 from blockcore.jobs.mirror.ops import Op, OpsInFlight
-from blockcore.jobs.shortcut import Part, SourceError
+from blockcore.jobs.shortcut import Part
 from blockcore.nodes.driver import Extent
 from blockcore.nodes.graph.chain import skip_filters
 from blockcore.nodes.node import BlockNode
-from blockcore.qapi.names import IoOperationType
 from blockcore.rules.bitmap import DirtyBitmap
 from blockcore.rules.host import CopyHost
 from blockcore.rules.ranges import align_down, align_up
@@ -37,7 +36,8 @@ MAX_ZERO_BYTES = 1 << 30
 class Copier:
     """Copies from `source` to `target` what `bitmap` says, which guests' writes mark.
 
-    `failed` is told of every error.  `copied` of every part that is done, in bytes.
+    `failed` is told of every error, a SourceError if it was the source that failed,
+    `copied` of every part that is done, in bytes.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Copier:
         *,
         buf_size: int,
         unmap: bool,
-        failed: Callable[[IoOperationType, OSError], None],
+        failed: Callable[[OSError], None],
         copied: Callable[[int], None],
     ) -> None:
         self.source = source
@@ -293,5 +293,4 @@ class Copier:
 
     def _not_copied(self, offset: int, length: int, exc: OSError) -> None:
         self.bitmap.set(offset, length)
-        reading = isinstance(exc, SourceError)
-        self._failed(IoOperationType.READ if reading else IoOperationType.WRITE, exc)
+        self._failed(exc)

@@ -8,13 +8,19 @@ node of its own chain.
 from __future__ import annotations
 
 import errno
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import replace
+from typing import Any
 
+from blockcore.job.block_job import BlockJob, BlockJobDriver
+from blockcore.job.job_txn import JobTxn
+from blockcore.job.options import JobOptions
 from blockcore.jobs.filters import insert_filter
 from blockcore.jobs.mirror.filter import MirrorTopNode
 from blockcore.jobs.mirror.options import BackingMode, MirrorOptions
 from blockcore.jobs.mirror.work import MirrorWork
-from blockcore.jobs.rules import JobOptions, quietly_read_only
+from blockcore.jobs.rules import quietly_read_only
 from blockcore.machine.drain import Drain
 from blockcore.machine.graph_changes import set_read_only
 from blockcore.machine.machine import Machine
@@ -26,52 +32,111 @@ from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.permissions import NONE, Perm
 from blockcore.qapi.errnos import failure
-from blockcore.qapi.names import QmpError
+from blockcore.qapi.names import JobType, MirrorCopyMode, QmpError
+from blockcore.rules.bitmap import DirtyBitmap
 
 _READ, _WRITE, _UNCHANGED = Perm.CONSISTENT_READ, Perm.WRITE, Perm.WRITE_UNCHANGED
 
 
-class MirrorJob(MirrorWork):
-    """A mirror with its end: what becomes of the graph (mirror_exit_common)."""
+class Mirror(BlockJobDriver):
+    """A mirror: its work (`work`), what users may want of it, and its end.
+
+    The bitmap of what differs belongs to `keeper`, the source or the filter.
+    """
 
     def __init__(
-        self,
-        machine: Machine,
-        top: MirrorTopNode,
-        target: BlockNode,
-        options: JobOptions,
-        mirror: MirrorOptions,
+        self, machine: Machine, top: MirrorTopNode, target: BlockNode, mirror: MirrorOptions
     ) -> None:
-        super().__init__(machine, top, target, options, mirror)
+        # What users have always seen of commits of the active image.
+        self.type = JobType.COMMIT if mirror.is_commit else JobType.MIRROR
+        self.on_source_error = mirror.on_source_error
+        self.on_target_error = mirror.on_target_error
+        self.mirror = mirror
+        self.machine = machine
+        self.top = top
+        self.source = top.below
+        self.target = target
+        bitmap = DirtyBitmap(self.source.size, mirror.granularity)
+        self.keeper = top if machine.qemu.job_filters_keep_bitmaps else self.source
+        top.copies = mirror.copy_mode is MirrorCopyMode.WRITE_BLOCKING
+        if top.copies or self.keeper is top:
+            bitmap.enabled = False
+            top.marks = bitmap
+        self.work = MirrorWork(machine, top, target, bitmap, mirror)
         self._over = False
         self._frozen: FrozenChain | None = None
-        try:
-            self._take_nodes()
-        except QmpError:
-            self.fail_early()
-            raise
+        self._replaced: BlockNode | None = None
 
-    def _take_nodes(self) -> None:
-        self.add_node(self.source, NONE, _READ | _WRITE | _UNCHANGED)
+    @property
+    def actively_synced(self) -> bool | None:
+        return None if self.mirror.is_commit else self.work.synced
+
+    def take_nodes(self, job: BlockJob) -> None:
+        """Use the source, the target, and those between if there are any; QmpError."""
+        job.add_node(self.source, NONE, _READ | _WRITE | _UNCHANGED)
         nodes = list(chain(self.top))
         if self.target not in nodes:
-            self.add_node(self.target, _WRITE, _UNCHANGED, has_backend=True)
+            job.add_node(self.target, _WRITE, _UNCHANGED, has_backend=True)
             return
         # Not to allow writes to those between would forbid them to the target.
         for node in nodes[2 : nodes.index(self.target)]:
             on_target = skip_filters(node) is skip_filters(self.target)
-            self.add_node(node, NONE, _UNCHANGED | _WRITE | (_READ if on_target else NONE))
+            job.add_node(node, NONE, _UNCHANGED | _WRITE | (_READ if on_target else NONE))
         grows = Perm.RESIZE if self.target.size < self.source.size else NONE
-        self.add_node(self.target, _WRITE | grows, _UNCHANGED | _READ, has_backend=True)
+        job.add_node(self.target, _WRITE | grows, _UNCHANGED | _READ, has_backend=True)
         self._frozen = FrozenChain(self.top, self.target)
 
-    async def prepare(self) -> None:
-        await self._exit(failed=False)
+    def run(self, job: BlockJob) -> Coroutine[Any, Any, None]:
+        return self.work.run(job)
 
-    async def abort(self) -> None:
-        await self._exit(failed=True)
+    async def pause(self, job: BlockJob) -> None:
+        await self.work.rest()
 
-    async def _exit(self, *, failed: bool) -> None:
+    def cancel(self, job: BlockJob, force: bool) -> bool:
+        """Once it is ready, to cancel it gently is to let it finish, and to stay on the source."""
+        force = force or not job.is_ready
+        if force:
+            job.cut_off(self.target)
+        return force
+
+    def complete(self, job: BlockJob) -> bool:
+        if not job.is_ready:
+            return False
+        name = self.mirror.replaces
+        if name is not None and self._replaced is None:
+            node = self.machine.graph.nodes.get(name)
+            if node is None:
+                raise QmpError(f"Node name '{name}' not found")
+            node.op_blockers.block(
+                self.mirror, "block device is in use by block-job-complete"
+            )
+            self._replaced = node
+        self.work.should_complete = True
+        return True
+
+    async def change(self, job: BlockJob, mode: MirrorCopyMode) -> None:
+        """From `background` to `write-blocking`, which is all that QEMU can (mirror_change).
+
+        No write goes past the filter any more before one is copied.
+        """
+        if self.mirror.is_commit:
+            await super().change(job, mode)
+        if mode is self.work.copy_mode:
+            return
+        if mode is not MirrorCopyMode.WRITE_BLOCKING:
+            raise QmpError(f"Change to copy mode '{mode}' is not implemented")
+        assert self.keeper is self.top, "the filter marks what it does not copy"
+        self.top.copies = True
+        await self.machine.leave_shortcuts(self.top)
+        self.work.copy_mode = mode
+
+    async def prepare(self, job: BlockJob) -> None:
+        await self._exit(job, failed=False)
+
+    async def abort(self, job: BlockJob) -> None:
+        await self._exit(job, failed=True)
+
+    async def _exit(self, job: BlockJob, *, failed: bool) -> None:
         """Take mirror_top away; unless the job has failed, give the target its place.
 
         OSError if that cannot be; what else can be done is done.
@@ -85,21 +150,21 @@ class MirrorJob(MirrorWork):
         drain = Drain(machine, [top])
         drain.begin()
         await drain.settled()
-        self.keeper.bitmaps.remove(self.bitmap)
-        self.remove_node(target)
+        self.keeper.bitmaps.remove(self.work.bitmap)
+        job.remove_node(target)
         top.stopped = True
         error = 0 if failed else await self._set_backing()
-        if not failed and not error and self.should_complete:
+        if not failed and not error and self.work.should_complete:
             error = 0 if await self._pivot(source, target) else errno.EPERM
         if self._replaced is not None:
             self._replaced.op_blockers.unblock(self.mirror)
-        self.remove_nodes()
+        job.remove_nodes()
         await take_away(machine.graph, top)
         if failed and self.mirror.base_read_only:
             await quietly_read_only(machine, target)
         drain.end()
-        self.end_drain()
-        self.let_go()
+        self.work.end_drain()
+        self.work.let_go()
         for node in (source, target):
             await machine.graph.release(node)
         if error:
@@ -184,15 +249,24 @@ async def start_mirror(
     definition = BlockdevOptionsTop(
         driver="mirror_top", node_name=options.filter_node_name, backing=source.node_name
     )
-    async with Drain(machine, [source]):
+    async with Drain(machine, [source]), AsyncExitStack() as undo:
         top = await insert_filter(machine, source, make, definition)
-        try:
-            job = MirrorJob(machine, top, target, replace(options, job_id=job_id), mirror)
-        except QmpError:
-            await take_away(machine.graph, top)
-            raise
+        undo.push_async_callback(take_away, machine.graph, top)
+        driver = Mirror(machine, top, target, mirror)
+        job = BlockJob(
+            machine,
+            driver,
+            JobTxn(machine),
+            top,
+            replace(options, job_id=job_id),
+            _READ,
+            _READ | _WRITE | _UNCHANGED,
+        )
+        undo.callback(job.fail_early)
+        driver.take_nodes(job)
         # Before the section ends: nothing is written that is not marked.
-        job.keeper.bitmaps.add(job.bitmap)
+        driver.keeper.bitmaps.add(driver.work.bitmap)
+        undo.pop_all()
     job.start()
 
 
@@ -204,14 +278,12 @@ async def start_active_commit(
     mirror: MirrorOptions,
 ) -> None:
     """Start to commit an image that is written to (commit_active_start); QmpError."""
-    read_only = base.read_only
-    if read_only:
-        await set_read_only(machine, base, False)
-    try:
+    async with AsyncExitStack() as undo:
+        read_only = base.read_only
+        if read_only:
+            await set_read_only(machine, base, False)
+            undo.push_async_callback(quietly_read_only, machine, base)
         restores = read_only and machine.qemu.failed_commits_restore_base
         mirror = replace(mirror, base_read_only=restores)
         await start_mirror(machine, top, base, options, mirror)
-    except QmpError:
-        if read_only:
-            await quietly_read_only(machine, base)
-        raise
+        undo.pop_all()

@@ -7,11 +7,15 @@
 from __future__ import annotations
 
 import errno
+from contextlib import AsyncExitStack
 
-from blockcore.job.block_job import BlockJob
+from blockcore.job.block_job import BlockJob, BlockJobDriver
 from blockcore.job.job_txn import JobTxn
+from blockcore.job.options import JobOptions
+from blockcore.jobs.chunks import copy_by_chunks
 from blockcore.jobs.filters import drop_filter, insert_node, told
-from blockcore.jobs.rules import JobOptions, NewBacking, quietly_read_only
+from blockcore.jobs.rules import NewBacking, quietly_read_only
+from blockcore.jobs.sides import of_source
 from blockcore.jobs.stream.filter import CopyOnReadNode
 from blockcore.machine.drain import Drain
 from blockcore.machine.graph_changes import set_read_only
@@ -30,16 +34,7 @@ from blockcore.nodes.graph.relink import Relink
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import NONE, NodeUser, Perm
 from blockcore.qapi.errnos import failure
-from blockcore.qapi.names import (
-    BlockdevOnError,
-    BlockErrorAction,
-    IoOperationType,
-    JobType,
-    QmpError,
-)
-
-CHUNK = 512 << 10
-"""STREAM_CHUNK: how much is looked at, and copied, in one go."""
+from blockcore.qapi.names import BlockdevOnError, JobType, QmpError
 
 _SHARED = Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED
 
@@ -72,7 +67,7 @@ class Extent:
         return nodes[1 : nodes.index(self.above_base) + 1]
 
 
-class StreamJob(BlockJob):
+class Stream(BlockJobDriver):
     """Reads through the filter, which is where guests read as well."""
 
     type = JobType.STREAM
@@ -82,73 +77,37 @@ class StreamJob(BlockJob):
         machine: Machine,
         cor: CopyOnReadNode,
         extent: Extent,
-        options: JobOptions,
         *,
         on_error: BlockdevOnError,
         backing: NewBacking,
         target_read_only: bool,
         frozen: FrozenChain,
     ) -> None:
+        self.on_source_error = on_error
         self._cor: CopyOnReadNode | None = cor
-        super().__init__(
-            machine,
-            JobTxn(machine),
-            options.job_id,
-            cor,
-            speed=options.speed,
-            auto_finalize=options.auto_finalize,
-            auto_dismiss=options.auto_dismiss,
-        )
         self._machine = machine
         self._target = extent.target
         self._extent = extent
-        self._on_error = on_error
         self._backing = backing
         self._target_read_only = target_read_only
         self._frozen = frozen
-        try:
-            self.add_node(extent.target, Perm.WRITE_UNCHANGED, _SHARED | Perm.WRITE)
-            for node in extent.intermediate():
-                self.add_node(node, NONE, _SHARED)
-        except QmpError:
-            self.fail_early()
-            raise
 
-    async def run(self) -> None:
-        target = skip_filters(self._target)
-        if target is self._extent.bottom:
+    def take_nodes(self, job: BlockJob) -> None:
+        """Use the target, and what it will not need any more; QmpError."""
+        job.add_node(self._target, Perm.WRITE_UNCHANGED, _SHARED | Perm.WRITE)
+        for node in self._extent.intermediate():
+            job.add_node(node, NONE, _SHARED)
+
+    async def run(self, job: BlockJob) -> None:
+        if skip_filters(self._target) is self._extent.bottom:
             return
         length = self._target.size
-        self.progress.set_remaining(length)
-        first_error: OSError | None = None
-        offset = delay_ns = 0
-        while offset < length:
-            await self.sleep_for_limit(delay_ns)
-            if self.is_cancelled:
-                break
-            delay_ns, copied, done = 0, False, 0
-            try:
-                copied, done = await self._find(target, offset, min(CHUNK, length - offset))
-                if copied:
-                    await self._target.populate(offset, done)
-            except OSError as exc:
-                done = done or min(CHUNK, length - offset)
-                action = self.error_action(
-                    self._on_error, IoOperationType.READ, exc.errno or errno.EIO
-                )
-                if action is BlockErrorAction.STOP:
-                    continue
-                first_error = first_error or exc
-                if action is BlockErrorAction.REPORT:
-                    break
-            self.progress.update(done)
-            offset += done
-            delay_ns = self.delay_ns(done) if copied else 0
-        if first_error is not None:
-            raise first_error
+        job.progress.set_remaining(length)
+        await copy_by_chunks(job, length, self._find, self._populate, skips_ignored=True)
 
-    async def _find(self, target: BlockNode, offset: int, length: int) -> tuple[bool, int]:
+    async def _find(self, offset: int, length: int) -> tuple[bool, int]:
         """Whether the beginning of a range is to be copied, and how much of it."""
+        target = skip_filters(self._target)
         there, known = await target.is_allocated(offset, length)
         if there:
             return False, known
@@ -161,14 +120,19 @@ class StreamJob(BlockJob):
             return False, self._target.size - offset
         return found, reaches
 
-    async def prepare(self) -> None:
+    async def _populate(self, offset: int, length: int) -> None:
+        """Whatever fails, it is the reading that clients are told of, as in QEMU."""
+        with of_source():
+            await self._target.populate(offset, length)
+
+    async def prepare(self, job: BlockJob) -> None:
         """Make what is under the streamed part the backing file, in the header and the graph.
 
         What has been copied is on the disk before the header does without
         what it was copied from, as with commits.
         """
         self._frozen.thaw()
-        await self._drop_filter()
+        await self._drop_filter(job)
         target = skip_filters(self._target)
         above = self._extent.above_base
         if target.cow is None:
@@ -177,9 +141,9 @@ class StreamJob(BlockJob):
         base = above.filtered or above.cow
         async with Drain(self._machine, [target]):
             await self._write_header(target, None if base is None else skip_filters(base))
-            await self._put_on(target, base)
+            await self._put_on(job, target, base)
 
-    async def _put_on(self, target: BlockNode, base: BlockNode | None) -> None:
+    async def _put_on(self, job: BlockJob, target: BlockNode, base: BlockNode | None) -> None:
         """Change the link and close what is streamed, or nothing and OSError(EPERM).
 
         (bdrv_set_backing_hd.)  The job reads the target still, as it did
@@ -191,9 +155,9 @@ class StreamJob(BlockJob):
             async with Relink(self._machine.graph) as change:
                 change.set_child(target, "backing", base)
                 change.check()
-                for node in self.nodes:
+                for node in job.nodes:
                     if node is not self._target:
-                        self.remove_node(node)
+                        job.remove_node(node)
         except QmpError:
             raise failure(errno.EPERM) from None
         finally:
@@ -205,17 +169,17 @@ class StreamJob(BlockJob):
         else:
             await target.do_change_backing_file(*self._backing.of(base))
 
-    async def clean(self) -> None:
+    async def clean(self, job: BlockJob) -> None:
         self._frozen.thaw()
-        await self._drop_filter()
+        await self._drop_filter(job)
         if self._target_read_only and self._machine.qemu.streams_restore_read_only:
-            self.keep_blocked(self._target, Perm.CONSISTENT_READ)
+            job.keep_blocked(self._target, Perm.CONSISTENT_READ)
             await quietly_read_only(self._machine, self._target)
 
-    async def _drop_filter(self) -> None:
+    async def _drop_filter(self, job: BlockJob) -> None:
         cor, self._cor = self._cor, None
         if cor is not None:
-            self.remove_node(cor)
+            job.remove_node(cor)
             await drop_filter(self._machine, cor)
 
 
@@ -231,9 +195,6 @@ async def start_stream(
 ) -> None:
     """Start streaming (stream_start); QmpError, and nothing has changed."""
     extent = Extent(target, base, bottom)
-    read_only = target.read_only
-    if read_only:
-        await _make_writable(machine, extent)
 
     def make(node: NodeOptions) -> CopyOnReadNode:
         return CopyOnReadNode(node, machine, target, extent.bottom)
@@ -244,29 +205,29 @@ async def start_stream(
         file=target.node_name,
         bottom=extent.bottom.node_name,
     )
-    cor = frozen = None
-    try:
+    async with AsyncExitStack() as undo:
+        read_only = target.read_only
+        if read_only:
+            await _make_writable(machine, extent)
+            undo.push_async_callback(quietly_read_only, machine, target)
         cor = await insert_node(machine, target, make, definition)
+        undo.push_async_callback(drop_filter, machine, cor)
         with told("Could not create node: "):
             frozen = FrozenChain(cor, extent.bottom)
-        job = StreamJob(
+        undo.callback(frozen.thaw)
+        stream = Stream(
             machine,
             cor,
             extent,
-            options,
             on_error=on_error,
             backing=backing,
             target_read_only=read_only,
             frozen=frozen,
         )
-    except QmpError:
-        if frozen is not None:
-            frozen.thaw()
-        if cor is not None:
-            await drop_filter(machine, cor)
-        if read_only:
-            await quietly_read_only(machine, target)
-        raise
+        job = BlockJob(machine, stream, JobTxn(machine), cor, options)
+        undo.callback(job.fail_early)
+        stream.take_nodes(job)
+        undo.pop_all()
     job.start()
 
 
