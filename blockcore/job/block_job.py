@@ -230,6 +230,8 @@ class BlockJob(Job):
 
     def delay_ns(self, nbytes: int) -> int:
         """Count copied bytes; how long to wait for the speed limit's sake."""
+        if not self.limit.speed:
+            return 0
         return self.limit.delay_ns(self.host.clock.monotonic_ns(), nbytes)
 
     def failed(self, side: IoOperationType, exc: OSError) -> BlockErrorAction:

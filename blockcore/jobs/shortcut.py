@@ -57,6 +57,7 @@ class CopyShortcut:
         self._read = read
         self._write = write
         self._buffers = buffers
+        self._lane = read.system.copying_to(write.system)
 
     def is_open(self, offset: int, length: int) -> bool:
         """Whether no rule may hit the read or the write of a part."""
@@ -67,9 +68,7 @@ class CopyShortcut:
         """Copy one part after the other, until one fails, and leave the nodes' traces."""
         read, write = self._read, self._write
         read.traces.read()
-        copied: Copied = await LaneCall(
-            read.system.copying_to(write.system), self._move_all, parts
-        )
+        copied: Copied = await LaneCall(self._lane, self._move_all, parts)
         done, error = copied
         touched = done if error is None or isinstance(error, SourceError) else done + 1
         for part in parts[:touched]:
