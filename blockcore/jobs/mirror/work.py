@@ -220,8 +220,8 @@ class MirrorWork:
     async def _sleep(self, job: BlockJob, delay_ns: int, dirty: int, completing: bool) -> int:
         """Sleep before the next iteration: `delay_ns`, or what applies instead; gives which.
 
-        A mirror that is ready follows the guest whatever its speed is, and looks a few times a
-        second if there is nothing to copy.  One that is to complete has no reason to wait.
+        A mirror that is ready follows the guest whatever its speed is, and looks every SLICE_NS
+        if there is nothing to copy.  One that is to complete has no reason to wait for that.
         """
         follows = job.is_ready and not completing
         if follows:
