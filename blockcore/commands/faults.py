@@ -11,7 +11,6 @@ from typing import Annotated, Any, get_type_hints
 from blockcore.faults.injector import FaultRule
 from blockcore.faults.kinds import FAULT_OPTIONS, KINDS
 from blockcore.faults.options import FaultOptions
-from blockcore.machine.graph_changes import is_shown
 from blockcore.machine.machine import Machine
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.keyval import well_formed_id
@@ -107,15 +106,15 @@ def x_fault_add(
     """
     node = machine.find.data_node(options.node_name)
     options.check()
-    _check_place(node, options)
+    _check_place(machine, node, options)
     new_id = new_fault_id(machine, options.id)
     node.injector().add(replace(options, id=new_id))
     return FaultId(id=new_id)
 
 
-def _check_place(node: BlockNode, options: FaultOptions) -> None:
+def _check_place(machine: Machine, node: BlockNode, options: FaultOptions) -> None:
     """QmpError for a range that no request can be in, now or when the node has grown."""
-    size = node.size if is_shown(node) else SIZE_MAX
+    size = node.size if machine.find.is_shown(node) else SIZE_MAX
     for name, end in options.ends.items():
         if end > size:
             raise QmpError(

@@ -21,19 +21,6 @@ from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.names import QmpError
 
 
-def is_shown(node: BlockNode) -> bool:
-    """Whether a drive is as long as the node, because it shows what is there as it is.
-
-    Other nodes may grow: files of images, backing files, targets.
-    """
-    for parent in node.parents:
-        if isinstance(parent, BlockBackend):
-            return True
-        if isinstance(parent, BlockNode) and parent.shows_child and is_shown(parent):
-            return True
-    return False
-
-
 def _is_backend(parent: object) -> bool:
     return isinstance(parent, BlockBackend) or isinstance(parent, JobUser) and parent.has_backend
 

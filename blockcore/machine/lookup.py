@@ -128,6 +128,18 @@ class Lookup:
             if node.faults is not None:
                 yield from ((node, rule) for rule in list(node.faults.rules))
 
+    def is_shown(self, node: BlockNode) -> bool:
+        """Say whether a drive is as long as the node, because it shows what is there as it is.
+
+        Other nodes may grow: files of images, backing files, targets.
+        """
+        for parent in node.parents:
+            if isinstance(parent, BlockBackend):
+                return True
+            if isinstance(parent, BlockNode) and parent.shows_child and self.is_shown(parent):
+                return True
+        return False
+
     def is_inserted(self, node: BlockNode) -> bool:
         """Say whether a node has a medium, and all that it is on (bdrv_is_inserted)."""
         return all(below.inserted for below in self._graph.subtree(node))
