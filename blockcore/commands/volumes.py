@@ -173,8 +173,8 @@ async def _info(machine: Machine, node: BlockNode, volume: Volume) -> VolumeInfo
 
 def _topmost(node: BlockNode) -> BlockNode:
     """The last of the nodes that carry this one's data further up."""
-    for parent in node.parents:
-        if isinstance(parent, BlockNode) and parent.file is node:
+    for parent in node.node_parents:
+        if parent.file is node:
             return _topmost(parent)
     return node
 

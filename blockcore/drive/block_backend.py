@@ -99,9 +99,8 @@ class BlockBackend:
         """As messages about conflicts call it."""
         return f"block device '{self.name or self.device.qdev}'"
 
-    def node_replaced(self, node: object) -> None:
+    def node_replaced(self, node: BlockNode) -> None:
         """The drive has another root, an overlay of the old one or what is to follow it."""
-        assert isinstance(node, BlockNode)
         self.publish_traces()
         self.root = node
         self.concerns_changed()

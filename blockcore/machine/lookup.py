@@ -101,7 +101,7 @@ class Lookup:
     def root_node(self, name: str) -> BlockNode:
         """Return a drive's root, or a node that no other is above of, and no job; QmpError."""
         node = self.node_or_device(name, name)
-        if any(isinstance(parent, BlockNode | JobUser) for parent in node.parents):
+        if node.node_parents or any(isinstance(parent, JobUser) for parent in node.parents):
             raise QmpError("Need a root block node")
         self.check_medium(node)
         return node
@@ -133,12 +133,9 @@ class Lookup:
 
         Other nodes may grow: files of images, backing files, targets.
         """
-        for parent in node.parents:
-            if isinstance(parent, BlockBackend):
-                return True
-            if isinstance(parent, BlockNode) and parent.shows_child and self.is_shown(parent):
-                return True
-        return False
+        if any(isinstance(parent, BlockBackend) for parent in node.parents):
+            return True
+        return any(parent.shows_child and self.is_shown(parent) for parent in node.node_parents)
 
     def is_inserted(self, node: BlockNode) -> bool:
         """Say whether a node has a medium, and all that it is on (bdrv_is_inserted)."""

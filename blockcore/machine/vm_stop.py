@@ -59,7 +59,7 @@ class Flushes:
         nodes = [
             node
             for node in self._host.graph.nodes.values()
-            if not any(isinstance(parent, BlockNode) for parent in node.parents)
+            if not node.node_parents
         ]
         for node in nodes:
             if node in self._again:

@@ -306,9 +306,8 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         """Adopt a new length, and let the nodes above look at theirs (bdrv_parent_cb_resize)."""
         self.size = size
         self.bitmaps.resize(size)
-        for parent in self.parents:
-            if isinstance(parent, BlockNode):
-                parent.child_resized()
+        for parent in self.node_parents:
+            parent.child_resized()
 
     def child_resized(self) -> None:
         """The child that carries the data has another length now; a filter has the same."""

@@ -10,7 +10,9 @@ need of it, by the child's role; the functions here say how
 from __future__ import annotations
 
 from enum import IntFlag
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+N = TypeVar("N", contravariant=True)
 
 
 class Perm(IntFlag):
@@ -28,8 +30,8 @@ ALL = Perm.CONSISTENT_READ | Perm.WRITE | Perm.WRITE_UNCHANGED | Perm.RESIZE
 Pair = tuple[Perm, Perm]
 
 
-class Holder(Protocol):
-    """A user of a node from outside the graph: a drive, a job, a command."""
+class Holder(Protocol[N]):
+    """A user of a node, of class `N`, from outside the graph: a drive, a job, a command."""
 
     perm: Perm
     shared: Perm
@@ -39,7 +41,7 @@ class Holder(Protocol):
     def describe(self) -> str:
         """Who it is, for messages about conflicts."""
 
-    def node_replaced(self, node: object) -> None:
+    def node_replaced(self, node: N) -> None:
         """The node that it used has been replaced."""
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import ClassVar, Generic, TypeVar
 
 from blockcore.nodes.op_blockers import BlockOpType, OpBlockers
-from blockcore.nodes.permissions import Pair, Perm, backing_child, filtered_child
+from blockcore.nodes.permissions import Holder, Pair, Perm, backing_child, filtered_child
 from blockcore.qapi.names import QmpError
 
 N = TypeVar("N", bound="Vertex")  # type: ignore[type-arg]  # a node is a vertex of nodes
@@ -24,8 +24,8 @@ class Vertex(Generic[N]):
     def __init__(self, node_name: str) -> None:
         self.node_name = node_name
         self.children: dict[str, N] = {}
-        self.parents: list[object] = []
-        """Nodes and holders (`permissions.Holder`), each as often as it uses this one."""
+        self.parents: list[N | Holder[N]] = []
+        """All users, each as often as it uses this one, in the order in which they came."""
         self.inherits_from: N | None = None
         self.frozen: set[str] = set()
         """Names of children that may not be replaced."""
@@ -43,6 +43,11 @@ class Vertex(Generic[N]):
     def device_or_node_name(self) -> str:
         """What messages call it."""
         return self.node_name
+
+    @property
+    def node_parents(self) -> list[N]:
+        """The users that are nodes."""
+        return [parent for parent in self.parents if isinstance(parent, Vertex)]
 
     @property
     def backing(self) -> N | None:

@@ -144,7 +144,7 @@ class Commit(BlockJobDriver):
 
     def _overlays(self, top_filter: CommitTopNode) -> list[BlockNode]:
         """The nodes on it; OSError(EIO) if another job relies on it or on one of the links."""
-        overlays = [user for user in top_filter.parents if isinstance(user, BlockNode)]
+        overlays = top_filter.node_parents
         frozen = [
             name
             for node in overlays

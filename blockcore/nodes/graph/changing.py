@@ -95,8 +95,7 @@ def reached(nodes: Iterable[BlockNode]) -> set[BlockNode]:
     left = list(found)
     while left:
         here = left.pop()
-        near = [parent for parent in here.parents if isinstance(parent, BlockNode)]
-        for other in (*near, *here.children.values()):
+        for other in (*here.node_parents, *here.children.values()):
             if other not in found:
                 found.add(other)
                 left.append(other)

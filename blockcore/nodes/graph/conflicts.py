@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from blockcore.nodes.graph.links import holder
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import ALL, NONE, Pair, Perm, names
 from blockcore.qapi.names import QmpError
@@ -35,8 +34,7 @@ def _links(
     seen: set[BlockNode] = set()
     for parent in reversed(node.parents):
         if not isinstance(parent, BlockNode):
-            user = holder(parent)
-            yield user.perm, user.shared, user.describe(), "root"
+            yield parent.perm, parent.shared, parent.describe(), "root"
         elif parent is not but and parent not in seen:
             seen.add(parent)
             yield from _links_from(parent, node, known[parent])
@@ -123,8 +121,8 @@ def _users_first(
             node = stack[-1]
             above = [
                 parent
-                for parent in node.parents
-                if isinstance(parent, BlockNode) and parent not in known and parent not in begun
+                for parent in node.node_parents
+                if parent not in known and parent not in begun
             ]
             begun.add(node)
             if above:

@@ -169,9 +169,8 @@ class BlockGraph:
         if node.node_name in closed:
             return
         closed.add(node.node_name)
-        for parent in node.parents:
-            if isinstance(parent, BlockNode):
-                await self._close_from_above(parent, closed)
+        for parent in node.node_parents:
+            await self._close_from_above(parent, closed)
         await close_node(node)
 
     def subtree(self, node: BlockNode) -> Iterator[BlockNode]:

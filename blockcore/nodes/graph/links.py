@@ -17,7 +17,7 @@ from blockcore.nodes.permissions import Holder
 class Moved(NamedTuple):
     """A user that uses another node now: a parent by its child's name, or a holder."""
 
-    user: object
+    user: BlockNode | Holder[BlockNode]
     name: str | None = None
 
 
@@ -65,7 +65,7 @@ def replace(old: BlockNode, new: BlockNode, below: Iterable[BlockNode]) -> list[
             if parent not in keep:
                 names = [name for name, child in parent.children.items() if child is old]
                 moved += [Moved(parent, name) for name in names]
-        elif not holder(parent).stay_at_node:
+        elif not parent.stay_at_node:
             moved.append(Moved(parent))
     move(moved, old, new)
     return moved
@@ -74,16 +74,11 @@ def replace(old: BlockNode, new: BlockNode, below: Iterable[BlockNode]) -> list[
 def move(users: Iterable[Moved], old: BlockNode, new: BlockNode) -> None:
     """Let these users of `old` use `new`."""
     for user, name in users:
-        if isinstance(user, BlockNode) and name is not None:
+        if isinstance(user, BlockNode):
+            assert name is not None
             detach(user, name)
             attach(user, name, new)
         else:
             old.parents.remove(user)
             new.parents.append(user)
-            holder(user).node_replaced(new)
-
-
-def holder(parent: object) -> Holder:
-    """A user that is no node, as what it is."""
-    found: Holder = parent  # type: ignore[assignment]
-    return found
+            user.node_replaced(new)

@@ -157,7 +157,7 @@ def _take_out(graph: BlockGraph, node: FilterNode) -> None:
         links.disown(node, name, child)
 
 
-def add_user(node: BlockNode, user: Holder, among: Iterable[BlockNode]) -> None:
+def add_user(node: BlockNode, user: Holder[BlockNode], among: Iterable[BlockNode]) -> None:
     """Let a drive, a job or a command use a node; QmpError if users of `among` conflict then."""
     node.parents.append(user)
     try:
