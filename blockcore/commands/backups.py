@@ -16,8 +16,9 @@ from blockcore.jobs.rules import check_on_error
 from blockcore.machine.machine import Machine
 from blockcore.machine.new_image import NewImageMode, opened_like
 from blockcore.machine.transaction import Transaction
+from blockcore.nodes.driver import BackingFile
 from blockcore.nodes.graph.chain import skip_filters, skip_implicit_filters
-from blockcore.nodes.graph.create import Backing, create_image_file
+from blockcore.nodes.graph.create import create_image_file
 from blockcore.nodes.graph.relink import Relink
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
@@ -143,7 +144,7 @@ async def _open_target(
     if not existing:
         assert image_format is not None
         shown = None if below is None else skip_implicit_filters(below)
-        backing = None if shown is None else Backing(shown.filename, shown.driver)
+        backing = None if shown is None else BackingFile(shown.filename, shown.driver)
         await create_image_file(
             machine.graph, machine, data.target, image_format, source.size, backing
         )

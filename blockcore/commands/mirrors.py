@@ -13,9 +13,10 @@ from blockcore.jobs.rules import check_on_error
 from blockcore.machine.graph_changes import changing_graph
 from blockcore.machine.machine import Machine
 from blockcore.machine.new_image import NewImageMode, opened_like
+from blockcore.nodes.driver import BackingFile
 from blockcore.nodes.graph.abilities import has_zero_init
 from blockcore.nodes.graph.chain import backing_chain_next, skip_implicit_filters
-from blockcore.nodes.graph.create import Backing, create_image_file
+from blockcore.nodes.graph.create import create_image_file
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.qapi.names import BlockdevOnError, MirrorCopyMode, MirrorSyncMode, QmpError, UInt32
@@ -130,7 +131,7 @@ async def _create(
     backing = None
     if below is not None and sync is not MirrorSyncMode.FULL:
         shown = skip_implicit_filters(below)
-        backing = Backing(shown.filename, shown.driver)
+        backing = BackingFile(shown.filename, shown.driver)
     await create_image_file(machine.graph, machine, target, image_format, source.size, backing)
 
 

@@ -9,8 +9,8 @@ from enum import StrEnum
 from blockcore.nodes.definitions.flat_options import open_options
 from blockcore.nodes.definitions.options import (
     BlockdevOptions,
+    BlockdevOptionsGenericCOWFormat,
     BlockdevOptionsProbed,
-    BlockdevOptionsQcow2,
 )
 from blockcore.nodes.definitions.structs import BlockdevCacheOptions
 from blockcore.nodes.node import BlockNode
@@ -58,7 +58,7 @@ def opened_like(
         if given.pop("backing", "") or any(name.startswith("backing.") for name in given):
             raise _NO_BACKING
         return replace(definition, format_options=(*given.items(), ("backing", "")))
-    if not isinstance(definition, BlockdevOptionsQcow2):
+    if not isinstance(definition, BlockdevOptionsGenericCOWFormat):
         return definition
     if definition.backing is not None and not isinstance(definition.backing, Null):
         raise _NO_BACKING

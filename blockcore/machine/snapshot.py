@@ -7,8 +7,9 @@ from blockcore.machine.graph_changes import set_read_only
 from blockcore.machine.machine import Machine
 from blockcore.machine.new_image import NewImageMode, opened_like
 from blockcore.machine.transaction import Transaction
+from blockcore.nodes.driver import BackingFile
 from blockcore.nodes.graph.conflicts import needed
-from blockcore.nodes.graph.create import Backing, create_image_file
+from blockcore.nodes.graph.create import create_image_file
 from blockcore.nodes.graph.relink import Relink
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
@@ -29,7 +30,7 @@ async def prepare_snapshot_sync(
     """Make or open the image `filename` and put it over `old`; QmpError."""
     await _prepare_old(machine, old)
     if mode is not NewImageMode.EXISTING:
-        backing = Backing(old.filename, old.driver)
+        backing = BackingFile(old.filename, old.driver)
         graph = machine.graph
         await create_image_file(graph, machine, filename, image_format, old.size, backing)
     overlay = await machine.graph.open(

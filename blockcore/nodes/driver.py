@@ -93,6 +93,12 @@ class BlockDriver:
     supports_backing: ClassVar[bool] = False
     """Whether it can have a backing file."""
 
+    creates_images: ClassVar[bool] = False
+    """Whether new images can be made of it, or in what it is opened on (bdrv_co_create_opts)."""
+
+    creates_in_empty: ClassVar[bool] = False
+    """Whether `do_create` gets an empty file, not one that is as long as the image."""
+
     mutable_opts: ClassVar[frozenset[str]] = frozenset()
     """Members of the definition, of the driver's own, that may change while the node is open."""
 
@@ -149,6 +155,10 @@ class BlockDriver:
 
     async def do_open(self) -> None:
         """Acquire what the driver needs and set `size`; raises OSError or QmpError."""
+
+    @classmethod
+    async def do_create(cls, file: Any, size: int, backing: BackingFile | None) -> None:
+        """Write a new image of `size` bytes into a file (bdrv_co_create); as it is, it is one."""
 
     async def do_reopen(
         self, options: NodeOptions, definition: BlockdevOptions, children: NewChildren

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from blockcore.nodes.definitions.options import BlockdevRef
-from blockcore.nodes.driver import NodeHost, NodeOptions
+from blockcore.nodes.driver import BackingFile, NodeHost, NodeOptions
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.specific import ImageInfoSpecific
 
@@ -35,8 +35,26 @@ class Driver(Protocol):
         """QAPI's name of it (BlockdevDriver)."""
 
     @property
+    def supports_backing(self) -> bool:
+        """Whether its images can have a backing file."""
+
+    @property
+    def creates_images(self) -> bool:
+        """Whether new images can be made of it, or in what its nodes are opened on."""
+
+    @property
+    def creates_in_empty(self) -> bool:
+        """Whether `do_create` gets an empty file, not one that is as long as the image."""
+
+    @property
     def specific_info(self) -> type[ImageInfoSpecific] | None:
         """What its nodes give as `do_specific_info`, if anything."""
 
     async def make(self, definition: Any, making: Making) -> BlockNode:
         """Return a node that is not open yet, of the driver's own definition; QmpError."""
+
+    async def do_create(self, file: BlockNode, size: int, backing: BackingFile | None) -> None:
+        """Write a new image of `size` bytes into a file; QmpError.
+
+        What is said of the backing file goes into it as it is.
+        """

@@ -14,7 +14,8 @@ import pytest
 from blockcore.machine.graph_changes import blockdev_add
 from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.options import parse_blockdev_options
-from blockcore.nodes.graph.create import Backing, create_image_file
+from blockcore.nodes.driver import BackingFile
+from blockcore.nodes.graph.create import create_image_file
 from blockcore.qapi.names import QmpError
 from live import TIMEOUT_S
 from qcow2_images import check_clean, content, create, qemu_img
@@ -31,7 +32,7 @@ def _machine(tmp_path: Path) -> Machine:
 
 
 def make(machine: Machine, name: str, image_format: str, size: int, *backing: str) -> None:
-    below = Backing(*backing) if backing else None
+    below = BackingFile(*backing) if backing else None
     perform(create_image_file(machine.graph, machine, name, image_format, size, below))
 
 

@@ -19,7 +19,7 @@ NODE_OR_HOLDER = {
 
 TAKE_DRIVERS = {
     "nodes.graph.make": "has the list of all drivers",
-    "nodes.graph.create": "makes images: files, and qcow2 images in what may be a file",
+    "nodes.graph.create": "makes the files that new images are in",
     "nodes.graph.graph": "probes the format of a file before there is a driver",
     "jobs.shortcut": "copies on threads of its own, with the system calls of files",
 }

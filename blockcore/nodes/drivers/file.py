@@ -53,6 +53,7 @@ class FileNode(BlockNode):
     """
 
     driver = "file"
+    creates_images = True
     has_zero_init = True
     is_dirty = False
     zeroes_unmap = True

@@ -56,6 +56,7 @@ class NbdNode(BlockNode):
     """
 
     driver = "nbd"
+    creates_images = True
     connected = True
 
     def __init__(

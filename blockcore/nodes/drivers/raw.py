@@ -39,6 +39,7 @@ class RawNode(BlockNode):
     """
 
     driver = "raw"
+    creates_images = True
     passes_fua = True
     shows_child = True
     mutable_opts = frozenset(("offset", "size"))

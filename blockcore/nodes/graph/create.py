@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 import os
-from typing import Final, NamedTuple
+from typing import Final
 
 from blockcore.bql.effects import LaneCall
 from blockcore.nodes.definitions.filename import FILENAME_PARSERS, protocol_of
 from blockcore.nodes.definitions.flat_options import open_options
 from blockcore.nodes.definitions.options import BLOCKDEV_OPTIONS, BlockdevRef
-from blockcore.nodes.driver import OPENING, NodeHost, NodeOptions
+from blockcore.nodes.driver import OPENING, BackingFile, NodeHost, NodeOptions
 from blockcore.nodes.drivers.file import FileNode
-from blockcore.nodes.drivers.qcow2.create import create_image
 from blockcore.nodes.graph.graph import BlockGraph
-from blockcore.nodes.graph.make import make_node
+from blockcore.nodes.graph.make import driver_named, make_node
 from blockcore.nodes.making import Making
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.errnos import reason_of
@@ -26,24 +25,13 @@ MODE = 0o644
 FIRST_BYTES: Final = 512
 """Cleared in a target that cannot be made: what was there must not be taken for an image."""
 
-_CREATES: Final = frozenset({"file", "nbd", "qcow2", "raw"})
-"""Drivers that can make an image; what a server exports is there already."""
-
-
-class Backing(NamedTuple):
-    """What goes into a new image as its backing file's name and format, as they are."""
-
-    name: str
-    driver: str
-
-
 async def create_image_file(
     graph: BlockGraph,
     host: NodeHost,
     filename: str,
     image_format: str,
     size: int,
-    backing: Backing | None = None,
+    backing: BackingFile | None = None,
 ) -> None:
     """Make an empty image of `size` bytes at `filename`, which may have any form; QmpError.
 
@@ -52,12 +40,11 @@ async def create_image_file(
     opened.
     """
     protocol = _check(filename, image_format, backing)
-    raw_size = 0 if image_format == "qcow2" else size
-    file = await _create_below(graph, host, filename, protocol, raw_size)
+    driver = driver_named(image_format)
+    first_size = 0 if driver.creates_in_empty else size
+    file = await _create_below(graph, host, filename, protocol, first_size)
     try:
-        if image_format == "qcow2":
-            name, driver = backing or (None, None)
-            await create_image(file, size, backing_file=name, backing_format=driver)
+        await driver.do_create(file, size, backing)
     except QmpError:
         await file.do_delete_file()
         raise
@@ -70,18 +57,18 @@ async def _let_go(graph: BlockGraph, node: BlockNode) -> None:
     graph.unlisted.discard(node)
 
 
-def _check(filename: str, image_format: str, backing: Backing | None) -> str:
+def _check(filename: str, image_format: str, backing: BackingFile | None) -> str:
     """The driver of what `filename` names; QmpError if nothing can be made there."""
     if image_format not in BLOCKDEV_OPTIONS.variants:
         raise QmpError(f"Unknown file format '{image_format}'")
     protocol = "json" if filename.startswith("json:") else protocol_of(filename)
     if protocol not in FILENAME_PARSERS:
         raise QmpError(f"Unknown protocol '{protocol}'")
-    if image_format not in _CREATES:
+    if not driver_named(image_format).creates_images:
         raise QmpError(f"Format driver '{image_format}' does not support image creation")
-    if protocol not in _CREATES:
+    if not driver_named(protocol).creates_images:
         raise QmpError(f"Protocol driver '{protocol}' does not support image creation")
-    if backing is not None and image_format != "qcow2":
+    if backing is not None and not driver_named(image_format).supports_backing:
         raise QmpError(f"Backing file not supported for file format '{image_format}'")
     if backing is not None and filename == backing.name:
         raise QmpError(

@@ -38,6 +38,11 @@ IMAGE_INFO_SPECIFIC: Final = FlatUnion(
 )
 
 
+def driver_named(name: str) -> Driver:
+    """Return a driver by QAPI's name; there is one."""
+    return _BY_NAME[name]
+
+
 async def make_node(definition: BlockdevOptions, making: Making) -> BlockNode:
     """A node that is not open yet, its children opened; raises QmpError."""
-    return await _BY_NAME[definition.driver].make(definition, making)
+    return await driver_named(definition.driver).make(definition, making)

@@ -17,6 +17,7 @@ from blockcore.nodes.driver import (
 )
 from blockcore.nodes.drivers.qcow2.allocation import Allocator
 from blockcore.nodes.drivers.qcow2.compressed import inflater
+from blockcore.nodes.drivers.qcow2.create import create_image
 from blockcore.nodes.drivers.qcow2.entries import READS_AS_ZERO, Kind
 from blockcore.nodes.drivers.qcow2.erase import Eraser
 from blockcore.nodes.drivers.qcow2.grace import Grace
@@ -55,6 +56,8 @@ class Qcow2Node(BlockNode):
     """
 
     driver = "qcow2"
+    creates_images = True
+    creates_in_empty = True
     supports_backing = True
     specific_info = ImageInfoSpecificQCow2Wrapper
     mutable_opts = BlockdevOptionsQcow2.weak_options
@@ -87,6 +90,11 @@ class Qcow2Node(BlockNode):
     async def make(cls, definition: BlockdevOptionsQcow2, making: Making) -> Qcow2Node:
         settings = Qcow2Settings.of(definition)
         return cls(making.options, making.host, await making.child(definition.file), settings)
+
+    @classmethod
+    async def do_create(cls, file: BlockNode, size: int, backing: BackingFile | None) -> None:
+        name, image_format = backing or (None, None)
+        await create_image(file, size, backing_file=name, backing_format=image_format)
 
     @property
     def header(self) -> Header:
