@@ -51,13 +51,13 @@ class Mirror(BlockJobDriver):
         self.type = JobType.COMMIT if mirror.is_commit else JobType.MIRROR
         self.on_source_error = mirror.on_source_error
         self.on_target_error = mirror.on_target_error
-        self.mirror = mirror
-        self.machine = machine
-        self.top = top
-        self.source = top.below
-        self.target = target
-        bitmap = DirtyBitmap(self.source.size, mirror.granularity)
-        self.keeper = top if machine.qemu.job_filters_keep_bitmaps else self.source
+        self._mirror = mirror
+        self._machine = machine
+        self._top = top
+        self._source = top.below
+        self._target = target
+        bitmap = DirtyBitmap(self._source.size, mirror.granularity)
+        self.keeper = top if machine.qemu.job_filters_keep_bitmaps else self._source
         top.copies = mirror.copy_mode is MirrorCopyMode.WRITE_BLOCKING
         if top.copies or self.keeper is top:
             bitmap.enabled = False
@@ -69,22 +69,22 @@ class Mirror(BlockJobDriver):
 
     @property
     def actively_synced(self) -> bool | None:
-        return None if self.mirror.is_commit else self.work.synced
+        return None if self._mirror.is_commit else self.work.synced
 
     def take_nodes(self, job: BlockJob) -> None:
         """Use the source, the target, and those between if there are any; QmpError."""
-        job.add_node(self.source, NONE, _READ | _WRITE | _UNCHANGED)
-        nodes = list(chain(self.top))
-        if self.target not in nodes:
-            job.add_node(self.target, _WRITE, _UNCHANGED, has_backend=True)
+        job.add_node(self._source, NONE, _READ | _WRITE | _UNCHANGED)
+        nodes = list(chain(self._top))
+        if self._target not in nodes:
+            job.add_node(self._target, _WRITE, _UNCHANGED, has_backend=True)
             return
         # Not to allow writes to those between would forbid them to the target.
-        for node in nodes[2 : nodes.index(self.target)]:
-            on_target = skip_filters(node) is skip_filters(self.target)
+        for node in nodes[2 : nodes.index(self._target)]:
+            on_target = skip_filters(node) is skip_filters(self._target)
             job.add_node(node, NONE, _UNCHANGED | _WRITE | (_READ if on_target else NONE))
-        grows = Perm.RESIZE if self.target.size < self.source.size else NONE
-        job.add_node(self.target, _WRITE | grows, _UNCHANGED | _READ, has_backend=True)
-        self._frozen = FrozenChain(self.top, self.target)
+        grows = Perm.RESIZE if self._target.size < self._source.size else NONE
+        job.add_node(self._target, _WRITE | grows, _UNCHANGED | _READ, has_backend=True)
+        self._frozen = FrozenChain(self._top, self._target)
 
     def run(self, job: BlockJob) -> Coroutine[Any, Any, None]:
         return self.work.run(job)
@@ -96,19 +96,19 @@ class Mirror(BlockJobDriver):
         """Once it is ready, to cancel it gently is to let it finish, and to stay on the source."""
         force = force or not job.is_ready
         if force:
-            job.cut_off(self.target)
+            job.cut_off(self._target)
         return force
 
     def complete(self, job: BlockJob) -> bool:
         if not job.is_ready:
             return False
-        name = self.mirror.replaces
+        name = self._mirror.replaces
         if name is not None and self._replaced is None:
-            node = self.machine.graph.nodes.get(name)
+            node = self._machine.graph.nodes.get(name)
             if node is None:
                 raise QmpError(f"Node name '{name}' not found")
             node.op_blockers.block(
-                self.mirror, "block device is in use by block-job-complete"
+                self._mirror, "block device is in use by block-job-complete"
             )
             self._replaced = node
         self.work.should_complete = True
@@ -119,15 +119,15 @@ class Mirror(BlockJobDriver):
 
         No write goes past the filter any more before one is copied.
         """
-        if self.mirror.is_commit:
+        if self._mirror.is_commit:
             await super().change(job, mode)
         if mode is self.work.copy_mode:
             return
         if mode is not MirrorCopyMode.WRITE_BLOCKING:
             raise QmpError(f"Change to copy mode '{mode}' is not implemented")
-        assert self.keeper is self.top, "the filter marks what it does not copy"
-        self.top.copies = True
-        await self.machine.leave_shortcuts(self.top)
+        assert self.keeper is self._top, "the filter marks what it does not copy"
+        self._top.copies = True
+        await self._machine.leave_shortcuts(self._top)
         self.work.copy_mode = mode
 
     async def prepare(self, job: BlockJob) -> None:
@@ -146,7 +146,7 @@ class Mirror(BlockJobDriver):
         self._over = True
         if self._frozen is not None:
             self._frozen.thaw()
-        machine, top, source, target = self.machine, self.top, self.source, self.target
+        machine, top, source, target = self._machine, self._top, self._source, self._target
         drain = Drain(machine, [top])
         drain.begin()
         await drain.settled()
@@ -157,10 +157,10 @@ class Mirror(BlockJobDriver):
         if not failed and not error and self.work.should_complete:
             error = 0 if await self._pivot(source, target) else errno.EPERM
         if self._replaced is not None:
-            self._replaced.op_blockers.unblock(self.mirror)
+            self._replaced.op_blockers.unblock(self._mirror)
         job.remove_nodes()
         await take_away(machine.graph, top)
-        if failed and self.mirror.base_read_only:
+        if failed and self._mirror.base_read_only:
             await quietly_read_only(machine, target)
         drain.end()
         self.work.end_drain()
@@ -175,19 +175,19 @@ class Mirror(BlockJobDriver):
 
         Without it the target is not what the source was: nobody is put on it.
         """
-        target = skip_filters(self.target)
+        target = skip_filters(self._target)
         try:
-            if self.mirror.backing_mode is BackingMode.SOURCE_CHAIN:
-                backing = self.source if self.mirror.is_none_mode else self.mirror.base
+            if self._mirror.backing_mode is BackingMode.SOURCE_CHAIN:
+                backing = self._source if self._mirror.is_none_mode else self._mirror.base
                 if target.cow is not backing:
-                    async with Relink(self.machine.graph) as change:
+                    async with Relink(self._machine.graph) as change:
                         change.set_child(target, "backing", backing)
-            elif self.mirror.backing_mode is BackingMode.OPEN_CHAIN:
+            elif self._mirror.backing_mode is BackingMode.OPEN_CHAIN:
                 if target.supports_backing and target.cow is None:
-                    async with Relink(self.machine.graph) as change:
+                    async with Relink(self._machine.graph) as change:
                         await change.open_backing(target)
         except QmpError:
-            is_open = self.mirror.backing_mode is BackingMode.OPEN_CHAIN
+            is_open = self._mirror.backing_mode is BackingMode.OPEN_CHAIN
             return errno.EINVAL if is_open else errno.EPERM
         return 0
 
@@ -196,11 +196,11 @@ class Mirror(BlockJobDriver):
         old = self._replaced or source
         try:
             if old.read_only is not target.read_only:
-                await set_read_only(self.machine, target, old.read_only)
-            async with Drain(self.machine, [target]):
+                await set_read_only(self._machine, target, old.read_only)
+            async with Drain(self._machine, [target]):
                 if old not in _shown(source):
                     return False
-                async with Relink(self.machine.graph) as change:
+                async with Relink(self._machine.graph) as change:
                     change.replace(old, target)
         except QmpError:
             return False
