@@ -58,9 +58,12 @@ class CopyShortcut:
         self._write = write
         self._buffers = buffers
         self._lane = read.system.copying_to(write.system)
+        self._gated = bool(read.read_gate or write.write_gate)
 
     def is_open(self, offset: int, length: int) -> bool:
         """Whether no rule may hit the read or the write of a part."""
+        if not self._gated:
+            return True
         read, write = self._read.read_gate, self._write.write_gate
         return not (read.touches(offset, length) or write.touches(offset, length))
 
