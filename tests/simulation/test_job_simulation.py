@@ -17,7 +17,7 @@ import pytest
 
 from blockcore.job.block_job import RETRY_NS, BlockJob
 from blockcore.jobs.copy_data import DataCopier
-from blockcore.jobs.mirror.ops import Op
+from blockcore.jobs.mirror.copier import Op
 from blockcore.jobs.mirror.work import MirrorWork
 from blockcore.jobs.shortcut import Copied, Part
 from blockcore.machine.machine import Machine

@@ -11,8 +11,8 @@ from blockcore.job.job import Progress
 from blockcore.jobs.backup.block_copy import BlockCopy
 from blockcore.jobs.backup.copy_call import CopyCall
 from blockcore.jobs.mirror.active import ActiveWrites
+from blockcore.jobs.mirror.copier import OpsInFlight
 from blockcore.jobs.mirror.filter import MirrorTopNode
-from blockcore.jobs.mirror.ops import OpsInFlight
 from blockcore.nodes.driver import Extent
 from blockcore.rules.bitmap import DirtyBitmap
 

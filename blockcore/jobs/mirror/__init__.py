@@ -2,8 +2,8 @@
 """Mirrors (`block/mirror.c`): drive-mirror, blockdev-mirror, and commits of the active image.
 
 `job` starts and ends one, and does what users want of it; `options` says how to
-mirror, `work` is the main loop.
-`initial` marks what has to be copied at first, `copier` copies what is marked,
-`ops` are the copies on their way; `active` copies guests' writes at once
-(copy-mode=write-blocking).  `filter` is mirror_top, which sees those writes.
+mirror, `work` is the main loop.  `initial` marks what has to be copied at first,
+`copier` copies what is marked, some of it in whole `clusters`; `active` copies
+guests' writes at once (copy-mode=write-blocking).  `filter` is mirror_top, which
+sees those writes.
 """

@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from blockcore.job.job import Progress
-from blockcore.jobs.mirror.copier import Copier
+from blockcore.jobs.mirror.copier import Copier, Op
 from blockcore.jobs.mirror.filter import ToTarget
-from blockcore.jobs.mirror.ops import Op
 from blockcore.rules.ranges import align_down, align_up
 
 

@@ -2,16 +2,18 @@
 """The copying of a mirror: what is dirty, part by part (`block/mirror.c`: mirror_iteration).
 
 Several parts are copied side by side, each by a coroutine of its own that
-nobody waits for by name.
+nobody waits for by name.  No two of them, and no guest's write that goes to the
+target as well, touch the same granule at the same time (ops_in_flight).
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 
 from blockcore.bql.effects import Until
 from blockcore.jobs.copy_data import DataCopier
-from blockcore.jobs.mirror.ops import Op, OpsInFlight
+from blockcore.jobs.mirror.clusters import clusters_without_backing
 from blockcore.jobs.shortcut import Part
 from blockcore.nodes.driver import Extent
 from blockcore.nodes.graph.chain import skip_filters
@@ -31,6 +33,71 @@ MAX_IO_BYTES = 1 << 20
 
 MAX_ZERO_BYTES = 1 << 30
 """How much is made zero in one go."""
+
+
+@dataclass(slots=True, eq=False)
+class Op:
+    """A part on its way, in bytes; `buffered` of them are in memory.
+
+    Of several small parts it is all from the first to the last.
+    """
+
+    offset: int
+    end: int
+    buffered: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        return self.end - self.offset
+
+
+class OpsInFlight:
+    """`own` are the job's, `active` the writes of guests that go to the target as well."""
+
+    def __init__(self, granularity: int) -> None:
+        self.own: list[Op] = []
+        self.active: list[Op] = []
+        self._granularity = granularity
+
+    def __iter__(self) -> Iterator[Op]:
+        yield from self.own
+        yield from self.active
+
+    async def one_ends(self) -> None:
+        """Wait until one of the job's that are on their way has ended."""
+        before = list(self.own)
+        await Until(lambda: any(op not in self.own for op in before) or not before)
+
+    async def all_end(self) -> None:
+        """Wait until nothing of the job's is on its way."""
+        await Until(self._is_idle)
+
+    def _is_idle(self) -> bool:
+        return not self.own
+
+    async def alone(self, op: Op) -> None:
+        """Wait until nothing else is on its way to the same granules (mirror_wait_on_conflicts)."""
+        if not self._is_alone(op):
+            await Until(lambda: self._is_alone(op))
+
+    def _is_alone(self, op: Op) -> bool:
+        start, end = self._down(op.offset), self._up(op.end)
+        return not any(
+            other is not op and other.offset < end and start < other.end for other in self
+        )
+
+    def free_until(self, offset: int, end: int) -> int:
+        """How far whole granules from `offset` on are free of what is on its way."""
+        for op in self:
+            if op.offset < end and offset < self._up(op.end):
+                end = max(self._down(op.offset), offset)
+        return end
+
+    def _down(self, offset: int) -> int:
+        return align_down(offset, self._granularity)
+
+    def _up(self, offset: int) -> int:
+        return align_up(offset, self._granularity)
 
 
 class Copier:
@@ -66,25 +133,13 @@ class Copier:
         self._buffered = 0
         granularity = bitmap.granularity
         self._buf_size = align_up(buf_size, granularity)
-        self._cow = self._cow_bitmap()
-        self._aligns = self._cow is not None and granularity < self._cluster
+        self._cluster = skip_filters(target).cluster_size or 1
+        self._clusters = clusters_without_backing(target, bitmap)
+        self._aligns = self._clusters is not None and granularity < self._cluster
         if self._aligns:
             self._buf_size = max(self._buf_size, self._cluster)
         self._max_io = max(self._buf_size // MAX_IN_FLIGHT, MAX_IO_BYTES)
         self._data = DataCopier(host, source, target, self._max_io)
-
-    def _cow_bitmap(self) -> DirtyBitmap | None:
-        """Which parts the target has, if it cannot fill its clusters from below yet.
-
-        It has the name of a backing file, which is opened in the end; until
-        then whole clusters have to be copied, also for a guest's small write,
-        around which QEMU leaves zeroes.
-        """
-        image = skip_filters(self.target)
-        self._cluster = image.cluster_size or 1
-        if image.backing_file is None or image.cow is not None:
-            return None
-        return DirtyBitmap(self.bitmap.size, min(self.bitmap.granularity, self._cluster))
 
     def is_full(self) -> bool:
         """Whether nothing can be begun before something has ended."""
@@ -248,13 +303,8 @@ class Copier:
 
     def widened(self, offset: int, end: int) -> tuple[int, int]:
         """The range, or all of its clusters if the target cannot fill one that is not all in it."""
-        cow, cluster = self._cow, self._cluster
-        if cow is None:
-            return offset, end
-        start, stop = align_down(offset, cluster), min(align_up(end, cluster), self.bitmap.size)
-        if (start, stop) == (offset, end) or cow.next_clean(offset, end) is None:
-            return offset, end
-        return start, stop
+        clusters = self._clusters
+        return (offset, end) if clusters is None else clusters.widened(offset, end)
 
     async def copy_clusters(self, offset: int, length: int) -> None:
         """Copy clusters that were not there, with what somebody has just written to the source."""
@@ -262,8 +312,8 @@ class Copier:
         self._has(offset, length)
 
     def _has(self, offset: int, length: int) -> None:
-        if self._cow is not None:
-            self._cow.set(offset, length)
+        if self._clusters is not None:
+            self._clusters.has(offset, length)
 
     def zero(self, offset: int, length: int) -> None:
         """Begin to make a range of the target zero; no progress is told of it."""
