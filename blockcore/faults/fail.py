@@ -7,6 +7,7 @@ import errno
 from dataclasses import dataclass
 from typing import Annotated
 
+from blockcore.bql.clock import Clock
 from blockcore.faults.options import FaultOptions, Go, R, Request
 from blockcore.qapi.errnos import KNOWN_ERRNO, failure
 
@@ -24,7 +25,7 @@ class Fail(FaultOptions):
     def lets_go(self) -> bool:
         return self.errno == 0
 
-    async def carry_out(self, request: Request, go: Go[R]) -> R:
+    async def carry_out(self, request: Request, go: Go[R], clock: Clock) -> R:
         if self.errno <= 0:
             return await go(request)
         raise failure(self.errno)

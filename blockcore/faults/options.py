@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+from blockcore.bql.clock import Clock
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, QmpError, UInt64
 
 SECTOR_SIZE = 512
@@ -76,8 +77,11 @@ class FaultOptions:
         """Whether a request that the rule hits is as if it had not: nothing is used up."""
         return False
 
-    async def carry_out(self, request: Request, go: Go[R]) -> R:
-        """Do to a request what the rule says; `go` performs the driver's part."""
+    async def carry_out(self, request: Request, go: Go[R], clock: Clock) -> R:
+        """Do to a request what the rule says; `go` performs the driver's part.
+
+        `clock` is the machine's, for kinds that wait (`Until` takes deadlines of it).
+        """
         raise NotImplementedError
 
     def check(self) -> None:

@@ -349,7 +349,8 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
             if self.faults is not None:
                 rule = self.faults.check(request.iotype, request.offset, request.nbytes)
                 if rule is not None:
-                    return await rule.options.carry_out(request, go or self.do_request)
+                    go = go or self.do_request
+                    return await rule.options.carry_out(request, go, self._host.clock)
             return await (go or self.do_request)(request)
 
     def _read_and_keep(self, request: Request) -> Awaitable[None]:

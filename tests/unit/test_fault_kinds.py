@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from blockcore.bql.clock import Clock
+from blockcore.bql.effects import Until
 from blockcore.commands.faults import FAULT_INFO, INFO_CLASSES
 from blockcore.commands.table import table
 from blockcore.faults.kinds import FAULT_OPTIONS, KINDS
@@ -31,7 +33,7 @@ class Shift(FaultOptions):
 
     log: list[str] = field(default_factory=list)
 
-    async def carry_out(self, request: Request, go: Go[R]) -> R:
+    async def carry_out(self, request: Request, go: Go[R], clock: Clock) -> R:
         self.log.append(f"{request.iotype} {request.offset}+{request.nbytes}")
         result = await go(request._replace(offset=request.offset + 4096))
         self.log.append("done")
@@ -166,10 +168,38 @@ def test_a_kind_stands_around_what_a_filter_passes_on(disk: Disk, name: str) -> 
     assert set(disk.log) <= {"read 4096"}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Late(FaultOptions):
+    """Carries a request out after 10 ms."""
+
+    async def carry_out(self, request: Request, go: Go[R], clock: Clock) -> R:
+        await Until(lambda: False, clock.monotonic_ns() + 10_000_000)
+        return await go(request)
+
+
+def test_a_kind_may_wait() -> None:
+    """By the machine's clock, and nobody else waits with it."""
+    sim = Sim(0)
+    machine = new_machine(sim)
+    disk, ended = Disk(machine), dict[str, int]()
+    disk.injector().add(Late(id="f", node_name="disk", iotype=BlkdebugIOType.WRITE))
+
+    async def until_ended(what: str, request: Coroutine[Any, Any, None]) -> None:
+        await request
+        ended[what] = sim.monotonic_ns()
+
+    began = sim.monotonic_ns()
+    sim.start("write", until_ended("write", disk.pwrite(0, buffer())), now=True)
+    sim.start("read", until_ended("read", disk.pread(4096, buffer())), now=True)
+    sim.run()
+    assert ended["write"] >= began + 10_000_000
+    assert list(ended) == ["read", "write"]
+
+
 def test_a_bug_of_a_kind_is_an_errno(disk: Disk) -> None:
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Broken(FaultOptions):
-        async def carry_out(self, request: Request, go: Go[R]) -> R:
+        async def carry_out(self, request: Request, go: Go[R], clock: Clock) -> R:
             raise ZeroDivisionError
 
     disk.injector().add(Broken(id="f", node_name="disk"))
