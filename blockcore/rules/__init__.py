@@ -1,9 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Pure decisions: tables and arithmetic that look at nothing but their arguments.
+"""Pure decisions: tables, counters and arithmetic, without I/O and without a clock.
 
-What a policy makes of an error (`policy`), which run state may follow which
-(`runstate`), what may be asked of a job in which status (`job_status`); dirty
-bitmaps (`bitmap`), counters (`accounting`), limits on drives (`throttle`,
-`throttle_group`) and on jobs (`ratelimit`), volumes that run full (`volume`); whole
-units (`ranges`).  `host` is what parts of the machine need of it.
+Every time is an argument.  Unless a docstring says otherwise, the caller holds
+the big lock.
+
+- `policy`: the action that rerror or werror takes for an errno, and the io-status.
+- `runstate`: the run state of the machine, and which state may follow which.
+- `job_status`: the life of a job, and which verbs each status accepts.
+- `bitmap`: dirty bitmaps.
+- `accounting`: the counters of a drive.
+- `throttle`, `throttle_group`: the I/O limits of drives, and the queues of drives
+  that share limits.
+- `ratelimit`: the speed limit of a job.
+- `volume`: a file of limited physical size.
+- `ranges`: rounding to whole units.
+- `host`: protocols for what parts of the machine need from the machine.
 """

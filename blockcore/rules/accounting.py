@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What a drive has done: QEMU's BlockAcctStats (`block/accounting.c`).
+"""Counters of a drive: QEMU's BlockAcctStats (`block/accounting.c`).
 
-A request counts when it is over.  Success adds operations, bytes and time;
-an error that is reported adds only a failure; an ignored error counts as a
-success; a request that stopped the machine counts when its retry is over
-(semantics as recorded from QEMU, `tests/golden/7.2/guest-*`).
+A request counts when it is over.  Success adds an operation, bytes and time.
+A reported error adds a failure, and time if `account_failed` is set.  An
+ignored error counts as a success.  A request that stopped the machine counts
+when its retry is over.  QEMU's recordings show this
+(`tests/golden/7.2/guest-*`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Protocol
 
 
 class AcctType(StrEnum):
-    """The four kinds of request that QEMU keeps apart."""
+    """Kinds of request that have counters of their own; values begin the names in QAPI."""
 
     READ = "rd"
     WRITE = "wr"
@@ -25,7 +26,7 @@ class AcctType(StrEnum):
 
 @dataclass(slots=True)
 class Tally:
-    """Totals of one kind of request; times in nanoseconds."""
+    """Totals of one kind of request; `time_ns` is the sum of latencies."""
 
     operations: int = 0
     bytes: int = 0
@@ -35,7 +36,10 @@ class Tally:
 
 
 class Counts(Protocol):
-    """Successful reads and writes that were counted elsewhere, as on the shortcut."""
+    """Totals of successful reads and writes that took the shortcut (`nodes.shortcut.slot`).
+
+    Bytes, and nanoseconds; `last_ns` is when the last of them ended.
+    """
 
     rd_ops: int
     rd_bytes: int
@@ -48,7 +52,13 @@ class Counts(Protocol):
 
 @dataclass(slots=True)
 class BlockAcctStats:
-    """Counters of one drive, exact at any number of requests in flight."""
+    """The counters of one drive.
+
+    `account_invalid` and `account_failed` decide, as QEMU's options
+    stats-account-invalid and stats-account-failed do, whether such requests
+    count as an access.  `last_access_ns` is the monotonic time of the last
+    access, 0 before the first.  All methods need the big lock.
+    """
 
     account_invalid: bool = True
     account_failed: bool = True
@@ -56,7 +66,7 @@ class BlockAcctStats:
     last_access_ns: int = 0
 
     def done(self, kind: AcctType, nbytes: int, started_ns: int, now_ns: int) -> None:
-        """A request of `nbytes` that began at `started_ns` has succeeded."""
+        """Count a success of `nbytes` bytes (block_acct_done)."""
         tally = self.tallies[kind]
         tally.operations += 1
         tally.bytes += nbytes
@@ -64,7 +74,7 @@ class BlockAcctStats:
         self.last_access_ns = now_ns
 
     def failed(self, kind: AcctType, started_ns: int, now_ns: int) -> None:
-        """A request has failed and its client was told."""
+        """Count a failure that was reported to the client (block_acct_failed)."""
         tally = self.tallies[kind]
         tally.failed += 1
         if self.account_failed:
@@ -72,13 +82,17 @@ class BlockAcctStats:
             self.last_access_ns = now_ns
 
     def invalid(self, kind: AcctType, now_ns: int) -> None:
-        """A request that no device would accept was refused."""
+        """Count a request that was refused because no device accepts it (block_acct_invalid)."""
         self.tallies[kind].invalid += 1
         if self.account_invalid:
             self.last_access_ns = now_ns
 
     def add(self, counts: Counts) -> None:
-        """Count in what was counted elsewhere, for good or into a copy for a query."""
+        """Add the totals of a worker that uses the shortcut.
+
+        For a worker that ends, they are added to the drive's own counters; for
+        a query, to a copy of these, because the worker goes on counting.
+        """
         read, write = self.tallies[AcctType.READ], self.tallies[AcctType.WRITE]
         read.operations += counts.rd_ops
         read.bytes += counts.rd_bytes

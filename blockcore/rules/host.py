@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""What parts of the machine need of it, one capability each.
+"""Protocols for what parts of the machine need from the machine, one capability each.
 
-`machine.machine.Machine` has all of them; tests have stand-ins.  Each part asks
-for those that it needs, which is what it may be used without a machine with.
-Those that need a graph, drives or jobs besides say so where these are known:
-`nodes.driver.NodeHost`, `job.job.JobHost`, `machine.drain.Drainable`.
+`machine.machine.Machine` has all of them; tests pass stand-ins.  A part of the
+machine declares the protocols that it needs, and can be used with any object
+that has these.  Protocols that mention nodes, drives or jobs stand where those
+are known: `nodes.driver.NodeHost`, `job.job.JobHost`, `machine.drain.Drainable`.
 
-Whoever keeps a machine by such a face calls it `_host`.
+An attribute that keeps a machine as one of these protocols is called `_host`.
 """
 
 from __future__ import annotations
@@ -22,87 +22,102 @@ from blockcore.rules.runstate import Vm
 
 
 class Clocked(Protocol):
-    """Has the time."""
+    """A host that has the time."""
 
     clock: Clock
 
 
 class Emits(Protocol):
-    """Tells clients."""
+    """A host that sends events."""
 
     def emit(self, event: Event) -> None:
-        """Send an event to every client."""
+        """Send an event to every control client."""
 
 
 class Spawns(Protocol):
-    """`spawn` starts a coroutine of the core that nobody waits for."""
+    """A host that starts coroutines.
+
+    `spawn` starts a coroutine of the core on the main loop, under the big
+    lock; nothing waits for its end.
+    """
 
     spawn: Callable[[Coroutine[Any, Any, None]], None]
 
 
 class Runs(Protocol):
-    """Runs or is stopped."""
+    """A host that has a run state."""
 
     vm: Vm
 
 
 class HasRelease(Protocol):
-    """Gives the answers of one release of QEMU."""
+    """A host that gives the answers of one release of QEMU."""
 
     qemu: Release
 
 
 class Warns(Protocol):
-    """Tells whoever runs the machine."""
+    """A host that has a log."""
 
     def warn(self, message: str) -> None:
-        """Write a line in the machine's log."""
+        """Write a warning to the machine's log."""
 
 
 class Reports(Protocol):
-    """Hears of bugs."""
+    """A host that reports bugs."""
 
     def bug(self, where: str, error: Exception) -> None:
-        """Tell of an exception that is no outcome; raises it where nobody reads a log."""
+        """Report an exception that must not happen; `where` says who raised it.
+
+        A machine without a log (in tests) raises `error` instead.
+        """
 
 
 class Locks(Protocol):
-    """Has the big lock."""
+    """A host that has the big lock."""
 
     def region(self) -> AbstractContextManager[object]:
-        """Hold the big lock: for threads that do not have it."""
+        """Return a context that holds the big lock, for a thread that does not hold it."""
 
 
 class Draws(Protocol):
-    """Has random numbers."""
+    """A host that has random numbers."""
 
     def random(self) -> float:
-        """In [0, 1), from the machine's seed."""
+        """Return the next number in [0, 1) that follows from the machine's seed."""
 
 
 class NamesDrives(Protocol):
-    """Knows whose root a node is."""
+    """A host that knows the root nodes of drives."""
 
     def device_of(self, node: object) -> str:
-        """The name of the drive whose root the node is, or empty (bdrv_get_device_name)."""
+        """Return the name of the drive whose root is `node`, or "" (bdrv_get_device_name)."""
 
 
 class Concerned(Protocol):
-    """`concerns` is another number whenever the `way` of a node may be another."""
+    """A host that tells when a shortcut is out of date.
+
+    `concerns` changes whenever the way to some node's data may have changed
+    (`BlockNode.way`): a rule, bitmap, limit or link has come or gone.  A job
+    that keeps a shortcut compares it with the number from which it was made.
+    """
 
     concerns: int
 
 
 class Shortcuts(Protocol):
-    """Has guests who go past nodes."""
+    """A host whose drives and jobs may bypass nodes."""
 
     def concerns_changed(self) -> None:
-        """Something that may forbid the shortcut has come or gone."""
+        """Invalidate all shortcuts, under the big lock.
+
+        To be called when something that may affect requests has come or gone.
+        """
 
 
 class DriveHost(Clocked, Emits, Runs, Protocol):
-    """What a drive needs of its machine."""
+    """The machine as a drive needs it."""
 
 
 class CopyHost(Clocked, Concerned, Spawns, Protocol):
-    """What copying from node to node needs of its machine."""
+    """The machine as copying from node to node needs it."""

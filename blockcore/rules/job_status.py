@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The life of a job as a table, and what may be asked of it when (JobSTT, JobVerbTable)."""
+"""The life of a job as tables: which status may follow, which verbs are accepted.
+
+QEMU's JobSTT and JobVerbTable (`job.c`).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ JOB_TRANSITIONS: Final[dict[S, frozenset[S]]] = {
     S.CONCLUDED: frozenset({S.NULL}),
     S.NULL: frozenset(),
 }
-"""What may follow; anything else is a bug."""
+"""The statuses that may follow each status; any other change is a bug."""
 
 _MOVING = frozenset({S.CREATED, S.RUNNING, S.PAUSED, S.READY, S.STANDBY})
 
@@ -36,20 +39,21 @@ JOB_VERBS: Final[dict[V, frozenset[S]]] = {
     V.DISMISS: frozenset({S.CONCLUDED}),
     V.CHANGE: _MOVING,
 }
-"""In which states a user's wish is accepted."""
+"""The statuses in which a job accepts each verb."""
 
 READY: Final = frozenset({S.READY, S.STANDBY})
+"""The source and the target are in sync (job_is_ready)."""
 
 COMPLETED: Final = frozenset({S.WAITING, S.PENDING, S.ABORTING, S.CONCLUDED, S.NULL})
 """The job's own work is over (job_is_completed)."""
 
 
 def check_transition(old: S, new: S) -> None:
-    """AssertionError unless `new` may follow `old`."""
+    """Raise AssertionError unless `new` may follow `old` (job_state_transition)."""
     assert new in JOB_TRANSITIONS[old], f"a job cannot go from {old} to {new}"
 
 
 def check_verb(job_id: str, status: S, verb: V) -> None:
-    """QmpError, in QEMU's words, if a job of this status does not take the verb."""
+    """Raise QmpError if a job with this status does not accept the verb (job_apply_verb)."""
     if status not in JOB_VERBS[verb]:
         raise QmpError(f"Job '{job_id}' in state '{status}' cannot accept command verb '{verb}'")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""rerror/werror: from a policy and an errno to an action and an io-status.
+"""The policies rerror and werror: from an errno to an action and an io-status.
 
 The rules are those of QEMU's `block-backend.c` (blk_get_error_action,
 blk_iostatus_is_enabled, blk_iostatus_set_err) and `blockdev.c`.
@@ -13,9 +13,10 @@ from blockcore.qapi.names import BlockDeviceIoStatus, BlockdevOnError, BlockErro
 
 
 def error_action(policy: BlockdevOnError, error: int) -> BlockErrorAction:
-    """What `policy` makes of the errno `error` (blk_get_error_action).
+    """Return what `policy` does about the errno `error` (blk_get_error_action).
 
-    AUTO is resolved when a device is created and never gets here.
+    `policy` is never AUTO: the creation of a device replaces AUTO by another
+    policy.
     """
     match policy:
         case BlockdevOnError.ENOSPC:
@@ -30,12 +31,10 @@ def error_action(policy: BlockdevOnError, error: int) -> BlockErrorAction:
 
 
 def iostatus_enabled(rerror: BlockdevOnError, werror: BlockdevOnError) -> bool:
-    """Whether a drive keeps an io-status: iff a policy of it can stop.
-
-    QEMU forgets rerror=enospc here (only a `-device` can have it), and aborts
-    in blk_iostatus_set_err when such a read fails with werror=report; this
-    project counts it as the stopping policy that it is.
-    """
+    """Return whether a drive keeps an io-status: if one of its policies can stop the machine."""
+    # QEMU's blk_iostatus_is_enabled leaves out rerror=enospc, which only a `-device` can have.
+    # With werror=report such a drive has no io-status, and QEMU aborts in blk_iostatus_set_err
+    # when a read fails with ENOSPC.  Here rerror=enospc counts, since it can stop the machine.
     return werror in (BlockdevOnError.ENOSPC, BlockdevOnError.STOP) or rerror in (
         BlockdevOnError.ENOSPC,
         BlockdevOnError.STOP,
@@ -43,21 +42,24 @@ def iostatus_enabled(rerror: BlockdevOnError, werror: BlockdevOnError) -> bool:
 
 
 def iostatus_after(status: BlockDeviceIoStatus, error: int) -> BlockDeviceIoStatus:
-    """The io-status once errno `error` has stopped something: the first one wins."""
+    """Return the io-status after errno `error` has stopped a drive or a job.
+
+    The first error wins, until the io-status is reset (blk_iostatus_set_err).
+    """
     if status is not BlockDeviceIoStatus.OK:
         return status
     return BlockDeviceIoStatus.NOSPACE if error == errno.ENOSPC else BlockDeviceIoStatus.FAILED
 
 
 def parse_rerror(text: str) -> BlockdevOnError:
-    """A drive's rerror; QmpError in QEMU's words (parse_block_error_action)."""
+    """Return the policy of `rerror=text`, or raise QmpError (parse_block_error_action)."""
     if text not in ("ignore", "report", "stop"):
         raise QmpError(f"'{text}' invalid read error action")
     return BlockdevOnError(text)
 
 
 def parse_werror(text: str) -> BlockdevOnError:
-    """A drive's werror; QmpError as for `parse_rerror`."""
+    """Return the policy of `werror=text`, or raise QmpError (parse_block_error_action)."""
     if text not in ("ignore", "report", "stop", "enospc"):
         raise QmpError(f"'{text}' invalid write error action")
     return BlockdevOnError(text)

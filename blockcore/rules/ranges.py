@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Offsets and lengths in whole units (QEMU_ALIGN_DOWN, QEMU_ALIGN_UP)."""
+"""Rounding of offsets and lengths to whole units (QEMU_ALIGN_DOWN, QEMU_ALIGN_UP)."""
 
 from __future__ import annotations
 

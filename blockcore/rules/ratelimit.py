@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 SLICE_NS = 100_000_000
-"""BLOCK_JOB_SLICE_TIME: a limit is kept on the average of slices this long."""
+"""Length of a slice, 100 ms (BLOCK_JOB_SLICE_TIME): a job may exceed its speed within one."""
 
 
 class RateLimit:
-    """Bytes per second, counted in slices; times are monotonic nanoseconds.
+    """A limit in bytes per second, kept on the average of each slice.
 
-    More than a slice's quota may be dispatched at once: the slice then grows
-    by as much, and everybody waits for its end.
+    A slice has a quota of bytes.  The request that reaches or exceeds the quota
+    is let go at once, however large it is: the slice becomes longer in
+    proportion, and the next request waits for the end of the slice.  Times are
+    monotonic nanoseconds.
     """
 
     __slots__ = ("_dispatched", "_end_ns", "_quota", "_start_ns", "speed")
@@ -24,12 +26,15 @@ class RateLimit:
         self._dispatched = 0
 
     def set_speed(self, speed: int) -> None:
-        """From now on `speed` bytes per second; 0 is no limit."""
+        """Set the limit in bytes per second; 0 is no limit (ratelimit_set_speed)."""
         self.speed = speed
         self._quota = max(speed * SLICE_NS / 1e9, 1.0)
 
     def delay_ns(self, now_ns: int, nbytes: int) -> int:
-        """Count `nbytes` as dispatched; how long to wait before the next ones."""
+        """Charge `nbytes` bytes; return how long to wait before the next request, in nanoseconds.
+
+        QEMU's ratelimit_calculate_delay.
+        """
         if not self.speed:
             return 0
         if self._end_ns < now_ns:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The run state of the machine, and who may change it to what.
+"""The run state of the machine, and which state may follow which.
 
-STOP and RESUME leave here and nowhere else; the state is always changed
-before the event that speaks of it.  As in QEMU since 2014, an I/O error does
-not stop the machine on the spot: it records a request (`request_stop`), which
-the machine's main loop carries out (`system/runstate.c`
-qemu_system_vmstop_request, `system/cpus.c` do_vm_stop, vm_prepare_start).
+Only this module emits STOP and RESUME.  The state changes before its event is
+emitted, so that a client that answers STOP with query-status sees the new
+state.  As in QEMU, an I/O error does not stop the machine on the spot: it
+records a request (`request_stop`), which the machine's main loop carries out
+(`system/runstate.c` qemu_system_vmstop_request; `system/cpus.c` do_vm_stop,
+vm_prepare_start).
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ RUN_STATE_TRANSITIONS: dict[RunState, frozenset[RunState]] = {
     RunState.IO_ERROR: frozenset({RunState.RUNNING, RunState.PRELAUNCH, RunState.SHUTDOWN}),
     RunState.SHUTDOWN: frozenset(),
 }
+"""The states that may follow each state; any other change is a bug."""
 
 
 class Vm:
-    """The run state, plus the stop that an I/O error has asked for.
+    """The run state, and the stop that an I/O error has requested.
 
-    `changed` is called at each change of the state.
+    `emit` sends an event; `changed` is called at each change of the state.
+    All methods need the big lock.
     """
 
     def __init__(
@@ -43,22 +46,23 @@ class Vm:
 
     @property
     def running(self) -> bool:
+        """Whether guests' requests are carried out."""
         return self.state is RunState.RUNNING
 
     def request_stop(self, state: RunState) -> None:
-        """Ask the main loop to stop the machine; the last request before it runs wins."""
+        """Ask the main loop to stop the machine; a later request replaces an earlier one."""
         self.stop_requested = state
 
     def take_stop_request(self) -> RunState | None:
-        """The recorded request, which is thereby spent."""
+        """Return the requested state, if any, and forget the request."""
         requested, self.stop_requested = self.stop_requested, None
         return requested
 
     def stop(self, state: RunState) -> bool:
-        """Enter `state` and say STOP, if the machine runs (do_vm_stop).
+        """Enter `state` and emit STOP, if the machine runs; return whether it ran (do_vm_stop).
 
-        Returns whether it did.  A stopped machine keeps the state it has: a
-        user's `stop` does not turn io-error into paused.
+        A stopped machine keeps its state: a user's `stop` does not turn
+        io-error into paused.
         """
         if not self.running:
             return False
@@ -67,18 +71,18 @@ class Vm:
         return True
 
     def start(self) -> bool:
-        """Run, saying RESUME (vm_prepare_start); returns whether held requests are to go on.
+        """Run, and emit RESUME; return whether held requests have to be retried (vm_prepare_start).
 
-        A stop that was requested and not yet carried out is consumed: STOP
-        and RESUME leave back to back and the machine never stops.  QEMU
-        forgets the held requests on that path; this project retries them.
-        Raises QmpError when only a new process could run again.
+        Raises QmpError after a shutdown.
         """
         if self.state is RunState.SHUTDOWN:
             raise QmpError("Resetting the Virtual Machine is required")
         if self.running:
             if self.take_stop_request() is None:
                 return False
+            # A stop was requested and the main loop has not carried it out yet.  As in QEMU, STOP
+            # and RESUME are emitted back to back and the machine goes on running.  QEMU leaves
+            # the held requests waiting on this path; here they are retried.
             self._emit(Stop())
             self._emit(Resume())
             return True
@@ -88,7 +92,7 @@ class Vm:
         return True
 
     def set(self, state: RunState) -> None:
-        """Change the state without an event; an impossible change is a bug."""
+        """Change the state without an event; an impossible change raises AssertionError."""
         if state is self.state:
             return
         assert state in RUN_STATE_TRANSITIONS[self.state], f"{self.state} -> {state}"

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
 """A volume of limited physical size under a file, as a logical volume is under an image.
 
-The limit is on offsets: bytes below `physical_size` can be written, wherever
-they are, and bytes at or above it cannot, even where the file has data or holes
-there.  So it is for an image that grows into its volume, and for a raw image on
-one.  It concerns what allocates, writes and write-zeroes.  Discards pass, since
-they give back, and reads do: what cannot have been written reads as zeroes.
+The limit is on offsets: bytes below `physical_size` can be written, and bytes
+at or above it cannot, whether or not the file has data there.  This fits an
+image that grows into its volume, and a raw image on a volume.  Only requests
+that allocate are limited: writes and write-zeroes.  Discards pass, because
+they release space.  Reads pass: what was never written reads as zeroes.
 
-A request that reaches beyond the limit fails with ENOSPC and leaves everything
-as it was; with `short_write` the part that fits is applied first.
+A request that reaches beyond the limit fails with ENOSPC and changes nothing.
+With `short_write`, the part below the limit is written before the request fails.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from blockcore.qapi.names import QmpError
 from blockcore.rules.ranges import align_up
 
 _END = 1 << 63
+"""Beyond every offset that a request can have."""
 
 
 class Volume:
-    """How far a file may be written.  Sizes in bytes; extents are what sizes are rounded up to.
+    """A limit on how far a file may be written.
 
-    `demand` is the highest end of any write that was asked for, `refusals`
-    counts those that failed.
+    All sizes are bytes; `physical_size` is a multiple of `extent_size`.
+    `demand` is the highest end of any write so far, refused ones included;
+    `refusals` and `extensions` are counters.
     """
 
     __slots__ = ("demand", "extensions", "extent_size", "physical_size", "refusals", "short_write")
@@ -44,13 +46,14 @@ class Volume:
         self.extensions = 0
 
     def rounded(self, size: int) -> int:
-        """`size` in whole extents."""
+        """Return `size` rounded up to whole extents."""
         return align_up(size, self.extent_size)
 
     def room(self, offset: int, length: int) -> int:
-        """How many bytes of a request, from its beginning, are to be applied.
+        """Return how many bytes from the beginning of a write have to be written.
 
-        If that is less than `length`, the request fails with `refusal` after it.
+        If there are fewer than `length`, the caller writes them and then fails
+        the request with `refusal()`.
         """
         self.demand = max(self.demand, offset + length)
         if offset + length <= self.physical_size:
@@ -58,16 +61,16 @@ class Volume:
         return max(self.physical_size - offset, 0) if self.short_write else 0
 
     def refusal(self) -> OSError:
-        """The outcome of a request that does not fit; counts it."""
+        """Count a request that does not fit, and return its outcome, ENOSPC."""
         self.refusals += 1
         return failure(errno.ENOSPC)
 
     def gate(self) -> Gate:
-        """Where writes have to ask."""
+        """Return the range that is beyond the limit, where a write has to ask `room`."""
         return Gate([(self.physical_size, _END)])
 
     def extend(self, size: int) -> bool:
-        """Grow to `size`, in whole extents; a volume never shrinks.  Whether it has grown."""
+        """Grow to `size` bytes, in whole extents, and return whether it grew; it never shrinks."""
         size = self.rounded(size)
         if size <= self.physical_size:
             return False
@@ -79,7 +82,10 @@ class Volume:
 def make_volume(
     physical_size: int | None, extent_size: int | None, short_write: bool | None
 ) -> Volume | None:
-    """The volume that the options of a `file` node describe, if any; QmpError if they are wrong."""
+    """Return the volume that the options of a `file` node describe, or None.
+
+    Raises QmpError if the options contradict each other.
+    """
     if physical_size is None:
         for name, value in (("x-extent-size", extent_size), ("x-short-write", short_write)):
             if value is not None:
