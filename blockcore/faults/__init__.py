@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Fault rules: which request is hit, and what becomes of it.
+"""Fault rules: which requests to a node are hit, and what happens to them.
 
-`options` has what every rule says, and what a kind of fault has to be; `fail` is
-the kind that answers with an errno; `kinds` lists the kinds, from which QMP's
-types follow.  `injector` has the rules of a node and decides, for each request,
-which of them hits it; `gate` says which byte ranges no rule concerns, so that
-requests there may pass without the question.
+- `options`: the members that all rules have, and the base class of every kind of
+  fault.
+- `fail`: the kind that fails a request with an errno.
+- `kinds`: the list of kinds; the QMP types follow from it.
+- `injector`: the rules of one node; decides for each request which rule hits it.
+- `gate`: byte ranges that rules can hit; a request outside them needs no decision,
+  and may take the shortcut.
+
+`BlockNode.perform` asks the injector, and lets the rule's kind carry out the
+request.  All of it runs under the big lock, except what `FaultInjector.trace`
+returns and `Gate.touches`, which requests on the shortcut call.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A request fails with an errno, and does not reach the driver."""
+"""The kind of fault that fails a request with an errno, before it reaches the driver."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from blockcore.qapi.errnos import KNOWN_ERRNO, failure
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fail(FaultOptions):
-    """`errno` by number or name.
+    """Options of a rule that fails requests with `errno`.
 
-    0 lets the request through, and hides the rules behind this one; so does a negative one,
-    which blkdebug counts as a hit (as `tests/golden/7.2/blkdebug-cli.json` has it)."""
+    With errno 0 or a negative one, the request goes to the driver, and later
+    rules of the list are not asked.  A negative errno counts as a hit and uses
+    up the rule's `count`; 0 does not.  This is what blkdebug does
+    (`tests/golden/7.2/blkdebug-cli.json`).
+    """
 
     errno: Annotated[int, KNOWN_ERRNO] = errno.EIO
 

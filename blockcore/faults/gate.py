@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where fault rules can strike, so that all other requests may pass unseen."""
+"""The byte ranges in which something may concern a request, for a quick look."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Iterable
 
 
 class Gate:
-    """Byte ranges that some rule concerns, as sorted disjoint intervals.
+    """A set of byte ranges [start, end) in which a fault rule or a volume may hit a request.
 
-    Lets a request that no rule can concern pass in one bisection, however
-    many rules there are.
+    One bisection tells whether a request touches any of them, however many
+    there are.  `starts` and `ends` are sorted, and the ranges are disjoint.  A
+    gate never changes once it is made, so that any thread may ask it without a
+    lock.
     """
 
     __slots__ = ("ends", "starts")
@@ -30,12 +32,12 @@ class Gate:
         return bool(self.starts)
 
     def touches(self, offset: int, nbytes: int) -> bool:
-        """Whether [offset, offset + nbytes) meets one of the ranges."""
+        """Return whether [offset, offset + nbytes) overlaps one of the ranges."""
         index = bisect_right(self.starts, offset + nbytes - 1)
         return index > 0 and self.ends[index - 1] > offset
 
     def union(self, other: Gate, shift: int = 0) -> Gate:
-        """Both together, with `other` moved up by `shift` bytes."""
+        """Return a gate with the ranges of both; those of `other` are moved up by `shift` bytes."""
         if not other:
             return self
         if not self and not shift:
@@ -45,4 +47,4 @@ class Gate:
 
 
 EVERYWHERE = Gate([(0, 1 << 63)])
-"""Nothing passes."""
+"""A gate that every request touches."""

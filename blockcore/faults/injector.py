@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""Fault rules: which of them hits a request, if any.
+"""The fault rules of one node: decides which rule, if any, hits a request.
 
-QEMU's blkdebug engine (`block/blkdebug.c`; its rules as verified with qemu-io
-are in `tests/golden/7.2/blkdebug-cli.json`) plus what it lacks: rules that can be
+This is QEMU's blkdebug engine (`block/blkdebug.c`; verified with qemu-io,
+`tests/golden/7.2/blkdebug-cli.json`), plus what blkdebug lacks: rules that are
 added to any node at run time, byte ranges, counts, and hit counters.
 
-Two ways for a rule to be in force.  A rule with an `event` belongs to
-blkdebug's state machine: when the event occurs, the rules of that event whose
-`state` fits *replace* the active list, and every later request, of whatever
-kind, is held against that list until another event replaces it.  A rule
-without an event, added at run time, is in force until it is removed or used up.
+A rule is in force in one of two ways:
 
-What becomes of a request that is hit is the affair of the rule's kind
-(`FaultOptions.carry_out`), and of the node, which asks for it
-(`BlockNode.perform`).
+- A rule with an `event` belongs to blkdebug's state machine.  When the event
+  occurs, the rules of that event whose `state` fits *replace* the active list.
+  Every later request, of whatever kind, is compared with that list, until
+  another event replaces it.
+- A rule without an event that was added at run time (a *standing* rule) is in
+  force until it is removed or used up.
+
+What happens to a request that is hit is decided by the rule's kind
+(`FaultOptions.carry_out`), which the node calls (`BlockNode.perform`).
 """
 
 from __future__ import annotations
@@ -28,11 +30,16 @@ from blockcore.faults.options import FaultOptions
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
 
 DEFAULT_IOTYPES = frozenset(BlkdebugIOType) - {BlkdebugIOType.BLOCK_STATUS}
-"""What a rule that names no iotype matches: everything but block status."""
+"""The kinds of request that a rule without an `iotype` matches, as in blkdebug."""
 
 
 class FaultRule:
-    """A rule in force somewhere: its options, and what it has seen."""
+    """A rule of some node: its options and its counters.
+
+    `seen` counts the matching requests that no earlier rule has hit, `hits`
+    those that this rule has hit.  `start` and `end` are the byte range; `start` is
+    None if the rule has no range.
+    """
 
     __slots__ = ("end", "hits", "options", "seen", "start")
 
@@ -44,11 +51,11 @@ class FaultRule:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the rule has hit as many requests as it may."""
+        """Whether the rule has hit as many requests as its `count` or `once` allows."""
         return self.options.hits_max is not None and self.hits >= self.options.hits_max
 
     def concerns(self, iotype: BlkdebugIOType, offset: int, nbytes: int) -> bool:
-        """Whether a request is of the kind and in the place the rule names."""
+        """Return whether the rule matches a request by its kind and byte range (rule_check)."""
         wanted = self.options.iotype
         if iotype not in DEFAULT_IOTYPES if wanted is None else iotype is not wanted:
             return False
@@ -59,7 +66,7 @@ class FaultRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateChange:
-    """QAPI's BlkdebugSetStateOptions: on `event` in `state` (0: any), go to `new_state`."""
+    """A change of state at an event (BlkdebugSetStateOptions); `state` 0 stands for any state."""
 
     event: BlkdebugEvent
     state: int = 0
@@ -67,11 +74,13 @@ class StateChange:
 
 
 class FaultInjector:
-    """The rules of one node and blkdebug's state variable.
+    """The rules of one node, and blkdebug's state variable.
 
-    `random` gives numbers in [0, 1) for rules with a rate; the machine's seed
-    stands behind it.  `changed` is called whenever requests that could go past
-    the rules until now may have to meet one: no caller has to remember.
+    `random` returns numbers in [0, 1), by which rules with a `rate` decide.
+    `changed` is called whenever rules have come or gone, so that shortcuts past
+    the node are invalidated: callers do not have to do that themselves.
+
+    All methods need the big lock.
     """
 
     def __init__(self, random: Callable[[], float], changed: Callable[[], None]) -> None:
@@ -83,15 +92,16 @@ class FaultInjector:
         self._of_event: dict[BlkdebugEvent, list[FaultRule]] = {}
         self._changes: list[StateChange] = []
         self._active: list[FaultRule] = []
+        # The event of the last request on the shortcut, until `_catch_up` has raised it.
         self._last: deque[tuple[BlkdebugEvent, ...]] = deque(maxlen=1)
         self._fitting: dict[BlkdebugEvent, list[FaultRule]] = {}
         self._gates: dict[BlkdebugIOType, Gate | None] = {}
 
     def load(self, rules: Iterable[FaultOptions], changes: Iterable[StateChange]) -> None:
-        """Take over a blkdebug node's configuration, as its open does.
+        """Add the rules of a blkdebug node's configuration, when the node is opened (read_config).
 
-        Rules of the event `none` become active once, now, until an event of
-        others replaces them.
+        Rules with the event `none` become the active list once, now; an event
+        of other rules replaces them, as in QEMU.
         """
         for options in rules:
             rule = FaultRule(options)
@@ -102,7 +112,7 @@ class FaultInjector:
         self.event(BlkdebugEvent.NONE)
 
     def add(self, options: FaultOptions) -> FaultRule:
-        """Add a rule at run time; without an event it is in force from now until it is removed."""
+        """Add a rule at run time, and return it; without an event it is a standing rule."""
         self._catch_up()
         rule = FaultRule(options)
         self.rules.append(rule)
@@ -114,7 +124,7 @@ class FaultInjector:
         return rule
 
     def remove(self, *rules: FaultRule) -> None:
-        """Forget some rules, whether or not they are used up."""
+        """Remove rules, whether or not they are used up."""
         self._catch_up()
         for rule in rules:
             self.rules.remove(rule)
@@ -122,37 +132,40 @@ class FaultInjector:
         self._rules_changed()
 
     def clear(self) -> None:
-        """Forget all rules."""
+        """Remove all rules."""
         self.remove(*self.rules)
 
     def event(self, event: BlkdebugEvent) -> None:
-        """An event has occurred on the node (bdrv_debug_event).
+        """Let an event occur on the node (blkdebug_debug_event).
 
-        Inject rules of the event replace the active list if at least one is
-        in the right state.  Of several state changes the one listed first
-        wins; all rules see the old state.
+        The event's rules replace the active list if at least one of them fits
+        the state.  Of several state changes that fit, the first in the list
+        wins.  Both compare with the state before the event.
         """
         self._catch_up()
         self._occur(event)
 
     def trace(self, events: Iterable[BlkdebugEvent]) -> Callable[[], None] | None:
-        """Return what each request on the shortcut has to call, on any thread; None: no need.
+        """Return a callback that records one request on the shortcut, or None if none is needed.
 
-        Such a request would raise `events` here, in this order, and lies
-        outside the gate.  What is left of it is the list of active rules that
-        its last event brings.  Each event replaces that list, so that only
-        the last request counts: hence a deque of one, whose `append` is one
-        call into C.  A request on the long way looks into it first (`_catch_up`).
+        `events` are those that such a request would raise at this node, in
+        order.  The request is outside all gates, so no rule can hit it.  The
+        callback may be called on any thread, without the big lock.
         """
+        # All that a recorded request can change is the active list.  Each event with fitting rules
+        # replaces that list, so only the last such event of the last request counts: hence a
+        # deque of length 1.  `append` is one call into C, which the interpreter does not
+        # interrupt, and the next request on the long way raises the event before it looks at the
+        # list (`_catch_up`).  Events that change the state forbid the shortcut (`changes_state`).
         telling = tuple(event for event in events if self._fits(event))
         return partial(self._last.append, telling[-1:]) if telling else None
 
     def check(self, iotype: BlkdebugIOType, offset: int, nbytes: int) -> FaultRule | None:
-        """Return the rule that hits a request; counts the request as seen and, if so, as hit.
+        """Return the rule that hits a request, or None, and count the request at the rules.
 
-        The first rule in force that concerns the request decides.  A rule
-        that lets requests pass first (`after`), or that loses its throw of
-        the dice (`rate`), leaves the decision to those behind it.
+        The first rule in force that matches the request hits it.  A rule that
+        has to let requests pass first (`after`), or whose `rate` spares this
+        one, leaves the decision to the next rule.
         """
         gate = self.gate(iotype)
         if gate is not None and not gate.touches(offset, nbytes):
@@ -170,14 +183,14 @@ class FaultInjector:
         return None
 
     def gate(self, iotype: BlkdebugIOType) -> Gate | None:
-        """Where requests of this kind can be hit; None means anywhere."""
+        """Return the ranges in which a request of this kind can be hit; None means anywhere."""
         if iotype not in self._gates:
             self._gates[iotype] = self._build_gate(iotype)
         return self._gates[iotype]
 
     @property
     def changes_state(self) -> bool:
-        """Whether events change the state, so that every request has to raise them all."""
+        """Whether events can change the state, so that each request has to raise all of them."""
         return bool(self._changes)
 
     def _occur(self, event: BlkdebugEvent) -> None:
@@ -191,7 +204,7 @@ class FaultInjector:
                 break
 
     def _fits(self, event: BlkdebugEvent) -> list[FaultRule]:
-        """The event's rules that are in the right state."""
+        """Return the rules of an event that fit the present state."""
         fitting = self._fitting.get(event)
         if fitting is None:
             rules = self._of_event.get(event, ())
@@ -200,7 +213,9 @@ class FaultInjector:
         return fitting
 
     def _catch_up(self) -> None:
-        """Let the last request on the shortcut have raised its event."""
+        """Raise the event of the last request on the shortcut, if it has not been raised yet."""
+        # A worker may record a request right after the loop has ended: that request and the one
+        # that catches up here run at the same time, so either order is right.
         while self._last:
             for event in self._last.pop():
                 self._occur(event)
@@ -219,7 +234,7 @@ class FaultInjector:
         return rule
 
     def _take_out_of_force(self, rule: FaultRule) -> None:
-        """Let a rule hit nothing any more; it stays known, with its hits, until it is removed."""
+        """Let a rule hit nothing any more; it stays in `rules`, with its counters."""
         event = rule.options.event
         for rules in (self._standing, self._of_event.get(event, []), self._active):
             if rule in rules:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The kinds of fault, by the `action` that names them.
+"""The list of the kinds of fault, by the `action` that names them.
 
-A new kind is a module with a subclass of `FaultOptions`, and a line here.  What
-QMP takes and shows of rules follows.
+A new kind is a module with a subclass of `FaultOptions`, and a line in `KINDS`.
+The arguments of x-fault-add and the answer of x-query-faults follow from it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from blockcore.qapi.schema import FlatUnion
 KINDS: dict[str, type[FaultOptions]] = {
     "error": Fail,
 }
+"""The class of a rule's options, by its `action`."""
 
 FAULT_OPTIONS = FlatUnion(
     "FaultOptions", tag="action", base=FaultOptions, variants=KINDS, default="error"
 )
+"""The QAPI union of all kinds; a rule without an `action` fails requests."""

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What a fault rule says, and what a kind of fault has to do.
+"""The options of a fault rule, and the base class of the kinds of fault.
 
-A kind of fault is a subclass of `FaultOptions` with its own members, and with one
-coroutine around the driver's part of a request.  `kinds` lists them.
+A kind of fault is a subclass of `FaultOptions`.  It adds its own members, and
+implements `carry_out`, a coroutine around the driver's part of a request.
+`kinds` lists the kinds.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from blockcore.bql.clock import Clock
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, QmpError, UInt64
 
 SECTOR_SIZE = 512
+"""Bytes of blkdebug's sectors, whatever the device's block size (BDRV_SECTOR_SIZE)."""
 
 
 class Request(NamedTuple):
-    """One request to a node: what its driver is about to do.
+    """One request to a node, as its driver is going to get it.
 
-    `offset` and `nbytes` are bytes, of a flush both 0.  `buf` has `nbytes` bytes
-    and is there for reads (to be filled) and writes; `may_unmap` is for
-    write-zeroes.
+    `offset` and `nbytes` are bytes; a flush has 0 for both.  `buf` has `nbytes`
+    bytes: a read fills it, a write takes it, other requests have none.
+    `may_unmap` allows write-zeroes to deallocate.
     """
 
     iotype: BlkdebugIOType
@@ -33,7 +35,7 @@ class Request(NamedTuple):
 
     @property
     def data(self) -> memoryview:
-        """Return the buffer of a read or write."""
+        """The buffer of a read or write."""
         assert self.buf is not None
         return self.buf
 
@@ -41,19 +43,25 @@ class Request(NamedTuple):
 R = TypeVar("R")
 
 Go = Callable[[Request], Awaitable[R]]
-"""Performs the driver's part of a request; raises OSError."""
+"""The driver's part of a request: returns its result, or raises OSError."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultOptions:
-    """Which requests a rule hits; members as in QAPI's BlkdebugInjectErrorOptions, and ours.
+    """The options that say which requests a rule hits.
 
-    `offset` and `length` are bytes (`length` None: to the end of the device);
-    a request is concerned if it overlaps the range.  `sector` is blkdebug's:
-    the request must contain the first byte of that 512-byte sector; -1 is any.
-    A flush has no range, so a rule with one never concerns it.  `after` requests
-    that would match pass first; then `count` of them are hit (None: all; `once`
-    is 1), each with probability `rate`.  `immediately` is about when QEMU's
+    The members of QAPI's BlkdebugInjectErrorOptions, and `offset`, `length`,
+    `count`, `after`, `rate`, which blkdebug does not have.
+
+    `offset` and `length` are bytes; `length` None reaches to the end of the
+    device.  The rule matches requests that overlap this range.  `sector` is
+    blkdebug's: the rule matches requests that contain the first byte of that
+    512-byte sector; -1 is any.  A flush has no range, so a rule with a range
+    never matches a flush.
+
+    The first `after` matching requests pass.  Of the following ones each is hit
+    with probability `rate`, until `count` have been hit (None: no end; `once`
+    is a count of 1).  `immediately` has no effect: it decides when QEMU's
     coroutine yields, which no client can see.
     """
 
@@ -74,18 +82,25 @@ class FaultOptions:
 
     @property
     def lets_go(self) -> bool:
-        """Whether a request that the rule hits is as if it had not: nothing is used up."""
+        """Whether the rule's hits are not counted, so that they never use up the rule."""
         return False
 
     async def carry_out(self, request: Request, go: Go[R], clock: Clock) -> R:
-        """Do to a request what the rule says; `go` performs the driver's part.
+        """Carry out a request that the rule has hit, and return its result.
 
-        `clock` is the machine's, for kinds that wait (`Until` takes deadlines of it).
+        `go(request)` is the driver's part, which the kind may call or not.
+        `clock` is the machine's; a kind that waits awaits `Until` with a
+        deadline of its monotonic time.  Raises OSError, the outcome of the
+        request.
         """
         raise NotImplementedError
 
     def check(self) -> None:
-        """Raise QmpError if members contradict each other, or can never mean anything."""
+        """Raise QmpError if members contradict each other, or one is out of range.
+
+        Combinations first, then single members: the first that is found gives
+        the message.
+        """
         if self.sector != -1 and (self.offset is not None or self.length is not None):
             raise QmpError("'sector' and 'offset' cannot be specified at the same time")
         if self.state and self.event is BlkdebugEvent.NONE:
@@ -102,7 +117,10 @@ class FaultOptions:
 
     @property
     def ends(self) -> dict[str, int]:
-        """Return, for each member that says where, the byte behind the first one that it needs."""
+        """For each member that gives a place, the least size (bytes) of a node with that place.
+
+        A rule whose place is beyond the node's end would never hit anything.
+        """
         places: dict[str, int] = {}
         if self.sector != -1:
             places["sector"] = self.sector * SECTOR_SIZE + 1
@@ -114,12 +132,12 @@ class FaultOptions:
 
     @property
     def hits_max(self) -> int | None:
-        """How many requests the rule hits before it is used up; None: any number."""
+        """How many requests the rule hits before it is used up; None for any number."""
         return 1 if self.once else self.count
 
     @property
     def byte_range(self) -> tuple[int | None, int]:
-        """Where requests are concerned, from and to; None: wherever they are."""
+        """Start and end (bytes) of the range that a request must overlap; start None: anywhere."""
         if self.sector != -1:
             start = self.sector * SECTOR_SIZE
             return start, start + 1
