@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""How the core is run: one big lock, and coroutines that ask for what blocks.
+"""How the core is run: one big lock, and coroutines that ask for blocking work.
 
-`effects` are the two things that the core awaits: a blocking call, and a
-condition.  `routine` is a coroutine being run, with its two kinds of owner, a
-thread of nbdkit's and the main loop; `big_lock` advances routines and settles
-their conditions.  `clock` is time as the core sees it, `lock` a lock that
-coroutines take in the order in which they ask.
+- `effects`: the two things that a coroutine of the core can await, a blocking
+  call and a condition.
+- `routine`: a running coroutine, and its two kinds of owner: a worker thread of
+  nbdkit's, and the main loop.
+- `big_lock`: advances routines under the lock, and resumes those whose conditions
+  have come true.
+- `clock`: the time, which tests replace.
+- `lock`: a lock between coroutines, taken in the order in which they ask.
+
+Nothing in here knows what the coroutines do.
 """

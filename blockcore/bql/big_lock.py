@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""The big lock, and how coroutines of the core are run under it.
+"""The big lock, and the running of the core's coroutines under it.
 
-One lock protects the whole model.  A `Routine` is a coroutine of the core
-being run: under the lock it is advanced until it wants a blocking call, which
-its owner performs with the lock dropped, or until it waits for a condition.
-Whenever a region of the lock ends, the conditions of all waiting routines are
-looked at, and those that hold are advanced in place, in the order in which
-they came, until nothing moves (*settling*): no wake-up can be lost, nobody has
-to notify, and events leave in the order in which QEMU's coroutines, which are
-entered synchronously, would emit them.
+One lock protects the whole model.  A `Routine` is a running coroutine of the
+core.  It is advanced under the lock until it awaits a blocking call, which its
+owner performs with the lock dropped, or a condition.
 
-What a routine is, and who owns one, is in `routine`.
+*Settling*: at the end of each region of the lock, the conditions of all waiting
+routines are evaluated, and the routines whose conditions hold are advanced on
+the spot, in the order in which they began to wait, until no condition holds.
+So no wake-up can be lost, and code that makes a condition true notifies
+nothing.  Events are emitted in QEMU's order, because QEMU enters its coroutines
+synchronously as well.
+
+`routine` says what a routine is, and which kinds of owner there are.
 """
 
 from __future__ import annotations
@@ -24,18 +26,27 @@ from blockcore.bql.clock import Clock
 from blockcore.bql.routine import Core, LoopRoutine, Pool, Routine, ThreadRoutine, perform
 
 POLL_S = 0.1
-"""How often a parked guest request asks whether its client is still there."""
+"""Seconds between two looks of a parked guest request at whether its client is still connected.
+
+With more, a connection whose client has gone keeps its worker longer; with less,
+parked requests take more of the processor.
+"""
 
 POLL_S_PER_WAITER = 0.002
-"""Keeps the polls of any number of parked requests under 500 a second."""
+"""Seconds added to `POLL_S` for each parked request: together they poll under 500 times a second.
+
+Beyond 450 parked requests `POLL_S_MAX` comes first.
+"""
 
 POLL_S_MAX = 1.0
+"""Seconds after which a client that has gone is noticed at the latest."""
 
 
 class BigLock:
-    """The one lock, the routines that wait under it, and the settling of them.
+    """The one lock, and the routines that wait under it.
 
-    `pool` must be set before the first `spawn`.
+    The owner must set `pool` before the first `spawn`.  Where a docstring says
+    that the lock is held, the caller holds it; the other methods take it.
     """
 
     pool: Pool
@@ -49,10 +60,7 @@ class BigLock:
         self._deferred: list[Callable[[], None]] = []
 
     def region(self) -> BigLock:
-        """Hold the lock, as a context.
-
-        What has become possible meanwhile happens before it is left.
-        """
+        """Return a context that holds the lock, and settles before it releases the lock."""
         return self
 
     def __enter__(self) -> None:
@@ -62,21 +70,25 @@ class BigLock:
         self._leave()
 
     def defer(self, work: Callable[[], None]) -> None:
-        """Run `work` once, right after the current region, without the lock."""
+        """Run `work` right after the current region, without the lock; the lock is held now.
+
+        Equal work that is deferred several times in a region runs once.
+        """
         if work not in self._deferred:
             self._deferred.append(work)
 
     def poke(self) -> None:
-        """Settle: something that a condition looks at has changed without the lock."""
+        """Settle, because something that a condition depends on has changed without the lock."""
         with self.region():
             pass
 
     def run_in_thread(self, coro: Core, alive: Callable[[], bool]) -> Any:
-        """Run `coro` to its end on this thread, waiting where it waits; gives its result.
+        """Run `coro` to its end on this thread, and return its result or raise its exception.
 
-        `alive` is asked now and then during a wait.  Once it says no, or the
-        lock is closed, the coroutine is abandoned and OSError(ESHUTDOWN)
-        raised.
+        The thread performs the coroutine's calls itself, and sleeps while the
+        coroutine waits for a condition.  During a wait it calls `alive` now and
+        then, without the lock.  When that returns False, or when the lock is
+        closed, the coroutine is abandoned, and OSError(ESHUTDOWN) is raised.
         """
         routine = ThreadRoutine(coro)
         self._lock.acquire()
@@ -90,15 +102,18 @@ class BigLock:
             outcome = perform(call)
             self._lock.acquire()
             routine.advance(*outcome)
-            del outcome  # an exception that comes through here must not be held here
+            # An exception in it refers to this frame by its traceback: a cycle, which would keep
+            # the request's buffers until the garbage collector runs.
+            del outcome
         self._leave()
         return routine.outcome()
 
     def spawn(self, coro: Core, on_done: Callable[[Routine], None]) -> Routine:
-        """Start `coro` on the main loop; the lock is held.
+        """Start `coro`, owned by the main loop, and return its routine; the lock is held.
 
-        It runs at once, here, as far as it can.  `on_done` gets the routine,
-        under the lock, when it has ended.
+        It runs at once, on this thread, to its first effect that cannot be had
+        at once.  When it has ended, `on_done` gets the routine, under the lock,
+        on any thread.
         """
         routine = LoopRoutine(coro, self, on_done)
         self.advance(routine)
@@ -107,7 +122,11 @@ class BigLock:
     def advance(
         self, routine: Routine, value: Any = None, error: BaseException | None = None
     ) -> None:
-        """Advance a routine that somebody else owns, and tell its owner; the lock is held."""
+        """Advance a routine on a thread other than its owner's, and tell the owner.
+
+        `value` is the result of the effect, or `error` is thrown into the
+        coroutine.  The lock is held.
+        """
         routine.advance(value, error)
         error = None
         if routine.until is not None:
@@ -118,7 +137,7 @@ class BigLock:
         routine.moved()
 
     def forget(self, routine: Routine) -> None:
-        """Take a waiting routine out of the queue of its condition; the lock is held."""
+        """Remove a waiting routine from the queue of its condition; the lock is held."""
         assert routine.until is not None
         queue = self._waiting[routine.until.condition]
         queue.remove(routine)
@@ -126,7 +145,7 @@ class BigLock:
             del self._waiting[routine.until.condition]
 
     def close(self) -> None:
-        """Abandon all that waits, from now on: the process is ending."""
+        """Abandon all waiting routines, and all that begin to wait later: the process is ending."""
         with self.region():
             self.closing = True
             for queue in list(self._waiting.values()):
@@ -136,7 +155,7 @@ class BigLock:
                     routine.moved()
 
     def _wait(self, routine: Routine) -> None:
-        """Queue a routine by rank: nearly always at the end."""
+        """Queue a routine by rank: nearly always at the end, which is where the search begins."""
         until = routine.until
         assert until is not None
         queue = self._waiting.setdefault(until.condition, deque())
@@ -146,7 +165,7 @@ class BigLock:
         queue.insert(place, routine)
 
     def _leave(self) -> None:
-        """Settle and release; then do, unlocked, what the region has deferred."""
+        """Settle and release the lock; then run, without the lock, what the region has deferred."""
         try:
             if self._waiting:
                 self._settle()
@@ -159,20 +178,20 @@ class BigLock:
             work()
 
     def _settle(self) -> None:
-        """Advance the routines whose conditions hold, until none does.
-
-        A condition is looked at again before each routine it releases: the
-        one before may have changed what it depends on.
-        """
+        """Advance the routines whose conditions hold, until no condition holds."""
         while ready := [condition for condition in self._waiting if condition()]:
             for condition in ready:
                 for routine in list(self._waiting.get(condition, ())):
+                    # The routine before may have made the condition false, or ended this wait.
                     if routine.until is not None and condition():
                         self.forget(routine)
                         self.advance(routine, True)
 
     def _park(self, routine: ThreadRoutine, alive: Callable[[], bool]) -> None:
-        """Wait on this thread until the routine has moved on; called and left with the lock."""
+        """Sleep on this thread until the routine has been advanced, or its client has gone.
+
+        The lock is held at the call and at the return, and dropped during the sleep.
+        """
         if self.closing:
             routine.abandon()
             return
@@ -185,6 +204,7 @@ class BigLock:
             gone = self._watch(routine, alive)
             self._lock.acquire()
         self._parked.discard(routine)
+        # Under the lock: either another region has advanced the routine, or it still waits.
         if routine.until is not None:
             self.forget(routine)
             if gone:
@@ -193,11 +213,13 @@ class BigLock:
                 routine.advance(False)
 
     def _watch(self, routine: ThreadRoutine, alive: Callable[[], bool]) -> bool:
-        """Sleep until there is something to do for the routine; whether its client is gone.
+        """Sleep until the routine may have moved; return whether its client has gone.
 
-        The lock is not held: another region may move the routine on, to its
-        next wait even, before the caller has it.
+        The lock is not held.
         """
+        # Another region may advance the routine at any time, even to its next wait; the caller
+        # looks again under the lock.  The gate is cleared before `until` is looked at: a move
+        # after that look sets the gate again, so no move is missed.
         while routine.until is not None:
             if routine.gate.wait(self._patience_s(routine)):
                 routine.gate.clear()
@@ -208,11 +230,14 @@ class BigLock:
         return False
 
     def _overdue(self, routine: Routine) -> bool:
+        """Return whether the deadline of the routine's wait has passed."""
+        # Read once: without the lock (`_watch`) the wait may end between two reads.
         until = routine.until
         deadline_ns = None if until is None else until.deadline_ns
         return deadline_ns is not None and self.clock.monotonic_ns() >= deadline_ns
 
     def _patience_s(self, routine: Routine) -> float:
+        """Return how long to sleep before the next look at the client and the deadline."""
         patience = min(POLL_S + POLL_S_PER_WAITER * len(self._parked), POLL_S_MAX)
         until = routine.until
         if until is not None and until.deadline_ns is not None:

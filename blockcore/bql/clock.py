@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Time as the core sees it: injected, so that tests own it."""
+"""The time as the core sees it; tests and the simulator inject clocks of their own."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Two clocks, both in nanoseconds."""
+    """A monotonic and a real-time clock, both in nanoseconds; any thread may ask."""
 
     def monotonic_ns(self) -> int:
-        """For durations, deadlines and rate limits."""
+        """Return the time for durations, deadlines and rate limits."""
 
     def realtime_ns(self) -> int:
-        """Since the epoch, for the timestamp of an event."""
+        """Return the time since the epoch, for the timestamp of an event."""
 
 
 class SystemClock:
-    """The machine's own clocks."""
+    """The clocks of the operating system."""
 
     monotonic_ns = staticmethod(time.monotonic_ns)
     realtime_ns = staticmethod(time.time_ns)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""What the core asks for and never does itself: a blocking call, or a wait.
+"""Effects: what coroutines of the core await, and never do themselves.
 
-Core code consists of coroutines that run under the big lock (`big_lock.py`).  An
-``await`` of one of these two effects is the only place where the lock is
-dropped; a stretch of code between two awaits is therefore atomic, the same
-contract a QEMU coroutine has under the BQL.  Interpreters perform the effects:
-`big_lock.py` for real threads, `tests/support/sim.py` for the deterministic simulator.
+There are two: a blocking call (`Call`), and a wait for a condition (`Until`).
+Coroutines of the core run under the big lock, which is dropped only at an
+``await`` of an effect.  Code between two awaits is therefore atomic, as it is
+in a QEMU coroutine under the BQL.  Interpreters perform the effects:
+`big_lock.py` with real threads, `tests/support/sim.py` in the deterministic
+simulator.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ E = TypeVar("E", bound=BaseException)
 
 
 class Lane:
-    """Calls that share threads; what hangs in one lane keeps no other from going on.
+    """A set of calls that share threads, so that calls that hang hold up no other lane.
 
-    No more than `threads` of its calls are performed at a time; if they keep
-    processors busy, not more than is good for these.  Threads that guests'
-    requests bring along do not count.
+    At most `threads` calls of a lane are performed at a time.  `busy` says that
+    they keep a processor busy: the pool then has at most about one thread per
+    processor for them.  Calls of a guest's request have no lane: they are
+    performed on the worker thread that the request came on.
     """
 
     __slots__ = ("__weakref__", "busy", "name", "threads")
@@ -33,18 +35,22 @@ class Lane:
 
 
 GENERAL = Lane("pool", 4)
-"""Of all calls that are not told apart."""
+"""The lane of all calls that have no lane of their own.
+
+Four calls that hang stop all others of it, so a call that may hang has a lane
+of its own.
+"""
 
 COPYING = Lane("copy", 4, busy=True)
-"""Of those that keep a processor busy: at most, for fewer processors get fewer."""
+"""The lane of `Copy` calls; the pool has fewer threads for it where there are fewer processors."""
 
 
 class Call:
-    """Perform ``fn(*args)`` outside the lock; the await gives its result.
+    """The effect of performing ``fn(*args)`` outside the lock; the await gives its result.
 
-    `fn` may block (it is a system call or a thin wrapper of one).  An OSError
-    it raises is thrown into the coroutine: errno is the outcome of an I/O.
-    Any other exception is a bug and propagates the same way.
+    `fn` may block: it is a system call, or a thin wrapper of one.  An exception
+    that `fn` raises is thrown into the coroutine.  An OSError is the outcome of
+    an I/O; any other exception is a bug.
     """
 
     __slots__ = ("args", "fn")
@@ -59,13 +65,14 @@ class Call:
         return (yield self)
 
     def perform(self) -> Any:
+        """Perform the call, and return its result or raise what it raises."""
         return self.fn(*self.args)
 
 
 class Copy(Call):
-    """A call that moves data, mostly from memory to memory: it keeps a processor busy.
+    """A call that moves data, mostly from memory to memory, and so keeps a processor busy.
 
-    About as many of them are performed at a time as there are processors, and
+    The pool performs about as many of them at a time as there are processors,
     beside other calls, which mostly wait.
     """
 
@@ -75,11 +82,11 @@ class Copy(Call):
 
 
 class LaneCall(Call):
-    """A call that waits for somebody who may never answer: it has threads of a lane of its own."""
+    """A call that may hang, for example because a server does not answer: its lane is given."""
 
     __slots__ = ("lane",)
 
-    lane: Lane  # type: ignore[misc]  # of each, where others have one together
+    lane: Lane  # type: ignore[misc]  # an attribute of each call, not of the class
 
     def __init__(self, lane: Lane, fn: Callable[..., Any], *args: Any) -> None:
         super().__init__(fn, *args)
@@ -87,20 +94,25 @@ class LaneCall(Call):
 
 
 def kept(error: E) -> E:
-    """An outcome that is kept: without the trace, which keeps all that was at work with it."""
+    """Return an exception that is to be stored, without its traceback and its causes.
+
+    A traceback refers to frames, and so keeps alive everything that these
+    frames have, for example the buffers of a request.
+    """
     error.__context__ = error.__cause__ = None
     return error.with_traceback(None)
 
 
 class Until:
-    """Wait until ``condition()`` is true; the await gives True.
+    """The effect of waiting until ``condition()`` is true; the await gives True.
 
-    With `deadline_ns` (the machine clock's monotonic nanoseconds) the wait
-    ends at that moment at the latest, and the await gives False if the
-    condition still does not hold.  Conditions are pure, cheap and emit
-    nothing: interpreters evaluate them whenever a lock region ends.  Waiters
-    that share a condition resume in the order of their `rank`, those of one
-    rank in the order in which they came.
+    With `deadline_ns` (the clock's monotonic nanoseconds) the wait ends then at
+    the latest, and the await gives False if the condition does not hold.
+
+    A condition must be cheap and must change nothing: interpreters evaluate it
+    at the end of each region of the lock.  Waiters that share a condition
+    resume in ascending order of `rank`, and within a rank in the order in
+    which they began to wait.
     """
 
     __slots__ = ("condition", "deadline_ns", "rank")

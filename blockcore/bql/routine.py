@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""A coroutine of the core being run, and the two kinds of owner it can have.
+"""A running coroutine of the core, and the two kinds of owner that it can have.
 
-A thread that runs one routine to its end owns a `ThreadRoutine`: a guest
-request on its nbdkit worker.  The main loop owns `LoopRoutine`s and performs
-their calls on its pool: QMP commands, the machine's own loops, jobs.
+A guest request is a `ThreadRoutine`: its owner is the nbdkit worker that the
+request came on, which runs it to its end.  QMP commands, jobs and the machine's
+own loops are `LoopRoutine`s: their owner is the main loop, which has their calls
+performed on threads of its pool.
 """
 
 from __future__ import annotations
@@ -21,14 +22,19 @@ from blockcore.bql.effects import GENERAL, Call, Lane, Until
 Core = Coroutine[Any, Any, Any]
 
 TURN = 2
-"""Calls of one routine that a thread performs while others wait for it: a read and a write."""
+"""Calls of one routine that a pool's thread performs before it goes to others that wait.
+
+Two are a read and a write: one step of a copy, whose data stays in the cache.
+More would let others wait longer.
+"""
 
 
 class Routine:
-    """One coroutine of the core, somewhere between two of its effects.
+    """One coroutine of the core, at one of its effects or at its end.
 
-    Outside the lock it is in one of three states: `call` is to be performed
-    by the owner, `until` is waited for, or it is `done`.
+    Whenever the lock is free, exactly one of these is so: `call` is set, and
+    the owner has to perform it; `until` is set, and the routine waits; or it is
+    `done`, with a `result` or an `error`.
     """
 
     __slots__ = ("call", "coro", "done", "error", "result", "until")
@@ -42,7 +48,11 @@ class Routine:
         self.error: BaseException | None = None
 
     def advance(self, value: Any = None, error: BaseException | None = None) -> None:
-        """Run to the next effect that cannot be had at once; the lock is held."""
+        """Run to the next effect that cannot be had at once, or to the end; the lock is held.
+
+        `value` is the result of the present effect, or `error` is thrown into
+        the coroutine.  A condition that holds already is no wait.
+        """
         self.call = self.until = None
         try:
             while True:
@@ -62,18 +72,18 @@ class Routine:
                     return
                 value, error = True, None
         finally:
-            # The frames that it came through lead to this one.
+            # Its traceback leads to this frame: without the reference there is no cycle.
             error = None
 
     def moved(self) -> None:
-        """Tell the owner that somebody else has advanced the routine; the lock is held."""
+        """Tell the owner that another thread has advanced the routine; the lock is held."""
         raise NotImplementedError
 
     def abandon(self) -> None:
-        """End a waiting routine; its `finally` clauses run here, under the lock.
+        """End a waiting routine with ESHUTDOWN; its `finally` clauses run here, under the lock.
 
-        One that awaits something is cut short there: nobody is left to
-        perform it.
+        A clause that awaits is cut short at that await, because no owner
+        performs the effect any more.
         """
         self.until = None
         self.done, self.error = True, OSError(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))
@@ -85,22 +95,26 @@ class Routine:
                 if inspect.getcoroutinestate(self.coro) == inspect.CORO_CLOSED:  # a clause failed
                     self.error = exc
                     return
-                # It has awaited, and can be closed there.
+                # A clause has awaited (RuntimeError): the coroutine is closed again, there.
 
     def outcome(self) -> Any:
-        """The result of a routine that is done, or its exception raised, once."""
+        """Return the result of a routine that is done, or raise its exception; call this once."""
         assert self.done
         error, self.error = self.error, None
         try:
             if error is not None:
                 raise error
         finally:
-            del error
+            del error  # which refers to this frame by its traceback
         return self.result
 
 
 class Timer:
-    """What is to be done at a deadline, unless it is cancelled before; then nothing is kept."""
+    """Work for a deadline, which can be cancelled.
+
+    A cancelled timer drops its work at once, and with it the routine: the event
+    loop keeps the timer itself until the deadline.
+    """
 
     __slots__ = ("_work",)
 
@@ -109,52 +123,62 @@ class Timer:
 
     @property
     def cancelled(self) -> bool:
+        """Whether the timer was cancelled."""
         return self._work is None
 
     def cancel(self) -> None:
+        """Drop the work; the lock is held."""
         self._work = None
 
     def fire(self) -> None:
+        """Do the work, unless the timer was cancelled; without the lock."""
+        # Read once, for another thread may cancel here.  The work itself then finds, under the
+        # lock, that the routine's wait is over (`LoopRoutine._expire`).
         work = self._work
         if work is not None:
             work()
 
 
 class Pool(Protocol):
-    """What the main loop offers to `spawn`; `process/loop.py` has the real one."""
+    """The threads and timers of the main loop, for `LoopRoutine`s.
+
+    `process/loop.py` has the real pool.  All methods may be called on any
+    thread, under the lock, and do not block.
+    """
 
     def submit(self, work: Callable[[], None], lane: Lane) -> None:
-        """Run `work` soon, on a thread of that lane, which may block."""
+        """Run `work`, which may block, on a thread of that lane."""
 
     def is_wanted(self, lane: Lane) -> bool:
-        """Whether other work waits for a thread of that lane."""
+        """Return whether other work waits for a thread of that lane."""
 
     def call_at(self, deadline_ns: int, timer: Timer) -> None:
-        """Let `timer` fire when the monotonic clock reaches `deadline_ns`."""
+        """Let `timer` fire, on the main loop, when the monotonic clock reaches `deadline_ns`."""
 
 
 class Scheduler(Protocol):
-    """What a `LoopRoutine` needs of the big lock."""
+    """The big lock as a `LoopRoutine` needs it."""
 
     pool: Pool
 
     def region(self) -> AbstractContextManager[None]:
-        """Hold the lock."""
+        """Return a context that holds the lock."""
 
     def advance(
         self, routine: Routine, value: Any = None, error: BaseException | None = None
     ) -> None:
-        """Advance a routine and tell its owner; the lock is held."""
+        """Advance a routine, and tell its owner; the lock is held."""
 
     def forget(self, routine: Routine) -> None:
-        """Take a waiting routine out of its queue; the lock is held."""
+        """Remove a waiting routine from its queue; the lock is held."""
 
 
 class ThreadRoutine(Routine):
-    """Owned by the thread that called `run_in_thread`, which parks at `gate`.
+    """A routine whose owner is the thread that called `run_in_thread`.
 
-    Few routines ever wait, and an Event costs as much as a small read: `_park`
-    makes it.
+    The owner sleeps at `gate` while the routine waits.  Only `BigLock._park`
+    makes the gate, because few routines ever wait, and an Event costs as much
+    as a small read.
     """
 
     __slots__ = ("gate",)
@@ -166,12 +190,16 @@ class ThreadRoutine(Routine):
 
 
 class LoopRoutine(Routine):
-    """Owned by the main loop, which performs its calls on a pool.
+    """A routine whose owner is the main loop; its calls are performed on the loop's pool.
 
-    A thread of the pool goes on with the next call of the same routine, if it
-    is of the same lane: to hand it over costs as much as a small read, and what
-    was just read into memory is in that processor's cache when it is written.
-    If others wait for a thread, they get it after `TURN` calls.
+    The pool's thread that has performed a call also performs the routine's next
+    call, if that is of the same lane: handing a call over to another thread
+    costs as much as a small read, and data that was just read is in this
+    processor's cache when it is written.  If other work waits for a thread of
+    the lane, the thread goes to that work after `TURN` calls.
+
+    `_left` is above 0 only while such a thread advances the routine: how many
+    more calls the thread may perform.  `_lane` is the lane of that thread.
     """
 
     __slots__ = ("_lane", "_left", "_timer", "lock", "on_done")
@@ -194,6 +222,8 @@ class LoopRoutine(Routine):
         elif call is not None:
             lane = call.lane
             other = lane is not self._lane
+            # Submit the call, unless the thread that is in `_perform` goes on with it.  With 1
+            # left, that thread goes on as long as no other work waits for it.
             if not self._left or other or (self._left == 1 and pool.is_wanted(lane)):
                 self._left = 0
                 pool.submit(lambda: self._perform(call), lane)
@@ -209,31 +239,33 @@ class LoopRoutine(Routine):
             with self.lock.region():
                 self._left, self._lane = left, first.lane
                 self.lock.advance(self, *outcome)
-                del outcome  # an exception must not be held by a frame that it knows
+                del outcome  # an exception in it refers to this frame: a cycle
                 call = self.call if self._left else None
                 self._left = 0
             left = max(left - 1, 1)
 
     def _expire(self, until: Until) -> None:
+        """End a wait at its deadline, on the main loop."""
         with self.lock.region():
+            # Before this region the condition may have come true: then the routine is elsewhere.
             if self.until is until:
                 self.lock.forget(self)
                 self.lock.advance(self, False)
 
 
 def _without_this_frame(error: BaseException) -> BaseException:
-    """The exception that the caller has caught, with only what is below it in the traceback.
+    """Return an exception that the caller has caught, without the caller in its traceback.
 
-    An exception leads to every frame it came through.  If one of these leads to
-    the exception, both are left to the garbage collector, and so is all that a
-    request had in its hands.
+    A traceback refers to each frame that the exception came through.  If one of
+    these frames refers to the exception, there is a cycle: then everything that
+    a request had, buffers too, stays until the garbage collector runs.
     """
     trace = error.__traceback__
     return error.with_traceback(trace and trace.tb_next)
 
 
 def perform(call: Call) -> tuple[Any, BaseException | None]:
-    """Carry out a call, without the lock: its result, or what it raised."""
+    """Perform a call, without the lock; return its result and None, or None and what it raised."""
     try:
         return call.fn(*call.args), None
     except BaseException as exc:  # thrown into the coroutine, which knows what it means
@@ -241,9 +273,10 @@ def perform(call: Call) -> tuple[Any, BaseException | None]:
 
 
 def run_alone(coro: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine of the core where there is nobody else who could end a wait of it.
+    """Run a coroutine of the core to its end on this thread, where no other routine runs.
 
-    What would have to wait fails with ESHUTDOWN.
+    At the start and at the end of the process.  Nothing else could end a wait,
+    so a wait for a condition that does not hold fails with OSError(ESHUTDOWN).
     """
     value: Any = None
     error: BaseException | None = None
