@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The control protocol: QMP, without I/O.
+"""The control protocol QMP, without I/O.
 
-`session` is one client's conversation: bytes in, commands with checked arguments
-and replies out.  `output` is the queue of what the client is sent, as bytes, a
-bit at a time, `waiting` what it has sent behind a command that is not answered
-yet.  Nothing in here reads a socket, takes a lock or knows the time.
+- `session`: the conversation with one client: bytes in, commands with checked
+  arguments and replies out.
+- `output`: turns the messages for one client into bytes, a chunk at a time.
+- `waiting`: what a client has sent while an earlier command of its own runs.
+
+Nothing in here reads a socket, takes a lock or knows the time.
+`process.control` is the host: it calls a `Session` and an `Output` on the main
+loop.
 """

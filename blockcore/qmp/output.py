@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What one client is sent: messages out of a queue, as bytes, a bit at a time."""
+"""The messages for one client, as bytes in chunks of limited size."""
 
 from __future__ import annotations
 
@@ -9,21 +9,29 @@ from typing import Any, Final
 from blockcore.qapi.json.writer import Shared, at_once, pieces
 
 CHUNK: Final = 16 << 10
-"""About so many bytes are taken in one go."""
+"""Bytes after which a chunk is complete.
+
+A larger chunk would let other clients wait longer, a smaller one costs more calls.
+"""
 
 CHUNK_PIECES: Final = 500
+"""Pieces of text after which a chunk is complete, however small they are."""
 
 Message = dict[str, Any] | Shared
 
 
 class Broken(Exception):
-    """A message that cannot be written, of which the client has the beginning already."""
+    """A message that cannot be encoded, of which the client already has the beginning.
+
+    The cause is the exception of the encoder.  The connection is of no more use.
+    """
 
 
 class Output:
-    """Takes messages from `next_message`, which gives None when there is none.
+    """The encoder of one client's messages.
 
-    What a message that cannot be written is replaced by, `replacement` says.
+    `next_message` returns the next message, or None.  `replacement(message,
+    error)` returns the message to send in place of one that cannot be encoded.
     """
 
     def __init__(
@@ -32,9 +40,9 @@ class Output:
         replacement: Callable[[dict[str, Any], Exception], dict[str, Any]],
     ) -> None:
         self.replies = 0
-        """Bytes of replies that were taken; events are not counted."""
+        """Bytes of replies so far, without events; the host may lower it."""
         self.in_message = False
-        """Whether the rest of a message is still to come."""
+        """Whether `take` has returned a part of a message whose rest follows."""
         self._next_message = next_message
         self._replacement = replacement
         self._message: dict[str, Any] = {}
@@ -43,7 +51,10 @@ class Output:
         self._mark = 0
 
     def take(self) -> bytes:
-        """The next bytes to send; none if there is nothing."""
+        """Return the next bytes to send, or b"" if there is no message.
+
+        Raises `Broken`.
+        """
         chunk: list[str] = []
         size = 0
         while size < CHUNK and len(chunk) < CHUNK_PIECES:
@@ -62,7 +73,7 @@ class Output:
         return "".join(chunk).encode("ascii")
 
     def _begin(self, message: dict[str, Any]) -> str:
-        """All of a message, or nothing yet."""
+        """Begin a message; return all of it if it is short, else ""."""
         self._message = message
         try:
             text = at_once(message)
@@ -76,6 +87,11 @@ class Output:
         return text + "\r\n"
 
     def _next_piece(self, chunk: list[str]) -> str:
+        """Return the next piece of the message that has begun, or its end of line.
+
+        If the message cannot be encoded and nothing of it has been sent, its
+        pieces are taken out of `chunk` again, and its replacement begins.
+        """
         assert self._pieces is not None
         try:
             piece = next(self._pieces, None)

@@ -1,23 +1,27 @@
 # SPDX-License-Identifier: MIT
-"""One client's conversation: bytes in, commands and replies out, no I/O.
+"""The conversation with one QMP client, without I/O: bytes in, commands and replies out.
 
-The host feeds what it reads with `receive_data`, takes commands with
-`next_command` while there `may_be_command`, answers each with `reply` or
-`fail`, and sends what `take_message` gives, in that order, each message on a
-line of its own (`writer.pieces`).  Replies and events share one outbox,
-because their order is part of the protocol: STOP comes before the reply of
-`stop`.
+The host (`process.control`) passes input to `receive_data`.  It takes commands
+from `next_command` as long as `may_be_command()` is true, runs each, and
+answers it with `reply` or `fail`.  It sends the messages that `take_message`
+returns, in their order, each on a line of its own (`writer.pieces`).  Replies
+and events share one outbox, because their order is part of the protocol: STOP
+comes before the reply of `stop`.
 
-One command is outstanding at a time, so replies come in the order of requests.
-Input behind it waits, unless the client has enabled out-of-band execution: then
-it is looked at, what is to be executed out of band is, and some of the rest is kept.
-A host should not read more while `wants_data()` is false,
-and what it holds in the outbox is for the host to measure and to limit.  No
-call takes long, so that a host can serve others between any two.
-Everything that needs no command function is answered in here: malformed input,
-negotiation, unknown commands, arguments that do not fit.  Texts and the order
-of checks are QEMU's (`monitor/qmp.c`, `qapi/qmp-dispatch.c`); where
-QEMU's order is that of a hash table, known members come first.
+One command at a time is outstanding (taken and not answered), so that replies
+come in the order of the requests.  Input behind it waits.  If the client has
+enabled out-of-band execution, that input is parsed all the same: commands for
+out-of-band execution are returned at once, and a limited number of others is
+kept (`waiting`).
+
+The host should not read more input while `wants_data()` is false.  The host has
+to limit the size of the outbox.  No call takes long, so that the host can serve
+other clients between any two calls.
+
+Malformed input, negotiation, unknown commands and arguments that do not fit are
+answered here, without the host.  Messages and the order of checks are QEMU's
+(`monitor/qmp.c`, `qapi/qmp-dispatch.c`).  Where QEMU's order is that of a hash
+table, known members are checked first.
 """
 
 from __future__ import annotations
@@ -35,26 +39,28 @@ from blockcore.qapi.schema import Command, CommandTable, wire_without
 from blockcore.qmp.waiting import Waiting
 
 ARGUMENTS_SIZE: Final = 256 << 10
-"""What a command with arguments may have, in bytes and tokens; QEMU has no limit of its own.
+"""The greatest size (`Parsed.size`: bytes and tokens) of a command with arguments.
 
-They are looked at under the big lock, or with it, at one go.
+Arguments are checked and used in one go, partly under the big lock, so larger ones would hold
+up guests.  QEMU has no such limit.
 """
 
 
 class QMPCapability(StrEnum):
-    """What a client may enable.  Out-of-band execution is QEMU's only one."""
+    """The capabilities that a client may enable; QEMU too has only out-of-band execution."""
 
     OOB = "oob"
 
 
 @dataclass(slots=True, eq=False)
 class Invocation:
-    """A command to run: ``command.function(machine, **kwargs)``; nobody changes it.
+    """A command to run: ``command.function(machine, **kwargs)``.
 
-    (A frozen class would say so, and take three times as long to make.)
+    Immutable by convention: a frozen dataclass takes three times as long to
+    make, and there is one for each command.
 
-    `tags` holds the request's `id`, if it had one, as it goes into the reply.
-    One that is `oob` comes while another is outstanding, perhaps.
+    `tags` has the request's `id`, if there is one, as it goes into the reply.
+    An `oob` command has to be run at once, even if another one is outstanding.
     """
 
     command: Command
@@ -64,12 +70,15 @@ class Invocation:
 
     @property
     def id(self) -> Any:
-        """The request's `id`; None also if there was none."""
+        """The request's `id`, or None if there is none."""
         return self.tags.get("id")
 
 
 NEGOTIATION: Final = CommandTable()
-"""`qmp_capabilities`; a complete table includes this, so that introspection lists it."""
+"""The table with `qmp_capabilities`.
+
+A complete table includes this one, so that introspection lists the command.
+"""
 
 
 @NEGOTIATION.command("qmp_capabilities")
@@ -93,16 +102,20 @@ _NEGOTIATE: Final = NEGOTIATION.commands["qmp_capabilities"]
 
 
 def _raise(what: str, error: Exception) -> QmpError:
+    """Raise a bug, where no host reports it."""
     raise error
 
 
 class Session:
     """The state of one connection.
 
-    `table` has the commands; `version` is the greeting's ``VersionInfo``
-    object, as it goes on the wire.  What is in `absent` is not there for the
-    client (`qemu.Release.absent`).  `on_bug` is told who has raised what nobody
-    may raise, and gives what the client is told.
+    `table` has the commands; `version` is the greeting's VersionInfo object in
+    wire form.  Names in `absent` do not exist for the client
+    (`qemu.Release.absent`).  `on_bug(where, error)` reports an exception that
+    must not happen, and returns the error for the client.
+
+    All calls come from one thread, except that another thread, under the big
+    lock, may call `reply`, `fail` or `send_event`.
     """
 
     def __init__(
@@ -127,37 +140,38 @@ class Session:
         self._waiting = Waiting()
 
     def greeting(self) -> dict[str, Any]:
-        """What the server says first."""
+        """Return the message that the server sends first."""
         capabilities = [capability.value for capability in QMPCapability]
         return {"QMP": {"version": self._version, "capabilities": capabilities}}
 
     @property
     def negotiated(self) -> bool:
-        """The client has got past `qmp_capabilities`; it is sent events from here on."""
+        """Whether `qmp_capabilities` has succeeded; from then on the client is sent events."""
         return self._negotiated
 
     def wants_data(self) -> bool:
-        """A command could be run, and there is no input left that could contain one."""
+        """Return whether a command may be run, and no input is left that could contain one."""
         if self._outstanding is None:
             return not self._waiting.items and self._input.exhausted()
         return self._oob and self._waiting.has_room() and self._input.exhausted()
 
     def may_be_command(self) -> bool:
-        """A command could be run, and there is input that could contain one."""
+        """Return whether a command may be run, and there is input that could contain one."""
         if self._outstanding is None:
             return bool(self._waiting.items) or not self._input.exhausted()
         return self._oob and self._waiting.has_room() and not self._input.exhausted()
 
     def receive_data(self, data: bytes) -> None:
-        """Append input.  It takes effect with the next calls of `next_command`."""
+        """Append input; the next calls of `next_command` parse it."""
         self._input.feed(data)
 
     def next_command(self) -> Invocation | None:
-        """The command to run, if there is one in the next piece of the input.
+        """Parse the next piece of the input, and return the command in it, or None.
 
-        What cannot be run is answered.  Another thread may answer the
-        outstanding command meanwhile.
+        A request that cannot be run is answered here.
         """
+        # Another thread may answer the outstanding command between any two of these steps.  Then
+        # `_outstanding` becomes None, never anything else: only this thread sets a new one.
         if self._outstanding is None and self._waiting.items:
             return self._next_in_turn(self._waiting.pop())
         item = self._pull() if self.may_be_command() else None
@@ -172,6 +186,7 @@ class Session:
         return self._next_in_turn(self._waiting.pop()) if self._outstanding is None else None
 
     def _next_in_turn(self, item: Parsed | ParseError) -> Invocation | None:
+        """Answer an item, or make it the outstanding command and return that."""
         if isinstance(item, ParseError):
             self._answer_error(QmpError(item.desc), {})
         else:
@@ -179,6 +194,7 @@ class Session:
         return self._outstanding
 
     def _pull(self) -> Parsed | ParseError | None:
+        """Parse the next piece of the input; a bug of the parser is answered, not raised."""
         try:
             return self._input.pull()
         except Exception as exc:
@@ -187,29 +203,28 @@ class Session:
             return None
 
     def reply(self, invocation: Invocation, result: Any) -> None:
-        """Answer the outstanding command with what its function returned."""
+        """Answer a command with the result of its function; the big lock is held."""
         self._complete(invocation)
         self._answer(result, invocation.tags)
 
     def fail(self, invocation: Invocation, error: QmpError) -> None:
-        """Answer the outstanding command with an error."""
+        """Answer a command with an error; the big lock is held."""
         self._complete(invocation)
         self._answer_error(error, invocation.tags)
 
     def send_event(self, event: dict[str, Any] | Shared) -> None:
-        """Put an event (in wire form) into the outbox, unless negotiation is not finished."""
+        """Put an event (in wire form) into the outbox, if the client has finished negotiation."""
         if self._negotiated:
             self.outbox.append(event)
 
     def take_message(self) -> dict[str, Any] | Shared | None:
-        """The message that has to be sent next, out of the outbox.
-
-        Another thread may add to it meanwhile.
-        """
+        """Remove the next message to send from the outbox, and return it; None if there is none."""
+        # Another thread may append meanwhile: both ends of a deque may be used at once, and only
+        # this thread removes.
         return self.outbox.popleft() if self.outbox else None
 
     def enable(self, capabilities: list[QMPCapability]) -> None:
-        """Choose capabilities; QmpError if that has been done before."""
+        """Enable capabilities; raise QmpError after negotiation (qmp_capabilities)."""
         if self._negotiated:
             raise QmpError(
                 "Capabilities negotiation is already complete, command ignored",
@@ -218,7 +233,7 @@ class Session:
         self._oob = QMPCapability.OOB in capabilities
 
     def _invocation(self, item: Parsed) -> Invocation | None:
-        """What the host has to run for a request; None if it has been answered already."""
+        """Check a request; return the command to run, or None if it has been answered here."""
         request = item.value
         tags = {"id": request["id"]} if type(request) is dict and "id" in request else {}
         try:
@@ -240,7 +255,10 @@ class Session:
         return None
 
     def _check(self, request: Any) -> None:
-        """Raise QmpError unless `request` has the form of a command."""
+        """Raise QmpError unless `request` has the form of a command (qmp_dispatch_check_obj)."""
+        # First whether out-of-band execution is known at all to this client, then known members
+        # by their types, then unknown members, then combinations: QEMU's order, except that
+        # QEMU walks a hash table where this goes by the order of `_MEMBERS` and of the input.
         if type(request) is not dict:
             raise QmpError("QMP input must be a JSON object")
         if "exec-oob" in request and not self._oob:
@@ -257,6 +275,7 @@ class Session:
             raise QmpError("QMP input lacks member 'execute'")
 
     def _lookup(self, request: dict[str, Any]) -> Command:
+        """Return the command that a request names, or raise QmpError (qmp_dispatch)."""
         name = request.get("execute", request.get("exec-oob"))
         not_found = QapiErrorClass.COMMAND_NOT_FOUND
         if name == _NEGOTIATE.name:
@@ -273,6 +292,7 @@ class Session:
         return command
 
     def _complete(self, invocation: Invocation) -> None:
+        """Let the next command run: this one is about to be answered."""
         if invocation.oob:
             assert invocation is self._out_of_band, "not the command out of band"
             self._out_of_band = None
@@ -289,10 +309,10 @@ class Session:
 
 
 def _is_oob(request: Any) -> bool:
-    """Whether a request does not wait for those before it (qmp_is_oob)."""
+    """Return whether a request does not wait for earlier ones (qmp_is_oob)."""
     return type(request) is dict and "exec-oob" in request and "execute" not in request
 
 
 def error_reply(error: QmpError) -> dict[str, Any]:
-    """The message that tells of an error, without an `id`."""
+    """Return the reply for an error, without an `id` (qmp_error_response)."""
     return {"error": {"class": error.error_class.value, "desc": error.desc}}

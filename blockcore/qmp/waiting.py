@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a client has sent behind the command that is outstanding, and is kept for later."""
+"""The queue of what a client has sent behind its outstanding command."""
 
 from __future__ import annotations
 
@@ -9,32 +9,35 @@ from typing import Final
 from blockcore.qapi.json.stream import Parsed, ParseError
 
 LENGTH: Final = 8
-"""So many wait, as in QEMU (QMP_REQ_QUEUE_LEN_MAX).
+"""The number of items that may wait, as in QEMU (QMP_REQ_QUEUE_LEN_MAX).
 
-Behind them nothing is looked at, also nothing that is to be executed out of band.
+Input behind them is not parsed, so that also a command to be executed out of band has to wait.
 """
 
 SIZE: Final = 256 << 10
-"""If they have this size together, no more are kept; QEMU has no such limit."""
+"""The size of all items (`Parsed.size`) from which no more are kept.
+
+QEMU has no such limit; without one, a client could have the server keep 8 values of 64 MiB each.
+"""
 
 Item = Parsed | ParseError
 
 
 class Waiting:
-    """A queue of values and errors of the input; `items` is for looking at."""
+    """A bounded queue of parsed values and errors; `items` has them, oldest first."""
 
     def __init__(self) -> None:
         self.items: deque[Item] = deque()
 
     def has_room(self) -> bool:
-        """Whether one more may be kept."""
+        """Return whether one more item may be kept."""
         sizes = (item.size for item in self.items if isinstance(item, Parsed))
         return len(self.items) < LENGTH and sum(sizes) < SIZE
 
     def push(self, item: Item) -> None:
-        """Keep one more."""
+        """Append an item."""
         self.items.append(item)
 
     def pop(self) -> Item:
-        """The first one, which waits no more."""
+        """Remove the oldest item and return it."""
         return self.items.popleft()
