@@ -17,17 +17,19 @@ PATIENCE_S = 30  # nothing waits longer, so that a mistake does not hang the run
 class Qmp:
     """The control socket of a machine: commands, and events in the order of their arrival."""
 
-    def __init__(self, control, log):
-        self.control, self.messages, self.log = control, control.makefile(), log
+    def __init__(self, control, process, log):
+        self.control, self.messages = control, control.makefile()
+        self.process, self.log = process, log
         self.events = []
         self.receive()  # the greeting
         self("qmp_capabilities")
 
     def receive(self):
         """The next message; TimeoutError if there is none in time."""
-        line = self.messages.readline()
-        assert line, f"the machine has ended; its log:\n{self.log.read_text()}"
-        return json.loads(line)
+        if line := self.messages.readline():
+            return json.loads(line)
+        self.process.wait(PATIENCE_S)  # its log is complete then
+        raise AssertionError(f"the machine has ended; its log:\n{self.log.read_text()}")
 
     def __call__(self, command, **arguments):
         self.control.sendall(json.dumps({"execute": command, "arguments": arguments}).encode())
@@ -60,7 +62,7 @@ def machine(tmp_path):
         try:
             control.settimeout(PATIENCE_S)
             control.connect(ready["control"])
-            yield ready["drives"]["vda"], Qmp(control, log)
+            yield ready["drives"]["vda"], Qmp(control, process, log)
         finally:
             process.terminate()  # a program that still waits for its disk is disconnected
 
