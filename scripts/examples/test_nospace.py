@@ -18,9 +18,8 @@ class Qmp:
     """The control socket of a machine: commands, and events in the order of their arrival."""
 
     def __init__(self, control, process, log):
-        self.control, self.messages = control, control.makefile()
+        self.control, self.messages, self.events = control, control.makefile(), []
         self.process, self.log = process, log
-        self.events = []
         self.receive()  # the greeting
         self("qmp_capabilities")
 
