@@ -50,10 +50,9 @@ def machine(tmp_path):
     (tmp_path / "disk.img").write_bytes(bytes(16 << 20))
     drive = f"drive=id=vda,file={tmp_path}/disk.img,format=raw,rerror=stop,werror=enospc"
     log = tmp_path / "machine.log"
+    serve = ["faultline", "serve", drive]
     with log.open("w") as stderr:
-        process = subprocess.Popen(
-            ["faultline", "serve", drive], stdout=subprocess.PIPE, stderr=stderr
-        )
+        process = subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=stderr)
     with process, socket.socket(socket.AF_UNIX) as control:
         ready = process.stdout.readline()  # comes when both sockets accept
         assert ready, f"the machine did not start:\n{log.read_text()}"
