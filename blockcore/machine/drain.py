@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Drained sections: no guest has a request at some nodes, and no job works on them.
+"""Drained sections: no guest has a request at certain nodes, and no job works on them.
 
-(bdrv_drained_begin.)  Guests' new requests wait, those under way end; jobs
-pause, and those that are started meanwhile begin with that.
+(bdrv_drained_begin.)  When a section begins, guests' new requests wait, and the
+requests under way end.  The jobs on the nodes pause.  A job that is started
+while the section lasts pauses before it begins.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from blockcore.nodes.graph.graph import BlockGraph
 from blockcore.nodes.node import BlockNode
 
 PATIENCE_NS = 50_000_000
-"""For what is under way elsewhere to end, where QEMU waits for it as long as it takes."""
+"""How long a section of all nodes waits for requests and jobs to come to rest, in ns.
+
+QEMU waits for them as long as it takes.  Here a server that hangs under one
+drive must not hold up the others: a longer wait delays every stop and every
+transaction by that much while a server hangs, a shorter one gives up on
+requests that a busy host merely delays.
+"""
 
 
 class Drainable(Protocol):
@@ -32,11 +39,12 @@ class Drainable(Protocol):
 
 
 class Drain:
-    """One section, around everything that can reach one of `nodes`.
+    """One drained section, around every drive and job that can reach one of `nodes`.
 
-    As a context it is settled at its beginning, unless `deadline_ns` comes
-    before; there are `begin`, `settled`, `end` or `leave` for those who need
-    them one by one.
+    `async with` begins the section, waits until it is settled, but not beyond
+    `deadline_ns` (of the monotonic clock), and leaves the section at the end.
+    A caller that needs the steps one by one calls `begin`, `settled`, and
+    `leave` or `end`.
     """
 
     def __init__(
@@ -61,7 +69,10 @@ class Drain:
         await self.leave()
 
     def begin(self) -> None:
-        """Nobody begins anything from now on."""
+        """Begin the section: hold the drives' new requests, ask the jobs to pause.
+
+        Requests that have begun go on; `settled` waits for them.
+        """
         self._host.drains.append(self)
         for blk in self._above:
             self._held.enter_context(blk.quiesced())
@@ -69,7 +80,10 @@ class Drain:
             self.meets(job)
 
     def meets(self, job: BlockJob) -> None:
-        """Let a job pause if the section concerns it."""
+        """Ask a job to pause if the section concerns one of its nodes.
+
+        A job that starts calls this for every section under way (`BlockJob.start`).
+        """
         if self._concerns(job.nodes):
             self._jobs.append(job)
             job.pause()
@@ -77,14 +91,17 @@ class Drain:
     async def settled(
         self, but: BlockJob | None = None, *, deadline_ns: int | None = None
     ) -> bool:
-        """Wait until all that had begun has ended; the job `but` is who wants it so.
+        """Wait until the requests have ended and the jobs have paused.
 
-        Not beyond a deadline; whether it has ended.
+        Do not wait for the job `but`: it is the caller, and cannot pause while it
+        waits.  Do not wait beyond `deadline_ns` (of the monotonic clock).  Return
+        whether everything has come to rest.
         """
         all_have = True
         for blk in self._above:
             all_have &= await Until(blk.quiet, deadline_ns)
-            # Who has the section may flush the nodes, which have to know that there is something.
+            # The owner of the section may flush the nodes.  They do not know yet of the writes on
+            # the shortcut, and would see nothing to flush.
             blk.publish_traces()
         for job in list(self._jobs):
             if job is not but:
@@ -92,42 +109,47 @@ class Drain:
         return all_have
 
     def jobs_are_quiescent(self) -> bool:
-        """Whether the jobs have paused."""
+        """Return whether the jobs have paused."""
         return all(job.quiescent() for job in self._jobs)
 
     def jobs_go_on(self) -> bool:
-        """After `end`: whether the jobs have noticed it."""
+        """Return whether the jobs have noticed the end of the section."""
         return all(job.entry_taken() for job in self._jobs)
 
     def end(self) -> None:
-        """All go on."""
+        """End the section: guests' requests and jobs go on.  Does not wait for the jobs."""
         self._host.drains.remove(self)
         self._held.close()
         for job in self._jobs:
             job.resume()
 
     async def leave(self) -> None:
-        """`end`, and wait until the jobs have noticed it."""
+        """End the section, and wait until the jobs have noticed it."""
         self.end()
         await self.noticed()
 
     async def noticed(self) -> None:
-        """After `end`: wait until the jobs go on, as in QEMU, which enters them."""
+        """Wait, after `end`, until the jobs have gone on.
+
+        QEMU enters the jobs when the section ends, so that their events come before
+        the reply to the command that had the section.
+        """
         await Until(self.jobs_go_on)
 
     @contextmanager
     def guests_held(self) -> Iterator[None]:
-        """New requests of the drives wait meanwhile; jobs go on."""
+        """Hold new requests of the drives inside the context; jobs go on."""
         with ExitStack() as stack:
             for blk in self._above:
                 stack.enter_context(blk.quiesced())
             yield
 
     async def settled_beside_others(self, clock: Clock) -> None:
-        """Drain everything for a moment, as QEMU does, but wait for these nodes only.
+        """Drain all nodes, as QEMU does, until the nodes of this section have come to rest.
 
-        What works elsewhere comes to rest as far as that is soon done: a
-        server that hangs under another drive concerns nobody here.
+        Requests and jobs elsewhere get `PATIENCE_NS` to come to rest.  If that is not
+        enough, they go on, and only the nodes of this section are waited for: a
+        server that hangs under another drive must not hold up the caller.
         """
         everything = Drain(self._host, self._host.graph.nodes.values())
         everything.begin()
@@ -136,6 +158,7 @@ class Drain:
             self.begin()
             try:
                 if not await everything.settled(deadline_ns=clock.monotonic_ns() + PATIENCE_NS):
+                    # Something hangs.  If it is elsewhere, the other nodes must not wait for it.
                     all_held.close()
                     await self.settled()
             finally:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Sections in which a command changes the graph of a running machine, and what it does there."""
+"""What commands do when they change the graph of a running machine.
+
+A command has its turn first (`changing_graph`), so that no other command changes
+that part of the graph; then it opens, reopens or closes nodes.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +30,22 @@ def _is_backend(parent: object) -> bool:
 
 
 def changing_graph(machine: Machine, *names: str | None) -> Turn:
-    """As a context: nobody else changes what is connected with the nodes of these names.
+    """Return a context in which no other command changes the part of the graph around some nodes.
 
-    Commands take turns there, as in QEMU.  Names of drives stand for their
-    roots; what does not exist keeps nobody from anything.
+    The part is everything that is connected with the nodes of these `names`.
+    The name of a drive stands for its root.  A name of nothing, or None, is left
+    out.  Commands on one part take turns, in the order in which they have come;
+    in QEMU they do because the monitor runs one command at a time.
     """
     return machine.graph.changing.part(lambda: machine.find.existing(names))
 
 
 @contextmanager
 def using(node: BlockNode, perm: Perm) -> Iterator[None]:
-    """A command needs permissions on a node meanwhile; QmpError if it cannot have them."""
+    """Have a permission on a node inside the context, as a user of the node.
+
+    Raise QmpError if other users of the node do not share the permission.
+    """
     user = NodeUser(perm)
     add_user(node, user, [node])
     try:
@@ -46,7 +55,11 @@ def using(node: BlockNode, perm: Perm) -> Iterator[None]:
 
 
 async def reopen_nodes(machine: Machine, changes: list[reopen.Change]) -> None:
-    """Give nodes other options or children, all or none; QmpError."""
+    """Give nodes other options or children, all of them or none (bdrv_reopen_multiple).
+
+    The nodes are drained meanwhile.  Raise QmpError if a change is impossible
+    or its I/O fails.
+    """
     async with Drain(machine, [change.node for change in changes]):
         try:
             await reopen.reopen(machine.graph, changes)
@@ -55,12 +68,15 @@ async def reopen_nodes(machine: Machine, changes: list[reopen.Change]) -> None:
 
 
 async def set_read_only(machine: Machine, node: BlockNode, read_only: bool) -> None:
-    """Reopen a node and what was opened with it (bdrv_reopen_set_read_only); QmpError."""
+    """Reopen a node, and what was opened with it, read-only or writable; raise QmpError.
+
+    (bdrv_reopen_set_read_only.)
+    """
     await reopen_nodes(machine, reopen.read_only_changes(machine.graph, node, read_only))
 
 
 async def blockdev_add(machine: Machine, options: BlockdevOptions) -> None:
-    """Open a node of the monitor's; QmpError in QEMU's words."""
+    """Open a node that belongs to the monitor (qmp_blockdev_add); raise QmpError if that fails."""
     if options.node_name is None:
         raise QmpError("'node-name' must be specified for the root node")
     node = await machine.graph.open(options)
@@ -68,7 +84,10 @@ async def blockdev_add(machine: Machine, options: BlockdevOptions) -> None:
 
 
 async def blockdev_del(machine: Machine, node_name: str) -> None:
-    """Close a node of the monitor's; QmpError if there is none or it is in use."""
+    """Close a node of the monitor's (qmp_blockdev_del); raise QmpError if there is none, or a user.
+
+    The order of the checks is QEMU's: it decides which error is given.
+    """
     node = machine.find.node(node_name)
     if any(_is_backend(parent) for parent in node.parents):
         raise QmpError(f"Node {node_name} is in use")
@@ -79,6 +98,7 @@ async def blockdev_del(machine: Machine, node_name: str) -> None:
         raise QmpError(f"Block device {node_name} is in use")
     node.monitor_owned = False
     await machine.graph.release(node)
+    # The end of one node may have closed others below it: forget the responders of all of them.
     machine.volume_responders = {
         name: responder
         for name, responder in machine.volume_responders.items()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How nodes and drives are found by the names that users give.
+"""Looking up nodes and drives by the names that users give.
 
 | by                       | `Lookup`         | what is found; the error            |
 |--------------------------|------------------|-------------------------------------|
@@ -11,11 +11,12 @@
 | `node-name` alone        | `node`           | the node; Failed to find node       |
 | `device`, `node-name`    | `node_or_device` | the drive's root, or the node;      |
 |                          |                  | Cannot find device='...'            |
-| the same, for jobs       | `root_node`      | the same, if no node or job is      |
-|                          |                  | above; Need a root block node       |
-| the same, for rules      | `data_node`      | a drive's root, or what it shows    |
-|                          |                  | below filters of jobs, or the node  |
-| the same, many of them   | `existing`       | the nodes that are there; no error  |
+| both, for jobs           | `root_node`      | the drive's root, or the node, if   |
+|                          |                  | no node or job is above it; Need a  |
+|                          |                  | root block node                     |
+| a drive's or node's      | `data_node`      | what a drive shows below filters of |
+| name, for rules          |                  | jobs, or the node                   |
+| several of either        | `existing`       | the nodes that are there; no error  |
 | a node                   | `drives_above`   | drives whose requests can reach it  |
 
 A child that a definition names is found by `BlockGraph`, which knows nodes
@@ -34,22 +35,25 @@ from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import QapiErrorClass, QmpError
 
 PERIPHERAL = "/machine/peripheral"
-"""Where QOM has the devices that users have given an id."""
+"""The QOM path of the devices that users have given an id."""
 
 
 class Lookup:
-    """Finds drives and nodes of one machine."""
+    """Finds drives and nodes of one machine.
+
+    Every method is called under the big lock; errors are QmpError in QEMU's words.
+    """
 
     def __init__(self, backends: Sequence[BlockBackend], graph: BlockGraph) -> None:
         self._backends = backends
         self._graph = graph
 
     def drive(self, name: str) -> BlockBackend | None:
-        """Return the drive of that name (blk_by_name); anonymous drives have none."""
+        """Return the drive of that name (blk_by_name), or None; anonymous drives have no name."""
         return next((blk for blk in self._backends if name and blk.name == name), None)
 
     def drive_on(self, name: str) -> BlockBackend:
-        """Return the drive of that name, or the one on the node of that name; or QmpError."""
+        """Return the drive of that name, or the drive on the node of that name; raise QmpError."""
         root = self.node_or_device(name, name)
         blk = self.drive(name) or next((one for one in self._backends if one.root is root), None)
         if blk is None:
@@ -57,11 +61,12 @@ class Lookup:
         return blk
 
     def drive_or_qdev(self, device: str | None, qdev: str | None) -> BlockBackend:
-        """Return the drive by its name or by its device's path; QmpError unless one is given.
+        """Return the drive by its name or by its device's path; raise QmpError unless one is given.
 
-        A path that does not begin at the root begins at the devices of users, so
-        that an id is one (find_device_state).  The id of a virtio-blk-pci names
-        the PCI device around the one that has the drive.
+        A path that does not begin at the root of QOM begins at the devices that users
+        have named, so that an id is a path (find_device_state).  The id of a
+        virtio-blk-pci names the PCI device around the device that has the drive: QEMU
+        says then that there is no drive.
         """
         if (device is None) == (qdev is None):
             raise QmpError("Need exactly one of 'device' and 'id'")
@@ -84,14 +89,17 @@ class Lookup:
         return (blk for blk in self._backends if node in self._graph.subtree(blk.root))
 
     def node(self, name: str) -> BlockNode:
-        """Return the node of that name; QmpError."""
+        """Return the node of that name; raise QmpError if there is none."""
         node = self._graph.nodes.get(name)
         if node is None:
             raise QmpError(f"Failed to find node with node-name='{name}'")
         return node
 
     def node_or_device(self, device: str | None, node_name: str | None) -> BlockNode:
-        """Return a drive's root by its name, else a node by its own (bdrv_lookup_bs); QmpError."""
+        """Return the root of the drive `device`, else the node `node_name` (bdrv_lookup_bs).
+
+        Raise QmpError if there is neither.
+        """
         blk = self.drive(device) if device is not None else None
         node = blk.root if blk else self._graph.nodes.get(node_name or "")
         if node is None:
@@ -99,7 +107,10 @@ class Lookup:
         return node
 
     def root_node(self, name: str) -> BlockNode:
-        """Return a drive's root, or a node that no other is above of, and no job; QmpError."""
+        """Return a drive's root, or a node without a node or job above it (qmp_get_root_bs).
+
+        Raise QmpError if there is none, or if it has no medium.
+        """
         node = self.node_or_device(name, name)
         if node.node_parents or any(isinstance(parent, JobUser) for parent in node.parents):
             raise QmpError("Need a root block node")
@@ -107,7 +118,11 @@ class Lookup:
         return node
 
     def data_node(self, name: str) -> BlockNode:
-        """Return a node by its name or a drive's: then below filters that go when a job does."""
+        """Return a node by its name, or what the drive of that name shows; raise QmpError.
+
+        For a drive the filters of jobs are skipped: they go when the job goes, and a
+        rule on them would go too.
+        """
         node = self.node_or_device(name, name)
         if node.node_name != name:
             while node.of_job and node.filtered is not None:
@@ -115,7 +130,7 @@ class Lookup:
         return node
 
     def existing(self, names: Iterable[str | None]) -> Iterator[BlockNode]:
-        """Yield the nodes of these names, and the roots of drives, as far as they exist."""
+        """Yield the nodes of these names, and the roots of drives so named; skip other names."""
         for name in names:
             blk = None if name is None else self.drive(name)
             node = self._graph.nodes.get(name or "") if blk is None else blk.root
@@ -123,13 +138,13 @@ class Lookup:
                 yield node
 
     def fault_rules(self) -> Iterator[tuple[BlockNode, FaultRule]]:
-        """Yield all fault rules there are, each with its node."""
+        """Yield all fault rules, each with its node."""
         for node in self._graph.nodes.values():
             if node.faults is not None:
                 yield from ((node, rule) for rule in list(node.faults.rules))
 
     def is_shown(self, node: BlockNode) -> bool:
-        """Say whether a drive is as long as the node, because it shows what is there as it is.
+        """Return whether a drive is exactly as long as the node, because it shows the node's data.
 
         Other nodes may grow: files of images, backing files, targets.
         """
@@ -138,11 +153,11 @@ class Lookup:
         return any(parent.shows_child and self.is_shown(parent) for parent in node.node_parents)
 
     def is_inserted(self, node: BlockNode) -> bool:
-        """Say whether a node has a medium, and all that it is on (bdrv_is_inserted)."""
+        """Return whether the node and all nodes below it have a medium (bdrv_is_inserted)."""
         return all(below.inserted for below in self._graph.subtree(node))
 
     def check_medium(self, node: BlockNode) -> None:
-        """Raise QmpError if a node has no medium, or is on one that has none."""
+        """Raise QmpError if the node, or a node below it, has no medium."""
         if not self.is_inserted(node):
             raise QmpError("Device has no medium")
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""One emulated machine: its run state, nodes, drives, and what moves them.
+"""One emulated machine: its run state, nodes, drives and jobs, and what changes them.
 
-Everything here is called under the big lock.  What takes time is a coroutine
-of the core.
+Every method is called under the big lock.  A method that has to wait is a
+coroutine of the core, which awaits effects and performs no I/O itself.
 """
 
 from __future__ import annotations
@@ -33,24 +33,31 @@ from blockcore.rules.throttle import ThrottleConfig
 from blockcore.rules.throttle_group import ThrottleGroups
 
 CANCEL_NS = 500_000_000
-"""For jobs to come to an end before the process does; one may hang at its target."""
+"""How long `quit` waits for the jobs to end, in ns.
+
+A job may hang at its target for ever, and the end of the process is to be
+soon: a longer wait delays it by that much, a shorter one cuts off jobs whose
+last request is merely slow.
+"""
 
 Listener = Callable[[Event, int], None]
-"""Gets an event and its time, in nanoseconds since the epoch."""
+"""Receives an event and its time, in nanoseconds since the epoch."""
 
 
 def _unheard(_warning: str) -> None:
-    """Where there is no log."""
+    """Drop a warning: the default where there is no log."""
 
 
 class Machine:
-    """The object that every command receives.
+    """The emulated machine: the object that every command receives.
 
-    `qemu` is the release whose answers are given.  `region` holds the big lock,
-    for threads that do not have it.  `allow_backing` limits what images may name
-    as their backing files.  `warn` is for whoever runs the machine.
-    `spawn` starts a coroutine of the core that nobody waits for; it is set by
-    whoever runs the machine.
+    `random` gives numbers in [0, 1).  `region` returns a context that holds the
+    big lock, for threads that do not have it.  `directory` is where relative file
+    names begin.  `qemu` is the release whose behaviour is followed.
+    `allow_backing` limits the files that images may name as their backing files.
+    `warn` writes a line in the log.  `spawn` starts a coroutine of the core that
+    no caller waits for; the interpreter of the coroutines sets it.  `concerns`
+    is another number whenever a shortcut past a node may no longer be right.
     """
 
     spawn: Callable[[Coroutine[Any, Any, None]], None]
@@ -94,82 +101,91 @@ class Machine:
         self.stopping = Stopping(self)
 
     def bug(self, where: str, error: Exception) -> None:
-        """Tell of an exception that must not happen; it is raised while nobody listens."""
+        """Report an exception that must not happen; raise it if there is no `on_bug`."""
         if self.on_bug is None:
             raise error
         self.on_bug(where, error)
 
     def emit(self, event: Event) -> None:
-        """Send an event to every client, in order."""
+        """Send an event to every client; events leave in the order of the calls."""
         now_ns = self.clock.realtime_ns()
         for listener in self.listeners:
             listener(event, now_ns)
 
     def concerns_changed(self) -> None:
-        """Let nobody go past nodes who has not decided anew: drives, and jobs (`concerns`).
+        """Invalidate all shortcuts past nodes.
 
-        Rules, bitmaps, limits, links and the run state call it themselves.
+        Drives decide anew with the next request; jobs that copy past nodes see that
+        `concerns` differs.  Rules, bitmaps, limits, links and the run state call this
+        themselves when they change.
         """
         self.concerns += 1
         for blk in self.backends:
             blk.concerns_changed()
 
     def shortcut_slots(self) -> Iterator[Slot]:
-        """The slots of all drives: whoever may be on the shortcut."""
+        """Return the slots of all drives: one for each thread that may be on the shortcut."""
         return (slot for blk in self.backends for slot in blk.slots)
 
     def device_of(self, node: object) -> str:
-        """The name of the drive that has the node as its root, or empty."""
+        """Return the name of the drive whose root the node is, or "" (bdrv_get_device_name)."""
         return next((blk.name for blk in self.backends if blk.root is node), "")
 
     def add_backend(self, blk: BlockBackend) -> None:
-        """Attach a drive to its root node and put it into service; QmpError if that cannot be."""
+        """Attach a drive to its root node and put it into service.
+
+        Raise QmpError if other users of the node do not allow it.
+        """
         add_user(blk.root, blk, self.graph.nodes.values())
         self.backends.append(blk)
 
     def all_drained(self, patience_ns: int | None = None) -> Drain:
-        """A drained section of everything (bdrv_drain_all_begin).
+        """Return a drained section of all nodes, for `async with` (bdrv_drain_all_begin).
 
-        It is settled, but for what takes longer than `patience_ns`.
+        The section is settled when the context begins, except for requests and jobs
+        that take longer than `patience_ns`; None waits for all of them.
         """
         deadline_ns = None if patience_ns is None else self.clock.monotonic_ns() + patience_ns
         return Drain(self, self.graph.nodes.values(), deadline_ns)
 
     async def leave_shortcuts(self, node: BlockNode) -> None:
-        """Wait until the requests have ended that went past the node on a shortcut.
+        """Wait until no request is past the node on a shortcut.
 
-        To be called once something concerns new ones.
+        Call this after a change that concerns new requests (`concerns_changed`):
+        requests that were on the shortcut already did not see the change.
         """
         for blk in self.find.drives_above(node):
             if not blk.shortcut_idle():
+                # Without the section new requests could follow each other on the shortcut for ever.
                 with blk.quiesced():
                     await Until(blk.shortcut_idle)
 
     def set_throttle(self, blk: BlockBackend, config: ThrottleConfig, group: str) -> None:
-        """Put a drive under limits that it shares with its group; QmpError if they are wrong.
+        """Put a drive under limits that it shares with its group; raise QmpError if they are wrong.
 
-        New limits are the whole group's; no limit at all takes the drive out
-        of its group.
+        New limits hold for the whole group (throttle_group_config).  A configuration
+        without limits takes the drive out of its group.
         """
         config.validate()
         now_ns = self.clock.monotonic_ns()
         blk.throttle = self.throttle_groups.limit(blk.throttle, config, group, now_ns)
 
     async def close(self) -> None:
-        """Close all nodes: nobody sends requests any more, and the process is ending."""
+        """Close all nodes.  No guest or job sends requests any more: the process is ending."""
         for blk in self.backends:
             blk.publish_traces()
         await self.graph.close_all()
 
     async def stop(self, state: RunState) -> None:
-        """Stop as do_vm_stop does: the event, then let in-flight requests end, then flush."""
+        """Stop as do_vm_stop does: say STOP, let the requests in flight end, flush."""
         await self.stopping.stop(state)
 
     def cont(self) -> None:
-        """Run again: every io-status becomes ok, then RESUME, then held requests are retried.
+        """Run again: make every io-status ok, say RESUME, retry the held requests (qmp_cont).
 
         QEMU forgets the io-status of anonymous drives here (recorded:
-        guest-blockdev-anonymous-iostatus); this machine resets them all.
+        guest-blockdev-anonymous-iostatus); this machine resets them all.  Raise
+        QmpError after a shutdown.
         """
         if self.vm.state is RunState.SHUTDOWN:
             raise QmpError("Resetting the Virtual Machine is required")
@@ -180,7 +196,11 @@ class Machine:
         self.vm.start()
 
     async def reset(self) -> None:
-        """system_reset: held requests are dropped, and a stopped machine is in prelaunch."""
+        """Reset the devices (system_reset): drop the held requests.
+
+        In a running machine wait for the requests in flight; a stopped machine enters
+        prelaunch.
+        """
         self.emit(Reset(guest=False, reason=ShutdownCause.HOST_QMP_SYSTEM_RESET))
         for blk in self.backends:
             blk.drop_held()
@@ -190,7 +210,7 @@ class Machine:
             self.vm.set(RunState.PRELAUNCH)
 
     def quit(self, cause: ShutdownCause) -> None:
-        """Say SHUTDOWN, once, never run again, and begin to cancel the jobs."""
+        """Say SHUTDOWN, enter that state for good, begin to cancel the jobs; only once."""
         if self.quit_requested:
             return
         self.quit_requested = True
@@ -200,17 +220,18 @@ class Machine:
             self.spawn(self._cancel_jobs())
 
     async def jobs_ended(self) -> None:
-        """After `quit`: wait until all jobs are over, but not for ever."""
+        """Wait, after `quit`, until all jobs are over, but not longer than `CANCEL_NS`."""
         await Until(self._has_no_jobs, self.clock.monotonic_ns() + CANCEL_NS)
 
     async def _cancel_jobs(self) -> None:
-        """End all jobs before the process ends (job_cancel_sync_all), with everything drained."""
+        """Cancel all jobs at the end of the process, all nodes drained (job_cancel_sync_all)."""
         async with self.all_drained(PATIENCE_NS):
             while self.jobs:
                 job = self.jobs[0]
                 if job.status is JobStatus.CONCLUDED:
                     job.dismiss()
                     continue
+                # A job that takes its last steps can no longer be cancelled; it ends by itself.
                 if not job.is_cancelled and not job.txn.finalizing:
                     await job.cancel()
                 await Until(partial(self._is_over, job))

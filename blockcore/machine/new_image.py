@@ -21,7 +21,7 @@ _NO_BACKING = QmpError("Block format 'qcow2' does not support the option 'backin
 
 
 class NewImageMode(StrEnum):
-    """Whether a command makes the image or finds it."""
+    """Whether a command makes the image or finds it there.  QAPI's NewImageMode."""
 
     EXISTING = "existing"
     ABSOLUTE_PATHS = "absolute-paths"
@@ -36,10 +36,11 @@ def opened_like(
     read_only: bool = False,
     with_backing: bool = False,
 ) -> BlockdevOptions:
-    """The definition of an image with the cache mode of a node, and that discards as it does.
+    """Return the definition of an image that is opened with the cache mode and discards of `node`.
 
-    A backing file is not opened, unless it is to be (BDRV_O_NO_BACKING).
-    Without a format it is probed.  QmpError if the name cannot be understood.
+    The image's backing file is not opened, unless `with_backing` (BDRV_O_NO_BACKING).
+    Without `image_format` the format is probed.  Raise QmpError if `filename`
+    cannot be understood, or names a backing file although `with_backing` is not set.
     """
     flat = {} if image_format is None else {"driver": image_format}
     flat |= {} if node_name is None else {"node-name": node_name}
@@ -51,6 +52,9 @@ def opened_like(
         auto_read_only=node.options.auto_read_only,
         discard=BlockdevDiscardOptions.UNMAP if unmap else BlockdevDiscardOptions.IGNORE,
     )
+    # What follows says "no backing file", in the form that each kind of definition has for it:
+    # a probed one passes options on to the format that is found; a format without backing files
+    # needs nothing.  A `json:` file name that names a backing file contradicts it.
     if with_backing:
         return definition
     if isinstance(definition, BlockdevOptionsProbed):

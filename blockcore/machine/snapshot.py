@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""External snapshots: an overlay takes the place of a node, which becomes its backing file."""
+"""External snapshots: an overlay takes the place of a node, which becomes its backing file.
+
+(QEMU's `blockdev.c`: external_snapshot_action.)  The functions prepare an action
+of a transaction: they do what can fail, and register the rest on it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,11 @@ async def prepare_snapshot_sync(
     mode: NewImageMode,
     node_name: str | None,
 ) -> None:
-    """Make or open the image `filename` and put it over `old`; QmpError."""
+    """Make or open the image `filename` and put it over `old`; raise QmpError.
+
+    `image_format` is the format in which the image is made or opened,
+    `node_name` the name of its node (None: one is made up).
+    """
     await _prepare_old(machine, old)
     if mode is not NewImageMode.EXISTING:
         backing = BackingFile(old.filename, old.driver)
@@ -38,7 +46,7 @@ async def prepare_snapshot_sync(
     )
 
     async def let_go() -> None:
-        """Nobody uses the overlay: it is not needed after all, or `old` had no user itself."""
+        """Close the overlay if nothing uses it: after an abort, or if `old` had no user."""
         await machine.graph.release(overlay)
 
     transaction.on_abort(let_go)
@@ -49,7 +57,7 @@ async def prepare_snapshot_sync(
 async def prepare_snapshot(
     machine: Machine, transaction: Transaction, old: BlockNode, overlay: BlockNode
 ) -> None:
-    """Put a node that exists over `old`; QmpError."""
+    """Put a node that exists over `old`; raise QmpError."""
     await _prepare_old(machine, old)
     await put_over(machine, transaction, old, overlay)
 
@@ -68,10 +76,13 @@ async def _prepare_old(machine: Machine, old: BlockNode) -> None:
 async def put_over(
     machine: Machine, transaction: Transaction, old: BlockNode, overlay: BlockNode
 ) -> None:
-    """Let `overlay` take the place of `old`, on which it is from now on (bdrv_append).
+    """Let `overlay` take the place of `old`, which becomes its backing file (bdrv_append).
 
-    Undone if the transaction fails; at its commit `old` becomes read-only.
+    Raise QmpError if the overlay is in use, is a filter, has a backing file or
+    cannot have one.  The change is made at once, and undone if the transaction
+    fails; at the commit `old` becomes read-only.
     """
+    # The order of the checks is QEMU's (external_snapshot_action): it decides which error is given.
     if needed(overlay)[0] & Perm.CONSISTENT_READ:
         raise QmpError("The overlay is already in use")
     if overlay.filters is not None:
@@ -92,7 +103,11 @@ async def put_over(
         change.replace(old, overlay)
 
     async def commit() -> None:
-        """Where reads are kept, the old root has to stay writable, and an error is nobody's."""
+        """Make `old` read-only, where it may be (external_snapshot_commit).
+
+        A failure is not reported.  A node that copies on read writes to itself, and has to
+        stay writable.
+        """
         if old.copies_on_read or old.read_only:
             return
         try:

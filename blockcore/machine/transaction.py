@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Several changes, all of them or none: QMP's `transaction`.
+"""Several changes, all of them or none: the engine of QMP's `transaction`.
 
 Every action is *prepared*, in order: it does what can fail, and registers what
-is to be done at the commit or in order to undo it.  If one fails, what the
-others have registered for that case happens in reverse order.
+the commit does and what undoes the preparation.  If an action fails, what the
+earlier actions have registered for an abort happens in reverse order.
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ from blockcore.nodes.node import BlockNode
 T = TypeVar("T")
 
 Step = Callable[[], Awaitable[None] | None]
-"""Something that does not fail; a coroutine function or a plain one."""
+"""A step of a commit or an abort, which does not fail; a coroutine function or a plain one."""
 
 
 class ActionCompletionMode(StrEnum):
-    """Whether jobs that a transaction starts succeed and fail each for itself, or together."""
+    """Whether the jobs of a transaction succeed and fail each for itself, or together."""
 
     INDIVIDUAL = "individual"
     GROUPED = "grouped"
 
 
 class Transaction:
-    """One transaction under way; `completion_mode` is for actions that start jobs.
+    """One transaction under way.
 
-    Jobs that are to succeed or fail together share `job_txn`.  With
-    `newest_first` the commit goes through the actions the other way round.
+    `completion_mode` is for actions that start jobs.  Jobs that succeed or fail
+    together share `job_txn`, else it is None.  With `newest_first` the commit
+    takes the actions in reverse order.  `async with` keeps nodes drained that
+    actions drain.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class Transaction:
         await drain.settled()
 
     async def __aenter__(self) -> None:
-        """What actions drain is so until the end of this."""
+        """Begin the context, at whose end the nodes that actions have drained go on."""
 
     async def __aexit__(self, *_: object) -> None:
         drains = self._ordered(self._drains)
@@ -68,15 +70,15 @@ class Transaction:
             await drain.noticed()
 
     def on_commit(self, step: Step) -> None:
-        """Do this once all actions have been prepared."""
+        """Register a step for the commit, when all actions have been prepared."""
         self._commit.append(step)
 
     def on_abort(self, step: Step) -> None:
-        """Do this if this action, after it was registered, or another one has failed."""
+        """Register a step that undoes what was prepared, if this action or a later one fails."""
         self._abort.append(step)
 
     async def commit(self) -> None:
-        """Carry out what was registered, in order."""
+        """Carry out what was registered with `on_commit`, in the order of the release."""
         for step in self._ordered(self._commit):
             await _take(step)
 
@@ -84,7 +86,7 @@ class Transaction:
         return registered[::-1] if self._newest_first else list(registered)
 
     async def abort(self) -> None:
-        """Undo, last things first."""
+        """Undo all preparations, the last one first."""
         for step in reversed(self._abort):
             await _take(step)
 

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""The storage manager that extends a thin volume in time, or too late, as oVirt's vdsm does.
+"""A storage manager that extends a thin volume in time, or too late, as oVirt's vdsm does.
 
-It arms the write threshold of the `file` node somewhat below the physical size.
-When a write goes past it, the manager takes a while, extends the volume by a
-chunk and arms the threshold anew.  A guest that writes faster than that runs
-into the end of the volume: if the machine stopped for it, it is told to go on
-after the extension.
+The manager arms the write threshold of the `file` node somewhat below the
+physical size.  When a write goes past the threshold, the manager takes a while,
+extends the volume by a chunk and arms the threshold anew.  A guest that writes
+faster than that runs into the end of the volume: if the machine stopped for it,
+the manager lets the machine go on after the extension.
 
-The machine plays it itself, so that a bench without a manager has the cycle.
-All that is random is how long an extension takes, and `seed` decides that.
+The machine plays the manager itself, so that a test bench without one has the
+cycle.  The only random thing is how long an extension takes, and `seed` decides
+that.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ class Managed(Clocked, Runs, Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponderOptions:
-    """Bytes, and milliseconds.
+    """The settings of a manager: sizes in bytes, times in milliseconds.
 
-    The threshold is `free` bytes below the physical size.  An extension takes
-    between `latency_min_ms` and `latency_max_ms`.
+    The threshold is `free` bytes below the physical size.  An extension adds
+    `chunk` bytes and takes between `latency_min_ms` and `latency_max_ms`.
     """
 
     free: int
@@ -49,7 +50,7 @@ class ResponderOptions:
     seed: int = 0
 
     def latency_ms(self, number: int) -> int:
-        """How long extension `number` (0, 1...) takes: the same for the same seed."""
+        """Return how long extension `number` (0, 1...) takes, in ms; `seed` alone decides it."""
         span = self.latency_max_ms - self.latency_min_ms + 1
         return self.latency_min_ms + _mixed(self.seed + number) % span
 
@@ -63,10 +64,11 @@ def make_options(
     latency_max_ms: int,
     seed: int,
 ) -> ResponderOptions:
-    """Options from a client's numbers; QmpError if they make no sense.
+    """Return the options for a client's numbers; raise QmpError if they make no sense.
 
-    `threshold` is in bytes.  `percent` is vdsm's volume_utilization_percent:
-    so much of the last chunk may be in use before the next one is due.
+    `threshold` and `chunk` are in bytes.  `percent` is vdsm's
+    volume_utilization_percent: when so much of the last chunk is in use, the next
+    one is due.  Without `threshold` and `percent` that is 20, as in vdsm.
     """
     if chunk <= 0:
         raise QmpError("Parameter 'chunk' expects a value greater than zero")
@@ -87,9 +89,10 @@ def make_options(
 
 
 class VolumeResponder:
-    """Looks after the volume under one node until it is told to stop, or the node is closed.
+    """The manager of one volume, until it is told to stop or the node is closed.
 
-    While it does, the node's write threshold is its own.
+    Meanwhile it owns the node's write threshold.  `extensions` and `resumes`
+    count what it has done.
     """
 
     def __init__(self, host: Managed, node: BlockNode, options: ResponderOptions) -> None:
@@ -106,11 +109,11 @@ class VolumeResponder:
 
     @property
     def threshold(self) -> int:
-        """Where the next extension falls due, in bytes; never 0, which would disarm."""
+        """The byte at which the next extension falls due; never 0, which would disarm."""
         return max(self._volume.physical_size - self.options.free, 1)
 
     async def run(self) -> None:
-        """The manager's life: a coroutine of the core."""
+        """Extend the volume whenever it is due, until `stop`: a coroutine of the core."""
         while not self._is_over():
             self._arm()
             await Until(self._has_work)
@@ -120,11 +123,12 @@ class VolumeResponder:
                 await self._extend()
             if self._is_starved():
                 self._resume()
+        # Another threshold is a user's, who has set it since.
         if self._node.write_threshold == self._armed:
             self._node.set_write_threshold(0)
 
     def stop(self) -> None:
-        """Let go of the volume; an extension under way does not come."""
+        """Let go of the volume; an extension under way is not carried out."""
         self._stopped = True
 
     def _is_over(self) -> bool:
@@ -136,21 +140,25 @@ class VolumeResponder:
             self._node.set_write_threshold(self._armed)
 
     def _crossed(self) -> bool:
-        """Whether a write went past the threshold, be it before that was armed.
+        """Return whether a write went past the threshold, even if before the threshold was armed.
 
-        QEMU would never report such a one; vdsm makes up the event it missed.
+        QEMU does not report such a write; vdsm makes up for the event it missed.
         """
         return self._volume.demand > self.threshold
 
     def _disarmed(self) -> bool:
-        """By a discard, for example: there is nothing to extend, but it has to be armed again."""
+        """Return whether the threshold is no longer the manager's, and has to be armed again.
+
+        Other requests than writes set it off too, for example discards: then there is
+        nothing to extend.
+        """
         return self._node.write_threshold != self._armed
 
     def _has_work(self) -> bool:
         return self._is_over() or self._crossed() or self._disarmed() or self._is_starved()
 
     def _is_starved(self) -> bool:
-        """Whether the machine stands still because of a write that this volume refused."""
+        """Return whether the machine stands still because of a write that this volume refused."""
         return (
             self._host.vm.state is RunState.IO_ERROR
             and self._volume.refusals > self._refusals_seen
@@ -174,7 +182,7 @@ class VolumeResponder:
 
 
 def _mixed(number: int) -> int:
-    """A 64-bit hash (the finalizer of splitmix64)."""
+    """Return a 64-bit hash of `number` (the finalizer of splitmix64)."""
     z = (number + 0x9E3779B97F4A7C15) & _MASK
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
