@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Which backing files the images themselves may name.
+"""The directories in which images may name their backing files (``allow-backing=``).
 
-A name in an image's header opens any file that the server may read, and any
-server that it may reach, as in QEMU.  Whoever serves images of others can say
-in which directories what they name has to be; what a user defines is not
-concerned.
+Without a limit, a name in an image's header can open any file that this process
+may read, and any server that it can reach, as in QEMU.  With untrusted images,
+``allow-backing=`` restricts these names to some directories.  Backing files that
+a user defines are not restricted.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from blockcore.qapi.names import QmpError
 
 @dataclass(frozen=True, slots=True)
 class AllowedBacking:
-    """The directories, as they were typed; none at all, or None for no limit."""
+    """The allowed directories as they were typed; () allows no file, None any name."""
 
     directories: tuple[str, ...] | None = None
 
     def refusal(self, name: str, resolve: Callable[[str], str]) -> str | None:
-        """Why an image may not name a backing file so; None if it may.
+        """Return why an image may not name the backing file `name`, or None if it may.
 
-        `name` is the full one.  `resolve` gives the absolute path without
-        symbolic links: what is opened in the end counts.
+        `name` is the full name, after it was combined with the image's own.
+        `resolve` returns a path's absolute form without symbolic links: the file
+        that would be opened counts, not the spelling of its name.
         """
         if self.directories is None:
             return None
@@ -44,7 +45,7 @@ ANY: Final = AllowedBacking()
 
 
 def parse_allowed(text: str) -> AllowedBacking:
-    """``none``, or directories separated by colons; QmpError for anything else."""
+    """Parse ``none`` or directories separated by colons; raise QmpError for an empty one."""
     if text == "none":
         return AllowedBacking(())
     directories = text.split(":")
@@ -54,7 +55,7 @@ def parse_allowed(text: str) -> AllowedBacking:
 
 
 def path_of(name: str) -> str | None:
-    """The path that a file name stands for; None if it is a name of something else."""
+    """Return the path that a file name stands for, or None if it names something else."""
     try:
         is_file = protocol_of(name) == "file" and not name.startswith("json:")
     except QmpError:

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""blkdebug's rules as text: the file a `config` names, and ``-drive``'s flat keys.
+"""Parser of blkdebug's rules: the file that `config` names, and flat keys of ``-drive``.
 
 The file consists of ``[inject-error]`` and ``[set-state]`` groups of lines
-``key = "value"``; the spaces and the quotes are required, what follows the
-closing quote is ignored, and ``#`` begins a comment in the first column only.
+``key = "value"``.  The quotes are required, text after the closing quote is
+ignored, and ``#`` begins a comment in the first column only.
 A group may carry an id, ``[inject-error "name"]``.
 
-Messages are QEMU 7.2's, as are the checks and, between groups, their order.
-Two are ours, where QEMU's contain a line break: a group or a value that is not
-closed on its line is a ``parse error``.
+The messages and the checks are QEMU 7.2's; between groups, also the order of
+the checks (qemu_config_foreach, then blkdebug's add_rule).  One message is not
+QEMU's: a group or a value that is not closed on its line is a ``parse error``
+here, while QEMU's message would contain the line break.
 """
 
 from __future__ import annotations
@@ -34,17 +35,19 @@ RULE_KEYS: Final = {
     SET_STATE: ("event", "state", "new_state"),
 }
 
-# Possessive quantifiers, because sscanf, which QEMU reads these with, does not backtrack.
+# QEMU reads these lines with sscanf, which does not backtrack, into fields of 63 and 1023
+# characters: hence the possessive quantifiers and their limits.  The last group of each pattern
+# is the closing bracket or quote, which sscanf does not insist on.
 _NAMED_GROUP = re.compile(r'\[\s*(\S{1,63}+)\s*"([^"]{1,63}+)("?)')
 _GROUP = re.compile(r"\[([^\]]{1,63}+)(\]?)")
 _PARAMETER = re.compile(r'\s*(\S{1,63}+)(?:\s*=\s*"([^"]{0,1023}+)("?))?')
 
 
 def parse_blkdebug_config(text: str) -> tuple[list[InjectError], list[SetState]]:
-    """Read a rule file; QmpError for the first thing wrong with it.
+    """Parse the text of a rule file; raise QmpError for the first mistake in it.
 
-    QEMU reads all groups before it looks at events, and makes the inject-error
-    rules before the set-state rules.
+    As in QEMU, all groups are read before any event is checked, and the
+    inject-error rules are made before the set-state rules.
     """
     groups: list[tuple[str, dict[str, str]]] = []
     for line in text.splitlines():
@@ -64,7 +67,10 @@ def parse_blkdebug_config(text: str) -> tuple[list[InjectError], list[SetState]]
 
 
 def _group(line: str) -> tuple[str, dict[str, str]] | None:
-    """A group's name and first options (its id), or None if the line begins no group."""
+    """Return the name and the id of the group that a line begins, or None if it begins none.
+
+    The id is in the dictionary that will take the group's options.
+    """
     options: dict[str, str] = {}
     if match := _NAMED_GROUP.match(line):
         options["id"] = match[2]
@@ -87,7 +93,7 @@ def _parameter(line: str, groups: list[tuple[str, dict[str, str]]]) -> None:
 
 
 def _end_group(groups: list[tuple[str, dict[str, str]]]) -> None:
-    """Check the keys and the types of the group that has just ended."""
+    """Check the keys and the types of the options in the last group."""
     if not groups:
         return
     name, options = groups[-1]
@@ -110,7 +116,7 @@ def _check_ids(groups: list[tuple[str, dict[str, str]]]) -> None:
 
 
 def inject_error(options: Mapping[str, str]) -> InjectError:
-    """An inject-error rule from untyped options; QmpError if event or a value is wrong."""
+    """Make an inject-error rule from untyped options; raise QmpError if one is wrong."""
     event = _event(options)
     typed = {key: _typed(key, value) for key, value in options.items() if key != "id"}
     iotype = options.get("iotype")
@@ -126,7 +132,10 @@ def inject_error(options: Mapping[str, str]) -> InjectError:
 
 
 def set_state(options: Mapping[str, str]) -> SetState:
-    """A set-state rule from untyped options; without new_state, the state becomes 0."""
+    """Make a set-state rule from untyped options; raise QmpError if one is wrong.
+
+    Without new_state, the rule sets state 0 (add_rule's default).
+    """
     event = _event(options)
     typed = {key: _typed(key, value) for key, value in options.items() if key != "id"}
     return SetState(
@@ -135,7 +144,7 @@ def set_state(options: Mapping[str, str]) -> SetState:
 
 
 def enum_value(enum: type[E], text: str) -> E:
-    """The member of `enum` spelt `text`, or QmpError as QEMU's block drivers word it."""
+    """Return the member of `enum` spelt `text`, or raise QmpError (qapi_enum_parse)."""
     try:
         return enum(text)
     except ValueError:
@@ -154,6 +163,7 @@ def _typed(key: str, text: str) -> str | int | bool:
     if key == "errno" and (number := errno_named(text)) is not None:
         return number
     if key in ("state", "new_state", "errno", "sector"):
+        # QEMU's numbers are uint64_t, which add_rule assigns to signed fields: -1 wraps.
         number = opt_number(text, key)
         return number - (1 << 64) if number >> 63 else number
     return text

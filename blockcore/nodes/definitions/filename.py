@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""File names as ``-drive file=`` takes them; `shown_filename` has the way back.
+"""Parser of file names as ``-drive file=`` takes them; `shown_filename` is the inverse.
 
-A name stands for flat options, whose keys are dotted: ``blkdebug:c:disk`` is
-``driver=blkdebug,config=c,image.driver=file,image.filename=disk``.  Nothing is
-looked up or made absolute here: paths stay as the user typed them.
+A name stands for flat options with dotted keys: ``blkdebug:c:disk`` is
+``driver=blkdebug,config=c,image.driver=file,image.filename=disk``.  No file is
+looked up, and no path is made absolute: paths stay as the user typed them.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from blockcore.qapi.keyval import NESTING_MAX, flatten
 from blockcore.qapi.names import QmpError
 
 Flat = dict[str, str | int | bool]
-"""Options of one node and, under prefixes, of its children."""
+"""Options of one node and, with dotted prefixes, of its children."""
 
 JSON_NAME_MAX = 64 << 10
-"""A ``json:`` name is taken apart under the big lock."""
+"""Longest ``json:`` name, in characters.
+
+The name is parsed under the big lock, while all guests wait.
+"""
 
 _PROTOCOL = re.compile(r"([^:/]*):")
 _INET = re.compile(r"(?:\[([^\]]*)\]|([^:]*)):([^,]+)")
@@ -30,7 +33,10 @@ _EXPORT_NAME = ":exportname="
 
 
 def parse_filename(filename: str) -> Flat:
-    """The options that a file name of any kind stands for; QmpError in QEMU's words."""
+    """Return the options that a file name of any kind stands for.
+
+    Raises QmpError, in QEMU's words, if the name is malformed.
+    """
     if filename.startswith("json:"):
         return parse_json_filename(filename)
     driver = protocol_of(filename)
@@ -38,9 +44,10 @@ def parse_filename(filename: str) -> Flat:
 
 
 def parse_json_filename(filename: str) -> Flat:
-    """The options in a ``json:{...}`` name; members that are null count as not given.
+    """Return the options in a ``json:{...}`` name, or raise QmpError.
 
-    A backing file that is null is none.
+    A member that is null counts as not given, except ``backing``: null means
+    no backing file there, which flat options spell as an empty string.
     """
     if len(filename) > JSON_NAME_MAX:
         raise QmpError("Could not parse the JSON options: File name too long")
@@ -59,7 +66,10 @@ def parse_json_filename(filename: str) -> Flat:
 
 
 def protocol_of(filename: str) -> str:
-    """The driver that a name's prefix asks for; a name without a prefix is a file."""
+    """Return the driver that the prefix of a name asks for; without one it is ``file``.
+
+    Raises QmpError for an unknown prefix (bdrv_find_protocol).
+    """
     match = _PROTOCOL.match(filename)
     if match is None:
         return "file"
@@ -71,7 +81,11 @@ def protocol_of(filename: str) -> str:
 
 
 def _parse_file(filename: str) -> Flat:
-    """``file:a:b`` becomes ``./a:b``, so that it is not taken for a prefix again."""
+    """Parse ``file:PATH``.
+
+    ``file:a:b`` becomes ``./a:b``: the ``a:`` would be taken for a prefix if the
+    path were parsed again (bdrv_parse_filename_strip_prefix).
+    """
     path = filename.removeprefix("file:")
     if path != filename and _PROTOCOL.match(path):
         path = f"./{path}"
@@ -85,7 +99,7 @@ def _parse_null(filename: str) -> Flat:
 
 
 def _parse_blkdebug(filename: str) -> Flat:
-    """``blkdebug:CONF:IMAGE``; a name without the prefix is the image's."""
+    """Parse ``blkdebug:CONF:IMAGE``; a name without the prefix is the name of the image."""
     config, image = "", filename
     if filename.startswith("blkdebug:"):
         config, colon, image = filename.removeprefix("blkdebug:").partition(":")
@@ -117,11 +131,15 @@ def _parse_nbd(filename: str) -> Flat:
 
 
 def _parse_nbd_uri(filename: str) -> Flat:
-    """``nbd://host[:port][/export]`` or ``nbd+unix:///[export]?socket=path``."""
+    """Parse ``nbd://host[:port][/export]`` or ``nbd+unix:///[export]?socket=path``.
+
+    Everything that QEMU refuses gets one message (nbd_parse_uri): a Unix socket
+    with a host, a port or another query; a TCP address without a host or with a query.
+    """
     invalid = QmpError("No valid URL specified")
     try:
         uri = urlsplit(filename)
-        host, port = uri.hostname, uri.port
+        host, port = uri.hostname, uri.port  # `port` raises ValueError if it is no number
     except ValueError:
         raise invalid from None
     export = unquote(uri.path).removeprefix("/")
@@ -143,4 +161,4 @@ FILENAME_PARSERS: Final[dict[str, Callable[[str], Flat]]] = {
     "nbd": _parse_nbd,
     "null-co": _parse_null,
 }
-"""By driver: what a name, which may lack the driver's prefix, means to it."""
+"""The parser of each driver's file names; the prefix may be missing if ``driver=`` is given."""

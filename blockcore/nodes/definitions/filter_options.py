@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the filters of jobs are made from; nobody can ask for them but by starting a job."""
+"""Definitions of the filters that jobs insert; users cannot define such nodes themselves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevRef, Re
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevOptionsTop(BlockdevOptions):
-    """Of mirror_top and commit_top."""
+    """Options of mirror_top and commit_top."""
 
     backing: BlockdevRef
 
@@ -25,14 +25,17 @@ class BlockdevOptionsTop(BlockdevOptions):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevOptionsCor(BlockdevOptions):
-    """Of copy-on-read; `bottom` is the lowest node that is copied from."""
+    """Options of copy-on-read; `bottom` is the lowest node from which data is copied."""
 
     weak_options = frozenset(("bottom",))
     file: BlockdevRef
     bottom: str | None = None
 
     def exact_filename(self, resolve: Resolve) -> str | None:
-        """Only an implicit one has no name of the user's, and copies everything of its child."""
+        """Return the child's file name for a filter without a node name, otherwise None.
+
+        A filter without a name is implicit: it shows its child's data and file name.
+        """
         named = self.node_name is not None
         return None if named else resolved(self.file, resolve).exact_filename(resolve)
 
@@ -44,7 +47,7 @@ class BlockdevOptionsCor(BlockdevOptions):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevOptionsCbw(BlockdevOptions):
-    """Of copy-before-write; `target` is where the old data goes."""
+    """Options of copy-before-write; old data goes to `target`."""
 
     file: BlockdevRef
     target: BlockdevRef

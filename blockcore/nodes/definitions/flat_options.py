@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""From flat, untyped options to a typed definition, as bdrv_open does it.
+"""Conversion of flat, untyped options to a typed definition, as bdrv_open does it.
 
 ``-drive`` and ``json:`` file names give a node's options as dotted keys, with
-text where QAPI has numbers and booleans.  Here they are shared out among the
-node and its children and get their types.  Which format a file without one has
-has to be found out is told from the others here (`BlockdevOptionsProbed`).
+text where QAPI has numbers and booleans.  This module divides the options among
+the node and its children and converts them to their types.  If a file's format
+is not given, the result is a `BlockdevOptionsProbed`, which `with_format` turns
+into a definition after the file was probed.
+
+Most functions remove from `flat` the keys that they use; keys that remain at
+the end are unknown ones.
 """
 
 from __future__ import annotations
@@ -42,7 +46,7 @@ from blockcore.qapi.schema import Null, parse
 FORMATS: Final = frozenset(
     driver for driver, cls in BLOCKDEV_OPTIONS.variants.items() if "file" in cls.child_members()
 )
-"""Drivers that need a `file` below them; the others are protocols."""
+"""The drivers that have a `file` below them; all others are protocols."""
 
 _CANNOT_REFERENCE: Final = (
     "Cannot reference an existing block device with additional options or a new filename"
@@ -52,10 +56,11 @@ _CANNOT_REFERENCE: Final = (
 def open_options(
     options: Mapping[str, str | int | bool], name: str | None = None, *, protocol: bool = False
 ) -> BlockdevOptions:
-    """The node that `options` and the file name `name` describe, typed.
+    """Return the typed definition of the node that `options` and file name `name` describe.
 
-    A name without a driver is probed for its format, unless `protocol` says
-    that the node is below one already.  QmpError in QEMU's words.
+    Without a driver, the definition asks for probing; with `protocol` the node is
+    below a format already, and the prefix of its name decides about the driver.
+    Raises QmpError in QEMU's words.
     """
     flat = {key: _as_text(value) for key, value in options.items()}
     if name is not None and name.startswith("json:"):
@@ -89,6 +94,7 @@ def _as_text(value: str | int | bool) -> str:
 
 
 def _unknown_format(flat: dict[str, str], name: str | None) -> BlockdevOptions:
+    """Return a definition that asks for probing, with the options of a format kept as text."""
     members: dict[str, Any] = {"driver": "", "file": _child(flat, "file", name)}
     members |= _converted(COMMON, flat)
     for key in flat:
@@ -99,7 +105,10 @@ def _unknown_format(flat: dict[str, str], name: str | None) -> BlockdevOptions:
 
 
 def with_format(options: BlockdevOptionsProbed, driver: str) -> BlockdevOptions:
-    """The definition, once its file has been probed; QmpError for options of another format."""
+    """Return the definition of a probed file whose format is `driver`.
+
+    Raises QmpError if the format is not supported or does not have the given options.
+    """
     if driver not in FORMATS:
         raise QmpError(
             f"Image format '{driver}', which probing has found, is not supported"
@@ -118,7 +127,7 @@ def with_format(options: BlockdevOptionsProbed, driver: str) -> BlockdevOptions:
 
 
 def _format_members(driver: str, flat: dict[str, str]) -> dict[str, Any]:
-    """The children that a format has besides its file."""
+    """Take and return the children that a format has besides its `file`: the backing file."""
     if "backing" not in BLOCKDEV_OPTIONS.variants[driver].child_members():
         _refuse_backing(flat)
         return {}
@@ -133,7 +142,7 @@ def _format_members(driver: str, flat: dict[str, str]) -> dict[str, Any]:
 
 
 def _refuse_backing(flat: dict[str, str]) -> None:
-    """QmpError if there is to be a backing file; that there is none anybody may say."""
+    """Raise QmpError if a backing file is asked for; ``backing=`` (none) is always allowed."""
     if flat.get("backing") == "":
         del flat["backing"]
     if any(key == "backing" or key.startswith("backing.") for key in flat):
@@ -143,10 +152,11 @@ def _refuse_backing(flat: dict[str, str]) -> None:
 def backing_options(
     options: Iterable[tuple[str, str]], name: str | None, image_format: str | None
 ) -> BlockdevOptions:
-    """A backing file as flat `options` say, and as the header does where they do not; QmpError.
+    """Return the definition of a backing file from flat `options` and the image's header.
 
-    The header's name counts unless they give one of the backing file's file,
-    its format unless they give a driver (bdrv_open_backing_file).
+    The header's name counts unless `options` name a file, and the header's
+    format unless `options` have a driver (bdrv_open_backing_file).
+    Raises QmpError if the options are wrong.
     """
     flat = dict(options)
     if image_format is not None:
@@ -155,7 +165,10 @@ def backing_options(
 
 
 def _missing_driver(flat: Flat | dict[str, str], name: str | None, protocol: bool) -> str | None:
-    """bdrv_fill_options: below a format, a name decides; otherwise the format is probed (None)."""
+    """Return the driver of a node that names none, or None to probe (bdrv_fill_options).
+
+    Below a format the file name decides; elsewhere the format is probed.
+    """
     if protocol:
         if name is not None:
             return protocol_of(name)
@@ -176,7 +189,10 @@ def _with_name(driver: str, flat: dict[str, str], name: str) -> dict[str, str]:
 def _child(
     flat: dict[str, str], key: str, name: str | None = None, protocol: bool = True
 ) -> BlockdevRef:
-    """Take the options of child `key`: a node's name, or ``key.`` options and a file name."""
+    """Take the options of child `key` and return a node's name or the child's definition.
+
+    The definition is made from the ``key.`` options and the file name `name`.
+    """
     reference = flat.pop(key, None)
     inner = _taken(flat, f"{key}.")
     if reference is not None:
@@ -189,7 +205,7 @@ def _child(
 
 
 def _taken(flat: dict[str, str], prefix: str) -> dict[str, str]:
-    """Remove what begins with `prefix`, and give it without it."""
+    """Take the options whose keys begin with `prefix`, and return them without the prefix."""
     keys = [key for key in flat if key.startswith(prefix)]
     return {key.removeprefix(prefix): flat.pop(key) for key in keys}
 
@@ -210,7 +226,7 @@ def _refuse_rest(driver: str, flat: dict[str, str]) -> None:
 
 
 def _caches(members: dict[str, Any]) -> dict[str, Any]:
-    """With the cache options as the struct that they are."""
+    """Gather the cache options of `members` in their struct, and check force-share."""
     cache = {
         key: members.pop(f"cache.{key}")
         for key in ("direct", "no_flush")
@@ -241,7 +257,10 @@ def _file(flat: dict[str, str]) -> dict[str, Any]:
 
 
 def _nbd(flat: dict[str, str]) -> dict[str, Any]:
-    """The server: ``server.`` keys, or the older ``path``, ``host`` and ``port``."""
+    """Take the server from ``server.`` keys, or from the older ``path``, ``host`` and ``port``.
+
+    (nbd_process_legacy_socket_options.)
+    """
     server = _taken(flat, "server.")
     if not server:
         server = {key: flat.pop(key) for key in ("path", "host", "port") if key in flat}
@@ -265,7 +284,7 @@ def _blkdebug(flat: dict[str, str]) -> dict[str, Any]:
 
 
 def _rules(flat: dict[str, str], section: str) -> list[dict[str, str]]:
-    """The options of ``section.0``, ``section.1``..."""
+    """Take the options of ``section.0``, ``section.1``... up to the first gap."""
     rest = _taken(flat, f"{section}.")
     rules: list[dict[str, str]] = []
     while rule := _taken(rest, f"{len(rules)}."):

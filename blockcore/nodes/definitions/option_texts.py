@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The typed members of node definitions as text: what converts each."""
+"""The functions that convert text to the typed members of node definitions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from blockcore.qapi.names import (
 )
 
 Convert = Callable[[str, str], Any]
-"""From text and the parameter's name to a value, or QmpError."""
+"""A function that takes the text and the key, and returns the value or raises QmpError."""
 
 
 def _text(text: str, _name: str) -> str:
@@ -35,6 +35,7 @@ def _one_of(enum: type[StrEnum]) -> Convert:
 
 
 def _discard(text: str, _name: str) -> BlockdevDiscardOptions:
+    # ``-drive`` takes two spellings of each value (bdrv_parse_discard_flags), QAPI one.
     if text in ("unmap", "on"):
         return BlockdevDiscardOptions.UNMAP
     if text in ("ignore", "off"):
@@ -57,13 +58,15 @@ COMMON: Final[dict[str, Convert]] = {
     "force-share": opt_bool,
     "detect-zeroes": _one_of(BlockdevDetectZeroesOptions),
 }
+"""The keys that every driver takes."""
 
 
 @cache
 def own_texts(driver: str) -> dict[str, Convert]:
-    """Return what converts the members of a driver's own, by their types.
+    """Return converters for the members that only `driver` has, by key.
 
-    Children, structs and lists are left out (`flat_options`).  A plain integer is in bytes.
+    They follow from the types of the members.  A plain integer is a size in bytes.
+    Children, structs and lists are left out: `flat_options` treats them.
     """
     cls: Any = BLOCKDEV_OPTIONS.variants[driver]
     hints = get_type_hints(cls)
@@ -74,6 +77,7 @@ def own_texts(driver: str) -> dict[str, Convert]:
 
 
 def _convert_to(hint: Any) -> Convert | None:
+    """Return the converter for an annotation, without its None; None if text has no such type."""
     types = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     kind, *more = (one for one in types if one is not NoneType)
     if more:

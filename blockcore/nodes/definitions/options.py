@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""QAPI's BlockdevOptions for the drivers there are, as dataclasses.
+"""QAPI's BlockdevOptions as dataclasses, one for each supported driver.
 
-Members stand in QAPI's order.  What QAPI has and no driver here can do is not
-a member, and so "unexpected":
+Members are in QAPI's order.  These members of QAPI have no implementation here,
+and are refused as "unexpected":
 
 - file: pr-manager, aio-max-batch, drop-cache, x-check-cache-dropped;
 - nbd: tls-creds, tls-hostname, x-dirty-bitmap; of an address all but type,
@@ -10,7 +10,7 @@ a member, and so "unexpected":
 - blkdebug: align, take-child-perms, unshare-child-perms;
 - qcow2: overlap-check, encrypt, data-file.
 
-A child is a definition in place, or the name of a node that exists.
+A child is a definition in place, or the name of an existing node.
 """
 
 from __future__ import annotations
@@ -45,22 +45,26 @@ from blockcore.qapi.names import (
 from blockcore.qapi.schema import Alternate, FlatUnion, Null, parse, to_wire
 
 NODE_NAME_MAX = 31
+"""Longest node name, in characters (BlockDriverState.node_name has 32 bytes)."""
 
 FILENAME_MAX: Final = 4095
-"""What fits into QEMU's field of PATH_MAX bytes; a chain of images given by name has more."""
+"""Longest file name that is shown: BlockDriverState.filename has PATH_MAX (4096) bytes.
+
+The ``json:`` name of a long chain of images exceeds it.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevOptions:
-    """What every node has; None is "not given", which a child inherits from its parent."""
+    """The members that every definition has; None means not given, or inherited by a child."""
 
     is_format: ClassVar[bool] = False
-    """Whether the node is an image of some format, not a protocol's or a filter."""
+    """Whether the node interprets an image format, and is no protocol and no filter."""
 
     weak_options: ClassVar[frozenset[str]] = frozenset()
-    """Members of its own that do not decide about data; QEMU lists the others.
+    """The driver's own members that do not decide about data.
 
-    (strong_runtime_opts.)
+    QEMU lists the complement (BlockDriver.strong_runtime_opts).
     """
 
     driver: str
@@ -84,11 +88,11 @@ class BlockdevOptions:
         return _child_members(known)
 
     def asked_backing(self) -> BlockdevRefOrNull | None:
-        """Return what is said of a backing file; None if nothing is."""
+        """Return the `backing` member of a format that has one; None leaves it to the image."""
         return None
 
     def node_names(self) -> Iterator[str]:
-        """Yield the names that users give to the nodes which are defined here, at any depth."""
+        """Yield the node names in the definition and in the definitions of its children."""
         if self.node_name is not None:
             yield self.node_name
         for ref in self.children().values():
@@ -96,7 +100,10 @@ class BlockdevOptions:
                 yield from ref.node_names()
 
     def strong_options(self) -> Flat:
-        """Return the members that decide about data; no children, no structs, lists flat."""
+        """Return the driver's own members that decide about data (append_strong_runtime_options).
+
+        Children and structs are left out, lists become dotted keys.
+        """
         left_out = {*_COMMON, *self.child_members(), *self.weak_options}
         return flatten(
             {
@@ -107,10 +114,10 @@ class BlockdevOptions:
         )
 
     def exact_filename(self, resolve: Resolve) -> str | None:
-        """Return a plain name that gives back the same data, or None (bdrv_refresh_filename).
+        """Return a plain file name that opens equal data, or None (bdrv_refresh_filename).
 
-        `resolve` gives the definitions of nodes that are given by name.  A
-        format's name is its file's, unless that is an image of some format itself.
+        `resolve` returns the definitions of nodes that are given by name.  The name
+        of a format is that of its file, unless the file is an image in a format itself.
         """
         refs = {name for name in self.child_members() if getattr(self, name) is not None}
         if refs != {"file"} or self.strong_options():
@@ -119,7 +126,7 @@ class BlockdevOptions:
         return None if file.is_format else file.exact_filename(resolve)
 
     def full_options(self, resolve: Resolve) -> dict[str, object]:
-        """Return all that decides about data, children included, as JSON has it."""
+        """Return all members that decide about data, children included, as a JSON object."""
         tree: dict[str, object] = {"driver": self.driver, **self.strong_options()}
         for name in self.child_members():
             ref = getattr(self, name)
@@ -133,30 +140,33 @@ class BlockdevOptions:
 _COMMON: Final = frozenset(field.name for field in fields(BlockdevOptions))
 
 Resolve = Callable[[str], BlockdevOptions]
-"""What is known of a node that is given by its name only."""
+"""A function that returns the definition of an existing node by its name."""
 
 
 def resolved(ref: BlockdevRef, resolve: Resolve) -> BlockdevOptions:
-    """Return the definition of a child."""
+    """Return the definition of a child that is given by name or in place."""
     return resolve(ref) if isinstance(ref, str) else ref
 
 
 @cache
 def _child_members(cls: Any) -> tuple[str, ...]:
-    """Return which members of a definition are children, by their annotations."""
+    """Return the names of the members whose annotations allow a definition."""
     hints = get_type_hints(cls)
     return tuple(name for name, hint in hints.items() if BlockdevOptions in get_args(hint))
 
 
 BlockdevRef = str | BlockdevOptions
-"""A child: the name of a node, or its definition."""
+"""A child: the name of an existing node, or a definition."""
 
 BlockdevRefOrNull = BlockdevRef | Null
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevOptionsFile(BlockdevOptions):
-    """Those with `x` make the file a volume (`rules/volume.py`) that can run full; in bytes."""
+    """Options of `file`; those with `x` make it a volume that can run full (`rules/volume.py`).
+
+    Sizes are in bytes.
+    """
 
     weak_options = frozenset(
         ("locking", "aio", "x_physical_size", "x_extent_size", "x_short_write")
@@ -180,18 +190,18 @@ class BlockdevOptionsGenericFormat(BlockdevOptions):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevOptionsGenericCOWFormat(BlockdevOptionsGenericFormat):
-    """`backing` None is what the image says, a null is none."""
+    """A format with a backing file: `backing` None is the one in the header, null is none."""
 
     backing: Annotated[BlockdevRefOrNull, BLOCKDEV_REF_OR_NULL] | None = None
 
     def asked_backing(self) -> BlockdevRefOrNull | None:
-        """Return `backing`; the name of a node that is empty is an older way to ask for none."""
+        """Return `backing`; an empty node name means none, as null does (bdrv_open_inherit)."""
         return Null.NULL if self.backing == "" else self.backing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevOptionsRaw(BlockdevOptionsGenericFormat):
-    """`offset` and `size` in bytes: the part of the child that is shown."""
+    """Options of raw: `offset` and `size` (bytes) select the part of the child that is shown."""
 
     offset: int | None = None
     size: int | None = None
@@ -199,12 +209,12 @@ class BlockdevOptionsRaw(BlockdevOptionsGenericFormat):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevOptionsQcow2(BlockdevOptionsGenericCOWFormat):
-    """Sizes in bytes.
+    """Options of qcow2; sizes are in bytes.
 
-    Of the caches only `l2_cache_size` has an effect; lazy refcounts and the
-    cleaning of caches are accepted, since clients name them.  Stored bitmaps
-    are removed with `x_drop_bitmaps`, without which an image that has some is
-    not opened for writing.
+    Of the cache options only `l2_cache_size` has an effect; the others and
+    `lazy_refcounts` are accepted because clients name them.  `x_drop_bitmaps`
+    removes stored bitmaps; without it an image that has some is not opened for
+    writing.
     """
 
     weak_options = frozenset(
@@ -226,9 +236,9 @@ class BlockdevOptionsQcow2(BlockdevOptionsGenericCOWFormat):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevOptionsProbed(BlockdevOptions):
-    """A file whose format is not given, which only ``-drive`` and file names can do.
+    """A file whose format is not given: only ``-drive`` and file names can leave it out.
 
-    `format_options` are those that are the format's own, not typed yet.
+    `format_options` are the keys and texts that only some format has.
     """
 
     is_format = True
@@ -244,7 +254,10 @@ class BlockdevOptionsProbed(BlockdevOptions):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevOptionsBacking(BlockdevOptions):
-    """What ``-drive`` says of a backing file, not typed yet: the image's header says the rest."""
+    """A backing file as ``-drive`` describes it, as keys and texts.
+
+    The image's header supplies what they leave out (`flat_options.backing_options`).
+    """
 
     flat: tuple[tuple[str, str], ...]
 
@@ -256,7 +269,7 @@ class BlockdevOptionsBacking(BlockdevOptions):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevOptionsNull(BlockdevOptions):
-    """`size` in bytes (1 GiB if not given)."""
+    """Options of null-co; `size` is in bytes (default: 1 GiB)."""
 
     weak_options = frozenset(("latency_ns",))
     size: int | None = None
@@ -269,7 +282,7 @@ class BlockdevOptionsNull(BlockdevOptions):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevOptionsNbd(BlockdevOptions):
-    """`reconnect_delay` and `open_timeout` in seconds."""
+    """Options of nbd; `reconnect_delay` and `open_timeout` are in seconds."""
 
     weak_options = frozenset(("reconnect_delay", "open_timeout"))
     server: Annotated[SocketAddress, SOCKET_ADDRESS]
@@ -293,7 +306,7 @@ class BlockdevOptionsNbd(BlockdevOptions):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevOptionsBlkdebug(BlockdevOptions):
-    """`config` is the path of a rule file; limits in bytes."""
+    """Options of blkdebug; `config` is the path of a rule file, limits are in bytes."""
 
     image: Annotated[BlockdevRef, BLOCKDEV_REF]
     config: str | None = None
@@ -306,7 +319,7 @@ class BlockdevOptionsBlkdebug(BlockdevOptions):
     set_state: list[SetState] | None = None
 
     def strong_options(self) -> Flat:
-        """Members of rules that have their defaults are left out."""
+        """Return the strong options without members of rules that have their defaults."""
         return {
             key: value
             for key, value in BlockdevOptions.strong_options(self).items()
@@ -349,7 +362,7 @@ BLOCKDEV_REF_OR_NULL = Alternate("BlockdevRefOrNull", BLOCKDEV_OPTIONS, str, Nul
 
 
 def check_node_name(name: str) -> None:
-    """QmpError if a node could not be called `name`."""
+    """Raise QmpError if `name` is not allowed as the name of a node."""
     if not well_formed_id(name):
         raise QmpError(f"Invalid node-name: '{name}'")
     if len(name) > NODE_NAME_MAX:
@@ -359,11 +372,11 @@ def check_node_name(name: str) -> None:
 def parse_blockdev_options(
     value: Any, *, keyval: bool = False, absent: frozenset[str] = frozenset()
 ) -> BlockdevOptions:
-    """Check a whole definition (an object as `blockdev-add` takes it).
+    """Convert an object as `blockdev-add` takes it to a typed definition.
 
-    With `keyval` its scalars are strings, as `-blockdev` gives them.  Members
-    in `absent` are not known (`qemu.Release.absent`).  QmpError in QEMU's words;
-    whether nodes named in it exist is for the graph to say.
+    With `keyval` its scalars are strings, as in `-blockdev`.  Members in
+    `absent` are unknown (`qemu.Release.absent`).  Raises QmpError in QEMU's
+    words.  Whether the nodes named in it exist is checked by the graph.
     """
     annotation = Annotated[BlockdevOptions, BLOCKDEV_OPTIONS]
     options = parse(annotation, value, keyval=keyval, absent=absent)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""File names as ``query-block`` shows them: what would open the same data again."""
+"""File names as ``query-block`` shows them: names that would open equal data again."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from blockcore.nodes.definitions.options import FILENAME_MAX, BlockdevOptions, R
 
 
 def filename(options: BlockdevOptions, resolve: Resolve) -> str:
-    """What QEMU shows as the file name of a node, as much as it has room for.
+    """Return what QEMU shows as the file name of a node (bdrv_refresh_filename).
 
-    A plain name if one stands for all of the node's data: a path, ``nbd://``,
-    ``blkdebug:CONF:IMAGE``...  Otherwise ``json:{...}`` with the options that
-    decide about data; cache modes, names and the like are never shown.
-    `resolve` is asked about children that are given by name.
+    It is a plain name (a path, ``nbd://``, ``blkdebug:CONF:IMAGE``) if such a
+    name stands for all of the node's data, otherwise ``json:{...}`` with the
+    options that decide about data.  Cache modes and node names are never shown.
+    `resolve` returns the definitions of children that are given by name.  A
+    name longer than FILENAME_MAX ends in ``...``, as in QEMU.
     """
     full = full_filename(options, resolve)
     return full if len(full) <= FILENAME_MAX else full[: FILENAME_MAX - 3] + "..."
 
 
 def full_filename(options: BlockdevOptions, resolve: Resolve) -> str:
-    """The same, however long: what tells one node from another."""
+    """Return the file name of a node at its full length, so that it can be compared."""
     exact = options.exact_filename(resolve)
     return "json:" + json.dumps(options.full_options(resolve)) if exact is None else exact

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The structs and enumerations of QAPI's that members of node definitions are."""
+"""QAPI's structs and enumerations that occur as members of node definitions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class OnOffAuto(StrEnum):
 
 
 class BlockdevAioOptions(StrEnum):
-    """How `file` does its I/O; all are accepted, since clients name them, and mean the same."""
+    """I/O backends of `file`: accepted because clients name them, without any effect."""
 
     THREADS = "threads"
     NATIVE = "native"
@@ -34,7 +34,7 @@ class SocketAddressType(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevCacheOptions:
-    """`direct`: no host page cache; `no_flush`: flushes stay in memory."""
+    """Cache modes: `direct` bypasses the host's page cache, `no_flush` ignores flushes."""
 
     direct: bool | None = None
     no_flush: bool | None = None
@@ -66,7 +66,7 @@ SOCKET_ADDRESS = FlatUnion(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InjectError:
-    """One fault; `state` 0 is any state, `sector` -1 any place, in units of 512 bytes."""
+    """A fault of blkdebug; `state` 0 is any state, `sector` (512 bytes) -1 any sector."""
 
     event: BlkdebugEvent
     state: int = 0
@@ -79,8 +79,9 @@ class InjectError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetState:
-    """On `event` in `state` (0: any), go to `new_state`, which QAPI spells so."""
+    """A transition of blkdebug: on `event` in `state` (0: any), go to `new_state`."""
 
+    # QAPI spells this one member with an underscore.
     wire_names: ClassVar[dict[str, str]] = {"new_state": "new_state"}
     event: BlkdebugEvent
     state: int = 0
