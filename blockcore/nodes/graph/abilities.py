@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a node is and can do by its driver, or else by the child that has its data."""
+"""Properties of a node that its driver has, or otherwise the child with its data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from blockcore.nodes.node import BlockNode
 
 
 def has_zero_init(node: BlockNode) -> bool:
-    """Whether a new image of this kind reads as zeroes (bdrv_has_zero_init)."""
+    """Tell whether a new image of this kind reads as zeroes (bdrv_has_zero_init)."""
     if node.has_zero_init:
         return True
     below = node.file or node.filtered
@@ -18,7 +18,7 @@ def has_zero_init(node: BlockNode) -> bool:
 
 
 def zeroes_with_unmap(node: BlockNode) -> bool:
-    """Whether write-zeroes can deallocate there (supported_zero_flags, BDRV_REQ_MAY_UNMAP)."""
+    """Tell whether write-zeroes may deallocate (BDRV_REQ_MAY_UNMAP in supported_zero_flags)."""
     if node.zeroes_unmap is not None:
         return node.zeroes_unmap
     below = node.file or node.filtered
@@ -26,7 +26,10 @@ def zeroes_with_unmap(node: BlockNode) -> bool:
 
 
 def is_dirty(node: BlockNode) -> bool | None:
-    """None where QEMU's bdrv_get_info has nothing to say: without an image or a file below."""
+    """Tell whether the image was not closed properly (bdrv_get_info).
+
+    None if neither the node nor one below it knows: QEMU's function fails there.
+    """
     if node.is_dirty is not None:
         return node.is_dirty
     below = node.file or node.filtered
@@ -34,7 +37,10 @@ def is_dirty(node: BlockNode) -> bool | None:
 
 
 async def allocated_file_size(node: BlockNode) -> int | None:
-    """Bytes on the host (bdrv_get_allocated_file_size); None if they cannot be known."""
+    """Return the bytes occupied on the host, or None if unknown (bdrv_get_allocated_file_size).
+
+    Raises OSError.
+    """
     try:
         return await node.do_allocated_file_size()
     except OSError as exc:
@@ -45,7 +51,7 @@ async def allocated_file_size(node: BlockNode) -> int | None:
 
 
 def connections(node: BlockNode) -> Iterator[BlockNode]:
-    """The nodes from this one down that ask a server, which may not answer."""
+    """Yield the nodes, from this one down, whose requests a server answers."""
     below: BlockNode | None = node
     while below is not None:
         if below.connected:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where the backing file of an image is, by what the image says."""
+"""Resolution of the backing file that an image's header names."""
 
 from __future__ import annotations
 
@@ -15,21 +15,24 @@ from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import QmpError
 
 MAX_CHAIN = 200
-"""Images on top of each other; QEMU runs out of stack or of file descriptors at some depth."""
+"""Longest chain of images that is opened.
+
+QEMU has no fixed limit; at some depth it runs out of stack or of file descriptors.
+"""
 
 _PROTOCOL = re.compile(r"[^/]*:")
 
 
 def has_protocol(name: str) -> bool:
-    """Whether a name is more than a path (path_has_protocol)."""
+    """Tell whether a name has a protocol's prefix, and is no plain path (path_has_protocol)."""
     return _PROTOCOL.match(name) is not None
 
 
 def backing_name(node: BlockNode, name: str) -> str:
-    """The full name of the backing file that an image calls `name`.
+    """Return the full name of the backing file that an image calls `name`.
 
-    A relative name is relative to the directory of the image's own file
-    (bdrv_get_full_backing_filename).
+    A relative path is relative to the directory of the image's own file
+    (bdrv_get_full_backing_filename).  Raises QmpError if that has no directory.
     """
     if has_protocol(name) or os.path.isabs(name):
         return name
@@ -44,13 +47,17 @@ def backing_name(node: BlockNode, name: str) -> str:
 async def named_file(
     node: BlockNode, name: str, allowed: AllowedBacking, directory: str
 ) -> str:
-    """The same; QmpError if an image may not name it.  Relative paths are below `directory`."""
+    """Return the full name of a backing file; raise QmpError if `allowed` does not allow it.
+
+    `directory` is the one that relative paths of the user are relative to.
+    """
     name = backing_name(node, name)
 
     def resolve(path: str) -> str:
         return os.path.realpath(os.path.join(directory, path))
 
     if allowed.directories is not None:
+        # A call, because resolving links waits for the file system.
         reason = await LaneCall(OPENING, allowed.refusal, name, resolve)
         if reason is not None:
             raise QmpError(f"Could not open backing file: {reason}")
@@ -58,7 +65,7 @@ async def named_file(
 
 
 def name_counts(asked: BlockdevRef | None) -> bool:
-    """Whether the backing file is the one that the header names."""
+    """Tell whether the definition leaves the file name of the backing file to the header."""
     if isinstance(asked, BlockdevOptionsBacking):
         return "file.filename" not in dict(asked.flat)
     return asked is None
@@ -67,10 +74,10 @@ def name_counts(asked: BlockdevRef | None) -> bool:
 def backing_ref(
     asked: BlockdevRef | None, name: str | None, image_format: str | None
 ) -> BlockdevRef:
-    """The backing file that is asked for, in which the header counts where nothing is.
+    """Return the backing file: as the definition asks, completed by the header.
 
-    `name` is the full name that the header gives it; without any format it
-    is probed.  QmpError in QEMU's words.
+    `name` is the full name according to the header.  Without a format from either,
+    the result asks for probing.  Raises QmpError in QEMU's words.
     """
     if asked is not None and not isinstance(asked, BlockdevOptionsBacking):
         return asked

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Walking down a chain of images: overlays, what they are on, and filters between them."""
+"""Walks down a chain of images: overlays, backing files, and the filters between them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from blockcore.qapi.names import QmpError
 
 
 def chain(node: BlockNode | None) -> Iterator[BlockNode]:
-    """A node and everything that its data comes from in turn (bdrv_filter_or_cow_bs)."""
+    """Yield a node, then the node that its data comes from, and so on (bdrv_filter_or_cow_bs)."""
     while node is not None:
         yield node
         node = node.filtered or node.cow
 
 
 class FrozenChain:
-    """Keeps the links from `top` down to `base` as they are (bdrv_freeze_backing_chain).
+    """The links from `top` down to `base`, kept from changes (bdrv_freeze_backing_chain).
 
-    QmpError if another job does so, or if one of the nodes is going to go.
+    Raises QmpError if another job has frozen one of the links, or if a node on
+    the way must not be frozen because it is about to be removed.
     """
 
     def __init__(self, top: BlockNode, base: BlockNode) -> None:
+        # Nothing is frozen before all links were checked: a refusal leaves no trace.
         nodes = takewhile(lambda node: node is not base, chain(top))
         self._links = [(node, node.filters or "backing") for node in nodes if node.children]
         for node, name in self._links:
@@ -42,34 +44,34 @@ class FrozenChain:
             node.frozen.add(name)
 
     def thaw(self) -> None:
-        """Let others change them; once is enough."""
+        """Let others change the links again; further calls do nothing."""
         while self._links:
             node, name = self._links.pop()
             node.frozen.discard(name)
 
 
 def skip_filters(node: BlockNode) -> BlockNode:
-    """The node itself, or the first one under it that is no filter."""
+    """Return the node itself or, under filters, the first node that is no filter."""
     while node.filtered is not None:
         node = node.filtered
     return node
 
 
 def skip_implicit_filters(node: BlockNode) -> BlockNode:
-    """The same for filters that the user has not asked for."""
+    """Return the node itself or, under implicit filters of jobs, the first other node."""
     while node.implicit and node.filtered is not None:
         node = node.filtered
     return node
 
 
 def backing_chain_next(node: BlockNode) -> BlockNode | None:
-    """The image under this image, filters left out."""
+    """Return the image below this image, filters left out, or None (bdrv_backing_chain_next)."""
     below = skip_filters(node).cow
     return None if below is None else skip_filters(below)
 
 
 def find_base(node: BlockNode) -> BlockNode:
-    """The lowest image of a chain, which may be the node's own (bdrv_find_base)."""
+    """Return the lowest image of a chain, which may be the node's own (bdrv_find_base)."""
     lowest = skip_filters(node)
     while (below := backing_chain_next(lowest)) is not None:
         lowest = below
@@ -77,7 +79,10 @@ def find_base(node: BlockNode) -> BlockNode:
 
 
 def find_overlay(active: BlockNode, node: BlockNode) -> BlockNode | None:
-    """The image of the chain from `active` on that is on `node` (bdrv_find_overlay)."""
+    """Return the image of the chain below `active` that has `node` as its backing file.
+
+    None if there is none (bdrv_find_overlay).
+    """
     node = skip_filters(node)
     above: BlockNode | None = skip_filters(active)
     while above is not None and backing_chain_next(above) is not node:
@@ -88,12 +93,13 @@ def find_overlay(active: BlockNode, node: BlockNode) -> BlockNode | None:
 async def find_backing_image(
     node: BlockNode, name: str, path: Callable[[str], str]
 ) -> BlockNode | None:
-    """The image under `node` that goes by a name, in its overlay or by itself.
+    """Return the image below `node` that has the file name `name`, or None.
 
-    What the overlay says counts unless it is on something else; names of files
-    are those of the same file, relative to the overlay's, which `path` makes
-    absolute: one that does not exist there is not found.
-    (bdrv_find_backing_image.)
+    Names are compared with the one in the overlay's header; if the overlay has
+    another backing file than its header says, with the file name that the image
+    itself shows.  Paths in headers are relative to the overlay's directory, and
+    equal if they lead to one file; a path without a file matches nothing.  `path`
+    makes a name absolute.  (bdrv_find_backing_image.)
     """
     above: BlockNode | None = skip_filters(node)
     while above is not None:
@@ -107,6 +113,7 @@ async def find_backing_image(
 async def _goes_by(
     overlay: BlockNode, below: BlockNode, name: str, path: Callable[[str], str]
 ) -> bool:
+    """Tell whether `name` means `below`, the backing file of `overlay`."""
     if not overlay.supports_backing or is_overridden(overlay):
         return name == below.filename
     if overlay.backing_file is None:
@@ -130,7 +137,7 @@ def _is_same_file(*names: str) -> bool:
 
 
 def is_overridden(node: BlockNode) -> bool:
-    """Whether an image is on another than it says (bdrv_backing_overridden)."""
+    """Tell whether the backing node is not the one in the header (bdrv_backing_overridden)."""
     if node.backing is None:
         return node.backing_file is not None
     return node.auto_backing_file != node.backing.filename
@@ -144,13 +151,14 @@ async def is_allocated_above(
     *,
     include_base: bool = False,
 ) -> tuple[bool, int]:
-    """Whether the beginning of a range is in an image above `base`, and how much of it.
+    """Return whether an image above `base` has a range's beginning, and for how many bytes.
 
-    (bdrv_is_allocated_above.)  What is beyond the end of an image in the
-    chain reads as zeroes, and counts as allocated there.  (False, 0) beyond
-    the end of `top` itself.  Raises OSError.
+    Bytes beyond the end of an image below `top` read as zeroes, and count as
+    allocated there.  The result beyond the end of `top` itself is (False, 0).
+    With `include_base`, `base` counts as well.  Raises OSError.
+    (bdrv_is_allocated_above.)
     """
-    reaches = length
+    reaches = length  # the part that no image so far has
     for node in chain(top):
         if node is base and not include_base:
             break

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Who may change which part of the graph: one at a time in each, as in QEMU in all of it.
+"""Turns to change a part of the graph: one command or job at a time in each part.
 
-A part is what nodes are connected to.  A command, or the end of a job, that
-waits for a server which does not answer keeps others from that part only.
+A part is a set of nodes with all nodes that are connected to them.  QEMU has one
+turn for the whole graph, because its commands run one after another.  Here a
+command, or the end of a job, may wait for a server that does not answer; it then
+keeps others from its own part only.
 """
 
 from __future__ import annotations
@@ -14,13 +16,18 @@ from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevOptions
 from blockcore.nodes.node import BlockNode
 
 Wanted = Callable[[], Iterable[BlockNode]]
-"""Gives nodes of the part that is to be changed, as they are at that moment."""
+"""A function that returns some nodes of the part to be changed.
+
+It is called again while a turn waits, because the graph changes meanwhile.
+"""
 
 
 class Turn:
-    """Somebody who wants to change a part, and what he has of it in the context of this.
+    """A turn to change one part of the graph, as an async context.
 
-    No async generator: asyncio keeps account of those that begin on its thread.
+    Entering the context waits; inside it no other turn has a node of the part.
+    The class is written out instead of an async generator, because asyncio
+    registers the generators that start on its thread, and would finish them itself.
     """
 
     def __init__(self, changing: Changing, wanted: Wanted) -> None:
@@ -41,32 +48,32 @@ class Turn:
         return self._held is not None
 
     def part(self) -> set[BlockNode]:
-        """All nodes of it."""
+        """Return all nodes of the part: those taken or, while waiting, those wanted now."""
         return reached(self._wanted()) if self._held is None else self._held
 
     def also(self, node: BlockNode) -> None:
-        """Have a node besides that was not there before."""
+        """Add a node that was made during the turn."""
         assert self._held is not None
         self._held.add(node)
 
 
 class Changing:
-    """All turns, in the order in which they were asked for."""
+    """All turns of a graph, waiting or begun, in the order in which they were asked for."""
 
     def __init__(self) -> None:
         self._turns: list[Turn] = []
 
     @property
     def taken(self) -> bool:
-        """Whether anybody is changing anything."""
+        """Whether any turn has begun."""
         return any(turn.has_come for turn in self._turns)
 
     def part(self, wanted: Wanted) -> Turn:
-        """As a context: nobody else changes what `wanted` is connected to meanwhile."""
+        """Return a context in which no other turn changes what `wanted` is connected to."""
         return Turn(self, wanted)
 
     async def come(self, turn: Turn) -> None:
-        """Wait until a turn has come."""
+        """Wait until no other turn, begun or asked for earlier, has a node of this turn's part."""
         self._turns.append(turn)
         try:
             await Until(lambda: self._may_come(turn))
@@ -75,11 +82,15 @@ class Changing:
             raise
 
     def leave(self, turn: Turn) -> None:
-        """A turn is over."""
+        """Remove a turn that is over, or whose wait was given up."""
         self._turns.remove(turn)
 
     def _may_come(self, turn: Turn) -> bool:
-        """Whether nobody has a piece of its part, or has asked for one before."""
+        """Tell whether `turn` may begin.
+
+        Turns asked for earlier count although they wait too: otherwise turns for
+        small parts could keep one for a large part waiting for ever.
+        """
         part, earlier = turn.part(), True
         for other in self._turns:
             if other is turn:
@@ -90,7 +101,7 @@ class Changing:
 
 
 def reached(nodes: Iterable[BlockNode]) -> set[BlockNode]:
-    """The nodes, and all that use them or are used by them, however indirectly."""
+    """Return the nodes with all nodes that use them or are used by them, also indirectly."""
     found = set(nodes)
     left = list(found)
     while left:
@@ -103,9 +114,10 @@ def reached(nodes: Iterable[BlockNode]) -> set[BlockNode]:
 
 
 def references(options: BlockdevOptions) -> Iterator[str]:
-    """The names of the nodes that a definition takes as children, or may take."""
+    """Yield the names of existing nodes that a definition takes as children, or may take."""
     for ref in options.children().values():
         if isinstance(ref, BlockdevOptionsBacking):
+            # The keys have no types yet, so any value may turn out to be a node's name.
             yield from (str(value) for _, value in ref.flat)
         elif isinstance(ref, BlockdevOptions):
             yield from references(ref)

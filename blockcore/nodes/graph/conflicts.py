@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Whether all users of a node can live with each other: permissions, as QEMU has them.
+"""Checks of permissions: each user of a node must share what the other users need.
 
-Links are made first and checked afterwards; between two awaits nobody sees them.
+Links are made first and checked afterwards (bdrv_refresh_perms), and undone on a
+conflict.  There is no await between the two steps, so no request and no command
+sees a graph that was not checked.
 """
 
 from __future__ import annotations
@@ -13,11 +15,11 @@ from blockcore.nodes.permissions import ALL, NONE, Pair, Perm, names
 from blockcore.qapi.names import QmpError
 
 Link = tuple[Perm, Perm, str, str]
-"""What a user of a node needs and shares, who it is, and what it uses the node as."""
+"""Of a user of a node: permissions needed, permissions shared, who it is, its child's name."""
 
 
 def needed(node: BlockNode) -> Pair:
-    """What all users of a node need together, and what all of them share."""
+    """Return what any user of a node needs, and what all users share."""
     known: dict[BlockNode, Pair] = {}
     for above in _users_first([node], known):
         known[above] = _together(_links(above, known))
@@ -27,9 +29,9 @@ def needed(node: BlockNode) -> Pair:
 def _links(
     node: BlockNode, known: Mapping[BlockNode, Pair], but: BlockNode | None = None
 ) -> Iterator[Link]:
-    """The users of a node, the newest first, `but` left out.
+    """Yield the links of a node's users, the newest first, except those of `but`.
 
-    It is `known` what is needed of those above.
+    `known` has the result of `needed` for each node above.
     """
     seen: set[BlockNode] = set()
     for parent in reversed(node.parents):
@@ -56,9 +58,10 @@ def _together(links: Iterable[Link]) -> Pair:
 
 
 def check_permissions(nodes: Iterable[BlockNode], was_writable: Iterable[BlockNode] = ()) -> None:
-    """QmpError unless the users of each node can live with each other and with the node.
+    """Raise QmpError if users of a node conflict with each other, or write a read-only node.
 
-    `was_writable` are those that are about to become read-only.
+    `was_writable` are nodes that are about to become read-only; their error has
+    words of its own.
     """
     closing = set(was_writable)
     wanted = dict.fromkeys(nodes)
@@ -84,10 +87,11 @@ def _check_users(node: BlockNode, users: list[Link], perm: Perm, closing: bool) 
 
 
 def concerned_by(node: BlockNode) -> list[BlockNode]:
-    """The nodes below that a new user, `node`, makes a difference to.
+    """Return the nodes below `node` whose permissions change because `node` uses them.
 
-    Not those further below whose users need and share the same as before: of a
-    chain of images that was open already, the first one.
+    The walk down ends at nodes whose users need no more and share no less than
+    before.  Of a chain that was open already, only the first image is returned:
+    the cost of opening an overlay does not grow with the length of the chain.
     """
     known = {node: needed(node)}
     found: dict[BlockNode, None] = {}
@@ -104,7 +108,7 @@ def concerned_by(node: BlockNode) -> list[BlockNode]:
 
 
 def _is_old_news(parent: BlockNode, child: BlockNode, known: Mapping[BlockNode, Pair]) -> bool:
-    """Whether all that `parent` needs of a child, and does not share, is so without it."""
+    """Tell whether `parent` needs no more of a child and shares no less than other users do."""
     perm, shared = _together(_links_from(parent, child, known[parent]))
     other_perm, other_shared = _together(_links(child, known, but=parent))
     return not perm & ~other_perm and not other_shared & ~shared
@@ -113,7 +117,10 @@ def _is_old_news(parent: BlockNode, child: BlockNode, known: Mapping[BlockNode, 
 def _users_first(
     nodes: Iterable[BlockNode], known: Mapping[BlockNode, Pair]
 ) -> Iterator[BlockNode]:
-    """The nodes and all above them that are not `known`, each after those that use it."""
+    """Yield the nodes and all nodes above them, each after the nodes that use it.
+
+    Nodes in `known` are left out; the caller adds each node that it was given.
+    """
     begun: set[BlockNode] = set()
     for wanted in nodes:
         stack = [wanted]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""New image files, for snapshots and the targets of jobs (bdrv_img_create)."""
+"""Creation of image files for snapshots and for the targets of jobs (bdrv_img_create)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.names import QmpError
 
 MODE = 0o644
-"""What QEMU gives a new file, less the umask."""
+"""The mode of a new file before the umask is applied, as QEMU's (qemu_create)."""
 
 FIRST_BYTES: Final = 512
-"""Cleared in a target that cannot be made: what was there must not be taken for an image."""
+"""How many bytes are zeroed in a target that exists and cannot be created, such as an export.
+
+A header that was there before must not be recognised as an image.
+"""
 
 async def create_image_file(
     graph: BlockGraph,
@@ -33,11 +36,10 @@ async def create_image_file(
     size: int,
     backing: BackingFile | None = None,
 ) -> None:
-    """Make an empty image of `size` bytes at `filename`, which may have any form; QmpError.
+    """Create an empty image of `size` bytes at `filename`, which may have a protocol prefix.
 
-    A file that is there is overwritten, unless a node of the graph uses it;
-    an image that could not be finished is deleted.  The backing file is not
-    opened.
+    An existing file is overwritten, unless a node of the graph uses it.  The
+    backing file is not opened.  On QmpError, an unfinished image is deleted.
     """
     protocol = _check(filename, image_format, backing)
     driver = driver_named(image_format)
@@ -58,7 +60,7 @@ async def _let_go(graph: BlockGraph, node: BlockNode) -> None:
 
 
 def _check(filename: str, image_format: str, backing: BackingFile | None) -> str:
-    """The driver of what `filename` names; QmpError if nothing can be made there."""
+    """Return the protocol of `filename`; raise QmpError if no image can be created there."""
     if image_format not in BLOCKDEV_OPTIONS.variants:
         raise QmpError(f"Unknown file format '{image_format}'")
     protocol = "json" if filename.startswith("json:") else protocol_of(filename)
@@ -80,7 +82,7 @@ def _check(filename: str, image_format: str, backing: BackingFile | None) -> str
 async def _create_below(
     graph: BlockGraph, host: NodeHost, filename: str, protocol: str, size: int
 ) -> BlockNode:
-    """Make what an image will be in, and open it as a node that is not in the graph."""
+    """Create the file of an image, and return it open as a node that is not in the graph."""
     if protocol == "nbd":
         return await _existing(graph, host, filename, size)
     name = str(FILENAME_PARSERS["file"](filename)["filename"])
@@ -99,7 +101,10 @@ async def _create_below(
 async def _existing(
     graph: BlockGraph, host: NodeHost, filename: str, size: int
 ) -> BlockNode:
-    """Open what cannot be created (bdrv_co_create_opts_simple)."""
+    """Open and clear a target that exists and cannot be created (bdrv_co_create_opts_simple).
+
+    The node is in `unlisted` meanwhile: its server may hang, and `yank` must find it.
+    """
 
     async def child(ref: BlockdevRef) -> BlockNode:
         raise AssertionError(ref)
@@ -133,7 +138,11 @@ async def _existing(
 
 
 def _create(path: str, size: int, used: list[tuple[int, int]]) -> None:
-    """`used` are the files that must not be overwritten, by device and number."""
+    """Create or empty a file and give it `size` bytes (raw_co_create).  Runs in a lane.
+
+    `used` has device and inode number of each file that must not be overwritten.
+    """
+    # No O_TRUNC: whether the file is in use is known only after it was opened.
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
     try:
         status = os.fstat(fd)

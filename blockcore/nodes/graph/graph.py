@@ -38,30 +38,34 @@ from blockcore.qapi.schema import Null
 
 
 class BlockGraph:
-    """All nodes of a machine, by node-name, in the order of QEMU's graph_bdrv_states.
+    """All nodes of a machine by node-name, in the order of QEMU's graph_bdrv_states.
 
-    A format node is listed after its file and before its backing file, a
-    protocol's before its child: the queries show it.
+    A format node is listed after its file and before its backing file, a filter
+    or protocol before its child; queries show this order.
 
-    `directory` is what relative file names are relative to: the working
-    directory of the user, which nbdkit leaves.
+    `directory` is the one that relative file names are relative to: the user's
+    working directory, which nbdkit leaves when it starts.
     """
 
     def __init__(self, host: NodeHost, directory: str) -> None:
         self.nodes: dict[str, BlockNode] = {}
         self.directory = directory
         self.changing = Changing()
-        """Commands that change a part of the graph take it: one at a time has each."""
+        """The turns of commands and jobs that change parts of the graph."""
         self.unlisted: set[BlockNode] = set()
-        """Nodes that are being opened or closed, and are not to be found."""
+        """Nodes that are being opened or closed: no command finds them by name.
+
+        Their names are taken all the same, and they can be aborted and yanked.
+        """
         self._host = host
         self._names = 0
         self._openings = 0
 
     async def open(self, options: BlockdevOptions) -> BlockNode:
-        """Open a definition with all its children; QmpError, and nothing is left open.
+        """Open a definition with all its children, and return the node.
 
-        The new node has no parent and no owner yet: the caller says whose it is.
+        The new node has no parent and no owner: the caller gives it one.  On
+        QmpError, everything that was opened is closed again.
         """
         if self._openings >= MAX_OPENINGS:
             raise QmpError(f"Already {MAX_OPENINGS} nodes are waiting to be opened")
@@ -78,9 +82,11 @@ class BlockGraph:
         chain: tuple[str, ...],
         opened_before: list[str],
     ) -> BlockNode:
-        """`chain` has the files of the images above, of which this is to be the backing file.
+        """Open a definition below `parent`: its children, then the node on top of them.
 
-        What is opened is appended to `opened_before`.
+        `chain` has the full names of the images above if the node is to be their
+        backing file.  The names of opened nodes are appended to `opened_before`,
+        from which the caller restores QEMU's order of nodes.
         """
         effective = inherit(options, parent, self.new_name(options.node_name))
         below: list[str] = []
@@ -103,6 +109,8 @@ class BlockGraph:
             for opened in children:
                 await self.release(opened)
             raise
+        # QEMU lists a format after its file, which it opens first, and a filter before its
+        # child, which the driver opens; a backing file always comes after its overlay.
         before = len(below) if node.filters is None else 0
         await self._open_on(node, children, chain, below)
         self.nodes[node.node_name] = node
@@ -116,12 +124,18 @@ class BlockGraph:
     async def _open_on(
         self, node: BlockNode, children: list[BlockNode], chain: tuple[str, ...], below: list[str]
     ) -> None:
-        """Open a node on its children, which lose a user, and are closed, if that fails."""
+        """Open a node on its children; if that fails, close children that only it used.
+
+        Permissions are checked twice: before the driver opens, because it may write
+        at once (a qcow2 image marks itself), and after the backing file was opened.
+        """
         for name, opened in node.children.items():
             adopt(node, name, opened)
             if isinstance(getattr(node.definition, name), BlockdevOptions):
                 opened.inherits_from = node
         try:
+            # Other commands ran while the children were opened: the name may be taken by now,
+            # and a child that was given by name may be closed.
             self._check_free(node.node_name)
             if gone := [child.node_name for child in children if child.closed]:
                 raise QmpError(f"Node '{gone[0]}' was closed meanwhile")
@@ -142,7 +156,7 @@ class BlockGraph:
             self.unlisted.discard(node)
 
     async def release(self, node: BlockNode) -> None:
-        """Close a node that nobody uses, then the children that only it used."""
+        """Close a node if it has no users, then the children that only it used."""
         if node.parents or node.monitor_owned or self.nodes.get(node.node_name) is not node:
             return
         del self.nodes[node.node_name]
@@ -153,14 +167,14 @@ class BlockGraph:
         await self._let_go(node)
 
     async def _let_go(self, node: BlockNode) -> None:
-        """Release what a node has used that is closed, or could not be opened."""
+        """Cut a closed node, or one that could not be opened, from its children; release them."""
         for name, child in node.children.items():
             disown(node, name, child)
             child.inherits_from = None if child.inherits_from is node else child.inherits_from
             await self.release(child)
 
     async def close_all(self) -> None:
-        """Close every node, those above before those below them."""
+        """Close every node, parents before their children."""
         closed: set[str] = set()
         for node in list(self.nodes.values()):
             await self._close_from_above(node, closed)
@@ -174,7 +188,7 @@ class BlockGraph:
         await close_node(node)
 
     def subtree(self, node: BlockNode) -> Iterator[BlockNode]:
-        """The node and everything below it, each once."""
+        """Yield the node and everything below it, each node once."""
         found, left = {node}, [node]
         while left:
             here = left.pop()
@@ -185,15 +199,15 @@ class BlockGraph:
                     left.append(child)
 
     def abort(self) -> None:
-        """Make blocked I/O of all nodes return soon: the process is ending."""
+        """Make blocked I/O of all nodes return soon, because the process is ending."""
         for node in (*self.nodes.values(), *self.unlisted):
             node.abort()
 
     def path(self, filename: str) -> str:
-        """A file name as the user meant it, made absolute.
+        """Return a user's file name as an absolute path.
 
-        A NUL in it is the two bytes C0 80, as in QEMU, whose strings are in
-        modified UTF-8.
+        A NUL in it becomes the two bytes C0 80, as in QEMU, whose JSON strings are
+        in modified UTF-8.
         """
         return os.path.join(self.directory, filename.replace("\0", "\udcc0\udc80"))
 
@@ -205,7 +219,10 @@ class BlockGraph:
         return self.shown(self.nodes[node_name])
 
     def new_name(self, wanted: str | None) -> str:
-        """The name for a new node, made up if none is wanted; QmpError (bdrv_assign_node_name)."""
+        """Return `wanted`, or a generated name if it is None (bdrv_assign_node_name).
+
+        Raises QmpError if the name is malformed or taken.
+        """
         if wanted is None:
             self._names += 1
             return f"#block{self._names:03d}"
@@ -214,21 +231,30 @@ class BlockGraph:
         return wanted
 
     def _check_free(self, name: str) -> None:
-        """QmpError if a node, also one that is being opened, or a drive has the name."""
+        """Raise QmpError if a drive or a node, listed or not, has the name."""
         if name in map(self._host.device_of, self.nodes.values()):
             raise QmpError(f"node-name={name} is conflicting with a device id")
         if name in self.nodes or any(node.node_name == name for node in self.unlisted):
             raise QmpError(f"Duplicate nodes with node-name='{name}'")
 
     async def open_backing(self, node: BlockNode) -> None:
-        """Open the backing file that an image says, which was opened without; QmpError."""
+        """Open the backing file that the header of a node names, which was opened without.
+
+        Raises QmpError.
+        """
         node.definition = replace(node.definition, backing=None)  # type: ignore[call-arg]
         await self._open_backing(node, (), [])
 
     async def _open_backing(
         self, node: BlockNode, chain: tuple[str, ...], below: list[str]
     ) -> None:
-        """Open what is below an image, by its definition or, without one, by its header."""
+        """Open the backing file of a node: as its definition asks, completed by the header.
+
+        A file that the header names must be allowed, and must not be one of the
+        images above (`chain`): images can name each other in a circle.  A node that
+        the definition names must exist.  `auto_backing_file` remembers the name of
+        a backing file that came from the header alone.
+        """
         asked = node.definition.asked_backing()
         name, image_format = node.backing_file or (None, None)
         if isinstance(asked, Null) or not (asked or name):
@@ -263,14 +289,14 @@ class BlockGraph:
         return node
 
     def connected(self, *nodes: BlockNode) -> list[BlockNode]:
-        """All that use these or are used by them, however indirectly, in the order of `nodes`."""
+        """Return all nodes connected with the given nodes, in the order of `self.nodes`."""
         found = reached(nodes)
         return [other for other in self.nodes.values() if other in found]
 
     def refresh_filenames(self, nodes: Iterable[BlockNode] | None = None) -> None:
-        """Find the names of nodes anew: links, or what is in a header, have changed.
+        """Recompute the file names of all nodes, or of `nodes` and the nodes below them.
 
-        Of all nodes, or only of `nodes` and those below them.
+        Call this after changing links or the backing file name in a header.
         """
         done: set[str] = set()
         for node in self.nodes.values() if nodes is None else nodes:
@@ -285,9 +311,9 @@ class BlockGraph:
         node.filename = filename(self.shown(node), self._definition)
 
     def shown(self, node: BlockNode) -> BlockdevOptions:
-        """The definition, with the children that the node has now.
+        """Return a node's definition with its present children by name.
 
-        Without a backing file that is the image's own (backing_overridden).
+        A backing file that the header names is left out (bdrv_backing_overridden).
         """
         children: dict[str, Any] = {
             name: child.node_name for name, child in node.children.items()
@@ -298,7 +324,7 @@ class BlockGraph:
 
 
 def _shown_backing(node: BlockNode) -> BlockdevRef | Null | None:
-    """None if the backing file is the one that the image says."""
+    """Return the `backing` member to show: None if the backing file is the header's."""
     if not is_overridden(node):
         return None
     return Null.NULL if node.backing is None else node.backing.node_name

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a node's options are if it is not told: its parent's, mostly."""
+"""Options that a definition leaves out: most are those of the node's parent."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from blockcore.qapi.names import BlockdevDetectZeroesOptions, BlockdevDiscardOpt
 def inherit(
     options: BlockdevOptions, parent: NodeOptions | None, node_name: str
 ) -> NodeOptions:
-    """A child takes read-only and the cache mode from its parent, and always unmaps.
+    """Return a node's options: given, or inherited from `parent` (bdrv_inherited_options).
 
-    What the node above decides about discards has to get through below
-    (bdrv_inherited_options).
+    A child takes read-only and the cache mode from its parent.  It always unmaps
+    unless told otherwise: the node above has decided already which discards to
+    pass on.  A node without a parent ignores discards by default.
     """
     cache = options.cache or BlockdevCacheOptions()
     auto = options.auto_read_only
@@ -35,5 +36,5 @@ def inherit(
 
 
 def options_for_backing(options: NodeOptions) -> NodeOptions:
-    """What a backing file inherits from: a node of these options, but read-only."""
+    """Return the options that a backing file inherits: its overlay's, but read-only."""
     return replace(options, read_only=True, auto_read_only=False)

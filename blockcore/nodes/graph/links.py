@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Links between nodes, and between nodes and their other users: made, cut and moved one by one.
+"""Primitives that make, cut and move one link from a node or another user to a node.
 
-Only the graph itself and `relink`, which knows all duties of a change, use these.
+Only the graph and `relink` call them: `relink` also checks permissions, refreshes
+file names and closes unused nodes.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ from blockcore.nodes.permissions import Holder
 
 
 class Moved(NamedTuple):
-    """A user that uses another node now: a parent by its child's name, or a holder."""
+    """A user whose node was replaced: a parent with its child's name, or a holder without."""
 
     user: BlockNode | Holder[BlockNode]
     name: str | None = None
 
 
 def attach(parent: BlockNode, name: str, child: BlockNode) -> None:
-    """Make `child` the child `name` of a node that has none."""
+    """Make `child` the child `name` of a node that has no child of that name."""
     parent.set_child(name, child)
     adopt(parent, name, child)
 
 
 def adopt(parent: BlockNode, name: str, child: BlockNode) -> None:
-    """Tell a child of its parent, which knows it already."""
+    """Tell a child of its new parent, whose side of the link is made already."""
     child.parents.append(parent)
     parent.concerns_changed()
     if name == "backing" and parent.filters is None:
@@ -37,7 +38,7 @@ def adopt(parent: BlockNode, name: str, child: BlockNode) -> None:
 
 
 def detach(parent: BlockNode, name: str) -> BlockNode:
-    """Cut the link to child `name`; gives the child, which may have no other user."""
+    """Cut the link to child `name` and return the child, which may be without users now."""
     child = parent.children[name]
     parent.set_child(name, None)
     disown(parent, name, child)
@@ -45,7 +46,7 @@ def detach(parent: BlockNode, name: str) -> BlockNode:
 
 
 def disown(parent: BlockNode, name: str, child: BlockNode) -> None:
-    """Tell a child that a link has been cut."""
+    """Tell a child that the link from `parent` is cut."""
     child.parents.remove(parent)
     parent.concerns_changed()
     if name == "backing" and parent.filters is None:
@@ -53,10 +54,10 @@ def disown(parent: BlockNode, name: str, child: BlockNode) -> None:
 
 
 def replace(old: BlockNode, new: BlockNode, below: Iterable[BlockNode]) -> list[Moved]:
-    """Let the users of `old` use `new` and return those that do now (bdrv_replace_node).
+    """Let the users of `old` use `new`, and return the users that moved (bdrv_replace_node).
 
-    `below` are `new` and everything it uses: they go on using `old`, and so
-    does a holder that means this very node.
+    `below` are `new` and everything below it: these keep their links to `old`, or
+    the graph would have a cycle.  A holder with `stay_at_node` stays as well.
     """
     keep = list(below)
     moved = []
@@ -72,7 +73,7 @@ def replace(old: BlockNode, new: BlockNode, below: Iterable[BlockNode]) -> list[
 
 
 def move(users: Iterable[Moved], old: BlockNode, new: BlockNode) -> None:
-    """Let these users of `old` use `new`."""
+    """Let some users of `old` use `new`."""
     for user, name in users:
         if isinstance(user, BlockNode):
             assert name is not None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The drivers that a user can ask for: a new one is a member of `DRIVERS`."""
+"""The table of drivers that a user can ask for: a new driver is a member of `DRIVERS`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DRIVERS: Final[tuple[Driver, ...]] = (
     *(FileNode, NbdNode, NullNode),
     *(BlkdebugNode,),
 )
-"""Formats, protocols, filters."""
+"""Formats, then protocols, then filters."""
 
 _BY_NAME: Final = {driver.driver: driver for driver in DRIVERS}
 
@@ -39,10 +39,10 @@ IMAGE_INFO_SPECIFIC: Final = FlatUnion(
 
 
 def driver_named(name: str) -> Driver:
-    """Return a driver by QAPI's name; there is one."""
+    """Return the driver with QAPI's name `name`, which must exist."""
     return _BY_NAME[name]
 
 
 async def make_node(definition: BlockdevOptions, making: Making) -> BlockNode:
-    """A node that is not open yet, its children opened; raises QmpError."""
+    """Return a new node that is not open yet but has open children; raise QmpError."""
     return await driver_named(definition.driver).make(definition, making)

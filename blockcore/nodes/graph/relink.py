@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""Changes of links in a running graph, with everything that a change owes to others.
+"""Changes of links in a running graph, with everything that a change requires elsewhere.
 
     async with Relink(graph) as change:
         change.attach(overlay, "backing", old)
         change.replace(old, overlay)
 
-Nobody sees the graph between two awaits, so what stands in the block may pass
-through states that would be refused.  At its end
+Without an await in the block, no request sees its intermediate states, so they
+may be states that would be refused.  At the end of the block
 
 1. permissions are checked; a conflict, like any other exception, puts every
    link back, the last one first, and is raised;
-2. the file names of all nodes that are connected with the change are found anew;
+2. the file names of all nodes that are connected with the change are recomputed;
 3. nodes that the change has left without users are closed.
 
-The links themselves tell the machine that requests which go past nodes have to
-decide anew (`links.adopt`, `links.disown`), and drives that they have another root.
+The single links (`links`) invalidate the shortcuts of requests, and tell drives
+that they have another root.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from blockcore.qapi.names import QmpError
 
 
 class Relink:
-    """One change of links, as an async context; `undo` takes it back if a transaction fails."""
+    """A change of links, as an async context; `undo` takes it back if a transaction fails."""
 
     def __init__(self, graph: BlockGraph) -> None:
         self._graph = graph
@@ -64,58 +64,61 @@ class Relink:
                 await self._graph.release(node)
 
     def attach(self, parent: BlockNode, name: str, child: BlockNode) -> None:
-        """Make `child` the child `name` of a node that has none."""
+        """Make `child` the child `name` of a node that has no child of that name."""
         links.attach(parent, name, child)
         self._done(lambda: links.detach(parent, name), parent, child)
 
     def detach(self, parent: BlockNode, name: str) -> None:
-        """Cut the link to the child `name`, which is closed at the end if it has no other user."""
+        """Cut the link to child `name`; a child without other users is closed at the end."""
         child = links.detach(parent, name)
         self._done(lambda: links.attach(parent, name, child), parent, child)
         self.release(child)
 
     def set_child(self, parent: BlockNode, name: str, child: BlockNode | None) -> None:
-        """Cut the link to the child `name`, if there is one, and make another, if one is given."""
+        """Replace child `name`, which may be missing, by `child`; None: by no child."""
         if name in parent.children:
             self.detach(parent, name)
         if child is not None:
             self.attach(parent, name, child)
 
     def replace(self, old: BlockNode, new: BlockNode) -> None:
-        """Let the users of `old` use `new`, but for those that `new` is on (bdrv_replace_node)."""
+        """Let the users of `old` use `new`, except `new` and nodes below it (bdrv_replace_node)."""
         moved = links.replace(old, new, self._graph.subtree(new))
         self._done(lambda: links.move(moved, new, old), old, new)
 
     def insert(self, node: FilterNode) -> None:
-        """List a filter that has been made and opened, and tell its children of it."""
-        graph = self._graph  # not self: what undoes a change must not lead back to it in a cycle
+        """List a filter that was made and opened, and tell its children of it."""
+        # The undo function must not hold `self`, which holds the function: such a cycle would
+        # keep the nodes until the garbage collector runs.
+        graph = self._graph
         graph.nodes[node.node_name] = node
         for name, child in node.children.items():
             links.adopt(node, name, child)
         self._done(lambda: _take_out(graph, node), node)
 
     async def open_backing(self, node: BlockNode) -> None:
-        """Open the backing file that an image names; QmpError."""
+        """Open the backing file that the header of a node names; raise QmpError."""
         await self._graph.open_backing(node)
         if (backing := node.children.get("backing")) is not None:
             self._done(lambda: links.detach(node, "backing"), node, backing)
             self.release(backing)
 
     def reconfigured(self, node: BlockNode) -> None:
-        """Options of the node have changed, which may be part of file names."""
+        """Note that options of the node have changed, which file names may show."""
         node.concerns_changed()
         self._touched[node] = None
 
     def release(self, node: BlockNode) -> None:
-        """Close a node at the end, unless it has users then, or the monitor owns it."""
+        """Close a node at the end of the block, unless it has users or a name of the monitor's."""
         self._unused.append(node)
 
     def check(
         self, nodes: Iterable[BlockNode] | None = None, closing: Iterable[BlockNode] = ()
     ) -> None:
-        """Raise QmpError now if users of these nodes conflict, or of any that are connected.
+        """Raise QmpError if users conflict at `nodes` or, without these, at any connected node.
 
-        `closing` are nodes that are about to become read-only.
+        `closing` are nodes that are about to become read-only.  A check of all
+        connected nodes makes the one at the end of the block unnecessary.
         """
         check_permissions(self._near() if nodes is None else nodes, closing)
         self._unchecked = self._unchecked and nodes is not None
@@ -139,10 +142,10 @@ class Relink:
 
 
 async def take_away(graph: BlockGraph, node: FilterNode) -> None:
-    """Let the users of a filter use what it shows, and close the filter (bdrv_drop_filter).
+    """Let the users of a filter use the node below it, and close the filter (bdrv_drop_filter).
 
-    Nothing is checked: fewer nodes cannot conflict where more did not, and QEMU
-    passes `&error_abort`.
+    Permissions are not checked: without the filter there are fewer users, which
+    cannot conflict where more did not (QEMU passes `&error_abort`).
     """
     links.replace(node, node.below, graph.subtree(node.below))
     _take_out(graph, node)
@@ -158,7 +161,10 @@ def _take_out(graph: BlockGraph, node: FilterNode) -> None:
 
 
 def add_user(node: BlockNode, user: Holder[BlockNode], among: Iterable[BlockNode]) -> None:
-    """Let a drive, a job or a command use a node; QmpError if users of `among` conflict then."""
+    """Let a drive, a job or a command use a node.
+
+    Raises QmpError, and takes the user away again, if users of `among` conflict.
+    """
     node.parents.append(user)
     try:
         check_permissions(among)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Giving open nodes other options and children (bdrv_reopen_multiple).
+"""Changes of options and children of open nodes (bdrv_reopen_multiple).
 
-What is to change is put together as a list of `Change`s, checked as a whole,
-and carried out node by node; if one cannot, those before it go back.  No
-request may be under way at the nodes.
+A reopening is a list of `Change`s.  The list is checked as a whole and carried
+out node by node; if one node fails, the nodes before it go back.  The caller
+holds a drained section: no request may be under way at the nodes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _COMMON = frozenset(member.name for member in fields(BlockdevOptions)) - {"drive
 
 @dataclass
 class Change:
-    """What becomes of one node; `children` are those that are replaced, by their names."""
+    """The new options of one node, and its replaced children by name (None: no such child)."""
 
     node: BlockNode
     options: NodeOptions
@@ -34,21 +34,21 @@ class Change:
 
 
 def read_only_changes(graph: BlockGraph, node: BlockNode, read_only: bool) -> list[Change]:
-    """Make a node read-only or writable, and with it the children that go by it.
+    """Return the changes that make a node and its inheriting children read-only or writable.
 
-    It stays so when a parent is made otherwise later on: it has been said of
-    this very node (bdrv_reopen_set_read_only).
+    The option then counts as given for the node itself: it stays when a parent
+    becomes read-only or writable later (bdrv_reopen_set_read_only).
     """
     definition = replace(node.definition, read_only=read_only)
     return _inherited(graph, node, replace(node.options, read_only=read_only), definition)
 
 
 def asked_changes(graph: BlockGraph, wanted: Iterable[BlockdevOptions]) -> list[Change]:
-    """What `blockdev-reopen` asks for: every option that is not given is the default again.
+    """Return the changes that `blockdev-reopen` asks for.
 
-    But `discard` stays as it is, as in QEMU.
-
-    QmpError if a node does not exist, or an option of it cannot change.
+    Every option that is not given becomes the default again, except that
+    `discard` stays as it is, as in QEMU.  Raises QmpError if a node does not
+    exist, or if an option cannot change.
     """
     changes: list[Change] = []
     for definition in wanted:
@@ -62,7 +62,13 @@ def asked_changes(graph: BlockGraph, wanted: Iterable[BlockdevOptions]) -> list[
 
 
 async def reopen(graph: BlockGraph, changes: list[Change]) -> None:
-    """Carry out all changes or none; QmpError or OSError."""
+    """Carry out all changes, or none and raise QmpError or OSError.
+
+    Each list of changes has parents before their children.  A node that becomes
+    read-only goes before its children, because it may still have to write to
+    them; a node that becomes writable goes after its children, because it may
+    write at once.  Links change last, all together.
+    """
     _check(graph, changes)
     closing = [one for one in changes if one.options.read_only]
     opening = [one for one in reversed(changes) if not one.options.read_only]
@@ -91,7 +97,7 @@ async def reopen(graph: BlockGraph, changes: list[Change]) -> None:
 def _inherited(
     graph: BlockGraph, node: BlockNode, options: NodeOptions, definition: BlockdevOptions
 ) -> list[Change]:
-    """The change of a node, and those of the children that were opened with it."""
+    """Return the change of a node and of the children that inherit from it."""
     changes = [Change(node, options, definition)]
     for name, child in node.children.items():
         if child.inherits_from is node:
@@ -105,7 +111,16 @@ def _inherited(
 def _asked(
     graph: BlockGraph, node: BlockNode, wanted: BlockdevOptions, parent: NodeOptions | None
 ) -> list[Change]:
+    """Return the changes that a definition asks for at a node and below it.
+
+    First come the options that all drivers have, with inheritance; then each child
+    that the definition mentions, either as a definition in place (the function
+    calls itself; the child must have been opened with the node) or by name (the
+    link is replaced); at last the driver's own members.  QEMU's order of checks
+    decides which of several errors is reported (bdrv_reopen_prepare).
+    """
     options = inherit(wanted, parent, node.node_name)
+    # QEMU keeps the flag of a root, because no option of the reopened node sets it.
     if parent is None and wanted.discard is None:
         options = replace(options, discard_unmap=node.options.discard_unmap)
     unmaps = options.discard_unmap
@@ -118,7 +133,7 @@ def _asked(
     if has_backing and wanted.asked_backing() is None:
         raise QmpError(f"backing is missing for '{node.node_name}'")
     changes = _inherited(graph, node, options, wanted)
-    # QEMU looks at the backing file first.
+    # Reversed, because QEMU looks at the backing file before the file.
     for name in reversed(wanted.child_members()):
         ref: BlockdevRef | Null | None = getattr(wanted, name)
         if isinstance(ref, BlockdevOptions):
@@ -126,6 +141,7 @@ def _asked(
             if child is None or child.inherits_from is not node:
                 raise QmpError(f"Cannot change the option '{name}.driver'")
             up = options_for_backing(options) if name == "backing" else options
+            # The child's own definition replaces what it would only have inherited.
             changes = [one for one in changes if one.node is not child]
             changes += _asked(graph, child, ref, up)
         elif ref is not None:
@@ -135,7 +151,10 @@ def _asked(
 
 
 def _new_child(graph: BlockGraph, change: Change, name: str, ref: str | Null) -> None:
-    """Find the node that is to be the child `name` (bdrv_reopen_parse_file_or_backing)."""
+    """Add to `change` the node that becomes child `name` (bdrv_reopen_parse_file_or_backing).
+
+    Raises QmpError if there is no such node, or if it cannot become this child.
+    """
     node, child = change.node, None
     old = node.children.get(name)
     if isinstance(ref, str):
@@ -157,7 +176,7 @@ def _new_child(graph: BlockGraph, change: Change, name: str, ref: str | Null) ->
 
 
 def _check_members(node: BlockNode, wanted: BlockdevOptions) -> None:
-    """QmpError if something is to change that cannot, or is not given but was."""
+    """Raise QmpError if a member changes that cannot, or was given before and is not now."""
     if wanted.driver != node.driver:
         raise QmpError("Cannot change the option 'driver'")
     for member in fields(wanted):
@@ -175,7 +194,11 @@ def _check_members(node: BlockNode, wanted: BlockdevOptions) -> None:
 
 
 def _check(graph: BlockGraph, changes: list[Change]) -> None:
-    """Try the changes on the graph, where nobody sees it, and take them back."""
+    """Raise QmpError if the changed graph would have conflicting users.
+
+    The changes are made on the graph itself and undone.  There is no await in
+    between, so no request and no command sees them.
+    """
     closing = [one.node for one in changes if one.options.read_only and not one.node.read_only]
     before = [(one.node, one.node.options) for one in changes]
     links = Relink(graph)
