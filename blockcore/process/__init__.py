@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: MIT
 """The process around a machine: threads, sockets, signals, the log.
 
-All real I/O is here, but for that of nodes.
+All I/O of the package is here, except that of nodes.
 
-Serving: `server` has the life of the process, `connection` a guest's connection,
+Serving: `server` is the life of the process, `connection` a guest's connection,
 `loop` the main loop's thread, `pool` the threads for calls that block, `control`
-the control socket, `nbd_address` and `socket_file` where it listens, `recursion`
-how deep calls may nest.
+the control socket, `nbd_address` the address of the NBD server, `socket_file`
+the files of sockets, `recursion` the depth to which calls may nest.
 
-Beginning and end: `start`, `ending`, `signals`, `leftovers`.
+Beginning and end: `start` is the process until it serves, `ending` its way to
+the exit, `signals` the signals that end it, `leftovers` the files that it
+removes at its end.
 
-The log, which nothing waits for: `log`, `log_writer`, `stderr`.
+The log, for which no other thread waits: `log` is its form, `log_writer` the
+thread that writes it, `stderr` the pipe that collects everything else on
+descriptor 2.
 """

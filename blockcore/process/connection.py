@@ -14,7 +14,7 @@ from blockcore.nodes.shortcut.slot import Slot
 class Connection:
     """One NBD connection: nbdkit's handle.
 
-    `opener` is the native id of the thread that has opened it.
+    `opener` is the native id of the thread on which nbdkit called `open`.
     """
 
     opener = 0
@@ -26,40 +26,49 @@ class Connection:
         self._opener_slot: Slot | None = None
 
     def block_size(self) -> tuple[int, int, int]:
-        """Minimum, preferred and maximum size of a request, in bytes."""
+        """Return the minimum, preferred and maximum size of a request, in bytes."""
         device = self.blk.device
         minimum = device.logical_block_size or 1
         return minimum, max(minimum, device.physical_block_size or 4096), 32 << 20
 
     def new_slot(self) -> Slot:
-        """A slot for a worker thread of this connection."""
+        """Make a slot for a worker thread of this connection; takes the big lock."""
         slot = Slot()
         with self._lock.region():
             self.blk.slots.append(slot)
         return slot
 
     def opener_slot(self) -> Slot:
-        """The slot of the opener, where that thread has the requests as well."""
+        """Return the slot of the opener, for an nbdkit whose opener serves the requests as well.
+
+        To be called on the opener only: the slot is made on the first call.
+        """
         if self._opener_slot is None:
             self._opener_slot = self.new_slot()
         return self._opener_slot
 
     def close(self) -> None:
-        """The client has gone, and nothing is under way."""
+        """Retire the opener's slot; the client is gone and no request is under way."""
         if self._opener_slot is not None:
             self.retire(self._opener_slot)
 
     def retire(self, slot: Slot) -> None:
-        """The slot's thread has ended."""
+        """Drop the slot of a thread that ends, keeping its counts; takes the big lock."""
         with self._lock.region():
             self.blk.retire(slot)
 
     def shortcut_pread(self, slot: Slot, offset: int, buf: memoryview) -> Tried:
-        """Try the shortcut for a read."""
+        """Try to read `len(buf)` bytes by the shortcut; never raises, see `Tried`.
+
+        On the worker's thread, without the big lock.
+        """
         return self._try(slot, GuestShortcut.pread, offset, buf)
 
     def shortcut_pwrite(self, slot: Slot, offset: int, buf: memoryview) -> Tried:
-        """Try the shortcut for a write."""
+        """Try to write `buf` by the shortcut; never raises, see `Tried`.
+
+        On the worker's thread, without the big lock.
+        """
         return self._try(slot, GuestShortcut.pwrite, offset, buf)
 
     def _try(
@@ -69,8 +78,9 @@ class Connection:
         offset: int,
         buf: memoryview,
     ) -> Tried:
-        # Busy before look: whoever takes the shortcut away looks at `busy` after that, so that
-        # one of the two sees the other (`nodes.shortcut`).
+        # No lock: set `busy`, then read the shortcut.  A thread that takes the shortcut away does
+        # the reverse, and then waits for slots that are busy.  So either this thread finds no
+        # shortcut, or the other thread finds `busy` and waits for the request (`nodes.shortcut`).
         slot.busy = True
         shortcut = self.blk.shortcut
         try:
@@ -80,4 +90,6 @@ class Connection:
         finally:
             slot.busy = False
             if shortcut is not self.blk.shortcut:
-                self._lock.poke()  # who has taken it away may wait for this slot
+                # The shortcut was taken away during the request: a routine may wait for this slot,
+                # and its condition is looked at only when a region of the lock ends.
+                self._lock.poke()

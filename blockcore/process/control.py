@@ -30,27 +30,39 @@ from blockcore.qmp.output import Broken, Output
 from blockcore.qmp.session import Invocation, Session, error_reply
 
 QUEUE_BYTES = 16 << 20
-"""A client that leaves events of this size unread is disconnected."""
+"""Bytes of unread events at which a client is disconnected.
+
+Bounds the memory that one client can take.  Replies do not count: a client gets
+no further replies while it leaves replies unread.
+"""
 
 QUEUE_MESSAGES = 100_000
-"""The same for messages that the main loop has not come round to sending."""
+"""Unsent messages at which a client is disconnected: a bound for events that come faster than
+the main loop turns them into bytes."""
 
 INPUT_BYTES = 16 << 10
-"""So much of a client's input is read in one go."""
+"""The most bytes of a client's input that are read at once."""
 
 TURN_S = 0.001
-"""How long one client is served before the next one has its turn."""
+"""How long one client is served, in seconds, before the next client has its turn.
+
+Longer turns keep other clients waiting; shorter ones lose more of the time to
+the pause after each (`PAUSE_S`).
+"""
 
 PAUSE_S = 0.0001
-"""How long others have the interpreter lock between two turns; a wake-up takes half of it."""
+"""How long the main loop sleeps between two turns, in seconds, so that workers get the
+interpreter lock.  Waking up a worker takes half of that (`Client._take_scheduled_turn`)."""
 
 _log = structlog.get_logger()
 
 
 def bind_control_socket(path: str) -> socket.socket:
-    """A listening Unix socket at `path`, for its owner only; QmpError if that cannot be.
+    """Return a Unix socket that listens at `path`, with mode 0600.
 
-    A socket that nobody listens to any more is replaced.
+    Replaces the file of a socket to which no server listens any more.  Raises
+    QmpError if the socket cannot be bound.  Sets the process's umask for a
+    moment, so no other thread may make files meanwhile.
     """
     try:
         make_room(path)
@@ -72,15 +84,16 @@ def bind_control_socket(path: str) -> socket.socket:
 
 
 class Client(asyncio.BufferedProtocol):
-    """One connection to the control socket.
+    """One connection to the control socket; on the main loop's thread, except `event`.
 
-    What it sends and what it is sent are dealt with in turns, between which
-    other clients have theirs: a turn ends after `TURN_S`, and no step of it
-    takes longer.  Nothing is read while there is something to do, and no
-    command is run while what was said before waits to be read.
+    Input and output are handled in turns, and other clients have their turns in
+    between.  A turn ends after `TURN_S`; no single step takes longer than that.
+    Input is read only when all earlier input and output is done with, and no
+    command runs while asyncio's write buffer is full: a client that does not
+    read its replies gets no more work done.
 
-    `on_lost` is told when it has ended, `after_reply` when something was
-    answered.
+    `clients` are the clients to which events go.  `on_lost` is called when the
+    connection has ended, `after_reply` at the end of each turn.
     """
 
     def __init__(
@@ -122,10 +135,11 @@ class Client(asyncio.BufferedProtocol):
         self._on_lost(self)
 
     def get_buffer(self, sizehint: int) -> bytearray:
-        """Where the next input goes.
+        """Return the buffer for the next input.
 
-        A buffer of our own: asyncio's is new each time and so large that the C
-        library maps and unmaps it, which took a tenth of a command's time.
+        It is one buffer per client.  asyncio's own (of `asyncio.Protocol`) is new
+        each time, and so large that the C library maps and unmaps it, which took
+        a tenth of a command's time.
         """
         return self._input
 
@@ -141,48 +155,53 @@ class Client(asyncio.BufferedProtocol):
         self._schedule()
 
     def event(self, message: Shared) -> None:
-        """Queue an event; the big lock is held."""
+        """Queue an event, on any thread; the big lock is held."""
         if len(self.session.outbox) >= QUEUE_MESSAGES:
+            # The main loop reads this flag without the lock.  It is never cleared, and each
+            # event is followed by a `flush`, which sees it.
             self._overflow = True
         else:
             self.session.send_event(message)
 
     def flush(self) -> None:
-        """Send what is queued, as much as one turn allows, or give the client up."""
+        """Send as much of the queue as one turn allows; disconnect if the queue is too long."""
         self._send(self._loop.time() + TURN_S)
         self._go_on()
 
     def close(self) -> None:
-        """Close the connection once what is queued has been sent."""
+        """Send as much of the queue as one turn allows, then close the connection.
+
+        asyncio sends what it has taken before it closes.
+        """
         self.flush()
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
-        """Close the connection at once."""
+        """Close the connection at once; unsent output is lost."""
         if self._transport is not None:
             self._transport.abort()
 
     def _schedule(self) -> None:
-        """Have another turn, after those of others."""
+        """Ask for another turn, after the turns that other clients have asked for."""
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._take_scheduled_turn)
 
     def _take_scheduled_turn(self) -> None:
-        """Have the turn after a real pause, in which workers can get the interpreter lock.
+        """Take the turn after a real pause, in which workers can get the interpreter lock.
 
-        The loop releases that lock between two turns as well, but takes it back
-        before a worker has woken up; and a worker that was woken up for nothing
-        begins to wait anew, until it is lucky: 97 ms with a client that sends
-        2 million tokens, 4 ms with the pause.
+        The loop releases the interpreter lock between two turns anyway, but takes
+        it back before a worker has woken up.  The worker then begins to wait
+        again.  Beside a client that sends 2 million tokens a worker waited 97 ms
+        without the pause, and 4 ms with it.
         """
         self._scheduled = False
         time.sleep(PAUSE_S)
         self._turn()
 
     def _turn(self) -> None:
-        """Run commands that have come, one after the other, and send what they answer."""
+        """Run the commands that have come, one after the other, and send their replies."""
         now = self._loop.time
         end = now() + TURN_S
         if self._has_output():
@@ -197,7 +216,7 @@ class Client(asyncio.BufferedProtocol):
         self._after_reply()
 
     def _go_on(self) -> None:
-        """Do later what there is left to do, and read only if there is nothing."""
+        """Schedule another turn if work is left; read more input only if none is left."""
         if self._transport is None:
             return
         sent = not self._has_output()
@@ -212,10 +231,14 @@ class Client(asyncio.BufferedProtocol):
         return bool(self.session.outbox) or self._output.in_message
 
     def _send(self, end: float) -> None:
-        """Write what is queued until it is written, or `end` has come."""
+        """Hand the queue to asyncio until it is empty or the loop's time is `end` (seconds).
+
+        Disconnects the client if the buffered events exceed `QUEUE_BYTES`.
+        """
         transport, output = self._transport, self._output
         if transport is None:
             return
+        # Of the replies at most as many bytes can be unsent as the whole buffer has.
         output.replies = min(output.replies, transport.get_write_buffer_size())
         try:
             while self._has_output():
@@ -236,7 +259,7 @@ class Client(asyncio.BufferedProtocol):
         self._transport = None
 
     def _step(self) -> None:
-        """Look at the next piece of the input, and run the command in it."""
+        """Parse the next piece of the input, and run the command in it, if it has one."""
         invocation = self.session.next_command()
         if invocation is not None:
             with self._lock.region():
@@ -260,22 +283,24 @@ class Client(asyncio.BufferedProtocol):
             self.session.reply(invocation, result)
 
     def _done(self, invocation: Invocation, routine: Routine) -> None:
-        """A coroutine command has ended, perhaps on another thread; the lock is held.
-
-        An error leads to the frames of who has performed its call, and they to the routine.
-        """
+        """Answer a coroutine command that has ended; on any thread, the big lock is held."""
+        # Take the error out of the routine.  Its traceback has the frames of the thread that
+        # performed the call, and these have the routine: a cycle that only the collector ends.
         error, routine.error = routine.error, None
         if isinstance(error, QmpError):
             self.session.fail(invocation, error)
         elif error is None:
             self.session.reply(invocation, routine.result)
         elif not isinstance(error, OSError) or not self._lock.closing:
+            # An OSError once the lock is closed is no bug: the end of the process has abandoned
+            # the routine (ESHUTDOWN).
             self._fail_by_bug(invocation, error)
+        # A command that ends inside `spawn` is in a turn of its client, which sends the reply.
         if not self._spawning:
             self._lock.defer(self._wake)
 
     def _fail_by_bug(self, invocation: Invocation, error: BaseException) -> None:
-        """Answer a command that has raised what it must not; the lock is held."""
+        """Answer a command that raised anything but QmpError; the big lock is held."""
         what = f"The command {invocation.command.name}"
         self.session.fail(invocation, _description(what, error))
         self._lock.defer(lambda: _log_bug(error))
@@ -286,7 +311,7 @@ class Client(asyncio.BufferedProtocol):
 
 
 def _bug(what: str, error: BaseException) -> QmpError:
-    """What a client is told of a bug of ours, which is logged."""
+    """Log a bug of ours, and return the error that the client gets."""
     _log_bug(error)
     return _description(what, error)
 
@@ -300,6 +325,6 @@ def _log_bug(error: BaseException) -> None:
 
 
 def _replacement(message: dict[str, Any], error: Exception) -> dict[str, Any]:
-    """The answer instead of one that cannot be written."""
+    """Return the error reply to send instead of a reply that could not be encoded."""
     reply = error_reply(_bug("The reply", error))
     return {**reply, "id": message["id"]} if "id" in message else reply

@@ -1,5 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The end of the process: from whoever asks for it to the exit."""
+"""The end of the process: from the first reason to end (a signal, `quit`, nbdkit) to the exit.
+
+Two threads wait for it from the start, because at the end there may be no
+memory or descriptor for a thread.  The watcher ends everything in order:
+SHUTDOWN, jobs, waiting requests, nbdkit, then requests in system calls.  The
+last resort ends the process by force if the watcher, the main loop or nbdkit
+is stuck.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +25,30 @@ from blockcore.process.loop import MainLoop
 from blockcore.qapi.names import ShutdownCause
 
 GRACE_S = 1.0
-"""For requests that are at a disk when the process is told to end."""
+"""How long requests in system calls may take to end, in seconds.
+
+Longer keeps the user waiting for a disk that hangs; shorter loses replies of a
+slow disk.
+"""
 
 REPLY_S = 0.1
-"""For the replies to the last requests to leave before connections are cut."""
+"""How long nbdkit may take to send the last replies and call `cleanup`, in seconds."""
 
 FORCE_S = 0.5
-"""For everything else, before the process ends by force."""
+"""How long everything else may take, in seconds: the process ends by force GRACE_S + FORCE_S
+after the end has begun."""
 
 POLL_S = 0.005
+"""How often the watcher looks whether jobs and requests have ended, in seconds."""
 
 _log = structlog.get_logger()
 
 
 class Ending:
-    """Lets go of everything that would keep nbdkit from ending, once it has begun.
+    """The orderly end of one process, with a bound on how long it takes.
 
-    `shutdown` tells nbdkit to end; `leave` takes away what must not stay behind.
+    `shutdown` tells nbdkit to end.  `leave` removes the files of the process and
+    closes the log; it may be called more than once.
     """
 
     def __init__(
@@ -59,13 +73,16 @@ class Ending:
         )
 
     def start(self, loop: MainLoop) -> None:
-        """Start the threads that wait for the end, so that it takes no more of anything."""
+        """Start the two threads that wait for the end."""
         self._loop = loop
         self._last_resort.start()
         self._watcher.start()
 
     def begin(self, **reason: Any) -> None:
-        """End; who comes first is told in the log.  From any thread, never waits."""
+        """Begin the end; `reason` goes to the log, the first call's only.
+
+        On any thread.  Returns at once.
+        """
         with self._mutex:
             if not self._begun.is_set():
                 self._reason = reason
@@ -75,7 +92,10 @@ class Ending:
         return self._begun.is_set()
 
     def finish(self) -> None:
-        """nbdkit has answered its last request."""
+        """Stop the main loop, close all images, and remove files; nbdkit has no requests left.
+
+        On nbdkit's main thread, from its `cleanup`.
+        """
         self._answered.set()
         self.begin(reason="nbdkit has ended")
         self._watcher.join()
@@ -85,19 +105,27 @@ class Ending:
         self._leave()
 
     def exit(self) -> None:
-        """End now, whatever nbdkit's threads are at; what was flushed is safe.
+        """End the process with status 0, whatever nbdkit's threads are doing; never returns.
 
-        nbdkit waits for its clients to hang up, and 1.42 still does.  Hanging
-        up on them instead kills the process when it is sending: a reply that
-        cannot be sent makes nbdkit 1.32 forget the socket, and the next worker
-        with one in hand fails its assertion that there is a socket.  With
-        nbdkit's own `disconnect`, which newer ones have, a request can hang up
-        on its own client only, and takes the reply along.
+        Data that was flushed is safe.
+
+        nbdkit would wait for its clients to hang up (1.32 as well as 1.42).
+        Closing their connections instead can abort the process: nbdkit 1.32
+        forgets the socket of a connection when a reply cannot be sent, and the
+        next worker that has a reply then fails the assertion that there is a
+        socket.  `nbdkit.disconnect`, which newer versions have, closes only the
+        connection of the request that calls it, and loses that request's reply.
         """
         self._leave()
         os._exit(0)
 
     def _watch(self) -> None:
+        """Wait for the end to begin, then end everything in order (the watcher's thread).
+
+        Jobs get `CANCEL_NS`, requests in system calls GRACE_S, the last replies
+        REPLY_S.  If nbdkit calls `cleanup` in time, `finish` does the rest on
+        nbdkit's thread; otherwise it is done here, and the process exits.
+        """
         self._begun.wait()
         with self._lock.region():
             self._machine.quit(ShutdownCause.HOST_SIGNAL)
@@ -106,7 +134,8 @@ class Ending:
         while self._machine.jobs and time.monotonic() < deadline:
             time.sleep(POLL_S)
         self._lock.close()
-        # Not before: what waits would ask nbdkit whether it may, and that one complains then.
+        # After the lock is closed: waiting requests would ask nbdkit whether their client is
+        # there, and nbdkit logs an error for that once it is ending (nbdkit_nanosleep).
         self._shutdown()
         with self._lock.region():
             self._machine.graph.abort()
@@ -126,10 +155,11 @@ class Ending:
             return all(blk.quiet() for blk in self._machine.backends)
 
     def _end_by_force(self) -> None:
-        """If anything is stuck, go without it."""
+        """End the process if the orderly end takes too long (the last resort's thread)."""
         self._begun.wait()
         time.sleep(GRACE_S + FORCE_S)
         try:
             _log.error("the main loop is stuck, ended by force")
         finally:
+            # Whatever becomes of that line: if logging fails, the process must end all the same.
             self.exit()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a process has made for itself in the file system, and takes away at its end."""
+"""The files that a process makes for itself, and removes at its end."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from contextlib import suppress
 
 
 class Leftovers:
-    """The sockets, each while the file is still ours, and the private directory.
+    """The sockets of a process, and its private directory if it has one.
 
-    The environment is what `faultline serve` has left; see there.
+    A socket's file is removed only while it is the file that this process has
+    bound: another process may have replaced it.  `environ` has the variables
+    that `faultline serve` sets (`cli/serve.py`).
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -22,17 +24,18 @@ class Leftovers:
         self._sockets: dict[str, int] = {}
 
     def add_socket(self, path: str) -> None:
-        """Remember a socket that this process has just bound there."""
+        """Remember a socket that this process has just bound at `path`."""
         with suppress(OSError):
             self._sockets[path] = os.stat(path).st_ino
 
     def add_nbd_socket(self) -> None:
-        """nbdkit has bound its socket; it does not remove it at its end."""
+        """Remember the socket that nbdkit has bound; nbdkit does not remove it at its end."""
         if self._nbd_socket is not None:
             self.add_socket(self._nbd_socket)
 
     def remove(self) -> None:
-        """Remove everything; never fails, and may be called again."""
+        """Remove everything; on any thread, never raises, and may be called again."""
+        # A start that fails may end between nbdkit's bind and `add_nbd_socket`.
         if self._nbd_socket not in self._sockets and _is_bound_here(self._nbd_socket):
             self.add_nbd_socket()
         for path, inode in self._sockets.items():
@@ -44,7 +47,7 @@ class Leftovers:
 
 
 def _is_bound_here(path: str | None) -> bool:
-    """Whether a descriptor of this process is the socket that is bound to `path`."""
+    """Return whether this process has a socket that is bound to `path`."""
     if path is None:
         return False
     with suppress(OSError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Structured logs on stderr: JSON lines, or colours for a terminal."""
+"""The log on stderr: JSON lines, or coloured text for a terminal."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 TRACE_FRAMES = 40
-"""So many are logged of a bug: endless recursion has a thousand of them."""
+"""The innermost frames of a bug that are logged.
+
+Endless recursion has thousands (`recursion`), which say no more.
+"""
 
 
 class CurrentStderr:
-    """Whatever `sys.stderr` is when something is logged: loggers live longer than that."""
+    """A stream that writes to `sys.stderr` as it is at the time of each write.
+
+    `Stderr` replaces `sys.stderr` after loggers were made, which keep their stream.
+    """
 
     def write(self, text: str) -> int:
         return sys.stderr.write(text)
@@ -27,7 +33,7 @@ class CurrentStderr:
 
 
 def configure(style: str | None) -> None:
-    """Set up logging; `style` is "json", "console", or None: what suits stderr."""
+    """Set up logging in a style: "json", "console", or None for what suits stderr."""
     console = style == "console" or (style is None and os.isatty(2))
     renderer: Processor = (
         structlog.dev.ConsoleRenderer(colors=has_colours(os.environ, os.isatty(2)))
@@ -46,12 +52,12 @@ def configure(style: str | None) -> None:
 
 
 def has_colours(environ: Mapping[str, str], is_terminal: bool) -> bool:
-    """Whether somebody sees them, and wants to (no-color.org)."""
+    """Return whether to use colours: on a terminal, unless the user refuses (no-color.org)."""
     return is_terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
 
 def level_of(event: str, data: Mapping[str, Any]) -> str:
-    """How much an event matters to who reads the log."""
+    """Return the log level of a QMP event: "info", "warning" or "error"."""
     if event in ("BLOCK_IO_ERROR", "BLOCK_JOB_ERROR"):
         return "warning" if data["action"] == "ignore" else "error"
     if event == "BLOCK_IMAGE_CORRUPTED" or (event == "BLOCK_JOB_COMPLETED" and "error" in data):
@@ -60,9 +66,9 @@ def level_of(event: str, data: Mapping[str, Any]) -> str:
 
 
 def trace_of(error: BaseException | None) -> str:
-    """How an exception came about, by its innermost frames, for the log.
+    """Return the traceback of an exception as text for the log; empty for None.
 
-    Not by `traceback.format_exception`, in whose place the plugin puts something else.
+    Does not use `traceback.format_exception`, which `plugin/failure.py` replaces.
     """
     if error is None:
         return ""
@@ -72,7 +78,7 @@ def trace_of(error: BaseException | None) -> str:
 
 
 def line_about_lost(lines: int) -> bytes:
-    """The line of the log that tells how many are missing before it."""
+    """Return the line of the log that says how many lines are missing before it."""
     event: EventDict = {"event": f"{lines} lines of the log were lost"}
     for processor in structlog.get_config()["processors"]:
         event = processor(None, "warning", event)

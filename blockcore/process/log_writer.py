@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The log, written by a thread of its own: what serves never waits for who reads it.
+"""The thread that writes the log, so that no other thread waits for the log's reader.
 
-A pipe that nobody reads, a terminal that is stopped, a full disk: lines wait in
-a bounded `Backlog`, and those that find no room there, or cannot be written,
-are counted and told of when writing works again.  The descriptor is written to
-as it is: O_NONBLOCK would hold for all who share it, such as the shell.
+The reader may be a pipe that nobody reads, a terminal that is stopped, or a full
+disk.  Lines wait in a bounded `Backlog`.  Lines that find no room there, or
+cannot be written, are counted, and a line says how many were lost once writing
+works again.  The descriptor stays in blocking mode: O_NONBLOCK would change it
+for all processes that share it, such as the shell.
 """
 
 from __future__ import annotations
@@ -16,16 +17,23 @@ from collections import deque
 from collections.abc import Callable
 
 BACKLOG_BYTES = 1 << 20
-"""Lines that wait for a reader; beyond them they are lost."""
+"""The most bytes of lines that wait to be written; further lines are lost.
+
+More bridges longer pauses of the reader, and takes more memory.
+"""
 
 CLOSE_S = 0.1
-"""For what still waits at the end: time enough for a reader that reads."""
+"""How long the end of the process waits for the rest to be written, in seconds.
+
+Enough for a reader that reads; a reader that does not delays the end by it.
+"""
 
 NOTHING = (0, b"")
+"""What `_next` returns at the end: no lost lines, no line."""
 
 
 class Backlog:
-    """Lines in their order, each with how many were lost before it."""
+    """Lines in order, each with the number of lines lost before it; not thread-safe."""
 
     def __init__(self, limit: int = BACKLOG_BYTES) -> None:
         self._limit = limit
@@ -43,9 +51,9 @@ class Backlog:
         self._lost = 0
 
     def take(self) -> tuple[int, bytes]:
-        """Remove what comes first: how many lines were lost, and then a line.
+        """Remove and return the first entry: the number of lines lost, and the line after them.
 
-        After the last line there may be a number alone.
+        When no line is left, the line is empty.
         """
         if self._lines:
             lost, line = self._lines.popleft()
@@ -55,7 +63,7 @@ class Backlog:
         return lost, b""
 
     def lose(self, lines: int) -> None:
-        """So many that were taken could not be written."""
+        """Count lines that were taken but could not be written."""
         if self._lines:
             lost, line = self._lines[0]
             self._lines[0] = lost + lines, line
@@ -63,16 +71,19 @@ class Backlog:
             self._lost += lines
 
     def is_worth_a_try(self, failing: bool) -> bool:
-        """Whether to write now, if the last attempt failed or did not.
+        """Return whether there is anything worth writing now.
 
-        What was lost alone can be told no more than it could be written, a
-        moment ago.
+        `failing` says that the last write failed.  Then a message about lost lines
+        alone is not worth a try: it would fail as well, and be tried endlessly.
         """
         return bool(self._lines) or (self._lost > 0 and not failing)
 
 
 class LogWriter:
-    """Writes lines to a descriptor, in order; `tell_lost` makes the line about lost ones."""
+    """A thread that writes lines to a descriptor, in order.
+
+    `tell_lost` makes the line that says how many lines were lost.
+    """
 
     def __init__(self, fd: int, tell_lost: Callable[[int], bytes]) -> None:
         self._fd = fd
@@ -82,18 +93,18 @@ class LogWriter:
         self._closed = False
         self._within_line = False
         self._failing = False
-        # A daemon: one that is stuck must not keep the interpreter from ending.
+        # A daemon: a writer that is stuck must not keep the interpreter from ending.
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
     def put(self, line: bytes) -> None:
-        """Take a line, which ends with a line feed; never waits, never raises."""
+        """Queue a line, which ends with a line feed; on any thread, never waits or raises."""
         with self._changed:
             self._backlog.put(line)
             self._changed.notify()
 
     def close(self, timeout_s: float = CLOSE_S) -> bool:
-        """Write what is left if that takes no longer than this; whether it is done."""
+        """Write the rest within `timeout_s` seconds; return whether all of it is done with."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -113,20 +124,21 @@ class LogWriter:
                         return
 
     def _next(self) -> tuple[int, bytes]:
-        """Wait for something to write; NOTHING at the end."""
+        """Wait for the next entry to write, and return it; NOTHING at the end."""
         with self._changed:
             while not self._backlog.is_worth_a_try(self._failing) and not self._closed:
                 self._changed.wait()
             return self._backlog.take()
 
     def _write(self, line: bytes) -> bool:
-        """Write all of it; False if that fails."""
+        """Write a whole line; return False if that fails, perhaps after a part of it."""
+        # A line that failed in the middle is ended first, so that this one is not glued to it.
         data = memoryview(b"\n" + line if self._within_line else line)
         try:
             while data:
                 try:
                     data = data[os.write(self._fd, data) :]
-                except BlockingIOError:  # another process has made it so for all
+                except BlockingIOError:  # another process has set O_NONBLOCK, which all share
                     self._wait_for_room()
                     continue
                 self._within_line = bool(data)

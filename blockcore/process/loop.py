@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The main loop: the one thread with asyncio on it, and the pools beside it.
+"""The main loop: the thread that runs asyncio, and the pools of threads beside it.
 
-It serves the control socket, performs the blocking calls of the routines that
-are not a guest's (`routine.Pool`), keeps their deadlines, and logs events.
+The loop's thread serves the control socket, keeps deadlines, and logs events.
+The pools perform the blocking calls of all routines that are not a guest's
+(`routine.Pool`): those of QMP commands, jobs and the machine's own loops.
+Nothing on the loop's thread may block.
 """
 
 from __future__ import annotations
@@ -30,19 +32,24 @@ from blockcore.qapi.json.writer import Shared
 from blockcore.qapi.schema import wire_without
 
 COPY_THREADS = min(max(2, len(os.sched_getaffinity(0))), COPYING.threads)
-"""More of them than processors make jobs slower, and leave guests less; but one may hang."""
+"""Threads that copy: one per processor, at least 2, at most `COPYING.threads`.
+
+With more than there are processors, jobs get slower and guests get a smaller
+share.  Two, so that one hung target does not stop all other copies.
+"""
 
 TRIM_S = 1.0
-"""From when something has happened until the memory that it took and left goes back."""
+"""How long after an activity free memory is given back, in seconds; bounds the cost of that."""
 
 _log = structlog.get_logger()
 
 
 class MainLoop:
-    """Started after nbdkit has forked, stopped when it cleans up.
+    """The loop's thread and the pools: started after nbdkit has forked, stopped at the end.
 
-    `on_quit` is called, on the loop's thread, once a client has said `quit`
-    and has had its answer.  `trim` gives free memory back to the system.
+    `listener` is the control socket, if there is one.  `on_quit` is called on
+    the loop's thread after a client's `quit` was answered.  `trim` gives free
+    memory back to the system; it runs on a thread of the general pool.
     """
 
     def __init__(
@@ -69,7 +76,10 @@ class MainLoop:
         self._thread = threading.Thread(target=self._run, name="main loop")
 
     def start(self) -> None:
-        """Start the thread; returns when clients are accepted, or raises what prevents that."""
+        """Start all threads, and the machine's own loops; return when clients are accepted.
+
+        Raises the exception that keeps the loop from starting, if there is one.
+        """
         self._pools = {
             GENERAL: ThreadPool(GENERAL.name, GENERAL.threads),
             COPYING: ThreadPool(COPYING.name, COPY_THREADS),
@@ -88,8 +98,12 @@ class MainLoop:
                 self._spawn(coro)
 
     def stop(self) -> None:
-        """Say good-bye to all clients, end the thread."""
-        with contextlib.suppress(RuntimeError):
+        """Disconnect all clients and end the threads; waits for the loop's thread only.
+
+        A thread of a pool may hang in its call.  Not on the loop's thread, and not
+        under the big lock.
+        """
+        with contextlib.suppress(RuntimeError):  # the loop has ended already
             self._asyncio.call_soon_threadsafe(self._finish)
         self._thread.join()
         for pool in self._pools.values():
@@ -97,6 +111,10 @@ class MainLoop:
         self._lanes.close()
 
     def submit(self, work: Callable[[], None], lane: Lane) -> None:
+        """Run `work` soon on a thread of its lane (`routine.Pool`); on any thread.
+
+        The general pool does it if the process can have no thread for the lane.
+        """
         pool = self._pools.get(lane)
         if pool is not None:
             pool.submit(work)
@@ -112,11 +130,12 @@ class MainLoop:
             delay_s = (deadline_ns - self._machine.clock.monotonic_ns()) / 1e9
             self._asyncio.call_later(max(delay_s, 0.0), timer.fire)
 
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
             self._asyncio.call_soon_threadsafe(arm)
 
     def trim_soon(self) -> None:
-        """Give free memory back before long; any number of calls are one."""
+        """Schedule giving free memory back, unless that is scheduled already; on any thread."""
+        # No lock: two threads that both find False schedule it twice, which does no harm.
         if self._trim_scheduled:
             return
         self._trim_scheduled = True
@@ -150,11 +169,13 @@ class MainLoop:
             await self._hang_up()
 
     async def _hang_up(self) -> None:
-        """Part with all clients; what they leave unread is lost.
+        """Disconnect all clients, and wait until asyncio has closed every connection.
 
-        A loop that ends before a connection has ended leaves it to the garbage
-        collector, where asyncio's server of Python 3.13 fails with a trace.
+        Output that does not fit into a socket at once is lost.  If the loop ended
+        before a connection, the garbage collector would find the connection, and
+        asyncio's server (Python 3.13) would then fail with a traceback.
         """
+        # Connections that were just accepted are tasks of asyncio until they have a `Client`.
         accepted = asyncio.all_tasks() - {asyncio.current_task()}
         if accepted:
             await asyncio.wait(accepted)
@@ -182,7 +203,10 @@ class MainLoop:
             self._on_quit()
 
     def _event(self, event: Event, now_ns: int) -> None:
-        """Queue an event for every client; the big lock is held."""
+        """Queue an event for every client and for the log; on any thread, the big lock is held.
+
+        `now_ns` is the time of the event, in nanoseconds since the epoch.
+        """
         seconds, rest_ns = divmod(now_ns, 10**9)
         message: dict[str, Any] = {
             "timestamp": {"seconds": seconds, "microseconds": rest_ns // 1000},
@@ -197,13 +221,17 @@ class MainLoop:
         self._lock.defer(self._schedule_flush)
 
     def _schedule_flush(self) -> None:
+        # No lock.  True means that `_flush` has not begun, so that it will find what was queued
+        # before this call.  Two threads that both find False schedule two, which does no harm.
         if self._flush_scheduled:
             return
         self._flush_scheduled = True
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
             self._asyncio.call_soon_threadsafe(self._flush)
 
     def _flush(self) -> None:
+        """Send and log the events that are queued; on the loop's thread."""
+        # Cleared first: an event that comes from here on schedules another flush.
         self._flush_scheduled = False
         self.trim_soon()
         for client in list(self._clients):
@@ -214,11 +242,12 @@ class MainLoop:
             getattr(_log, level_of(name, data))(name, **data)
 
     def _spawn(self, coro: Coroutine[Any, Any, None]) -> None:
-        """Start one of the machine's own loops; the big lock is held."""
+        """Start a routine of the machine or of a job; the big lock is held."""
         self._lock.spawn(coro, self._service_ended)
 
     def _service_ended(self, routine: Routine) -> None:
-        """A loop may end; only the end of the process may end it by an exception."""
+        """Log an exception that has ended a routine of `_spawn`; the big lock is held."""
+        # Once the lock is closed, the end of the process abandons routines by an exception.
         if routine.error is not None and not self._lock.closing:
             error = routine.error
             self._lock.defer(lambda: _log.critical("main loop failed", trace=trace_of(error)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where `faultline serve` has let nbdkit listen, as it tells the plugin in the environment."""
+"""The address at which nbdkit listens, as `faultline serve` tells the plugin by variables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from blockcore.process.socket_file import admit
 
 
 class NbdAddress:
-    """A Unix socket, or a TCP port."""
+    """The address of the NBD server: a Unix socket, or a TCP port.
+
+    `environ` has the variables that `faultline serve` sets (`cli/serve.py`).
+    """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._path = environ.get("FAULTLINE_NBD_SOCKET")
@@ -22,19 +25,26 @@ class NbdAddress:
         self._group = None if group is None else int(group)
 
     def uri(self, export: str) -> str:
-        """Of an export, for a client on this host."""
+        """Return the NBD URI of an export, for a client on this host."""
         if self._path is not None:
             return f"nbd+unix:///{export}?socket={quote(os.fsencode(self._path))}"
         host = f"[{self._host.replace('%', '%25')}]" if ":" in self._host else self._host
         return f"nbd://{host}:{self._port}/{export}"
 
     def withhold(self) -> None:
-        """The socket that nbdkit is about to bind shall be open to nobody: not for a moment."""
+        """Set the umask so that nobody can connect to the socket that nbdkit is about to bind.
+
+        `open` sets the socket's mode afterwards: between the two there is no
+        moment in which other users could connect.
+        """
         if self._path is not None and self._mode is not None:
             os.umask(0o777)
 
     def open(self) -> None:
-        """Let those connect that `serve` was told; OSError if its file cannot be given to them."""
+        """Give the socket the mode and the group that `serve` was told, and reset the umask.
+
+        Raises OSError if the file cannot be given them.
+        """
         if self._path is not None and self._mode is not None:
             os.umask(0o022)
             admit(self._path, self._mode, self._group)

@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Threads on which calls may block: those of QMP commands, jobs and the machine's own loops."""
+"""Threads on which calls may block: calls of QMP commands, jobs and the machine's own loops.
+
+A lane (`bql.effects.Lane`) is a kind of call with threads of its own, so that
+calls that hang do not hold up calls of other lanes.  `ThreadPool` has the
+threads of the lanes that are always there, `Lanes` those that come and go.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +16,21 @@ from queue import SimpleQueue
 from blockcore.bql.effects import COPYING, Lane
 
 Work = Callable[[], None]
-"""What it has for an outcome it keeps itself.
+"""A piece of work; it stores its outcome itself.
 
-If it raises, that is a bug: it is told, and the thread goes on, since others need it.
+An exception that it raises is a bug.  It is reported by `threading.excepthook`,
+and the thread goes on, because other work needs it.
 """
 
 IDLE_S = 2.0
-"""How long a thread of a lane that is not always there waits for more work."""
+"""How long a thread of `Lanes` waits for more work before it ends, in seconds.
+
+Longer keeps stacks for nothing; shorter starts threads anew for each burst.
+"""
 
 
 class ThreadPool:
-    """So many threads, and one queue of work that they take in turn."""
+    """A fixed number of threads that take work from one queue."""
 
     def __init__(self, name: str, threads: int) -> None:
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
@@ -33,15 +42,22 @@ class ThreadPool:
             thread.start()
 
     def submit(self, work: Work) -> None:
-        """Run `work` on one of the threads; dropped once the pool is closed."""
+        """Queue `work` for one of the threads; it is dropped once the pool is closed."""
         self._queue.put(work)
 
     def is_wanted(self) -> bool:
-        """Whether work waits for a thread."""
+        """Return whether work waits for a thread.
+
+        Without a lock, so the answer may be old.  Its only use is to decide
+        whether a routine lets others have the thread (`routine.TURN`).
+        """
         return not self._queue.empty()
 
     def close(self) -> None:
-        """Let the threads end with what they are at; what waits is dropped."""
+        """Let each thread end after the work it is doing; drop the work that waits.
+
+        Does not wait for the threads.
+        """
         self._closed = True
         for _ in self._threads:
             self._queue.put(None)
@@ -49,11 +65,14 @@ class ThreadPool:
     def _run(self) -> None:
         while (work := self._queue.get()) is not None and not self._closed:
             _do(work)
-            del work  # with the buffers it has, while there is nothing else to do
+            del work  # or its buffers would stay in memory until the next work comes
 
 
 class _Crew:
-    """The threads of one lane, as many as its work needs, and that work."""
+    """The threads of one lane, and the work that waits for them; all under the lock.
+
+    `threads` is how many there are, `idle` how many of them wait for work.
+    """
 
     __slots__ = ("changed", "idle", "threads", "work")
 
@@ -65,9 +84,11 @@ class _Crew:
 
 
 class Lanes:
-    """Threads of lanes that come and go: each begins with work, and ends `idle_s` after it.
+    """The threads of lanes that come and go.
 
-    A lane whose work keeps processors busy has at most `busy_threads`.
+    A thread starts when work finds none idle and the lane may have more.  It
+    ends when it has been idle for `idle_s` seconds.  A lane whose work keeps
+    processors busy has at most `busy_threads`.
     """
 
     def __init__(self, idle_s: float = IDLE_S, busy_threads: int = COPYING.threads) -> None:
@@ -78,10 +99,10 @@ class Lanes:
         self._closed = False
 
     def submit(self, work: Work, lane: Lane) -> bool:
-        """Run `work` on a thread of its lane; dropped once this is closed.
+        """Queue `work` for a thread of its lane; it is dropped once this is closed.
 
-        False, and it is not taken, if the lane has no thread and the process
-        can have no more.
+        Returns False, and does not take the work, if the lane has no thread and
+        the process can start none.
         """
         with self._lock:
             if self._closed:
@@ -108,12 +129,13 @@ class Lanes:
         return min(lane.threads, self._busy_threads) if lane.busy else lane.threads
 
     def is_wanted(self, lane: Lane) -> bool:
-        """Whether work waits for a thread of that lane."""
+        """Return whether work waits for a thread of that lane (see `ThreadPool.is_wanted`)."""
+        # No lock: the crew may end meanwhile, which leaves a wrong answer and no error.
         crew = self._crews.get(lane)
         return crew is not None and len(crew.work) > crew.idle
 
     def close(self) -> None:
-        """Let all threads end with what they are at; what waits is dropped."""
+        """Let each thread end after the work it is doing; drop the work that waits."""
         with self._lock:
             self._closed = True
             for crew in self._crews.values():
@@ -126,7 +148,10 @@ class Lanes:
             del work
 
     def _next(self, lane: Lane, crew: _Crew) -> Work | None:
-        """What has waited longest, or None: then the thread counts no more."""
+        """Wait for work, and return the oldest; None if the thread has to end.
+
+        A thread that gets None is no longer counted, and must not come back.
+        """
         with self._lock:
             if not crew.work and not self._closed:
                 crew.idle += 1

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""How deep calls may nest.
+"""The depth to which calls may nest.
 
-A request goes down a chain of images by recursion, six frames for each, and
-so do opening and closing: Python's thousand frames are enough for 200 images,
-and QEMU opens longer chains than that.
+A request goes down a chain of images by recursion, with six frames per image,
+and so do opening and closing.  Python's default limit of 1000 frames would do
+for fewer than 200 images; QEMU opens longer chains.
 """
 
 from __future__ import annotations
@@ -12,29 +12,33 @@ import resource
 import sys
 
 FRAMES_MAX = 6000
-"""A chain of a thousand images."""
+"""The most frames that are allowed: enough for a chain of 1000 images."""
 
 FRAMES_MIN = 1000
+"""The fewest frames that are allowed: Python's default."""
 
 FRAME_BYTES = 1200
-"""What a frame takes of a thread's stack at most; measured: 300 of a coroutine, 800 of a call
-through C."""
+"""The bytes of a thread's stack that are reckoned per frame.
+
+Measured: 300 bytes for a coroutine's frame, 800 for a call through C.  With
+less, endless recursion would overflow the stack before Python notices.
+"""
 
 STACK_UNLIMITED = 2 << 20
-"""What glibc gives threads where the limit is none."""
+"""Bytes of the stack that glibc gives a thread if the limit is "unlimited"."""
 
 
 def frames(stack_bytes: int) -> int:
-    """How many fit on a stack of that size."""
+    """Return how many frames to allow on a stack of that size."""
     return max(FRAMES_MIN, min(FRAMES_MAX, stack_bytes // FRAME_BYTES))
 
 
 def stack_bytes() -> int:
-    """What a thread's stack takes of the address space."""
+    """Return the size of a thread's stack, in bytes of address space (RLIMIT_STACK)."""
     soft, _ = resource.getrlimit(resource.RLIMIT_STACK)
     return STACK_UNLIMITED if soft == resource.RLIM_INFINITY else soft
 
 
 def allow_recursion() -> None:
-    """Let calls nest as deep as the stacks of this process's threads allow."""
+    """Set Python's recursion limit to what the stacks of this process's threads allow."""
     sys.setrecursionlimit(frames(stack_bytes()))

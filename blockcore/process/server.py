@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The life of the process: configured, opened, served, shut down.
+"""The life of the process: configuration, opening, serving, end.
 
-nbdkit's plugin hands its callbacks to one `Server`.  Files are opened and the
-control socket is bound while errors still reach the user and relative names
-still mean what they say; threads are started only after nbdkit has forked.
+nbdkit's plugin hands its callbacks to one `Server`, in this order, all on
+nbdkit's main thread: `config` for each pair, `config_complete`, `get_ready`,
+`after_fork`, and at the end `cleanup`.  `get_ready` opens files and binds the
+control socket, because nbdkit may fork after it: then it has another working
+directory and no stderr.  Threads start in `after_fork`, because threads do not
+survive a fork.  `connect` and the like come on any thread.
 """
 
 from __future__ import annotations
@@ -39,13 +42,20 @@ from blockcore.process.stderr import Stderr
 from blockcore.qapi.names import QmpError
 
 READY_S = 1.0
-"""For the ready line to be written, before whoever does not read it is left behind."""
+"""How long the start waits for the ready line to be written, in seconds.
+
+If stdout is a pipe that nobody reads, the machine serves without it.
+"""
 
 _log = structlog.get_logger()
 
 
 class Server:
-    """One per process; see the module's docstring for the order of calls."""
+    """The machine and everything around it; one per process.
+
+    `environ` has the variables that `faultline serve` sets (`cli/serve.py`);
+    `directory` is the one that relative file names refer to.
+    """
 
     def __init__(
         self, environ: Mapping[str, str], directory: str, start: Start | None = None
@@ -55,7 +65,7 @@ class Server:
         self._start = start or Start(environ)
         self._directory = directory
         self._serving = "FAULTLINE_SERVE" in environ
-        # nbdkit points stdout at /dev/null before it serves.
+        # For the ready line: nbdkit points stdout at /dev/null before it serves.
         self._stdout = os.dup(1) if self._serving else -1
         self._parser = ConfigParser()
         self._given: dict[str, list[str]] = {}
@@ -66,7 +76,11 @@ class Server:
         log.configure(environ.get("FAULTLINE_LOG"))
 
     def config(self, key: str, value: str) -> None:
-        """Take one KEY=VALUE; QmpError with one line that names it if it is wrong."""
+        """Take one KEY=VALUE pair; `config_complete` checks most of it.
+
+        Raises QmpError, one line that names the pair, if the value cannot be a file
+        name in this locale, or names no release of QEMU.
+        """
         if "FAULTLINE_QUOTED" in self._environ:
             value = os.fsdecode(unquote_to_bytes(value))
         with self._reported(f"{key}={value}"):
@@ -75,12 +89,15 @@ class Server:
         self._given.setdefault(key, []).append(value)
 
     def config_complete(self) -> None:
-        """Check that all of them fit together; QmpError with one line if not."""
+        """Check all pairs, and that they fit together; raises QmpError, one line, if not."""
         with self._reported():
             self._config = self._parser.finish()
 
     def get_ready(self) -> None:
-        """Open everything and bind the control socket."""
+        """Make the machine with its nodes and drives, and bind the control socket.
+
+        Raises QmpError, one line that names the pair that cannot be had.
+        """
         config = self._config
         seed = random.randrange(1 << 32) if config.seed is None else config.seed
         self.seed = seed
@@ -119,9 +136,11 @@ class Server:
                 run_alone(add(thing))
 
     def after_fork(self, shutdown: Callable[[], None], trim: Callable[[], None]) -> None:
-        """Start the threads; the NBD socket listens by now.
+        """Start the threads, and print the ready line under `faultline serve`.
 
-        `shutdown` tells nbdkit to end, `trim` gives free memory back to the system.
+        nbdkit has bound its socket before it calls this.  `shutdown` tells nbdkit
+        to end; `trim` gives free memory back to the system.  An error ends the
+        process.
         """
         self._start.forked()
         try:
@@ -130,7 +149,7 @@ class Server:
             if self._stderr is not None:
                 self._stderr.close()
             if self._serving:
-                os._exit(1)  # there are threads that nbdkit's way out does not know
+                os._exit(1)  # nbdkit would call exit(), not knowing of the threads started by now
             raise
 
     def _serve(self, shutdown: Callable[[], None], trim: Callable[[], None]) -> None:
@@ -156,9 +175,10 @@ class Server:
         self._ending.begin(reason="quit")
 
     def _say_ready(self) -> None:
-        """Write the ready line; OSError if that cannot be.
+        """Write the ready line to stdout; raises OSError if that fails.
 
-        If nobody reads it, a thread is left with it.
+        A thread of its own writes, and goes on waiting if nobody reads within
+        `READY_S`.
         """
         line = json.dumps(self._ready_line()).encode() + b"\n"
         errors: list[OSError] = []
@@ -177,11 +197,11 @@ class Server:
             raise errors[0]
 
     def is_ending(self) -> bool:
-        """Whether the end has begun, by which all that waits is let go."""
+        """Return whether the end has begun; it lets go of all requests that wait."""
         return self._ending.has_begun()
 
     def cleanup(self) -> None:
-        """nbdkit has answered its last request."""
+        """Release everything; nbdkit has answered its last request (nbdkit's `cleanup`)."""
         self._ending.finish()
 
     def _leave(self) -> None:
@@ -190,21 +210,27 @@ class Server:
             self._stderr.close()
 
     def worker_lost(self) -> None:
-        """One of nbdkit's workers has failed and will be parked; see `plugin/survive.py`."""
+        """Log that one of nbdkit's workers has failed an assertion (`plugin/survive.py`).
+
+        On that worker, before it ends.  Exits at once if the process is ending.
+        """
         if self.lock.closing:
             self._ending.exit()
         _log.warning("nbdkit has lost a connection's threads to a client that hung up on it")
 
     def exports(self) -> list[tuple[str, str]]:
-        """Name and description of every export."""
+        """Return the name and the description of every export; descriptions are file names."""
         return [(blk.export, _as_utf8(blk.root.filename)) for blk in self.machine.backends]
 
     def default_export(self) -> str:
-        """The first drive's."""
+        """Return the name of the default export: the first drive's, "" without any drive."""
         return self.machine.backends[0].export if self.machine.backends else ""
 
     def connect(self, export: str, readonly: bool) -> Connection:
-        """A new connection to an export ("" is the default); OSError(ENOENT) if there is none."""
+        """Return a new connection to an export; "" is the default export.
+
+        Raises OSError(ENOENT) if there is no such drive.
+        """
         wanted = export or self.default_export()
         for blk in self.machine.backends:
             if blk.export == wanted:
@@ -212,7 +238,7 @@ class Server:
         raise OSError(errno.ENOENT, f"there is no drive '{export}'")
 
     def connection_closed(self) -> None:
-        """What a connection had is free."""
+        """Give back, before long, the memory that a closed connection had."""
         self._loop.trim_soon()
 
     def _bug(self, where: str, error: Exception) -> None:
@@ -228,10 +254,12 @@ class Server:
 
     @contextlib.contextmanager
     def _reported(self, what: str | None = None) -> Iterator[None]:
-        """Name the pair that is wrong: `what`, or the one the parser is at.
+        """Report errors of the body: one line that names `what`, or the pair being parsed.
 
-        Under `faultline serve` nbdkit is silent, so the line is printed here,
-        and so is anything else that goes wrong, which is a bug of ours.
+        Turns QmpError, and failures of the system (`reason_of`) if `what` is
+        given, into a QmpError with that line.  Everything else is a bug of ours,
+        and raised as it is.  Under `faultline serve` nbdkit prints nothing, so
+        either is printed here (`Start.failed`).
         """
         try:
             yield
@@ -248,7 +276,10 @@ class Server:
 
 
 def _refuse_what_cannot_be_named(value: str) -> None:
-    """QmpError if this interpreter, whose encoding is the locale's, has no such file names."""
+    """Raise QmpError if the interpreter cannot encode `value` as a file name.
+
+    The encoding is the locale's; nbdkit without `faultline serve` may run with LC_ALL=C.
+    """
     try:
         os.fsencode(value)
     except UnicodeEncodeError:
@@ -259,5 +290,5 @@ def _refuse_what_cannot_be_named(value: str) -> None:
 
 
 def _as_utf8(name: str) -> str:
-    """A file name as NBD can tell it, with something else for bytes that are not UTF-8."""
+    """Return a file name as UTF-8, as NBD requires; other bytes become U+FFFD."""
     return os.fsencode(name).decode(errors="replace")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The signals that end the process, taken by a thread of its own.
+"""The signals that end the process, and the thread that waits for them.
 
-They are blocked on all threads, so that none is interrupted, none is asked to
-do what a handler may not, and it is known which signal came, and from whom.
+The signals are blocked on all threads, and one thread takes them by
+sigwaitinfo.  So no system call is interrupted, no code runs inside a signal
+handler, and the log can say which signal came and which process sent it.
 """
 
 from __future__ import annotations
@@ -17,21 +18,24 @@ FAULTS = {
     *(signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL),
     *(signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP),
 }
-"""Of the process itself."""
+"""Signals that the process's own faults cause; they are never blocked."""
 
 HARMLESS = {
     *(signal.SIGCHLD, signal.SIGCONT, signal.SIGPIPE, signal.SIGTSTP, signal.SIGTTIN),
     *(signal.SIGTTOU, signal.SIGURG, signal.SIGWINCH, signal.SIGXFSZ),
 }
-"""What stops it, or is for nothing here; a write beyond a limit is an error (SIGPIPE, SIGXFSZ)."""
+"""Signals that stop the process for a while, or that mean nothing here.
+
+SIGPIPE and SIGXFSZ are ignored: the write that causes them fails with an errno.
+"""
 
 ENDING = frozenset(signal.valid_signals()) - FAULTS - HARMLESS - {signal.SIGKILL, signal.SIGSTOP}
-"""What would end a process that knows nothing of it, SIGUSR1 and SIGALRM as well as SIGTERM."""
+"""Signals whose default action ends a process: SIGTERM, and also SIGUSR1 or SIGALRM."""
 
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Let what ends the process wait, also across an exec."""
+    """Block the signals that end the process during the body; an exec keeps them blocked."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield
@@ -40,7 +44,7 @@ def held() -> Iterator[None]:
 
 
 def name(number: int) -> str:
-    """A signal's name as kill(1) has it."""
+    """Return the name of a signal as kill(1) has it, such as "SIGTERM" or "SIGRTMIN+3"."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -48,10 +52,11 @@ def name(number: int) -> str:
 
 
 class SignalWatch:
-    """Tells `told` of every signal that is to end the process, with its sender's number.
+    """A thread that waits for the signals that end the process.
 
-    `told` runs on the watch's thread.  Who starts a machine with SIGHUP ignored, as
-    nohup(1) does, wants it to stay.
+    For each it calls `told(number, sender)` on its thread; `sender` is a process
+    id, 0 for the kernel.  SIGHUP stays ignored if the process was started with it
+    ignored, as by nohup(1).
     """
 
     def __init__(self, told: Callable[[int, int], None]) -> None:
@@ -61,18 +66,19 @@ class SignalWatch:
         self._started = False
 
     def block(self) -> None:
-        """Let the signals wait for the watch; before any thread is started, which inherits that.
+        """Block the signals on this thread, and on all threads that it starts from now on.
 
-        nbdkit has handlers of its own by the time at which it may have forked;
-        of what is not for the watch they must not hear.
+        To be called before any other thread is started.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, self._ending)
+        # nbdkit has handlers of its own by the time at which it may have forked; they must not
+        # get the signals that are ignored here.
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         if signal.SIGHUP not in self._ending:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def start(self) -> None:
-        """Begin to wait for them; once is enough."""
+        """Start the thread, unless it was started before."""
         if not self._started:
             self._started = True
             threading.Thread(target=self._run, name="signals", daemon=True).start()
@@ -85,10 +91,11 @@ class SignalWatch:
 
 @contextmanager
 def interrupts_end() -> Iterator[None]:
-    """Let an interrupt end the process, as it does without Python's handler, also one that waits.
+    """Let SIGINT end the process at once during the body, instead of raising KeyboardInterrupt.
 
-    `interrupts_raise` is the end of that.  Who has a handler of its own, or
-    ignores interrupts, goes on doing so.
+    Also unblocks SIGINT, so that one that is pending takes effect.
+    `interrupts_raise` ends this early.  A handler other than Python's own is kept,
+    and so is SIG_IGN.
     """
     is_pythons = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if is_pythons:
@@ -102,21 +109,22 @@ def interrupts_end() -> Iterator[None]:
 
 
 def interrupts_raise() -> None:
-    """Let an interrupt be an exception again, where it would end the process."""
+    """Let SIGINT raise KeyboardInterrupt again, if it would end the process now."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def unhandle_interrupt() -> None:
-    """Take away Python's handler of SIGINT, which would raise an exception on the main thread."""
+    """Remove Python's handler of SIGINT, which would raise KeyboardInterrupt on the main thread."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def discard_sigterm_of_late(parent: int) -> None:
-    """Forget a SIGTERM that has waited if it came from a parent that has ended since.
+    """Drop a pending SIGTERM that the death of the parent has caused.
 
-    nbdkit has the kernel send it one when its parent ends, and from when it
-    begins to when the plugin is loaded nothing can be done about that.
+    `parent` is the process id that the parent had.  nbdkit asks the kernel for
+    SIGTERM at its parent's death, which applies until the plugin is loaded and
+    can undo it (`plugin/lifetime.py`).  A SIGTERM of another sender is sent again.
     """
     if signal.SIGTERM in signal.sigpending() and os.getppid() != parent:
         info = signal.sigtimedwait({signal.SIGTERM}, 0)
@@ -125,6 +133,6 @@ def discard_sigterm_of_late(parent: int) -> None:
 
 
 def die_of(number: int) -> None:
-    """Let this signal do what it does to a process that has no handler for it."""
+    """Unblock a signal on this thread, and raise it: its default action ends the process."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     signal.pthread_kill(threading.get_ident(), number)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Files of Unix sockets: what a killed server has left is removed, and who may connect is set."""
+"""Files of Unix sockets: removal of those that killed servers have left, and permissions."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from blockcore.qapi.errnos import failure
 
 
 def make_room(path: str) -> None:
-    """Remove a socket to which nobody listens; a symbolic link counts as what it leads to.
+    """Make sure that a socket can be bound at `path`; remove one that no server listens to.
 
-    OSError is EEXIST where something else is, EADDRINUSE where somebody
-    listens, and another where that cannot be known.
+    A symbolic link is followed.  Raises OSError: EEXIST if there is a file that
+    is no socket, or a dangling link; EADDRINUSE if a server listens there;
+    another errno if that cannot be found out.
     """
     try:
         mode = os.stat(path).st_mode
@@ -26,7 +27,7 @@ def make_room(path: str) -> None:
     if not stat.S_ISSOCK(mode):
         raise failure(errno.EEXIST)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        # A live server whose backlog is full answers EAGAIN instead of blocking us.
+        # With a full backlog of a live server connect() would block; so it fails with EAGAIN.
         probe.setblocking(False)
         result = probe.connect_ex(path)
     if result in (0, errno.EAGAIN, errno.EINPROGRESS):
@@ -37,7 +38,8 @@ def make_room(path: str) -> None:
 
 
 def admit(path: str, mode: int, group: int | None) -> None:
-    """Let those connect who may: the group first, for it is its members that `mode` lets in."""
+    """Set the group (unless None) and the mode of a socket's file; raises OSError."""
+    # The group first: the mode would let in members of the group that the file has now.
     if group is not None:
         os.chown(path, -1, group)
     os.chmod(path, mode)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A process until it serves, and after that what it began with: who may end it, and what is left.
+"""The start of the process: signals, the parent, files to remove, and checks of limits.
 
-A start that fails, or that is told to end, says one line at most and leaves
-nothing behind.
+A start that fails, or that a signal ends, prints one line at most and leaves no
+files behind.
 """
 
 from __future__ import annotations
@@ -23,19 +23,21 @@ from blockcore.process.recursion import stack_bytes
 from blockcore.qapi.names import QmpError
 
 SPARE_DESCRIPTORS = 32
-"""For the machine's threads, nbdkit's socket, and the first clients."""
+"""Descriptors that must be free to serve: for the main loop, nbdkit's socket, and some clients."""
 
 SPARE_THREADS = 32
-"""The machine's, and those of its first connection."""
+"""Threads that must have room to serve: the machine's, and those of its first connection."""
 
 SPARE_BYTES = 16 << 20
-"""For what these allocate."""
+"""Bytes of address space that must be free besides the stacks of these threads."""
 
 
 class Start:
-    """One per process, made before anything else; what `faultline serve` says is in `environ`.
+    """The start of one process; made before anything else.
 
-    `parent` is a pidfd of the process with which this one ends, -1 for none.
+    `environ` has the variables that `faultline serve` sets (`cli/serve.py`).
+    `parent` is a pidfd of the process with whose end this one ends, or -1;
+    FAULTLINE_PARENT_FD takes precedence.
     """
 
     def __init__(self, environ: Mapping[str, str], parent: int = -1) -> None:
@@ -45,9 +47,9 @@ class Start:
         self._signals = signals.SignalWatch(self._told)
 
     def begin(self, environ: Mapping[str, str]) -> None:
-        """Take the signals, first of all, and what else ends the process before it serves.
+        """Take over signals and uncaught exceptions, under `faultline serve`; before all else.
 
-        Where nbdkit may fork that has to wait, and signals are its own until then.
+        Without `serve` nbdkit may fork, so signals are nbdkit's until `forked`.
         """
         if self._serving:
             signals.unhandle_interrupt()
@@ -57,9 +59,11 @@ class Start:
             sys.excepthook = lambda kind, error, trace: self.failed(error)
 
     def failed(self, error: str | BaseException, what: str | None = None) -> None:
-        """Leave nothing behind, and say why; nbdkit, which would, is silent under `serve`.
+        """Remove all files, and print why the start failed, under `faultline serve` only.
 
-        What is not a failure of the system is a bug, and told with its trace.
+        Without `serve` nbdkit prints it.  The line begins with `what`, if given.  An
+        exception that is no failure of the system (`reason_of`) is a bug, and
+        printed with its traceback.
         """
         self.leftovers.remove()
         if not self._serving:
@@ -73,12 +77,18 @@ class Start:
                 print(": ".join(filter(None, ("faultline", what, line))), file=sys.stderr)
 
     def forked(self) -> None:
-        """nbdkit forks no more; on its main thread, before others are started."""
+        """Take over signals and the NBD socket's file, now that nbdkit will not fork any more.
+
+        On nbdkit's main thread, before other threads are started.
+        """
         self.leftovers.add_nbd_socket()
         self._signals.block()
 
     def serves(self, end: Callable[..., None]) -> None:
-        """It serves from now on; `end` is called, with the reason, when it is to end."""
+        """Let signals, and the end of the parent, call `end(reason=...)` from now on.
+
+        `end` is called on the thread that has noticed it.
+        """
 
         def told(number: int, sender: int) -> None:
             end(reason=signals.name(number), sender=sender)
@@ -91,12 +101,14 @@ class Start:
             ).start()
 
     def _told(self, number: int, _sender: int) -> None:
-        """A signal before it serves does what it would do to any program."""
+        """Remove all files, and let a signal that comes before the machine serves kill it."""
         self.leftovers.remove()
         signals.die_of(number)
 
     def _watch_parent(self, end: Callable[..., Any]) -> None:
-        """A pidfd can be read from when the process, and not just a thread of it, has ended."""
+        """Wait for the parent's end, then call `end` (a thread's body)."""
+        # A pidfd is readable once the whole process has ended.  PR_SET_PDEATHSIG, which nbdkit
+        # uses, watches the thread that has started this process.
         poller = select.poll()
         poller.register(self._parent, select.POLLIN)
         poller.poll()
@@ -104,14 +116,14 @@ class Start:
 
 
 def require_descriptors() -> None:
-    """QmpError if there are too few left to serve.
+    """Raise QmpError if fewer than `SPARE_DESCRIPTORS` descriptors are free.
 
-    With some the machine would begin, and stop answering at its first client.
+    With fewer the machine could start, but not serve its first clients.
     """
     spare: list[int] = []
     try:
         for _ in range(SPARE_DESCRIPTORS):
-            # One by one: those before the one that fails are to be closed.
+            # One by one: if one fails, those made before it have to be closed.
             spare.append(os.dup(0))  # noqa: PERF401
     except OSError:
         raise QmpError(f"{SPARE_DESCRIPTORS} more descriptors are needed (ulimit -n)") from None
@@ -121,16 +133,17 @@ def require_descriptors() -> None:
 
 
 def require_address_space() -> None:
-    """QmpError if there is too little left to serve; nothing is taken of what is limited else."""
+    """Raise QmpError if too little address space is free to serve (RLIMIT_AS)."""
     needed = SPARE_THREADS * stack_bytes() + SPARE_BYTES
     try:
+        # PROT_NONE: the mapping takes address space only, and no memory.
         mmap.mmap(-1, needed, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0).close()
     except OSError:
         raise QmpError(f"{needed >> 20} MiB more of address space are needed (ulimit -v)") from None
 
 
 def reason_of(error: BaseException) -> str | None:
-    """What the system lacks or refuses; None for a bug of ours."""
+    """Return what the system lacks or refuses, as text; None if the error is a bug of ours."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
     if isinstance(error, MemoryError):

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Descriptor 2, turned into a pipe of our own whose other end is always read.
+"""Descriptor 2 as a pipe of the process's own, whose other end is always read.
 
-More than the log is written there, by whoever is in the process: nbdkit's
-messages (its Python module writes them with the interpreter's lock held), the C
-library's, tracebacks.  None of them may wait for the reader of the real stderr
-either, so that all go to the log's writer.  The pipe is not shared with anybody
-and does not block: what comes faster than it is read is lost.
+Not only the log is written to stderr: so are nbdkit's messages, those of the C
+library, and tracebacks.  nbdkit's Python module writes its messages with the
+interpreter lock held, so a reader of stderr that stops reading would stop the
+machine.  Therefore descriptor 2 becomes a pipe, and a thread passes its lines
+on to the log's writer.  The pipe is shared with no other process and does not
+block: output that comes faster than the thread reads is lost.
 """
 
 from __future__ import annotations
@@ -23,16 +24,21 @@ from collections.abc import Callable
 from blockcore.process.log_writer import CLOSE_S, LogWriter
 
 PIPE_BYTES = 1 << 20
-"""As much as everybody may ask for (/proc/sys/fs/pipe-max-size)."""
+"""The size of the pipe: the most that a process without privileges may have by default
+(/proc/sys/fs/pipe-max-size)."""
 
 LINE_BYTES_MAX = 1 << 16
-"""A line that is longer is passed on in pieces."""
+"""The longest line that is passed on as a whole; longer lines come in pieces."""
 
 ASSERTION = re.compile(rb"nbdkit: .*: Assertion `.*' failed\.\n")
+"""The message of glibc's assert in nbdkit."""
 
 
 class Stderr:
-    """The process's stderr until `close`; `tell_lost` makes the line about lost ones."""
+    """The process's stderr from here until `close`: descriptor 2 and `sys.stderr`.
+
+    `tell_lost` makes the line that says how many lines were lost.
+    """
 
     def __init__(self, tell_lost: Callable[[int], bytes]) -> None:
         self._real = os.dup(2)
@@ -48,15 +54,19 @@ class Stderr:
         os.dup2(writer, 2)
         os.close(writer)
         self.stream = sys.stderr = LineStream(self.writer.put)
-        # The last words of a process that crashes would stay in the pipe.
+        # To the real stderr: the stacks of a process that crashes would stay in the pipe.
         faulthandler.enable(self._real)
 
     def close(self) -> None:
-        """Write what is left, if that goes at once, and give the real stderr back then."""
+        """Write the rest, within 2 `CLOSE_S`; restore the real stderr if that was possible.
+
+        If it was not, nothing can be written to stderr any more.
+        """
+        # Closes the pipe's last write end, so that the thread reads to its end.
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 2)
         os.close(null)
-        # Another process may have inherited the pipe.
+        # With a timeout: another process may have inherited the pipe's write end.
         self._relay.join(CLOSE_S)
         if self.writer.close():
             os.dup2(self._real, 2)
@@ -75,7 +85,10 @@ class Stderr:
             self._pass_on(rest + b"\n")
 
     def _pass_on(self, line: bytes) -> None:
-        """Hand on a line; an assertion that `plugin/survive.py` outlives only once."""
+        """Pass on a line; the message of an assertion only the first time.
+
+        `plugin/survive.py` outlives failed assertions, which any client can cause.
+        """
         if ASSERTION.fullmatch(line):
             if line in self._told:
                 return
@@ -84,7 +97,7 @@ class Stderr:
 
 
 class LineStream(io.TextIOBase):
-    """A text stream whose lines go to `put`, whoever writes them."""
+    """A text stream that hands whole lines to `put`; may be written on any thread."""
 
     encoding = "utf-8"
 
