@@ -2,5 +2,6 @@
 """From nbdkit's KEY=VALUE pairs to a machine.
 
 `config` parses all keys into a frozen `Config`, `drive_config` the value of
-``drive=``, `device_config` that of ``device=``; `assemble` makes the machine.
+``drive=``, `device_config` the value of ``device=``; `assemble` makes the nodes
+and drives of the machine.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From a configuration to a machine with its nodes and drives."""
+"""The assembly of a machine: nodes and drives from the values that users gave."""
 
 from __future__ import annotations
 
@@ -17,25 +17,32 @@ from blockcore.rules.accounting import BlockAcctStats
 
 
 class Assembly:
-    """Attaches what the user has described, nodes first, as QEMU does.
+    """The steps that add nodes, drives and devices to a machine at its start.
 
-    Each step raises QmpError if that thing cannot be; what was opened before
-    goes with the process.
+    Call `add_node` for all nodes first, then `add_drive`, then `add_device`, each
+    in the order of the configuration: QEMU creates them in that order
+    (configure_blockdev, qemu_create_cli_devices).  Each step raises
+    QmpError if it fails.  Nothing is undone then, because the process ends.
     """
 
     def __init__(self, machine: Machine, devices: tuple[DeviceConfig, ...]) -> None:
         self._machine = machine
         self._devices = {device.drive: device for device in devices}
-        # QEMU makes the devices that drives imply after those that were given.
+        # QEMU numbers devices without an id in the order in which it makes them (qdev_set_id).
+        # Those that drives imply (if=virtio) come after those that were given.
         self._nameless = [device for device in devices if device.id is None]
         self._implied = count(len(self._nameless))
 
     async def add_node(self, options: BlockdevOptions) -> None:
-        """A `blockdev`."""
+        """Add the node of a `blockdev=`."""
         await blockdev_add(self._machine, options)
 
     async def add_drive(self, drive: DriveConfig) -> None:
-        """A `drive`, on its `device` if it has one, else on one as with if=virtio."""
+        """Add a drive and its root node (`drive=`).
+
+        The drive's device is the `device=` that names it, if there is one, else a
+        virtio disk as with if=virtio.
+        """
         device = self._devices.pop(drive.id, None)
         machine = self._machine
         root = await machine.graph.open(drive.options)
@@ -65,7 +72,10 @@ class Assembly:
             machine.set_throttle(blk, drive.throttle, drive.throttle_group)
 
     async def add_device(self, device: DeviceConfig) -> None:
-        """A `device` on a node: its drive is anonymous.  One on a drive came with the drive."""
+        """Add the drive of a `device=` on a node: it has no name, like QEMU's anonymous backend.
+
+        Does nothing for a `device=` on a drive, which `add_drive` has taken care of.
+        """
         root = self._machine.graph.nodes.get(device.drive)
         if root is None:
             return
@@ -84,7 +94,10 @@ class Assembly:
         self._machine.add_backend(blk)
 
     def _device(self, device: DeviceConfig | None) -> Device:
-        """The device model, with the path that QEMU's object tree has for it."""
+        """Return the device of a drive, with its path in QEMU's object tree (qom-path).
+
+        None stands for a device that the drive implies.
+        """
         if device is None:
             number = next(self._implied)
             return Device(path=f"/machine/peripheral-anon/device[{number}]/virtio-backend")
@@ -102,7 +115,10 @@ class Assembly:
 
 
 def _policy(of_device: BlockdevOnError | None, of_drive: BlockdevOnError) -> BlockdevOnError:
-    """`auto` of a device is what its drive says (blkconf_apply_backend_options)."""
+    """Return the policy in force: the device's, or the drive's where the device says `auto`.
+
+    (blkconf_apply_backend_options)
+    """
     return of_drive if of_device is None or of_device is BlockdevOnError.AUTO else of_device
 
 

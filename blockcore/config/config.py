@@ -1,24 +1,25 @@
 # SPDX-License-Identifier: MIT
-"""nbdkit's KEY=VALUE pairs, from text to a frozen `Config`.
+"""The parser of nbdkit's KEY=VALUE pairs: from text to a frozen `Config`.
 
 ======================  =====================================================
 drive=                  QEMU's -drive; may be repeated
 blockdev=               QEMU's -blockdev, keyval or JSON; may be repeated
 device=                 QEMU's -device for block devices; may be repeated
-control=PATH            where the QMP socket is bound
-prelaunch=on|off        begin stopped, as with QEMU's -S (off)
+control=PATH            the path at which the QMP socket is bound
+prelaunch=on|off        start stopped, as with QEMU's -S (off)
 job-error-check=        strict (the default) refuses a job's on-error=stop on a
                         device whose own policies do not stop; modern does not
-qemu=7.2|10.0           whose answers are given (10.0)
-seed=NUMBER             of the random numbers of rules with a rate
-name=TEXT               what query-name answers
+qemu=7.2|10.0           the release of QEMU whose answers are given (10.0)
+seed=NUMBER             the seed of the random numbers of rules with a rate
+name=TEXT               the answer of query-name
 allow-backing=DIR[:DIR...]|none
-                        where what images name as backing files has to be
+                        the directories of the backing files that images may
+                        name (any)
 ======================  =====================================================
 
-Nothing is opened here, and no path is looked at.  Messages are QEMU's where it
-has them, one line each, and do not repeat the key: whoever prints them knows
-which pair was being added.
+Nothing is opened here, and no file is looked at.  Messages are QEMU's where it
+has them.  They have one line each and do not name the pair: the caller does
+(`ConfigParser.pair`).
 """
 
 from __future__ import annotations
@@ -43,11 +44,12 @@ REPEATED = frozenset({"blockdev", "device", "drive"})
 """Keys that may be given more than once."""
 
 _ADDRESSES = frozenset({"fd", "inet", "socket", "tcp", "telnet", "unix", "vsock", "websocket"})
+"""What begins an address in QEMU's -qmp and -chardev, before a colon."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """A machine as its user describes it; lists in the order in which they were given."""
+    """A machine as its user describes it; sequences are in the order of the command line."""
 
     drives: tuple[DriveConfig, ...] = ()
     blockdevs: tuple[BlockdevOptions, ...] = ()
@@ -62,9 +64,11 @@ class Config:
 
 
 class ConfigParser:
-    """Takes one pair after the other; `pair` is the one that an error is about.
+    """The parser of all pairs: `add` each, then `finish`.
 
-    What a pair means depends on the key `qemu`, which may come last.
+    Pairs are parsed in `finish` only, because their meaning depends on the key
+    `qemu`, which may come last.  After an error, `pair` is the pair (KEY=VALUE)
+    that it is about.
     """
 
     def __init__(self) -> None:
@@ -79,7 +83,7 @@ class ConfigParser:
         self._allow_backing = ANY
 
     def add(self, key: str, value: str) -> None:
-        """Take a pair; QmpError if it is one of `qemu` with a wrong value."""
+        """Take a pair; raises QmpError only for `qemu` with an unknown release."""
         self.pair = f"{key}={value}"
         self._given.append((key, value))
         if key == "qemu":
@@ -94,6 +98,8 @@ class ConfigParser:
             self._once.add(key)
 
     def _add(self, key: str, value: str) -> None:
+        # A case for each key.  Values that `finish` converts are only checked here, so that the
+        # error comes with its pair.
         match key:
             case "drive":
                 self._add_drive(value)
@@ -117,7 +123,7 @@ class ConfigParser:
                     raise QmpError(f"Parameter '{key}' does not accept value '{value}'")
                 self._machine[key] = value
             case "qemu":
-                """Its value is known already."""
+                """`add` has taken its value already."""
             case "seed":
                 if value.strip().startswith("-"):
                     raise QmpError(f"Parameter '{key}' expects a non-negative number")
@@ -127,9 +133,9 @@ class ConfigParser:
                 raise QmpError(f"Invalid parameter '{key}'")
 
     def finish(self) -> Config:
-        """What was added.
+        """Parse all pairs, in order, and return the configuration.
 
-        QmpError if a pair is wrong, or devices and drives do not fit together.
+        Raises QmpError if a pair is wrong, or if devices and drives do not fit together.
         """
         for key, value in self._given:
             self._check(key, value)
@@ -163,7 +169,10 @@ class ConfigParser:
         self._devices.append((self.pair, device))
 
     def _connect(self) -> None:
-        """Check that every device finds what it names, and that no drive has two devices."""
+        """Check that every device names a drive or a node, and that no drive has two devices.
+
+        Nodes of later pairs count as well: QEMU makes all nodes before devices.
+        """
         drives = {drive.id: drive for drive in self._drives}
         definitions = [drive.options for drive in self._drives] + self._blockdevs
         nodes = {name for options in definitions for name in options.node_names()}
@@ -183,17 +192,22 @@ class ConfigParser:
 
 
 def _check_connection(drive: DriveConfig, device: DeviceConfig) -> None:
+    """Raise QmpError if a device cannot have that drive (set_drive_helper)."""
     if drive.interface != "none":
         raise QmpError(
             f"Drive '{drive.id}' is already in use because it has been automatically connected"
             " to another device (did you need 'if=none' in the drive options?)"
         )
+    # An IDE disk has no read-only mode (ide_dev_initfn); the others then are read-only disks.
     if drive.read_only and device.driver == "ide-hd":
         raise QmpError("Block node is read-only")
 
 
 def check_socket_path(path: str) -> None:
-    """QmpError for what is an address to QEMU's -qmp and -chardev: here it would be a file."""
+    """Raise QmpError for a path that is an address to QEMU's -qmp and -chardev.
+
+    Users of QEMU type "unix:m0.qmp"; here that would make a file of that name.
+    """
     kind = path.partition(":")[0]
     if ":" in path and kind in _ADDRESSES:
         raise QmpError(
@@ -203,7 +217,7 @@ def check_socket_path(path: str) -> None:
 
 
 def parse_config(pairs: Iterable[tuple[str, str]]) -> Config:
-    """The machine that `pairs` describe; QmpError for the first thing wrong with it."""
+    """Parse all pairs; raises QmpError for the first error."""
     parser = ConfigParser()
     for key, value in pairs:
         parser.add(key, value)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""``device=``: the part of QEMU's ``-device`` that decides how a drive's errors are handled.
+"""The parser of ``device=``: QEMU's ``-device`` as far as it decides how errors are handled.
 
-The properties of the block devices (`hw/block/block.c`) and no others:
-drive, rerror, werror, logical_block_size, physical_block_size, write-cache.
-Either QEMU's ``driver,property=value,...`` or a JSON object.
+Known are the properties that all block devices have (`hw/block/block.c`): drive,
+rerror, werror, logical_block_size, physical_block_size, write-cache.  The text
+is ``driver,property=value,...`` or a JSON object.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from blockcore.qapi.qemu import LATEST, Release
 
 BLOCK_SIZE_MIN: Final = 512
 BLOCK_SIZE_MAX: Final = 2 << 20
+"""Limits of a block size, in bytes (MIN_BLOCK_SIZE and MAX_BLOCK_SIZE in QEMU)."""
 
 DRIVERS: Final = {
     "ide-hd": "ide-hd",
@@ -26,15 +27,16 @@ DRIVERS: Final = {
     "virtio-blk": "virtio-blk-device",
     "virtio-blk-pci": "virtio-blk-device",
 }
-"""Device models, and what QEMU calls the part of each that has the drive."""
+"""Device models, each with the QOM type that has its property `drive`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceConfig:
-    """A device; `drive` is the id of a drive, or else the name of a node.
+    """A device, parsed.
 
-    A policy of AUTO is the drive's own.  Block sizes are in bytes, None if not
-    given.  `write_cache` None leaves the drive's mode alone.
+    `drive` is the id of a drive, or the name of a node if no drive has that id.
+    A policy of AUTO means the drive's policy.  Block sizes are in bytes, None if
+    not given or 0.  `write_cache` is None if the drive's cache mode stays.
     """
 
     driver: str
@@ -48,7 +50,9 @@ class DeviceConfig:
 
 
 def parse_device(text: str, qemu: Release = LATEST) -> DeviceConfig:
-    """The device that `text` describes; QmpError in the words of the release."""
+    """Parse the value of ``device=``; raises QmpError in the words of the release."""
+    # Checks come in QEMU's order: the driver, the id, each property, then (at the device's
+    # realize function) properties that contradict each other.
     opts = _json_opts(text) if text.startswith("{") else parse_opts(text, "driver")
     driver = opts.pop("driver", None)
     if driver is None:
@@ -92,7 +96,10 @@ def _json_opts(text: str) -> dict[str, str]:
 
 
 def _policy(opts: dict[str, str], name: str) -> BlockdevOnError:
-    """As a property; unlike with ``-drive``, every policy is accepted for either direction."""
+    """Take a policy out of `opts`.
+
+    As a property, rerror accepts `enospc` as well (BlockdevOnError); ``-drive`` refuses it.
+    """
     text = opts.pop(name, "auto")
     if text not in tuple(BlockdevOnError):
         raise QmpError(f"Parameter '{name}' does not accept value '{text}'")

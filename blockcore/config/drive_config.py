@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""``drive=``: QEMU's ``-drive``, from text to a frozen `DriveConfig`.
+"""The parser of ``drive=``: QEMU's ``-drive``, from text to a frozen `DriveConfig`.
 
 Checks are made in the order of QEMU's drive_new and blockdev_init, so that of
-several mistakes the same one is reported.  What is not a property of the drive
-goes to its nodes (`nodes/definitions/flat_options.py`).  Refused, though QEMU has them:
-the interfaces without error policies, media=cdrom, index, bus, unit,
-snapshot=on, and drives without a medium.
+several mistakes QEMU and this parser report the same.  Options that are no
+properties of the drive define its nodes (`nodes/definitions/flat_options.py`).
+Some things that QEMU accepts are refused: interfaces without error policies,
+media=cdrom, index, bus, unit, snapshot=on, and drives without a medium.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from blockcore.rules.throttle import Limit, ThrottleConfig
 DEFAULT_INTERFACE: Final = "virtio"
 
 UNITS_PER_BUS: Final = {"ide": 2, "none": 0, "scsi": 7, "virtio": 0}
-"""The interfaces there are; 0: no buses, drives are numbered through."""
+"""The interfaces that are accepted, and how many drives a bus of each has; 0 for no buses."""
 
 _OTHER_INTERFACES: Final = frozenset({"floppy", "mtd", "pflash", "sd", "xen"})
+"""The interfaces that QEMU has besides, which take no error policies."""
 
 _BUCKETS: Final = tuple(
     f"{kind}-{way}" for kind in ("iops", "bps") for way in ("total", "read", "write")
@@ -34,7 +35,10 @@ _BUCKETS: Final = tuple(
 
 
 def _aliases() -> dict[str, str]:
-    """Older names of options: ``bps_rd_max`` for ``throttling.bps-read-max``, and so on."""
+    """Return today's name for each older name of an option (qemu_opt_rename in drive_new).
+
+    ``bps_rd_max``, for example, is now ``throttling.bps-read-max``.
+    """
     short = {"total": "", "read": "_rd", "write": "_wr"}
     aliases = {}
     for suffix, old_suffix in (("", ""), ("-max", "_max")):
@@ -57,17 +61,17 @@ _CACHE_MODES: Final = {
     "directsync": (False, True, False),
     "writethrough": (False, False, False),
 }
-"""cache= as (cache.writeback, cache.direct, cache.no-flush)."""
+"""cache= as (cache.writeback, cache.direct, cache.no-flush) (bdrv_parse_cache_mode)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriveConfig:
-    """A drive and the definition of its root node.
+    """A drive, parsed, with the definition of its root node in `options`.
 
-    With `copy_on_read`, reads keep what they find below the root.
-    `interface` is where it is connected: ``none`` is for a ``device=`` to do.
-    Without `writeback` every write is followed by a flush.  `throttle` is None
-    if nothing is limited; `throttle_group` is the drive's id unless it was given.
+    `interface` is ``if=``; a drive with ``none`` needs a ``device=``.
+    With `copy_on_read`, reads of data below the root write it to the root.
+    Without `writeback`, every write is followed by a flush.  `throttle` is None
+    if nothing is limited; `throttle_group` is the drive's id unless given.
     """
 
     id: str
@@ -86,18 +90,21 @@ class DriveConfig:
 
 
 def interface_of(text: str) -> str:
-    """Where ``drive=text`` is connected, if the text is valid at all."""
+    """Return the value of ``if=`` in a drive's text, without checking that there is such one."""
     return parse_opts(text).get("if", DEFAULT_INTERFACE)
 
 
 def automatic_id(interface: str, index: int) -> str:
-    """QEMU's id for the drive that is number `index` of its interface."""
+    """Return QEMU's id for drive number `index` of an interface, such as ``ide0-hd1``."""
     units = UNITS_PER_BUS.get(interface, 0)
     return f"{interface}{index // units}-hd{index % units}" if units else f"{interface}{index}"
 
 
 def parse_drive(text: str, default_id: str) -> DriveConfig:
-    """The drive that `text` describes; QmpError in QEMU's words."""
+    """Parse the value of ``drive=``; raises QmpError in QEMU's words.
+
+    `default_id` is the drive's id if the text gives none.
+    """
     opts = parse_opts(text)
     _rename_aliases(opts)
     writeback = _cache_mode(opts)
@@ -144,7 +151,10 @@ def _rename_aliases(opts: dict[str, str]) -> None:
 
 
 def _cache_mode(opts: dict[str, str]) -> bool:
-    """Turn ``cache=`` into ``cache.`` options that are not given; whether to write back."""
+    """Replace ``cache=`` by those ``cache.`` options that are not given.
+
+    Returns whether to write back, without a flush after every write.
+    """
     mode = opts.pop("cache", None)
     if mode is not None:
         if mode not in _CACHE_MODES:
@@ -160,7 +170,10 @@ def _flag(opts: dict[str, str], name: str, *, default: bool = False) -> bool:
 
 
 def _copy_on_read(opts: dict[str, str], read_only: bool) -> bool:
-    """It goes unnoticed on a read-only drive, where QEMU disables it with a warning."""
+    """Return whether to copy on read: never on a read-only drive.
+
+    QEMU disables it there with a warning (drive_new).  There is no warning here.
+    """
     copy_on_read = _flag(opts, "copy-on-read")
     if _flag(opts, "snapshot"):
         raise QmpError("snapshot=on is not supported")
@@ -192,7 +205,7 @@ def _interface(opts: dict[str, str]) -> str:
 
 
 def _check_aio(opts: dict[str, str]) -> None:
-    """All kinds of I/O mean the same here, so the choice ends with its check."""
+    """Check ``aio=`` and drop it: there is one kind of I/O."""
     if opts.pop("aio", "threads") not in tuple(BlockdevAioOptions):
         raise QmpError("invalid aio option")
 
@@ -221,7 +234,10 @@ def _choose_driver(opts: dict[str, str]) -> None:
 
 
 def _root(opts: dict[str, str], read_only: bool) -> BlockdevOptions:
-    """The root node; unlike ``-blockdev``, a drive may fall back to read-only by itself."""
+    """Return the definition of the root node; the other options of `opts` are the node's.
+
+    Unlike a node of ``-blockdev``, it has auto-read-only=on (blockdev_init).
+    """
     name = opts.pop("file", None) or None
     if name is None and not opts:
         raise QmpError("Device needs media, but drive is empty")
