@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""nbdkit's callbacks: each hands over to the core, and gives its errno back.
+"""nbdkit's callbacks: each calls the core, and passes the errno of a failure to nbdkit.
 
     nbdkit -U SOCKET python plugin/drive.py drive=id=vda,file=disk.img control=qmp.sock
 
-The keys are described in the README; `faultline serve` runs this plugin too.
+The README describes the keys; `faultline serve` runs this plugin as well.
+
+nbdkit calls the callbacks of requests on worker threads, several per connection;
+those that concern a connection on the connection's thread; all others on its
+main thread.
+
+The order of imports matters: first what reports a lack of memory (`shortage`),
+then what takes over signals (`Start`), then the rest.
 """
 
 from __future__ import annotations
@@ -28,8 +35,8 @@ from typing import Any  # noqa: E402
 
 import nbdkit  # noqa: E402
 
-# The core is the one beside this directory.  What else is there counts last: when that is
-# where another Python has its packages, those of this one come before it.
+# The core is the package beside this directory, whatever else has that name.  For all other
+# packages TREE comes last: it may be the site-packages of another Python.
 sys.path.insert(0, TREE)
 importlib.import_module("blockcore")
 sys.path.remove(TREE)
@@ -45,12 +52,12 @@ if SERVING:
 
 site.addsitedir(os.path.join(TREE, ".venv", "lib", VERSION, "site-packages"))
 sys.path.append(TREE)
-# An embedded interpreter takes its prefix from the first python3 on PATH; if that is not the
-# distribution's, libnbd would not be found.
+# Where distributions have libnbd's module: an embedded interpreter takes its prefix from the
+# first python3 on PATH, which need not be the distribution's.
 sys.path += ["/usr/lib/python3/dist-packages", f"/usr/lib64/{VERSION}/site-packages"]
 
-# structlog takes rich along where it finds it, to draw tracebacks that nobody draws here: a
-# tenth of the time until the machine is ready.
+# structlog imports rich if it is there, to draw tracebacks.  Nothing draws any here, and the
+# import takes a tenth of the time until the machine is ready.
 sys.modules["rich"] = None  # type: ignore[assignment]
 importlib.import_module("structlog")
 del sys.modules["rich"]
@@ -71,10 +78,12 @@ EIO = 5
 ENOTSUP = 95
 ENOMEDIUM = 123
 NBD_ERRNOS = frozenset((1, EIO, 12, 22, 28, 108, ENOMEDIUM))
-"""What nbdkit says in answer to any request; it turns everything else into EINVAL.
+"""The errnos that go to nbdkit as they are; all others become EIO.
 
-ENOMEDIUM becomes that, too, as in the answers of QEMU's server.
-ENOTSUP is for fast zeroes only; EOVERFLOW is for a flag that plugins do not see.
+NBD has few errors, and nbdkit turns every other errno into EINVAL.  ENOMEDIUM
+is here to become EINVAL, as it does in QEMU's server (system_errno_to_nbd_errno).
+ENOTSUP exists for fast zeroes only, and EOVERFLOW for a flag of requests that
+plugins do not see.
 """
 
 local = threadstate.local
@@ -86,21 +95,21 @@ failure.install((OSError, QmpError))
 
 
 def _alive() -> bool:
-    """Whether this request's client is still connected.
+    """Return whether the client of this thread's request is still connected.
 
-    nbdkit says "error: aborting sleep" where it is not, and at the end, which
-    is known here.
+    Asks nbdkit for a sleep of no time, which fails if the client is gone.  nbdkit
+    logs an error then, and also when it is ending; so it is not asked at the end.
     """
     return server.is_ending() or bool(_libc.nbdkit_nanosleep(0, 0) == 0)
 
 
 def _slot(h: Connection) -> Slot:
-    """The slot of this thread, made on its first request.
+    """Return the slot of this thread; made on its first request.
 
-    With `-t 1` nbdkit has no workers: the requests come on the thread of the
-    connection, or with `-s` on the main one.  nbdkit does not wait for the end
-    of these before it takes the interpreter down, so that nothing of theirs
-    may be left to be given back then.
+    With `-t 1` nbdkit has no workers: requests come on the thread that opened the
+    connection, or with `-s` on the main thread.  nbdkit takes the interpreter
+    down without waiting for these threads to end.  So their state is not kept
+    (`threadstate`), and the connection has their slot.
     """
     try:
         slot: Slot = local.slot
@@ -113,7 +122,11 @@ def _slot(h: Connection) -> Slot:
 
 
 def _run(h: Connection, coro: Coroutine[Any, Any, Any], fast: bool = False) -> Any:
-    """Carry out one guest request on this thread; `fast` tells a fast zero."""
+    """Run the coroutine of one guest request on this thread, and return its result.
+
+    An OSError is passed to nbdkit by its errno, and raised as `Failure`.  `fast`
+    says that the request is a fast zero, which may fail with ENOTSUP.
+    """
     _slot(h)
     try:
         return server.lock.run_in_thread(coro, _alive)
@@ -142,8 +155,9 @@ def get_ready() -> None:
 
 def after_fork() -> None:
     server.after_fork(nbdkit.shutdown, heap.trim)
-    # The assertion that is outlived is gone in 1.34, which also brought this call to Python.
-    # Last: faulthandler, which has been enabled, would dump the stacks first.
+    # nbdkit 1.34 no longer has the assertion that `survive` outlives; `disconnect`, which is new
+    # in 1.34, tells the versions apart.  After the server's start: the server enables
+    # faulthandler, whose handler of SIGABRT would otherwise come first and dump all stacks.
     if not hasattr(nbdkit, "disconnect"):
         survive.install(server.worker_lost)
 
@@ -207,7 +221,7 @@ def can_fua(h: Connection) -> int:
 
 
 def can_cache(h: Connection) -> int:
-    """nbdkit reads and throws away: a prefetch that fails is a read that fails."""
+    """Let nbdkit read the range and drop the data: a prefetch fails as a read does."""
     return int(nbdkit.CACHE_EMULATE)
 
 

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""How a callback fails without leaving anything behind.
+"""The exception by which a callback fails, without the memory leak of nbdkit.
 
-nbdkit fetches the exception that a callback has raised, has its traceback
-printed, and forgets that both were handed over to it (check_python_failure in
-plugins/python/errors.c, 1.32 as well as 1.42): every error that a client is told
-would stay in memory for ever, with the frames it came through and their locals,
-and all of them would be looked at once more when the interpreter ends.
+nbdkit fetches the exception that a callback has raised, formats its traceback,
+and does not release its references to either (check_python_failure in
+plugins/python/errors.c, 1.32 as well as 1.42).  Every error that a client gets
+would stay in memory for ever, with all frames of its traceback and their
+variables.  The interpreter would also go through all of them at its end.
 
-So the references that nbdkit does not give back are given back here.  How many
-there are, their counts tell: nobody else has a `Failure` and its traceback once
-the callback is over.  That is certain on the thread that ran it, when it fails
-again, or when its state goes (at the end of the callback or of the thread); with
-an nbdkit that has mended this there will be none to give back.
+So the references that nbdkit leaks are released here.  Their number is what the
+reference counts show beyond our own: when the callback is over, nothing else
+refers to a `Failure` and its traceback.  A callback is certainly over when its
+thread fails again, or when the thread's state goes, at the end of the callback
+or of the thread.  With an nbdkit that releases its references there is nothing
+to release here.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _thread = threading.local()
 
 
 class Failure(OSError):
-    """The answer to a request: raised by a callback, and never kept."""
+    """The error that a client gets; raised by a callback only, and stored nowhere."""
 
 
 class _Pair:
@@ -46,16 +47,20 @@ class _Pair:
 
 _alone = _Pair(Failure(), None)
 _OURS = sys.getrefcount(_alone.error)
-"""The count of what only a `_Pair` has, while it is asked for."""
+"""The count of an object to which only a `_Pair` refers, while `getrefcount` is called on it."""
 
 
 class _Given(_Pair):
-    """A failure that nbdkit was given, on this thread; its frames are empty."""
+    """A failure that nbdkit has got on this thread; its frames have no variables any more.
+
+    It is stored in the thread's local variables until the thread fails again or ends.
+    """
 
     __slots__ = ()
 
     def __del__(self) -> None:
-        """The callback is over: what is counted besides ours is nbdkit's."""
+        """Release the references that nbdkit has leaked; the callback is over."""
+        # The exception refers to its traceback, which would count.
         self.error.__traceback__ = None
         for _ in range(sys.getrefcount(self.error) - _OURS):
             _give_back(self.error)
@@ -64,9 +69,11 @@ class _Given(_Pair):
 
 
 def install(answers: tuple[type[Exception], ...]) -> None:
-    """Be what nbdkit prints exceptions with: `answers` in one line, a bug with all it has.
+    """Replace `traceback.format_exception`, with which nbdkit formats exceptions.
 
-    It is also the one place where the traceback is seen that nbdkit has.
+    Exceptions of the types `answers` become one line; others are bugs and keep
+    their traceback.  This is the only place that gets hold of the traceback to
+    which nbdkit refers, so it also notes each failure for release (`_Given`).
     """
 
     def format_exception(

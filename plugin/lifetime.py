@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Ends with whom its user wants it to end, and sees a way out of nbdkit's that has no callback.
+"""The end of the process: with its parent only if the user asks for it, and by exit().
 
-nbdkit 1.32 asks the kernel for SIGTERM at the death of its parent whether or not
-it is told --exit-with-parent (server/main.c calls set_exit_with_parent in any
-case), and the kernel means the parent's *thread*: what a thread of a test starts,
-or a shell that ends, would be gone with it.
+nbdkit 1.32 asks the kernel for SIGTERM at the death of its parent, with or
+without --exit-with-parent (server/main.c calls set_exit_with_parent in any case).
+The kernel sends it when the *thread* ends that has started the process.  So a
+machine that was started by a thread of a test, or by a shell, would end with
+that thread or shell.
 """
 
 from __future__ import annotations
@@ -19,21 +20,25 @@ PR_SET_PDEATHSIG = 1
 
 EXIT_WITH_PARENT = "--exit-with-parent"
 SHORTEST = "--exi"
-"""getopt_long takes every beginning that no other option has (--exportname)."""
+"""The shortest form of --exit-with-parent that getopt_long accepts: its beginning, as long as no
+other option begins like that (--exportname)."""
 
 _libc = ctypes.CDLL(None)
 _libc.__cxa_atexit.argtypes = [ctypes.c_void_p] * 3
 _libc.__cxa_finalize.argtypes = [ctypes.c_void_p]
 
 _handle = ctypes.create_string_buffer(1)
-"""Its address is what the C library knows our exit handler by."""
+"""An object whose address identifies our exit handlers to the C library (its `dso_handle`)."""
 
 _callbacks: list[Any] = []
-"""The C library keeps only their addresses."""
+"""The exit handlers.  The C library keeps only their addresses, so they are kept alive here."""
 
 
 def outlive() -> int:
-    """Stay when the parent ends; a pidfd of it where nbdkit's user wants the opposite, else -1."""
+    """Undo nbdkit's request for SIGTERM at the parent's death (PR_SET_PDEATHSIG).
+
+    Returns a pidfd of the parent if nbdkit was told --exit-with-parent, else -1.
+    """
     _libc.prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)
     words = Path("/proc/self/cmdline").read_bytes().split(b"\0")[1:]
     if not is_told_to_exit(map(os.fsdecode, words)):
@@ -42,16 +47,16 @@ def outlive() -> int:
 
 
 def is_told_to_exit(words: Iterable[str]) -> bool:
-    """Whether --exit-with-parent is among nbdkit's arguments."""
+    """Return whether --exit-with-parent is among nbdkit's arguments."""
     return any(word.startswith(SHORTEST) and EXIT_WITH_PARENT.startswith(word) for word in words)
 
 
 def at_exit(work: Callable[[], None]) -> None:
-    """Have `work` done when nbdkit calls exit(): for it that is the way out of every failure."""
+    """Run `work` when nbdkit calls exit(), as it does after any failure, without a callback."""
     _callbacks.append(ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: work()))
     _libc.__cxa_atexit(_callbacks[-1], None, ctypes.addressof(_handle))
 
 
 def at_exit_no_more() -> None:
-    """Do it now instead: soon there is no interpreter that could."""
+    """Run the work of `at_exit` now; later there is no interpreter to run it."""
     _libc.__cxa_finalize(ctypes.addressof(_handle))

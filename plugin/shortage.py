@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What is said where memory does not even suffice for what the plugin imports.
+"""The message for too little memory while the plugin imports its modules.
 
-nbdkit has Python print the exception that ends the import, and says itself that
-there was one.  Where Python was is of no interest then.  This module imports
-nothing but what every interpreter has.
+nbdkit lets Python print the exception that ends an import.  A traceback says
+nothing useful then; one line with the reason does.  This module imports only
+modules of the interpreter itself, so that it can be loaded with little memory.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import sys
 from types import TracebackType
 
 UNMAPPED = "failed to map segment from shared object"
-"""The dynamic linker's words for it."""
+"""What the dynamic linker says if it lacks address space; ImportError has it."""
 
 
 def watch() -> None:
-    """Be what Python prints exceptions with, until somebody else is."""
+    """Replace `sys.excepthook`, until `Start.begin` replaces it again."""
     sys.excepthook = _print
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether it tells of too little memory, or address space."""
+    """Return whether an exception says that memory or address space is too small."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, MemoryError) or UNMAPPED in str(error)
