@@ -11,7 +11,7 @@ import click
 
 
 def parse_arguments(words: Iterable[str]) -> dict[str, Any]:
-    """The arguments object that `words` describe; ``a.b=1`` is ``{"a": {"b": 1}}``.
+    """Parse words into an arguments object; ``a.b=1`` becomes ``{"a": {"b": 1}}``.
 
     Raises UsageError for a word without a key, a key given twice, and a key
     that is both a value and an object.
@@ -34,7 +34,10 @@ def parse_arguments(words: Iterable[str]) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """JSON where `text` is JSON, else the text itself; ``"1"`` with its quotes is a string."""
+    """Return the value that `text` is in JSON, or `text` itself if it is no JSON.
+
+    A user who needs the string 1 types it with JSON's quotes: ``"1"``.
+    """
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
@@ -42,5 +45,5 @@ def parse_value(text: str) -> Any:
 
 
 def _refuse_constant(name: str) -> None:
-    """Python reads NaN and Infinity as numbers; JSON, and QMP, have none of them."""
+    """Refuse NaN and Infinity, which Python reads as numbers; JSON and QMP have neither."""
     raise ValueError(name)

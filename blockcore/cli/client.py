@@ -36,9 +36,9 @@ from blockcore.cli.session import (
 def qmp(path: str | None, command: str, words: tuple[str, ...]) -> None:
     """Send one QMP command and print what it returns, as JSON.
 
-    A VALUE that is JSON is taken as such, anything else is a string; a dotted
-    KEY is a member of a nested object.  An error reply is printed on stderr
-    and makes the exit status 1.
+    A VALUE that is JSON is sent as JSON, any other VALUE as a string; a dotted
+    KEY is a member of a nested object.  An error reply is printed on stderr,
+    and the exit status is 1.
 
     \b
     Examples:
@@ -60,12 +60,12 @@ def qmp(path: str | None, command: str, words: tuple[str, ...]) -> None:
 )
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 def events(path: str | None, count: int | None, names: tuple[str, ...]) -> None:
-    """Follow the events, one line of JSON each, until the machine ends.
+    """Print events, one line of JSON each, until the machine ends.
 
-    With NAMEs only those.  Interrupt it, or close the pipe it writes to, to
-    end it earlier.  A line on stderr tells when it is connected; no event
-    after that is missed.  The exit status is 1 if the machine ends before N
-    events have come, or ends without saying so.
+    With NAMEs, only events of these names.  To end it earlier, interrupt it or
+    close the pipe it writes to.  A line on stderr says when it is connected; no
+    event after that is missed.  The exit status is 1 if the machine ends before
+    N events have come, or if the connection is lost without SHUTDOWN.
 
     \b
     Examples:
@@ -85,12 +85,12 @@ def events(path: str | None, count: int | None, names: tuple[str, ...]) -> None:
 
 
 class EventPrinter(EventListener):
-    """Writes every accepted event to stdout at once.
+    """A listener that writes every accepted event to stdout at once.
 
-    `left` is how many are to come yet, None for any number; `error` why stdout
-    cannot be written; `said_shutdown` whether the machine has said that it ends.
-    The listener it extends keeps a history of all events for ever, which a
-    program that follows a machine for weeks cannot afford.
+    `left` is the number of events to come, None for any number; `error` is why
+    stdout could not be written; `said_shutdown` is whether SHUTDOWN has come.
+    `put` does not call the base class, which keeps all events for ever: too much
+    for a program that follows a machine for weeks.
     """
 
     def __init__(self, names: tuple[str, ...], count: int | None) -> None:
@@ -118,12 +118,12 @@ class EventPrinter(EventListener):
                 self.finished.set()
 
     def reader_gone(self) -> None:
-        """Nobody reads stdout any more: finish, without a complaint when Python flushes it."""
+        """Finish, because stdout has no reader; Python's last flush of it must not fail."""
         abandon(sys.stdout)
         self.finished.set()
 
     def missing(self) -> str | None:
-        """What did not come though it was waited for; None if nothing is."""
+        """Return what is wrong with the end of the session, as text; None if nothing is."""
         if self.error is not None or self.finished.is_set():
             return None
         if self.count is not None:
@@ -133,13 +133,14 @@ class EventPrinter(EventListener):
 
 
 async def follow(path: str, printer: EventPrinter) -> None:
-    """Give `printer` every event until it is finished or the server closes the connection.
+    """Pass every event to `printer` until it is finished or the server closes the connection.
 
-    UsageError for an event that the server does not have, ClickException if it
-    ends too early, OSError if stdout cannot be written.
+    Raises UsageError for the name of an event that the server does not have,
+    ClickException if the server ends too early, OSError if stdout cannot be
+    written.
     """
     client = QMPClient()
-    # What is not printed is not kept either (see EventPrinter).
+    # The client's own listener would keep all events for ever (see EventPrinter).
     client.events.event_filter = lambda event: False
     client.register_listener(printer)
     async with session(client, path):
@@ -164,15 +165,17 @@ async def follow(path: str, printer: EventPrinter) -> None:
 
 @asynccontextmanager
 async def _pipe_watch(gone: Callable[[], None]) -> AsyncIterator[None]:
-    """Call `gone` when stdout is a pipe and its reader closes it, though nothing is written.
+    """Call `gone` during the body when the reader of stdout, if it is a pipe, closes it.
 
-    epoll reports the closed reader as an error, which asyncio passes to a
-    reader callback; a pipe's write end is never readable otherwise.
+    Without this, only the next event would show that: writing it would fail.
+    epoll reports the closed pipe as an error, and asyncio calls the reader's
+    callback for errors.  The write end of a pipe is never readable otherwise.
     """
     if not stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode):
         yield
         return
     loop = asyncio.get_running_loop()
+    # A copy: `abandon` replaces what descriptor 1 is.
     fd = os.dup(sys.stdout.fileno())
 
     def closed() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The group of all commands, and what becomes of their errors."""
+"""The group of all commands, and how their errors are reported."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ MODULES = {
     "qmp": "blockcore.cli.client",
     "serve": "blockcore.cli.serve",
 }
-"""Where the commands are, each under its name."""
+"""The module of each command."""
 
 
 class Commands(click.Group):
-    """Imports the command that is used.
+    """A group that imports only the command that is used.
 
-    `serve` needs none of what takes the others long to import, and `qmp` not
-    what draws.  It has nothing to do at an interrupt, which the others have.
+    `serve` does not need the QMP client, and `qmp` not the drawing library; both
+    take long to import.  All commands except `serve` handle interrupts.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -47,7 +47,7 @@ class Commands(click.Group):
 )
 @click.version_option(package_name="faultline", message="%(prog)s %(version)s")
 def faultline() -> None:
-    """A machine whose drives fail, stop and resume as QEMU's do, over NBD.
+    """Serve drives that fail, stop and resume as QEMU's do, and control them.
 
     \b
     faultline serve control=m0.qmp drive=id=vda,file=disk.img,rerror=stop
@@ -55,17 +55,16 @@ def faultline() -> None:
     faultline events -s m0.qmp
     faultline jobs -s m0.qmp
 
-    Every NBD client of the machine is its guest.  Each command has its own
-    --help.
+    A machine serves its drives over NBD; every NBD client is its guest.  Each
+    command has its own --help.
     """
 
 
 def run(argv: Sequence[str] | None) -> int:
-    """Run the command line `argv` (default: the process's) and give its exit status.
+    """Run the command line `argv` (default: the process's) and return its exit status.
 
-    0 is success, 1 a failure, 2 a command line that makes no sense, 3 a job
-    that an error has stopped, 130 an interrupt.  A failure says one line on
-    stderr.
+    0 is success, 1 a failure, 2 a wrong command line, 3 a job that an error has
+    stopped, 130 an interrupt.  A failure prints one line on stderr.
     """
     open_missing_streams()
     try:
@@ -97,5 +96,5 @@ def _invoke(argv: Sequence[str] | None) -> int:
 
 
 def _one_line(exc: click.ClickException) -> str:
-    """click's message as a clause: its own line breaks and full stop removed."""
+    """Return click's message as a clause, without its line breaks and full stop."""
     return " ".join(exc.format_message().split()).removesuffix(".")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""nbdkit, the Python it embeds, and the environment in which that one finds its modules.
+"""nbdkit, the Python that it embeds, and the environment in which that Python finds its modules.
 
-The embedded interpreter belongs to nbdkit's package.  It need not be the one
-that runs `faultline`, and takes its standard library from where the first
-python3 on PATH is.
+The embedded interpreter belongs to nbdkit's package.  It may be another one than
+the interpreter that runs `faultline`.  It looks for its standard library where
+the first python3 on PATH is.
 """
 
 from __future__ import annotations
@@ -37,21 +37,27 @@ class Nbdkit:
 
     @property
     def python_name(self) -> str:
-        """What an interpreter of that version is called: python3.11."""
+        """The name of an interpreter of that version, such as python3.11."""
         return f"python{self.python[0]}.{self.python[1]}"
 
     def is_this_python(self) -> bool:
-        """Whether compiled modules of the interpreter that runs load in the embedded one."""
+        """Return whether compiled modules of this interpreter load in the embedded one."""
         tag = f"cpython-{self.python[0]}{self.python[1]}"
         return sys.implementation.cache_tag == tag and not sys.abiflags
 
     def interpreter(self, environ: Mapping[str, str]) -> str | None:
-        """A program of that Python, the distribution's own before others; None without one."""
+        """Return the path of a program of that Python, preferring the distribution's.
+
+        None if there is none.
+        """
         return shutil.which(self.python_name, path=_search_path(self.program, environ))
 
 
 def find_nbdkit(environ: Mapping[str, str]) -> Nbdkit:
-    """Look for nbdkit and its Python; ClickException without one that can run the plugin."""
+    """Find nbdkit on PATH, and the version of its Python.
+
+    Raises ClickException if there is no nbdkit, or none that can run the plugin.
+    """
     program = shutil.which("nbdkit", path=environ.get("PATH", os.defpath))
     if program is None:
         raise click.ClickException(f"there is no nbdkit on PATH ({PACKAGES})")
@@ -81,17 +87,18 @@ def find_nbdkit(environ: Mapping[str, str]) -> Nbdkit:
 def embedded_environment(
     program: Path, packages: Iterable[Path], environ: Mapping[str, str]
 ) -> dict[str, str]:
-    """What nbdkit's Python needs to find its own modules, and those in `packages`.
+    """Return the environment in which nbdkit's Python finds its modules, and `packages`.
 
-    Its standard library and libnbd's module are the distribution's.  A python3
-    of somebody else on PATH leads it elsewhere: in an environment that hides
-    the system's packages `import nbd` fails, and the compiled modules of
-    another build of the same version do not load.  PYTHONHOME, where set, is
-    for the interpreter that runs now.
+    Its standard library and libnbd's module are the distribution's, so PATH gets
+    the distribution's directories first.  Another python3 at the front of PATH
+    would lead it elsewhere: in a virtual environment without the system's
+    packages `import nbd` fails, and compiled modules of another build of the
+    version do not load.  PYTHONHOME is removed: if set, it is meant for the
+    interpreter that runs now.
 
-    The embedded one takes the encoding of file names from the locale, has no
-    UTF-8 mode (PYTHONUTF8 is not read), and where the user's locale is C, or
-    is not installed, it could open ASCII names only.
+    The embedded interpreter takes the encoding of file names from the locale, and
+    does not read PYTHONUTF8.  If the user's locale is C, or is not installed, it
+    could open ASCII names only; so LC_ALL is set.
     """
     env = {name: value for name, value in environ.items() if name != "PYTHONHOME"}
     env["PATH"] = _search_path(program, environ)
@@ -101,7 +108,7 @@ def embedded_environment(
 
 
 def _search_path(program: Path, environ: Mapping[str, str]) -> str:
-    """PATH with the directories first in which the python3 that goes with nbdkit is."""
+    """Return PATH with those directories first that have the python3 of nbdkit's package."""
     beside = program.resolve().parent.parent / "bin"
     return _join(beside, "/usr/bin", environ.get("PATH", os.defpath))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where a machine is to be reached, as the options and keys of `serve` say."""
+"""The sockets of a machine, as the options and keys of `serve` name them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from blockcore.config.config import check_socket_path
 from blockcore.qapi.names import QmpError
 
 KEY = re.compile(r"[A-Za-z][A-Za-z0-9._-]*=")
-"""What nbdkit accepts in front of a value; it hands anything else to the plugin as a file name."""
+"""The form of a key that nbdkit accepts; it takes any other word for a file name."""
 
 
 def endpoints(
@@ -25,10 +25,11 @@ def endpoints(
     tcp: tuple[int | None, str | None],
     control: str | None,
 ) -> tuple[UnixSocket | TcpPort | None, Path | None]:
-    """The NBD server's place and the control socket; None for what is not named.
+    """Return the NBD server's address and the path of the control socket; None if not named.
 
-    `unix` is the socket's path, mode and group, `tcp` port and address, each
-    None if it was not given.  UsageError if that makes no sense.
+    `unix` is the path, mode and group of a Unix socket, `tcp` is port and address;
+    members are None if not given.  Raises UsageError if these contradict each
+    other.
     """
     nbd, *access = unix
     listen = _permitted(_listen(nbd, *tcp), *access)
@@ -54,7 +55,11 @@ def _listen(
 def _permitted(
     listen: UnixSocket | TcpPort | None, mode: str | None, group: str | None
 ) -> UnixSocket | TcpPort | None:
-    """A socket that was named, for those who shall connect: as options say, or the umask."""
+    """Return `listen` with the mode and group of its socket.
+
+    The default mode is what the umask leaves, or 660 if a group is given.  Raises
+    UsageError for a mode or group without a Unix socket.
+    """
     if not isinstance(listen, UnixSocket):
         if mode is not None or group is not None:
             raise click.UsageError("--socket-mode and --socket-group need --nbd")
@@ -80,7 +85,7 @@ def _control_path(keys: Sequence[str], option: str | None) -> Path | None:
 
 
 def _require_drives(keys: Sequence[str], control: Path | None) -> None:
-    """UsageError if nothing would be served, and nobody has said where else to reach it."""
+    """Raise UsageError if no client could reach the machine: no drive, and no control socket."""
     given = {key.partition("=")[0] for key in keys}
     if control is None and "blockdev" in given and not given & {"drive", "device"}:
         raise click.UsageError(

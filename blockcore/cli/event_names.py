@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Names of events that somebody has typed, compared with those that a server has."""
+"""The names of events that a user has typed, compared with those that a server has."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 def events_of(schema: Iterable[Mapping[str, Any]]) -> set[str]:
-    """The events in what `query-qmp-schema` gives."""
+    """Return the names of all events in a schema (the reply to query-qmp-schema)."""
     return {entity["name"] for entity in schema if entity["meta-type"] == "event"}
 
 
 def separated(names: Sequence[str]) -> str | None:
-    """What is wrong with names that commas join; None if none are."""
+    """Return an error message if names are joined by commas; None if none are."""
     joined = [name for name in names if "," in name]
     if not joined:
         return None
@@ -23,7 +23,7 @@ def separated(names: Sequence[str]) -> str | None:
 
 
 def unknown(names: Iterable[str], known: Collection[str]) -> str | None:
-    """What is wrong with the first name that is not `known`; None if all are."""
+    """Return an error message about the first name that is not `known`; None if all are."""
     for name in names:
         if name not in known:
             alike = nearest(name, known)
@@ -33,7 +33,7 @@ def unknown(names: Iterable[str], known: Collection[str]) -> str | None:
 
 
 def nearest(name: str, known: Collection[str]) -> str | None:
-    """The known name that was probably meant, however it is written."""
+    """Return the known name that the user probably meant, in any case; None if none is close."""
     written = name.upper().replace("-", "_")
     found = get_close_matches(written, sorted(known), n=1, cutoff=0.7)
     return found[0] if found else None

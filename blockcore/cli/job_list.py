@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Jobs as a machine tells of them, and how a line of text does."""
+"""The jobs of a machine, as queries return them and as lines of text."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 PAUSED = frozenset({"paused", "standby"})
 
+"""The statuses of a job that is paused (JobStatus)."""
+
 COLUMNS = ("ID", "TYPE", "STATUS", "PROGRESS", "SPEED", "IO-STATUS", "ERROR")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One job; progress in bytes.
+    """One job; `current` and `total` in bytes.
 
-    What only block jobs have, and QEMU has others, is None without a value:
-    `speed`, the limit in bytes per second, 0 for none; `io_status`;
-    `auto_finalize`.
+    `speed` (the limit in bytes per second, 0 for none), `io_status` and
+    `auto_finalize` are None for jobs that are no block jobs; QEMU has such.
     """
 
     id: str
@@ -40,17 +41,17 @@ class Job:
 
     @property
     def shown_status(self) -> str:
-        """What it is for somebody who looks: QEMU's word, unless it only waits to be over."""
+        """The status as shown: QEMU's word, or "cancelling" for a job that was cancelled."""
         return "cancelling" if self.cancelled else self.status
 
     @property
     def stopped(self) -> bool:
-        """Whether an error keeps it paused."""
+        """Whether an error keeps the job paused."""
         return self.status in PAUSED and self.io_status not in (None, "ok")
 
     @classmethod
     def of(cls, members: Mapping[str, Any]) -> Self:
-        """From what `query_jobs` gives for a job."""
+        """Make a job from a member of the list that `query_jobs` returns."""
         return cls(
             id=members["id"],
             type=members["type"],
@@ -66,7 +67,11 @@ class Job:
 
 
 async def query_jobs(client: QMPClient, path: str) -> list[dict[str, Any]]:
-    """All jobs, JobInfo's members with those that BlockJobInfo adds."""
+    """Return all jobs: the members of JobInfo, and those that BlockJobInfo adds.
+
+    Two commands are needed, so a job may come or go between them.  Raises
+    ClickException, or ConnectionLost if there is no reply.
+    """
     jobs: Any = await reply(client, path, "query-jobs")
     block_jobs: Any = await reply(client, path, "query-block-jobs")
     return merge(jobs, block_jobs)
@@ -75,7 +80,11 @@ async def query_jobs(client: QMPClient, path: str) -> list[dict[str, Any]]:
 def merge(
     jobs: Sequence[Mapping[str, Any]], block_jobs: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """What was asked last holds; a job may have come or gone since what was asked first."""
+    """Merge the replies to query-jobs and to query-block-jobs, which was asked later.
+
+    Members of the later reply win.  The list has the jobs of the earlier one: a
+    job that has ended since has no members of a block job.
+    """
     later = {job["device"]: job for job in block_jobs}
     merged = []
     for job in jobs:
@@ -89,11 +98,13 @@ def merge(
 
 
 def table(jobs: Sequence[Job], width: int | None = None) -> list[str]:
-    """Lines: a heading, and one for each job.
+    """Return the lines of a table: a heading, and one line for each job.
 
-    Where that is wider than `width`, ids and errors have lines of their own, so
-    that the columns between them stay under each other.
+    If that is wider than `width`, ids and errors get lines of their own, and the
+    columns between them stay aligned.
     """
+    # First the table with all columns.  Only if it is too wide: without the first and the last
+    # column, whose cells have any length, between lines for these.
     rows = [COLUMNS] + [
         (
             job.id,
@@ -125,7 +136,10 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def shortened(text: str, width: int) -> str:
-    """Text without its middle, if it is longer than that; both ends tell names apart."""
+    """Return a text in at most `width` columns, without its middle if it is longer.
+
+    Names tend to differ at one of their ends, so both are kept.
+    """
     if len(text) <= width:
         return text
     head = width // 2
@@ -133,7 +147,10 @@ def shortened(text: str, width: int) -> str:
 
 
 def progress(job: Job) -> str:
-    """``37.5% of 1.0 GiB``, never 100 before it is; empty while the job does not know."""
+    """Return ``37.5% of 1.0 GiB``; empty if the total is unknown.
+
+    Rounded down, so that 100.0% means all of it.
+    """
     if not job.total:
         return ""
     tenths = job.current * 1000 // job.total
@@ -141,7 +158,7 @@ def progress(job: Job) -> str:
 
 
 def size(nbytes: float) -> str:
-    """With the largest unit that leaves a whole number before the point."""
+    """Return a size in the largest binary unit of which there is at least one."""
     power = 0
     # 1023.95 would become "1024.0".
     while power + 1 < len(UNITS) and nbytes >= 1023.95:
@@ -150,12 +167,12 @@ def size(nbytes: float) -> str:
 
 
 def limit(speed: int) -> str:
-    """A speed limit in words."""
+    """Return a speed limit (bytes per second, 0 for none) in words."""
     return f"{size(speed)}/s" if speed else "unlimited"
 
 
 def duration(seconds: float) -> str:
-    """``1:04``, or with hours ``2:01:04``."""
+    """Return ``1:04``, or with hours ``2:01:04``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A job on the screen while somebody waits for it: a bar on a terminal, lines elsewhere."""
+"""The display of a job while `faultline job wait` runs: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ STYLES = {
     "failed": "red",
     "cancelled": "red",
 }
-"""Colours of what a job is, and of how it ended; what it is while it waits is yellow."""
+"""The colours of statuses and endings of a job; all other statuses are yellow."""
 
 
 BAR_MIN = 8
 ID_MIN = 8
 
 OTHER_COLUMNS = sum((1 + 10, 1 + BAR_MIN, 1 + 17, 1 + 12, 1 + 12, len("^C") + 1))
-"""Of a line: status, bar, progress, speed, and time, with blanks between; and what is left free."""
+"""The width of all columns but the id's, with the blanks between: status, bar, progress, speed,
+time; and of the room for ^C (`Drawing`)."""
 
 
 class Screen(Protocol):
-    """Where a job is shown; `interval_s` is how often there is something to see."""
+    """The display of one job; `interval_s` is how often to look at the job, in seconds."""
 
     interval_s: float
 
@@ -51,26 +52,26 @@ class Screen(Protocol):
     ) -> None: ...
 
     def show(self, job: Job, rate: Rate) -> None:
-        """The job goes on."""
+        """Show the job as it is now, and how fast it is."""
 
     def say(self, line: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
 
     def end(self, job: Job, ending: Ending) -> None:
-        """The job is over.  Why it failed is for whoever waits to say."""
+        """Show how the job ended, without the reason: the caller reports an error."""
 
 
 def open_screen() -> Screen:
-    """What fits stdout."""
+    """Return the screen that fits stdout: bars on a terminal, lines elsewhere."""
     console = Console(highlight=False)
-    # The console also believes variables that are for the colours of pipes.
+    # isatty as well: rich takes a pipe for a terminal if FORCE_COLOR and the like are set.
     if sys.stdout.isatty() and console.is_interactive:
         return BarScreen(console)
     return LineScreen()
 
 
 class LineScreen:
-    """A line for every change of status, and for every tenth of the way."""
+    """A screen that prints a line for every change of status, and for every tenth of the work."""
 
     interval_s = 1.0
 
@@ -98,7 +99,7 @@ class LineScreen:
 
 
 def describe(job: Job, rate: Rate | None, status: str | None = None) -> str:
-    """``j: running, 37.5% of 1.0 GiB, 10.0 MiB/s, 1:04 left``, as far as that is known."""
+    """Return ``j: running, 37.5% of 1.0 GiB, 10.0 MiB/s, 1:04 left``, as far as it is known."""
     words = [status or job.shown_status, progress(job)]
     if rate is not None:
         words += speed(job, rate), left(job, rate)
@@ -106,26 +107,26 @@ def describe(job: Job, rate: Rate | None, status: str | None = None) -> str:
 
 
 def speed(job: Job, rate: Rate) -> str:
-    """How fast a job is that runs; empty if that is not known."""
+    """Return how fast a running job is, such as ``10.0 MiB/s``; empty if that is unknown."""
     if job.status != "running" or rate.bytes_per_s is None:
         return ""
     return f"{size(rate.bytes_per_s)}/s"
 
 
 def left(job: Job, rate: Rate) -> str:
-    """How much longer it will take; empty if that is not known."""
+    """Return how much longer a job will take, such as ``1:04 left``; empty if unknown."""
     seconds = rate.left_s(job)
     return "" if seconds is None else f"{duration(seconds)} left"
 
 
 class BarScreen:
-    """One line that is drawn again and again, and lines above it."""
+    """A screen with one line that is drawn again and again, and lines above it that stay."""
 
     interval_s = 0.25
 
     def __init__(self, console: Console) -> None:
         self._id_width = max(console.width - OTHER_COLUMNS, ID_MIN)
-        # Texts keep their width, so that the bar between them does.
+        # The texts have fixed widths, so that the bar between them keeps its width.
         self._progress = Drawing(
             TextColumn("{task.description} [{task.fields[style]}]{task.fields[status]:<10}"),
             StatusBar(bar_width=None),
@@ -140,7 +141,7 @@ class BarScreen:
 
     def __enter__(self) -> Self:
         self._progress.start()
-        # Hidden, it would stay so when the process is killed.
+        # rich hides the cursor; it would stay hidden if the process were killed.
         self._progress.console.show_cursor(True)
         return self
 
@@ -177,10 +178,10 @@ class BarScreen:
 
 
 class Drawing(Progress):
-    """Leaves room for the ^C of an interrupt.
+    """A drawing that leaves room for the ^C that terminals print for an interrupt.
 
-    Where that begins a line of its own, the last drawing is put below the one
-    before instead of over it.
+    Without the room, ^C would wrap to a new line, and the last drawing would
+    appear below the one before, not over it.
     """
 
     def get_renderables(self) -> Iterable[RenderableType]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Waiting for a job: the events of a session lead from one look at it to the next."""
+"""The wait for a job: looks at the job in intervals, and when an event says that it changed."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from blockcore.cli.job_watch import EVENTS, Ending, JobWatch, Need, Rate
 from blockcore.cli.session import ConnectionLost, disconnected, session
 
 STOPPED_STATUS = 3
+"""The exit status for a job that an error has stopped."""
 
 
 class Stopped(click.ClickException):
-    """An error has stopped the job."""
+    """The error for a job that an I/O error has stopped, where the user waits for that."""
 
     exit_code = STOPPED_STATUS
 
 
 class JobListener(EventListener):
-    """Gives a `JobWatch` its events; `stirred` is set when it wants another look.
+    """A listener that passes events to a `JobWatch`.
 
-    What has come before a reply was taken before it.
+    `stirred` is set when an event makes another look at the job worth while.
+    The QMP client calls `put` for the events that come before a reply before it
+    delivers the reply, so the watch knows of them when it gets the reply.
     """
 
     def __init__(self, watch: JobWatch) -> None:
@@ -35,7 +38,7 @@ class JobListener(EventListener):
         self._watch = watch
 
     def listen_to(self, client: QMPClient) -> None:
-        """From the beginning of its session on."""
+        """Receive all events of a client's session; to be called before the session begins."""
         # The client's own listener would keep all events for ever.
         client.events.event_filter = lambda event: False
         client.register_listener(self)
@@ -48,8 +51,8 @@ class JobListener(EventListener):
 async def wait(path: str, job_id: str, until: Set[Need]) -> None:
     """Show a job until it has completed, or needs one of `until`.
 
-    ClickException if it fails, is cancelled, is not there, or the machine
-    ends; Stopped for Need.STOPPED.
+    Raises ClickException if the job fails, is cancelled, or does not exist, or if
+    the machine ends; Stopped if `until` has Need.STOPPED and an error stops it.
     """
     client, watch = QMPClient(), JobWatch(job_id)
     listener = JobListener(watch)
@@ -82,7 +85,7 @@ async def _follow(
     until: Set[Need],
     screen: Screen,
 ) -> None:
-    """Look at the job again and again, and show it, as long as it is to be waited for."""
+    """Look at the job again and again, and show it, until it is over or needs one of `until`."""
     clock, rate = asyncio.get_running_loop().time, Rate()
     while watch.job is not None and watch.ending is None:
         rate.take(clock(), watch.job)
@@ -105,7 +108,7 @@ async def _follow(
 
 
 async def _until_stirred(client: QMPClient, listener: JobListener, timeout_s: float) -> None:
-    """Wait for a reason to look at the job again."""
+    """Wait for an event of the job, the end of the session, or `timeout_s` seconds."""
     reasons = {
         asyncio.create_task(listener.stirred.wait()),
         asyncio.create_task(disconnected(client)),

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What becomes of one job, learned from its events and from looking at it now and then.
+"""The life of one job, as its events and occasional looks at it show it; no I/O, no clock.
 
-Nothing here talks to a machine or looks at a clock.  Looking tells where the
-job is.  It does not tell how a job ended that is gone by then, which most are:
-they dismiss themselves.  The events do.
+A look (query-jobs) shows how far the job is.  It cannot show how a job ended
+that is gone, and most jobs are gone at once, because they dismiss themselves.
+Events show how such a job ended.
 """
 
 from __future__ import annotations
@@ -20,26 +20,28 @@ from typing import Any
 from blockcore.cli.job_list import PAUSED, Job
 
 EVENTS = ("JOB_STATUS_CHANGE", "BLOCK_JOB_ERROR", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED")
-"""What a `JobWatch` has to be told of."""
+"""The events that a `JobWatch` takes."""
 
 RATE_WINDOW_S = 10.0
+"""The time over which a rate is measured, in seconds; longer is steadier, shorter more current."""
 RATE_MIN_S = 1.0
+"""The shortest time from which a rate is computed, in seconds."""
 
 
 class Need(StrEnum):
-    """What a job waits for, from somebody; the value is the option of `wait` that ends there."""
+    """What a job waits for a user to do; values are the options of `job wait` that end there."""
 
     STOPPED = "stopped"
-    """An error has paused it; to be resumed."""
+    """To be resumed: an I/O error has paused the job."""
     READY = "ready"
-    """A copy has caught up; to be completed."""
+    """To be completed: the copy has caught up with its source."""
     PENDING = "pending"
-    """It has auto-finalize=false; to be finalized."""
+    """To be finalized: the job has auto-finalize=false."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a job ended: `status` is completed, failed or cancelled."""
+    """How a job ended: `status` is completed, failed or cancelled, `error` the reason."""
 
     status: str
     error: str | None = None
@@ -48,7 +50,7 @@ class Ending:
 class JobWatch:
     """One job, until it is over.
 
-    `job` is how it was when last seen, None before the first `look`.
+    `job` is the job as last seen; None until a `look` has found it.
     """
 
     def __init__(self, job_id: str) -> None:
@@ -61,17 +63,20 @@ class JobWatch:
 
     @property
     def found(self) -> bool:
-        """Whether there has been such a job."""
+        """Whether the job exists or has existed."""
         return self.job is not None or self._over
 
     @property
     def ending(self) -> Ending | None:
-        """How it ended, once it holds nothing any more that it was asked to let go."""
+        """How the job ended; None until it is over and has released its nodes.
+
+        BLOCK_JOB_COMPLETED comes earlier than that, with the result.
+        """
         return self._ending if self._over else None
 
     @property
     def need(self) -> Need | None:
-        """What it waits for; None when it works, has ended, or was paused by somebody."""
+        """What the job waits for; None if it works, has ended, or was paused by a user."""
         job = self.job
         if job is None or self._over:
             return None
@@ -84,14 +89,14 @@ class JobWatch:
         return None
 
     def take_event(self, event: Mapping[str, Any]) -> bool:
-        """Whether it makes another look worth while."""
+        """Take an event, of any job; return whether another look is worth while."""
         name, data = event["event"], event["data"]
         if self.id not in (data.get("device"), data.get("id")) or self._over:
             return False
         if name == "BLOCK_JOB_ERROR":
             if data["action"] == "stop":
                 self._operation = data["operation"]
-            # With on-error=ignore there are thousands of them.
+            # No look: with on-error=ignore there may be thousands of these events.
             return False
         if name == "JOB_STATUS_CHANGE":
             self._take_status(data["status"])
@@ -107,16 +112,16 @@ class JobWatch:
 
     def _take_status(self, status: str) -> None:
         if status not in PAUSED and self._told is Need.STOPPED:
-            # Somebody has resumed it.  The next stop is news, even if nobody looked between.
+            # A user has resumed it.  The next stop is news, even without a look in between.
             self._told = self._operation = None
         self._aborting |= status == "aborting"
         if status == "null":
             self._end(None)
 
     def look(self, jobs: Sequence[Mapping[str, Any]]) -> None:
-        """Take what `query_jobs` has told after the events taken so far."""
+        """Take the list that `query_jobs` has returned after all events taken so far."""
         if self._over:
-            # Another job may have got the name meanwhile.
+            # A new job may have the name by now.
             return
         found = next((Job.of(job) for job in jobs if job["id"] == self.id), None)
         if found is not None:
@@ -125,11 +130,19 @@ class JobWatch:
             self._end(None if found is None else found.error)
 
     def lost(self) -> None:
-        """There will be no events any more, and nothing to look at."""
+        """Take the loss of the connection: no events or looks will follow.
+
+        If the result is known, the job counts as over.
+        """
         self._over = self._ending is not None
 
     def _end(self, error: str | None) -> None:
-        """Over; jobs that are not block jobs, and those never started, have no event for it."""
+        """Note that the job is over; `error` is its error as seen by a look.
+
+        An event has usually told the result already (`take_event`).  Jobs that are
+        no block jobs, and jobs that never started, have no such event: for them
+        the error, or the status "aborting" before, decides.
+        """
         self._over = True
         if self._ending is not None:
             return
@@ -141,14 +154,14 @@ class JobWatch:
             self._ending = Ending("completed")
 
     def news(self) -> str | None:
-        """`advice`, unless it was told already."""
+        """Return `advice` once each time the job's need changes; None otherwise."""
         if self.need is self._told:
             return None
         self._told = self.need
         return self.advice()
 
     def advice(self) -> str | None:
-        """What the job waits for, and what helps; None if it waits for nobody."""
+        """Return a line that says what the job waits for, and which command helps; or None."""
         if self.need is None or self.job is None:
             return None
         name = shlex.quote(self.id)
@@ -164,13 +177,13 @@ class JobWatch:
 
 
 class Rate:
-    """How fast a job has been of late, not counting pauses."""
+    """The recent speed of a job, pauses not counted."""
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, int]] = deque()
 
     def take(self, now_s: float, job: Job) -> None:
-        """The job as it was at that time of a monotonic clock."""
+        """Take the job as it was at a time of a monotonic clock, in seconds."""
         samples = self._samples
         if job.status != "running" or (samples and job.current < samples[-1][1]):
             samples.clear()
@@ -180,7 +193,7 @@ class Rate:
 
     @property
     def bytes_per_s(self) -> float | None:
-        """None as long as there is too little to judge by."""
+        """Bytes per second; None if the samples cover less than `RATE_MIN_S`."""
         if not self._samples:
             return None
         (begin_s, begin), (end_s, end) = self._samples[0], self._samples[-1]
@@ -189,7 +202,7 @@ class Rate:
         return (end - begin) / (end_s - begin_s)
 
     def left_s(self, job: Job) -> float | None:
-        """Seconds to the end of what is known to be left; None if that cannot be said."""
+        """Return how long the known rest of the job will take, in seconds; None if unknown."""
         rate = self.bytes_per_s
         if not rate or job.status != "running":
             return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`faultline jobs` and `faultline job`: the jobs of a machine, seen and steered."""
+"""`faultline jobs` and `faultline job`: the jobs of a machine, listed and controlled."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FUTURE = {
     "complete": "will be completed",
     "finalize": "will be finalized",
 }
-"""What is said of a job on which a command has not taken effect yet."""
+"""The texts for a job on which a command has not taken effect yet."""
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -36,11 +36,11 @@ SETTINGS = {"help_option_names": ["-h", "--help"]}
 @socket_option
 @click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects.")
 def jobs(path: str | None, as_json: bool) -> None:
-    """Show all jobs: what they are doing, and how far they are.
+    """List all jobs: what they are doing, and how far they are.
 
     SPEED is the limit that was set.  IO-STATUS is failed or nospace while an
-    error keeps the job paused.  With --json the members are those of
-    query-jobs and query-block-jobs.
+    error keeps the job paused.  With --json, each object has the members of
+    query-jobs and of query-block-jobs.
 
     \b
     Examples:
@@ -53,7 +53,7 @@ def jobs(path: str | None, as_json: bool) -> None:
     elif not found:
         click.echo("There are no jobs.")
     else:
-        # What follows in a pipe takes lines of any length.
+        # The program that reads a pipe takes lines of any length.
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         click.echo("\n".join(table([Job.of(job) for job in found], width)))
 
@@ -82,10 +82,10 @@ def wait_command(
 ) -> None:
     """Wait until a job is over, and show how far it is.
 
-    The exit status is 0 if it has completed, 1 if it has failed or was
-    cancelled.  When the job itself waits, to be resumed after an error,
-    completed or finalized, a line says so, and the waiting goes on unless an
-    option ends it there.  An interrupt ends the waiting, not the job.
+    The exit status is 0 if the job has completed, 1 if it has failed or was
+    cancelled.  When the job has to be resumed after an error, completed or
+    finalized, a line says so.  The waiting goes on then, unless an option ends
+    it.  An interrupt ends the waiting, not the job.
 
     \b
     Examples:
@@ -102,7 +102,7 @@ def wait_command(
 @socket_option
 @click.argument("job_id", metavar="ID")
 def pause(path: str | None, job_id: str) -> None:
-    """Let a job pause as soon as it can.
+    """Pause a job as soon as it can pause.
 
     \b
     Example:
@@ -115,7 +115,7 @@ def pause(path: str | None, job_id: str) -> None:
 @socket_option
 @click.argument("job_id", metavar="ID")
 def resume(path: str | None, job_id: str) -> None:
-    """Let a job go on that was paused, or that an error has stopped.
+    """Resume a job that was paused, or that an error has stopped.
 
     \b
     Example:
@@ -131,7 +131,7 @@ def resume(path: str | None, job_id: str) -> None:
 def cancel(path: str | None, job_id: str, force: bool) -> None:
     """Cancel a job.
 
-    One that is ready finishes its copy first, and counts as completed.
+    A job that is ready finishes its copy first, and counts as completed.
 
     \b
     Example:
@@ -145,7 +145,7 @@ def cancel(path: str | None, job_id: str, force: bool) -> None:
 @socket_option
 @click.argument("job_id", metavar="ID")
 def complete(path: str | None, job_id: str) -> None:
-    """Let a ready job come to its end.
+    """Complete a job that is ready.
 
     The drive then uses what the job has made.
 
@@ -160,7 +160,7 @@ def complete(path: str | None, job_id: str) -> None:
 @socket_option
 @click.argument("job_id", metavar="ID")
 def finalize(path: str | None, job_id: str) -> None:
-    """Let a pending job take its last steps.
+    """Finalize a pending job: let it take its last steps.
 
     Only jobs with auto-finalize=false are pending for long.
 
@@ -175,9 +175,9 @@ def finalize(path: str | None, job_id: str) -> None:
 @socket_option
 @click.argument("job_id", metavar="ID")
 def dismiss(path: str | None, job_id: str) -> None:
-    """Forget a job that is over.
+    """Dismiss a job that is over: remove it from the list.
 
-    Jobs without auto-dismiss=false have nothing left to be forgotten.
+    Only jobs with auto-dismiss=false stay in the list for that.
 
     \b
     Example:
@@ -194,7 +194,7 @@ def dismiss(path: str | None, job_id: str) -> None:
 def set_speed(path: str | None, job_id: str, speed: str) -> None:
     """Limit a job to SPEED bytes per second.
 
-    Binary suffixes may follow: k, M, G.  0 takes the limit away.
+    SPEED may have a binary suffix: k, M, G.  0 removes the limit.
 
     \b
     Example:
@@ -224,7 +224,7 @@ def _steer(
 async def _steered(
     path: str, job_id: str, verb: str, command: str, arguments: Mapping[str, object]
 ) -> str:
-    """Send a command to a job, and say what has become of it."""
+    """Send a command to a job, and return what has become of the job (`outcome`)."""
     client, watch = QMPClient(), JobWatch(job_id)
     JobListener(watch).listen_to(client)
     async with session(client, path):
@@ -235,13 +235,13 @@ async def _steered(
 
 
 def outcome(watch: JobWatch, verb: str) -> str:
-    """A job after a command: how it ended, what it is, or what it still has to become."""
+    """Describe a job after a command `verb`: its end, its status, or what it has yet to do."""
     if watch.ending is not None:
         error = f": {watch.ending.error}" if watch.ending.error else ""
         return f"{watch.id}: {watch.ending.status}{error}"
     assert watch.job is not None
     if verb == "resume" and watch.need is Need.STOPPED:
-        # It has been tried again, with the same end.
+        # The job has tried again and has failed again.
         return str(watch.advice())
     paused = watch.job.status in PAUSED
     done = {"pause": paused, "resume": not paused}.get(verb, False)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Where the NBD server listens: checked before nbdkit starts, told to it and to the plugin.
+"""The address at which the NBD server listens, checked before nbdkit starts.
 
-nbdkit reports a socket that it cannot bind only after the plugin opened every
-image, and it never replaces the file of a server that was killed.  `claim`
-finds the same problems first.
+nbdkit reports a socket that it cannot bind only after the plugin has opened every
+image, and it never replaces the socket file of a server that was killed.  `claim`
+finds such problems before, and removes such files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import click
 from blockcore.process.socket_file import make_room
 
 PATH_BYTES_MAX = 107
-"""Of a Unix socket: sun_path holds 108 bytes with its terminator."""
+"""The longest path of a Unix socket: sun_path holds 108 bytes with its terminator."""
 
 CLAIM_ERRORS = {
     errno.EEXIST: "exists and is not a socket",
@@ -32,26 +32,35 @@ CLAIM_ERRORS = {
 
 @dataclass(frozen=True, slots=True)
 class UnixSocket:
-    """A Unix socket at an absolute path, for those whom its `mode` and `group` let in."""
+    """A Unix socket at an absolute path.
+
+    `mode` and `group` decide who may connect, which needs permission to write.
+    With `group` None the file keeps the group that it is made with.
+    """
 
     path: Path
     mode: int = 0o755
     group: int | None = None
 
     def arguments(self) -> list[str]:
-        """nbdkit's options."""
+        """Return nbdkit's options for the socket."""
         return ["-U", str(self.path)]
 
     def environment(self) -> dict[str, str]:
-        """What the plugin needs to open the socket, for the URIs of the ready line, and the end."""
+        """Return the plugin's variables for the socket.
+
+        The plugin sets its mode and group, makes URIs of its path for the ready
+        line, and removes it at the end.
+        """
         env = {"FAULTLINE_NBD_SOCKET": str(self.path), "FAULTLINE_NBD_MODE": f"{self.mode:o}"}
         return env if self.group is None else {**env, "FAULTLINE_NBD_GROUP": str(self.group)}
 
     def claim(self) -> None:
-        """Make sure that nbdkit can bind the path; remove what a killed server left there.
+        """Make sure that nbdkit can bind the path; remove the socket of a killed server.
 
-        Raises ClickException when a server listens there, when the file is no
-        socket, when the path cannot hold one, and for a group that cannot have it.
+        Raises ClickException if a server listens there, if the file is no socket,
+        if no socket can be made there, and for a group that this process cannot
+        give the socket to.
         """
         if len(os.fsencode(self.path)) > PATH_BYTES_MAX:
             raise click.ClickException(
@@ -72,7 +81,7 @@ class UnixSocket:
 
 
 def parse_mode(text: str) -> int:
-    """The mode that an octal number names; UsageError if it is none that lets its owner in."""
+    """Parse an octal mode; raises UsageError unless it lets the owner connect."""
     if not re.fullmatch("0?[0-7]{3}", text) or not int(text, 8) & 0o200:
         raise click.UsageError(
             f"--socket-mode: '{text}' is no octal mode that lets its owner connect, such as 660"
@@ -81,7 +90,7 @@ def parse_mode(text: str) -> int:
 
 
 def group_id(text: str) -> int:
-    """The number of a group, by its name or number; UsageError if there is none."""
+    """Return the number of a group given by name or number; raises UsageError without such."""
     try:
         return grp.getgrnam(text).gr_gid
     except KeyError:
@@ -91,7 +100,8 @@ def group_id(text: str) -> int:
 
 
 def mode_of_umask() -> int:
-    """The mode that the umask leaves a new socket."""
+    """Return the mode that the umask leaves a new socket."""
+    # The umask cannot be read without setting it.
     umask = os.umask(0)
     os.umask(umask)
     return 0o777 & ~umask
@@ -109,20 +119,24 @@ class TcpPort:
     port: int
 
     def arguments(self) -> list[str]:
-        """nbdkit's options."""
+        """Return nbdkit's options for the port."""
         port = ["-p", str(self.port)]
-        # nbdkit keeps IPv4 away from an address of IPv6; without any it has a socket for each.
+        # For an IPv6 address nbdkit makes a socket for IPv6 only.  Without -i it makes a socket
+        # for either version, as users of "::" expect.
         return port if self._unspecified == 6 else ["-i", self.address, *port]
 
     def environment(self) -> dict[str, str]:
-        """What the plugin needs for the URIs of the ready line: an address to connect to."""
+        """Return the plugin's variables for the port: the address that its URIs name.
+
+        For an address that stands for all addresses that is the loopback address.
+        """
         loopback = {4: "127.0.0.1", 6: "::1"}
         host = self.address if self._unspecified is None else loopback[self._unspecified]
         return {"FAULTLINE_NBD_ADDRESS": host, "FAULTLINE_NBD_PORT": str(self.port)}
 
     @property
     def _unspecified(self) -> int | None:
-        """The version of IP if the address stands for all that there are."""
+        """The version of IP if the address stands for all local ones (0.0.0.0, ::), else None."""
         try:
             address = ip_address(self.address)
         except ValueError:
@@ -130,9 +144,10 @@ class TcpPort:
         return address.version if address.is_unspecified else None
 
     def claim(self) -> None:
-        """Make sure that the port is free, as far as that can be known before nbdkit binds it.
+        """Make sure that the port is free now; another process may take it before nbdkit does.
 
-        Raises ClickException when it is in use, reserved, or the address is not local.
+        Raises ClickException if the port is in use or reserved, or if the address is
+        not local.
         """
         host = f"[{self.address}]" if ":" in self.address else self.address
         where = f"{host}:{self.port}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Commands whose options have one value each: click takes the last of several."""
+"""Commands whose options may be given once only; click would take the last value."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import click
 
 
 class Command(click.Command):
-    """UsageError for an option that is given twice with a value each time."""
+    """A command that raises UsageError if an option with a value is given twice."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         _, _, given = self.make_parser(ctx).parse_args(args=list(args))
@@ -22,6 +22,6 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group of such commands."""
+    """A group of commands whose options may be given once only."""
 
     command_class = Command

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The three standard streams: there from the start, and what is done when one cannot be written.
+"""The three standard streams: they are always open, and failures to write them are handled.
 
-What a command has to say on stderr is never worth more than its exit status,
-so a stderr that fails is let go.  A stdout that fails is a failure.
+If stderr cannot be written, the command goes on, because its exit status matters
+more than its messages.  If stdout cannot be written, the command fails.
 """
 
 from __future__ import annotations
@@ -19,21 +19,25 @@ import click
 STDOUT_CLOSED = "standard output is closed"
 
 WRITING = frozenset({errno.EAGAIN, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC})
-"""What may be said of a file when it is written; nothing else that has no name is written here."""
+"""The errnos of writing a file.
+
+An OSError with one of them and without a file name is about stdout: nothing
+else without a name is written here.
+"""
 
 
 def open_missing_streams() -> None:
-    """Open what the launcher has closed.
+    """Open the standard streams that the launcher has closed.
 
-    Otherwise the next file takes its number, and a child reads, or writes,
-    something else there; nbdkit, for one, does not start.  A stdout that was
-    closed stays one that cannot be written.
+    Otherwise the next file that is opened would get the number of a stream, and a
+    child process would read or write that file; nbdkit does not even start.  A
+    stdout that was closed is opened for reading only, so that writing it fails.
     """
     for number, mode in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number is this one.
+            # open() returns the lowest free number, which is `number`.
             os.set_inheritable(os.open(os.devnull, mode), True)
     sys.stdin = sys.stdin or open(0, encoding="utf-8")  # noqa: SIM115
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8")  # noqa: SIM115
@@ -41,13 +45,13 @@ def open_missing_streams() -> None:
 
 
 def require_stdout() -> None:
-    """ClickException if nobody can ever write there."""
+    """Raise ClickException if stdout can never be written."""
     if fcntl.fcntl(1, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
         raise click.ClickException(f"{STDOUT_CLOSED}: the ready line goes there")
 
 
 def described(error: OSError) -> str:
-    """What has failed, and why."""
+    """Return a text that says what has failed and why, without a full stop."""
     if error.filename is None and error.errno == errno.EBADF:
         return STDOUT_CLOSED
     reason = error.strerror or str(error)
@@ -56,7 +60,7 @@ def described(error: OSError) -> str:
 
 
 def tell(line: str) -> None:
-    """A line on stderr, if that can be written."""
+    """Print a line on stderr, if stderr can be written."""
     try:
         click.echo(line, err=True)
     except OSError:
@@ -64,14 +68,14 @@ def tell(line: str) -> None:
 
 
 def flush() -> None:
-    """Write what stdout has kept; OSError if it cannot be."""
+    """Write what is in stdout's buffer; raises OSError if that fails."""
     sys.stdout.flush()
 
 
 def abandon(stream: TextIO) -> None:
-    """Throw away what the stream has kept, and what comes yet.
+    """Discard what is in the stream's buffer, and everything written to it later.
 
-    Python would try once more at its end, and complain.
+    Otherwise Python would try to write the buffer at its end, and print an error.
     """
     with suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The packages that the plugin imports, for the Python which nbdkit embeds.
+"""The packages that the plugin imports, for the Python that nbdkit embeds.
 
-This interpreter's own do if it is of the same version and kind; otherwise their
-compiled modules would not load, and a private environment has others.  The
-plugin and the core are pure Python: those that are installed do for all.
+The packages of this interpreter are used if the embedded one has the same version
+and kind.  Otherwise their compiled modules would not load, and a private
+environment gets packages for the embedded interpreter.  The plugin and the core
+are pure Python, so every interpreter can use the installed ones.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from blockcore.cli.embedding import Nbdkit
 from blockcore.cli.private_environment import PrivateEnvironment
 
 REQUIREMENT = re.compile(r"""(.*?)\s*;\s*extra\s*==\s*["']plugin["']""")
-"""A requirement of the extra "plugin", as a distribution's metadata have it."""
+"""A requirement of the extra "plugin", as the metadata of a distribution have it."""
 
 
 def plugin_packages(nbdkit: Nbdkit, environ: Mapping[str, str]) -> list[Path]:
-    """Find the directories with the packages that the plugin imports; make one if need be.
+    """Return the directories with the packages that the plugin imports; may install packages.
 
-    Raises ClickException when that fails, and says what to do.
+    Raises ClickException if they cannot be had; the message says what to do.
     """
     try:
         listed = metadata.requires("faultline") or []
@@ -47,13 +48,16 @@ def plugin_packages(nbdkit: Nbdkit, environ: Mapping[str, str]) -> list[Path]:
 
 
 def plugin_requirements(listed: Sequence[str]) -> tuple[str, ...]:
-    """Those of a distribution's requirements that the extra "plugin" has, as pip takes them."""
+    """Return the requirements of the extra "plugin" among a distribution's, as pip takes them."""
     matches = (REQUIREMENT.fullmatch(text) for text in listed)
     return tuple(sorted(re.sub(r"[\s()]", "", found[1]) for found in matches if found))
 
 
 def installed_packages(requirements: Sequence[str]) -> list[Path]:
-    """Where this interpreter has them; ClickException if one is not installed."""
+    """Return the directories in which this interpreter has packages.
+
+    Raises ClickException if one is not installed.
+    """
     places = []
     for requirement in requirements:
         name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Packages for a Python that is not the one that runs: a private directory, filled by pip once.
+"""A private directory with packages for nbdkit's Python, filled by pip once.
 
-It is below the user's cache, and its name has all that it was made from, so
-what is there is right.  A directory is complete when it has that name.
+It is for a Python other than the one that runs.  It is in the user's cache.  Its
+name depends on everything it was made from, so an existing directory need not be
+checked.  It gets its name when it is complete.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ INSTALL = ("install", "--quiet", "--no-input", "--disable-pip-version-check")
 
 @dataclass(frozen=True, slots=True)
 class PrivateEnvironment:
-    """The packages of `requirements` for nbdkit's Python, whether or not they are there."""
+    """The packages of `requirements` for nbdkit's Python; `directory` may not exist yet."""
 
     nbdkit: Nbdkit
     requirements: tuple[str, ...]
@@ -45,7 +46,10 @@ class PrivateEnvironment:
         requirements: tuple[str, ...],
         environ: Mapping[str, str],
     ) -> PrivateEnvironment:
-        """The environment of one version of faultline; touches nothing."""
+        """Return the environment for one version of faultline, without making it.
+
+        Raises ClickException if there is no home directory.
+        """
         cache = environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         if not os.path.isabs(cache):
             raise click.ClickException("no home directory: set XDG_CACHE_HOME to an absolute path")
@@ -55,7 +59,10 @@ class PrivateEnvironment:
         return cls(nbdkit, requirements, Path(cache, "faultline", name))
 
     def make(self, environ: Mapping[str, str]) -> None:
-        """Install the packages if they are not there; ClickException says what to do instead."""
+        """Install the packages, unless the directory exists.
+
+        Raises ClickException if that fails; the message says what to do.
+        """
         if self.directory.is_dir():
             return
         try:
@@ -68,11 +75,14 @@ class PrivateEnvironment:
             ) from exc
 
     def command(self, environ: Mapping[str, str]) -> list[str] | None:
-        """What installs packages, up to the directory; None without any pip."""
+        """Return the command that installs packages, up to the directory; None without any pip.
+
+        The first of: the pip of nbdkit's Python, this interpreter's pip, uv.
+        """
         own = self.nbdkit.interpreter(environ)
         if own is not None and _has_pip(own):
             return [own, "-I", "-m", "pip", *INSTALL, "--target"]
-        # For an interpreter that is not there nothing can be built, nor compiled.
+        # There is no program of nbdkit's Python that could build packages or compile modules.
         version = self.nbdkit.python_name.removeprefix("python")
         foreign = ["--only-binary=:all:", f"--python-version={version}"]
         if find_spec("pip") is not None:
@@ -86,7 +96,7 @@ class PrivateEnvironment:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """Let starts that come together take turns."""
+        """Lock the environment, so that processes that start together install it once."""
         self.directory.parent.mkdir(parents=True, exist_ok=True)
         path = f"{self.directory}.lock"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -108,7 +118,7 @@ class PrivateEnvironment:
         shutil.rmtree(new, ignore_errors=True)
         done = subprocess.run(
             [*command, str(new), *self.requirements],
-            # These settings of a user's pip would contradict --target.
+            # A user's pip may have these settings, which contradict --target.
             env={**environ, "PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -138,7 +148,7 @@ def _has_pip(interpreter: str) -> bool:
 
 
 def _reason(text: str) -> str:
-    """Why pip failed: its last line, unless the network was what it complained of before."""
+    """Return why pip failed: its last line, or that the network was the reason."""
     if "connection broken by" in text:
         return "the package index cannot be reached"
     lines = [line.strip() for line in text.splitlines() if line.strip()]

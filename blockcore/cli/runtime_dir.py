@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The private directory of a machine, for what is not named."""
+"""The private directory of a machine, for sockets and a disk that the user has not named."""
 
 from __future__ import annotations
 
@@ -16,19 +16,26 @@ import click
 from blockcore.cli.listen import PATH_BYTES_MAX
 
 LONGEST = "/faultline-xxxxxxxx/control"
-"""What is added to the path of a directory by what is made in it."""
+"""The longest path of a socket below the directory in which a private directory is made."""
 
 PREFIX = "faultline-"
+"""The beginning of the name of a private directory."""
 
 LOCK = "lock"
-"""A file in it, locked as long as the machine lives, whatever its end is."""
+"""A file in the private directory, locked while the machine lives; the kernel drops the lock
+however the process ends."""
 
 
 @contextmanager
 def runtime_dir(
     embedded: bool, everything_named: bool, environ: Mapping[str, str]
 ) -> Iterator[Path | None]:
-    """A private directory if there is anything for it, which goes if nbdkit does not start."""
+    """Make a private directory for the body if one is needed; None if not.
+
+    It is removed if the body raises, that is, if nbdkit does not start.  `embedded`
+    says that the directory gets a disk.  Raises ClickException if there is no
+    place for the directory, or if nbdkit cannot be executed.
+    """
     needed = embedded or not everything_named
     directory = make_runtime_dir(embedded, environ) if needed else None
     try:
@@ -42,9 +49,11 @@ def runtime_dir(
 
 
 def make_runtime_dir(embedded: bool, environ: Mapping[str, str]) -> Path:
-    """Make it: for sockets where the session keeps them, for a disk where disks fit.
+    """Make a private directory, locked for this process, and return its path.
 
-    ClickException if there is no place for it.
+    Sockets go to XDG_RUNTIME_DIR, a disk (`embedded`) to a directory with room for
+    disks.  Removes the directories of killed machines there.  Raises
+    ClickException if no directory can be made.
     """
     parent = first_fitting(candidates(embedded, environ), _is_writable)
     remove_dead(parent)
@@ -57,9 +66,10 @@ def make_runtime_dir(embedded: bool, environ: Mapping[str, str]) -> Path:
 
 
 def remove_dead(parent: str) -> None:
-    """Remove what machines have left that were killed: directories whose lock nobody has.
+    """Remove the directories of killed machines: those whose lock no process has.
 
-    One without a lock may be about to get it, or be somebody else's.
+    A directory without a lock file is kept: its process may be about to make the
+    file, or it is no private directory of a machine.
     """
     for lock in Path(parent).glob(f"{PREFIX}*/{LOCK}"):
         with suppress(OSError):
@@ -74,10 +84,11 @@ def remove_dead(parent: str) -> None:
 
 
 def _lock(directory: Path) -> None:
-    """Lock it for this process and the program that it becomes.
+    """Lock a private directory for this process and the program that it becomes.
 
-    The lock has its name when it is locked, so that nobody finds it free.
-    Where there are no locks, nothing is removed but by the machine itself.
+    The lock file gets its name after it is locked, so that `remove_dead` of
+    another process never finds it unlocked.  On a file system without locks there
+    is no lock file, and only the machine itself removes the directory.
     """
     with suppress(OSError):
         new = directory / f"{LOCK}.new"
@@ -88,14 +99,20 @@ def _lock(directory: Path) -> None:
 
 
 def candidates(embedded: bool, environ: Mapping[str, str]) -> list[str]:
-    """Directories in which it can be, the best first; `embedded` tells of a disk."""
+    """Return the directories in which a private directory can be made, the best first.
+
+    `embedded` says that it gets a disk.
+    """
     names = ("TMPDIR",) if embedded else ("XDG_RUNTIME_DIR", "TMPDIR")
     named = [os.path.abspath(environ[name]) for name in names if environ.get(name)]
     return [*named, *(("/var/tmp",) if embedded else ()), "/tmp"]
 
 
 def first_fitting(directories: Iterable[str], is_usable: Callable[[str], bool]) -> str:
-    """The first one that leaves room for the path of a socket; else /tmp, which says why not."""
+    """Return the first usable directory whose path leaves room for that of a socket.
+
+    If there is none, /tmp: the attempt to use it says why it cannot be used.
+    """
     return next(
         (
             directory

@@ -3,17 +3,19 @@
 
 The process is replaced by nbdkit, so signals, exit status and file descriptors
 are nbdkit's own.  What the plugin must know beyond its KEY=VALUE parameters
-travels in environment variables:
+is passed in environment variables:
 
 FAULTLINE_SERVE=1        print the ready line; report configuration errors as one line
 FAULTLINE_LOG            json or console
-FAULTLINE_NBD_SOCKET     the Unix socket, which the plugin removes at the end,
-FAULTLINE_NBD_MODE, FAULTLINE_NBD_GROUP, which it gets before it is open, or
-FAULTLINE_NBD_ADDRESS, FAULTLINE_NBD_PORT
-FAULTLINE_RUNTIME_DIR    a private directory, which the plugin removes at the end
+FAULTLINE_NBD_SOCKET     the path of the Unix socket; the plugin removes it at the end
+FAULTLINE_NBD_MODE       the mode (octal) that the plugin gives the socket
+FAULTLINE_NBD_GROUP      the group (number) that the plugin gives the socket, if any
+FAULTLINE_NBD_ADDRESS    the address that NBD URIs name, instead of a Unix socket
+FAULTLINE_NBD_PORT       the TCP port, with an address
+FAULTLINE_RUNTIME_DIR    a private directory; the plugin removes it at the end
 FAULTLINE_QUOTED=1       the values of the parameters are percent-encoded
-FAULTLINE_PARENT         the parent's process number
-FAULTLINE_PARENT_FD      a pidfd of it, if the machine ends with it
+FAULTLINE_PARENT         the process id of the parent
+FAULTLINE_PARENT_FD      a pidfd of the parent, if the machine ends with it
 """
 
 from __future__ import annotations
@@ -37,10 +39,10 @@ from blockcore.cli.surroundings import checked, open_parent
 from blockcore.process.signals import held
 
 TOP = Path(__file__).absolute().parents[2]
-"""Where the package `blockcore` is: the source tree, or site-packages."""
+"""The directory that has the package `blockcore`: the source tree, or site-packages."""
 
 EMBEDDED_SIZE = 1 << 30
-"""Bytes of the drive that is served when none is named."""
+"""Bytes of the drive that is served if the user names none."""
 
 PRIVATE_VARIABLES = (
     "FAULTLINE_SERVE",
@@ -55,6 +57,7 @@ PRIVATE_VARIABLES = (
     "FAULTLINE_PARENT",
     "FAULTLINE_PARENT_FD",
 )
+"""The variables above; those of the user's environment are dropped: only `serve` sets them."""
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -101,10 +104,10 @@ def serve(
 ) -> None:
     """Serve one machine's drives over NBD until SIGTERM or SIGINT.
 
-    One line of JSON on stdout tells the NBD URI of every drive and the control
-    socket, once both accept connections.  Logs go to stderr.  Sockets that are
-    not named are made in a private directory and removed at the end; without
-    drive= and blockdev= a temporary drive of 1 GiB, vda, is served.
+    When the machine accepts connections, it prints one line of JSON on stdout:
+    the NBD URI of every drive, and the control socket.  Logs go to stderr.
+    Sockets without a name are made in a private directory and removed at the
+    end.  Without drive= and blockdev= it serves a temporary drive of 1 GiB, vda.
 
     \b
     Keys (the first three may be repeated):
@@ -126,6 +129,7 @@ def serve(
       faultline serve --port 10809 drive=id=d0,driver=null-co,size=1048576
       faultline serve --nbd m0.nbd drive=id=vda,file=blkdebug:faults.conf:disk.img
     """
+    # First what can fail: options, limits, nbdkit, sockets.  Then make files, and become nbdkit.
     parent = open_parent() if exit_with_parent else None
     unix, tcp = (nbd_socket, socket_mode, socket_group), (port, address)
     listen, control_path = endpoints(keys, unix, tcp, control)
@@ -138,7 +142,7 @@ def serve(
         listen.claim()
     embedded = not any(key.startswith(("drive=", "blockdev=")) for key in keys)
     everything_named = listen is not None and control_path is not None
-    # What comes now has to be taken away by the plugin, which is told of signals that wait.
+    # The plugin removes files made from here on, and takes signals that come from here on.
     with held(), runtime_dir(embedded, everything_named, environ) as directory:
         if embedded:
             assert directory is not None
@@ -178,25 +182,26 @@ def serve_command(
     runtime_dir: Path | None,
     environ: Mapping[str, str],
 ) -> tuple[list[str], dict[str, str]]:
-    """nbdkit's argument vector and environment for one machine; touches nothing.
+    """Return nbdkit's argument vector and environment for one machine; changes nothing.
 
     `packages` are directories with what the plugin imports.  `control` None
     means a socket in `runtime_dir`.  A `control=` among `keys` is replaced,
-    because its path may be relative and `control` is not.
+    because its path may be relative and `control` is absolute.
     """
     if control is None:
         assert runtime_dir is not None
         control = runtime_dir / "control"
-    # The plugin reports its errors itself; nbdkit would say each one twice, with a traceback.
+    # The plugin reports its errors itself; nbdkit would log each one twice, with a traceback.
     argv = [str(nbdkit.program), "-f", "--log=null", *listen.arguments()]
     if threads is not None:
         argv += ["-t", str(threads)]
     argv += ["python", str(plugin)]
+    # nbdkit's Python plugin cannot pass on values that are not UTF-8, so they are encoded.
     pairs = [key for key in keys if not key.startswith("control=")] + [f"control={control}"]
     quoted = not all(_is_utf8(pair) for pair in pairs)
     argv += [_quoted(pair) if quoted else pair for pair in pairs]
 
-    # The core comes last: where it is installed are packages for this interpreter, too.
+    # The directory of the core comes last: it may have packages for this interpreter, too.
     env = embedded_environment(nbdkit.program, [*packages, TOP], environ)
     env = {name: value for name, value in env.items() if name not in PRIVATE_VARIABLES}
     env |= {"FAULTLINE_SERVE": "1", "FAULTLINE_LOG": log_format, **listen.environment()}
@@ -208,7 +213,7 @@ def serve_command(
 
 
 def _is_utf8(text: str) -> bool:
-    """Whether nbdkit can hand it to Python."""
+    """Return whether nbdkit can pass a parameter to Python."""
     try:
         os.fsencode(text).decode()
     except UnicodeDecodeError:
@@ -222,7 +227,7 @@ def _quoted(pair: str) -> str:
 
 
 def embedded_drive(image: Path) -> str:
-    """Create the sparse file behind the drive that is served when none is named; its key."""
+    """Create the sparse file of the drive that is served if none is named; return its key."""
     with image.open("xb") as file:
         file.truncate(EMBEDDED_SIZE)
     name = str(image).replace(",", ",,")
@@ -230,7 +235,10 @@ def embedded_drive(image: Path) -> str:
 
 
 def find_plugin() -> Path:
-    """`drive.py` beside this package: `plugin/` in the source tree, a package when installed."""
+    """Return the path of the plugin: in `plugin/` of the source tree, or of the installed package.
+
+    Raises ClickException if it is missing.
+    """
     for directory in ("faultline_plugin", "plugin"):
         path = TOP / directory / "drive.py"
         if path.is_file():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""A session with a machine's control socket: how it is named, had, and lost.
+"""A session with the control socket of a machine, by the `qemu.qmp` package.
 
-The protocol is the `qemu.qmp` package's, so every QMP server will do, QEMU included.
+Every QMP server will do, QEMU included.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ from qemu.qmp import (
 )
 
 GREETING_TIMEOUT_S = 5.0
-"""An NBD socket, or a QEMU monitor that is taken, accepts a connection and then says nothing."""
+"""How long to wait for the greeting, in seconds.
+
+A socket of NBD, or of a QEMU monitor that has a client already, accepts a
+connection and then sends nothing.
+"""
 
 socket_option = click.option(
     "-s",
@@ -37,11 +41,11 @@ socket_option = click.option(
 
 
 class ConnectionLost(click.ClickException):
-    """The machine has ended, or has hung up, where there was something to come yet."""
+    """The error for a session that the machine has ended before a reply came."""
 
 
 def socket_path(option: str | None) -> str:
-    """The path that was given; UsageError if none was."""
+    """Return the path of the control socket; raises UsageError if none was given."""
     if not option:
         raise click.UsageError("no control socket: use --socket or set FAULTLINE_CONTROL")
     return option
@@ -50,10 +54,10 @@ def socket_path(option: str | None) -> str:
 async def reply(
     client: QMPClient, path: str, command: str, arguments: Mapping[str, object] | None = None
 ) -> object:
-    """The value `command` returns in a session.
+    """Run a command in a session, and return its value.
 
-    ClickException has the server's own words for an error reply; ConnectionLost
-    when there is no reply to have.
+    Raises ClickException with the server's own words for an error reply, and
+    ConnectionLost if there is no reply.
     """
     try:
         return await client.execute(command, dict(arguments or {}))
@@ -66,7 +70,7 @@ async def reply(
 
 
 async def execute(path: str, command: str, arguments: Mapping[str, object]) -> object:
-    """The same in a session of its own."""
+    """Run a command in a session of its own, and return its value; raises as `reply` does."""
     client = QMPClient()
     async with session(client, path):
         return await reply(client, path, command, arguments)
@@ -74,7 +78,10 @@ async def execute(path: str, command: str, arguments: Mapping[str, object]) -> o
 
 @asynccontextmanager
 async def session(client: QMPClient, path: str) -> AsyncIterator[None]:
-    """A negotiated session with the server at `path`; ClickException if there is none to have."""
+    """Connect and negotiate with the server at `path` for the body; disconnect after it.
+
+    Raises ClickException if there is no QMP server.
+    """
     try:
         await asyncio.wait_for(client.connect(path), GREETING_TIMEOUT_S)
     except TimeoutError as exc:
@@ -91,12 +98,12 @@ async def session(client: QMPClient, path: str) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        # How it ends no longer matters: there was a reply, or there is an error already.
+        # Errors of the end no longer matter: there was a reply, or another error is under way.
         with suppress(QMPError, OSError, EOFError):
             await client.disconnect()
 
 
 async def disconnected(client: QMPClient) -> None:
-    """Return when the session is over."""
+    """Wait until the session is over."""
     while client.runstate is Runstate.RUNNING:
         await client.runstate_changed()

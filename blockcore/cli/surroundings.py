@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a process is born with: limits, sockets and a parent, as far as a machine cares."""
+"""The surroundings in which `serve` was started: limits, inherited sockets, the parent."""
 
 from __future__ import annotations
 
@@ -10,25 +10,30 @@ from collections.abc import Mapping
 import click
 
 DESCRIPTORS_MIN = 64
-"""A machine with one drive and some clients; below 20 not even nbdkit's Python can start."""
+"""Descriptors that a machine with one drive and some clients needs.
+
+Below 20 not even nbdkit's Python can start.
+"""
 
 ADDRESS_SPACE_MIN = 768 << 20
-"""nbdkit, Python and the stacks of a machine's threads and of one connection's."""
+"""Bytes of address space that a machine needs: for nbdkit, Python, and the stacks of the
+machine's threads and of one connection's."""
 
 ACTIVATION = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+"""The variables of systemd's socket activation."""
 
 
 def checked(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment that nbdkit can have; ClickException if a machine cannot live here."""
+    """Return the environment for nbdkit; raises ClickException if a machine cannot run here."""
     _require_limits()
     return _without_activation(environ)
 
 
 def _require_limits() -> None:
-    """ClickException where a machine could not start, or only in part.
+    """Raise ClickException if limits are so low that a machine cannot start.
 
-    Where it is nbdkit, or its Python, that lacks something, there is nobody to
-    say so: some end without a word, some wait for ever.
+    nbdkit and its Python do not report that: with too little they end without a
+    message, or hang.
     """
     limits = (
         (resource.RLIMIT_NOFILE, DESCRIPTORS_MIN, 1, "descriptors (ulimit -n)"),
@@ -43,10 +48,10 @@ def _require_limits() -> None:
 
 
 def _without_activation(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment without sockets of systemd's; ClickException if there are such for us.
+    """Return the environment without the variables of socket activation (sd_listen_fds).
 
-    nbdkit refuses them together with a socket of its own, and says so of
-    others' as well.
+    Raises ClickException if they are for this process.  nbdkit refuses them
+    together with a socket option, even if they are for another process.
     """
     if environ.get("LISTEN_PID") == str(os.getpid()) and "LISTEN_FDS" in environ:
         raise click.ClickException(
@@ -57,9 +62,13 @@ def _without_activation(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def open_parent() -> int:
-    """A pidfd of the parent process, for the program that this process becomes."""
+    """Open a pidfd of the parent process, for the program that this process becomes.
+
+    Raises ClickException if the parent has ended.
+    """
     parent = os.getppid()
     descriptor = os.pidfd_open(parent)
+    # If the parent ended before pidfd_open, the number may be another process's by now.
     if os.getppid() != parent:
         raise click.ClickException("the parent process has ended already")
     os.set_inheritable(descriptor, True)
