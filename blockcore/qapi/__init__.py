@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""The vocabulary of the block layer, and how it is typed.  Nothing in here knows a machine.
+"""The vocabulary of the block layer: names, types and texts.  Nothing in here knows a machine.
 
-`names` has QAPI's enums and errors, `events` its events, `qemu` what differs
-between the releases of QEMU.  `visitor` checks one value against one QAPI type
-and words the errors; `types` makes those types out of Python annotations;
-`members` are what structs, events and arguments consist of; `schema` has the
-tables of commands and events and the wire form of results; `introspect` turns a
-table into the answer of ``query-qmp-schema``.  `errnos` are those of an I/O, and
-those that are given by name.  `keyval` reads the
-``key=value,...`` syntaxes of QEMU's command line; `json` is the text of QMP.
+- `names`: QAPI's enums, and the error of a command.
+- `events`: QAPI's events.
+- `qemu`: the differences between the releases of QEMU.
+- `errnos`: errnos by number or name, and as the outcome of an I/O.
+- `visitor`: checks one value against one QAPI type, with QEMU's error messages.
+- `types`: makes QAPI types out of Python annotations.
+- `members`: the members of structs, events and command arguments.
+- `schema`: the tables of commands and events, and the wire form of results.
+- `introspect`: turns a table into the answer of ``query-qmp-schema``.
+- `keyval`: parses the ``key=value,...`` syntaxes of QEMU's command line.
+- `json`: parses and writes the JSON text of QMP.
 """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Errnos: as QMP and keys take them, as outcomes of an I/O, and as reasons in messages.
+"""Errnos: as values in QMP and in keys, as outcomes of an I/O, and as reasons in messages.
 
-They are given by number or, which QEMU does not have, by name.
+A client gives an errno by number or by name; QEMU takes only numbers.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from blockcore.qapi.visitor import INT, Name
 _NUMBERS: dict[str, int] = {
     name: getattr(errno, name) for name in dir(errno) if name.startswith("E")
 }
+"""The numbers of all errnos of this system, by name; synonyms included."""
 
 
 class Errno(Alternate):
-    """An errno by its number or by its name."""
+    """The QAPI type of an errno, an alternate of a number and a name."""
 
     def visit(self, value: Any, name: Name) -> int:
         number = errno_named(value) if isinstance(value, str) else None
@@ -28,7 +29,10 @@ class Errno(Alternate):
 
 
 class KnownErrno(Errno):
-    """An errno that exists, or 0, so that a slip is not a rule that nobody understands."""
+    """The QAPI type of an errno that exists, or 0.
+
+    A misspelt errno is refused: a rule with an unknown one would confuse its user.
+    """
 
     def visit(self, value: Any, name: Name) -> int:
         if isinstance(value, str) and errno_named(value) is None:
@@ -40,20 +44,22 @@ class KnownErrno(Errno):
 
 
 ERRNO = Errno("BlkdebugErrno", int, str)
+"""The type that takes any number, as QEMU does for rules of a blkdebug node, or a name."""
 
 KNOWN_ERRNO = KnownErrno("FaultErrno", int, str)
+"""The type for rules that x-fault-add makes."""
 
 
 def errno_named(name: str) -> int | None:
-    """Return the number of the errno called `name` (``ENOSPC``), if there is one."""
+    """Return the number of the errno called `name` (``ENOSPC``), or None."""
     return _NUMBERS.get(name)
 
 
 def failure(number: int) -> OSError:
-    """Return the outcome of an I/O that fails with an errno."""
+    """Return the outcome of an I/O that fails with errno `number`, to be raised."""
     return OSError(number, os.strerror(number))
 
 
 def reason_of(error: OSError) -> str:
-    """Return why an I/O has failed, in the words of strerror; EIO where there is no errno."""
+    """Return strerror's text for a failed I/O; that of EIO if the error has no errno."""
     return os.strerror(error.errno or errno.EIO)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""QAPI's events: what every client of the control socket is told.
+"""QAPI's events, which every client of the control socket is sent.
 
-Members carry QAPI's names with ``_`` for ``-``; one that is None is absent.
+Members have QAPI's names, with ``_`` for ``-``; a member that is None is not
+sent.  `NAME` is the event's name on the wire.
 """
 
 from __future__ import annotations
@@ -22,18 +23,22 @@ from blockcore.qapi.names import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """The machine stopped; `query-status` already says why."""
+    """The machine has stopped; query-status shows the new run state by now."""
 
     NAME: ClassVar[str] = "STOP"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resume:
+    """The machine runs again."""
+
     NAME: ClassVar[str] = "RESUME"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shutdown:
+    """The machine is about to end."""
+
     NAME: ClassVar[str] = "SHUTDOWN"
     guest: bool
     reason: ShutdownCause
@@ -41,6 +46,8 @@ class Shutdown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reset:
+    """The machine was reset."""
+
     NAME: ClassVar[str] = "RESET"
     guest: bool
     reason: ShutdownCause
@@ -48,12 +55,11 @@ class Reset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockIoError:
-    """One failed guest request.
+    """A guest's request has failed (send_qmp_error_event).
 
-    `device` is empty for an anonymous drive; `qom_path` is where QEMU's object
-    tree has the device; `nospace` is absent unless the
-    io-status of the drive is enabled (`blk_iostatus_is_enabled`); `reason` is
-    strerror's text.
+    `device` is empty for an anonymous drive.  `qom_path` is the device's path
+    in QEMU's object tree.  `nospace` is absent unless the drive keeps an
+    io-status (blk_iostatus_is_enabled).  `reason` is strerror's text.
     """
 
     NAME: ClassVar[str] = "BLOCK_IO_ERROR"
@@ -68,7 +74,7 @@ class BlockIoError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockWriteThreshold:
-    """A write went past the node's threshold, which is thereby disarmed."""
+    """A write went beyond the node's threshold (bytes), which is disarmed by that."""
 
     NAME: ClassVar[str] = "BLOCK_WRITE_THRESHOLD"
     node_name: str
@@ -78,9 +84,10 @@ class BlockWriteThreshold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockImageCorrupted:
-    """An image is damaged: `offset` and `size` (bytes) say where, if that is known.
+    """An image was found to be damaged (qcow2_signal_corruption).
 
-    `fatal`: the node is not used any more.
+    `offset` and `size` (bytes) give the place, if it is known.  `fatal` says
+    that the node refuses all further requests.
     """
 
     NAME: ClassVar[str] = "BLOCK_IMAGE_CORRUPTED"
@@ -94,7 +101,10 @@ class BlockImageCorrupted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class XVolumeExtended:
-    """The volume under a `file` node has grown; physical sizes in bytes."""
+    """The volume under a `file` node has grown; physical sizes in bytes.
+
+    QEMU has no such event.
+    """
 
     NAME: ClassVar[str] = "X_VOLUME_EXTENDED"
     node_name: str
@@ -104,6 +114,8 @@ class XVolumeExtended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatusChange:
+    """A job has entered another status."""
+
     NAME: ClassVar[str] = "JOB_STATUS_CHANGE"
     id: str
     status: JobStatus
@@ -111,7 +123,7 @@ class JobStatusChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockJobError:
-    """One failed I/O of a job, whatever its policy makes of it; `device` is the job's id."""
+    """An I/O of a job has failed; `action` is what the policy does; `device` is the job's id."""
 
     NAME: ClassVar[str] = "BLOCK_JOB_ERROR"
     device: str
@@ -121,8 +133,10 @@ class BlockJobError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockJobProgress:
-    """What events of a job's progress have: `len` and `offset` in bytes, `speed` in bytes per
-    second; `device` is the job's id.
+    """The members that several events of block jobs share.
+
+    `device` is the job's id; `len` and `offset` are bytes, `speed` is bytes per
+    second.
     """
 
     type: JobType
@@ -134,7 +148,7 @@ class BlockJobProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockJobCompleted(BlockJobProgress):
-    """A job has come to its end, with `error` if it failed."""
+    """A job has ended; `error` is its message if it failed."""
 
     NAME: ClassVar[str] = "BLOCK_JOB_COMPLETED"
     error: str | None = None
@@ -142,19 +156,21 @@ class BlockJobCompleted(BlockJobProgress):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockJobCancelled(BlockJobProgress):
+    """A job has ended because it was cancelled."""
+
     NAME: ClassVar[str] = "BLOCK_JOB_CANCELLED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockJobReady(BlockJobProgress):
-    """Source and target are in sync."""
+    """A job's source and target are in sync; job-complete is accepted."""
 
     NAME: ClassVar[str] = "BLOCK_JOB_READY"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockJobPending:
-    """The job waits for `job-finalize`."""
+    """A job waits for job-finalize."""
 
     NAME: ClassVar[str] = "BLOCK_JOB_PENDING"
     type: JobType
@@ -177,3 +193,4 @@ Event = (
     | BlockJobReady
     | BlockJobPending
 )
+"""Any event."""

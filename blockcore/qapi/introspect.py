@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: MIT
 """The answer of ``query-qmp-schema``: a command table as a list of SchemaInfo.
 
-Commands and events have their names, built-in types theirs; all other types
-are numbers, as in QEMU, so that no client can depend on what they are called.
-Numbers are given in the order in which the types are met, which is the order
-of the table: the same table always gives the same list.
+Commands, events and built-in types have their names.  All other types are named
+by numbers, as in QEMU, so that no client can depend on their names.  The numbers
+follow the order of the table, so that equal tables give equal lists.
 
-All integer types are ``int`` here, since JSON does not tell them apart.  What
-is optional has a ``default`` of null; what is called ``x-...`` has the feature
-``unstable``, QEMU's mark for interfaces that may change.  A dataclass may have
-a ClassVar `features`, for clients that ask what an older version lacks.
+All integer types are ``int`` here, because JSON does not distinguish them.  An
+optional member has a ``default`` of null.  Names that begin with ``x-`` have the
+feature ``unstable``, QEMU's mark for interfaces that may change.  A dataclass may
+have a ClassVar `features`, by which clients see what an older version lacks.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ from blockcore.qapi.types import Alternate, FlatUnion, Struct
 from blockcore.qapi.visitor import INT, Array, Builtin, Enumeration, QapiType, Unsigned
 
 SchemaInfo = dict[str, Any]
-"""One entry, as it goes on the wire."""
+"""An entry of the schema, in wire form."""
 
 
 def schema_info(
     table: CommandTable, absent: frozenset[str] = frozenset()
 ) -> list[SchemaInfo]:
-    """Everything a client can know about `table`; entries are new, the caller's to keep.
+    """Return the schema of `table`, in dicts that the caller may change.
 
-    What is in `absent` is not there (`qemu.Release.absent`).
+    Names in `absent` are left out (`qemu.Release.absent`).
     """
     types = _Types(absent)
     entries = [_command(command, types) for command in table if command.name not in absent]
@@ -60,9 +59,11 @@ def _features(name: str, declared: tuple[str, ...] = ()) -> SchemaInfo:
 
 
 class _Types:
-    """The types met so far, by what identifies them; a type is described once, and late.
+    """The names and descriptions of the types that commands and events refer to.
 
-    Describing a type names the types of its members, which may be itself.
+    A type gets its name when it is first referred to, and its description
+    later, in `entries`: the description names the types of its members, among
+    which may be the type itself.
     """
 
     def __init__(self, absent: frozenset[str]) -> None:
@@ -72,7 +73,7 @@ class _Types:
         self._undescribed: deque[tuple[str, Callable[[], SchemaInfo]]] = deque()
 
     def name(self, tp: QapiType) -> str:
-        """What `tp` is called in this schema."""
+        """Return the name of `tp` in this schema, and note that it has to be described."""
         if isinstance(tp, Unsigned):
             tp = INT
         if isinstance(tp, Builtin):
@@ -87,7 +88,7 @@ class _Types:
         return self._enter(tp, partial(self._description, tp))
 
     def object(self, members: tuple[Member, ...], owner: Any = None) -> str:
-        """The name of an object type; those without members are all the same one."""
+        """Return the name of an object type; all types without members share one name."""
         features = getattr(owner, "features", ())
         return self._enter(
             (owner or members) if members or features else (),
@@ -95,7 +96,7 @@ class _Types:
         )
 
     def entries(self) -> list[SchemaInfo]:
-        """Describe all types named so far, and those they need."""
+        """Return the descriptions of all types that have names, and of the types these refer to."""
         described = []
         while self._undescribed:
             name, describe = self._undescribed.popleft()
@@ -105,6 +106,7 @@ class _Types:
     def _enter(
         self, key: Hashable, describe: Callable[[], SchemaInfo], name: str | None = None
     ) -> str:
+        """Return the name for `key`: `name`, or else the next number."""
         if key not in self._names:
             if name is None:
                 name = str(self._numbered)
@@ -114,6 +116,7 @@ class _Types:
         return self._names[key]
 
     def _description(self, tp: QapiType) -> SchemaInfo:
+        """Describe an enum, an alternate or a union."""
         if isinstance(tp, Enumeration):
             members = [{"name": value, **_features(value)} for value in tp.values]
             return {"meta-type": "enum", "members": members, "values": list(tp.values)}

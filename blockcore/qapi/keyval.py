@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""The two ``key=value,...`` syntaxes of QEMU's command line, and dotted keys.
+"""Parsers of the two ``key=value,...`` syntaxes of QEMU's command line, and of dotted keys.
 
-``-drive`` and ``-device`` use QemuOpts: one flat level, every value a string.
-``-blockdev`` uses keyval: dots in a key make structures, digits make lists.
-Both write a comma inside a value as ``,,``.  What a value means is decided
-later: by the schema for keyval, by the ``opt_`` functions here for QemuOpts.
+``-drive`` and ``-device`` use QemuOpts: one flat level, on which every value is
+a string.  ``-blockdev`` uses keyval: dots in a key make structures, numbers in
+a key make lists.  Both syntaxes write a comma inside a value as ``,,``.  The
+parsers return strings; these are converted later, those of keyval by the
+schema, those of QemuOpts by the ``opt_`` functions.
 
-Messages are those of QEMU 7.2 (its `util/keyval.c` and `util/qemu-option.c`).
+Messages are those of QEMU 7.2 (`util/keyval.c`, `util/qemu-option.c`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from blockcore.qapi.names import QmpError
 
 Tree = str | int | bool | dict[str, "Tree"] | list["Tree"]
-"""A value after keys were taken apart; leaves are strings unless JSON gave them."""
+"""A nested value; its leaves are strings, or what JSON gave."""
 
 _FRAGMENT = re.compile(r"[a-zA-Z][a-zA-Z0-9_-]*|[0-9]+|__[a-z0-9.-]+_[a-zA-Z][a-zA-Z0-9_-]*")
 _FRAGMENT_MAX = 127
@@ -30,7 +31,10 @@ _VALUE = re.compile(r"(?:[^,]|,,)*")
 _IMPLIED = re.compile(r"(?:[^,=]|,,)*")
 _DOWNSTREAM = re.compile(r"__[a-z0-9.-]+_[^.]*")
 NESTING_MAX = 64
-"""Levels of objects and lists under dotted keys: of nodes that are defined in each other."""
+"""Levels of objects and lists under dotted keys, as of nodes that are defined in each other.
+
+Far fewer than Python's stack has frames: parsing such keys and opening such nodes is recursive.
+"""
 
 _BOOLEANS = {
     **dict.fromkeys(("on", "yes", "true", "y"), True),
@@ -39,14 +43,14 @@ _BOOLEANS = {
 
 
 def well_formed_id(name: str) -> bool:
-    """Whether `name` may be an id or a node-name."""
+    """Return whether `name` may be an id or a node-name (id_wellformed)."""
     return _IDENTIFIER.fullmatch(name) is not None
 
 
 def _pieces(text: str) -> Iterator[tuple[str, str | None]]:
-    """Split into keys and values; a value of None means there was no ``=``.
+    """Yield keys and values; the value is None if there is no ``=``.
 
-    ``,,`` is an escape in values only: a key ends at ``=`` or at any comma.
+    ``,,`` stands for a comma in values only: a key ends at ``=`` or at any comma.
     """
     position = 0
     while position < len(text):
@@ -64,7 +68,7 @@ def _pieces(text: str) -> Iterator[tuple[str, str | None]]:
 
 
 def _first_value(text: str) -> tuple[str, str]:
-    """The leading value of an implied key, and what follows it."""
+    """Return the leading value of an implied key (or "") and the text behind it."""
     value = _IMPLIED.match(text)
     assert value is not None
     if text[value.end() : value.end() + 1] == "=":
@@ -73,10 +77,11 @@ def _first_value(text: str) -> tuple[str, str]:
 
 
 def parse_opts(text: str, implied: str | None = None) -> dict[str, str]:
-    """Parse QemuOpts: the last of repeated keys wins, except that the first id does.
+    """Parse QemuOpts, and return its keys and values (opts_do_parse).
 
-    A bare ``key`` is the deprecated spelling of ``key=on``, ``nokey`` of
-    ``key=off``.  A leading bare word is the value of the `implied` key.
+    Of repeated keys the last wins, except `id`, of which the first wins.  A bare
+    ``key`` is the deprecated form of ``key=on``, ``nokey`` of ``key=off``.  A
+    leading bare word is the value of the `implied` key.
     """
     result: dict[str, str] = {}
     if implied is not None:
@@ -92,10 +97,10 @@ def parse_opts(text: str, implied: str | None = None) -> dict[str, str]:
 
 
 def parse_keyval(text: str, implied: str | None = None) -> dict[str, Tree]:
-    """Parse keyval into nested dicts and lists with string leaves.
+    """Parse keyval, and return nested dicts and lists with string leaves (keyval_parse).
 
-    QmpError for a malformed key, a missing ``=``, and keys that contradict
-    each other about the shape of a member.
+    Raises QmpError for a malformed key, for a missing ``=``, and if keys
+    contradict each other about the shape of a member.
     """
     root: dict[str, Tree] = {}
     if implied is not None:
@@ -112,7 +117,7 @@ def parse_keyval(text: str, implied: str | None = None) -> dict[str, Tree]:
 
 
 def _fragments(key: str) -> list[str]:
-    """Take a dotted key apart; the first fragment must be a name."""
+    """Split a dotted key into fragments, of which the first must be a name (keyval_parse_one)."""
     fragments = key.split(".")
     if key.startswith("__"):  # downstream names have dots in their prefix
         fragments = _downstream(key)
@@ -127,6 +132,7 @@ def _fragments(key: str) -> list[str]:
 
 
 def _downstream(key: str) -> list[str]:
+    """Split a dotted key that begins with a downstream prefix, ``__RFQDN_``."""
     match = _DOWNSTREAM.match(key)
     if match is None:
         raise QmpError(f"Invalid parameter '{key}'")
@@ -135,6 +141,7 @@ def _downstream(key: str) -> list[str]:
 
 
 def _insert(root: dict[str, Tree], fragments: list[str], value: str) -> None:
+    """Put a value into a tree of dicts; a later value of a key replaces an earlier one."""
     if len(fragments) > NESTING_MAX:
         raise QmpError(f"Parameter '{fragments[0]}' nests too deeply")
     node = root
@@ -153,7 +160,9 @@ def _inconsistent(name: str) -> QmpError:
 
 
 def _listify(node: Tree, name: str) -> Tree:
-    """Turn dicts whose keys are all numbers into lists, from the leaves up."""
+    """Return a tree with lists for dicts whose keys are all numbers (keyval_listify)."""
+    # From the leaves up.  A dict without numeric keys stays a dict; one with both kinds of key is
+    # an error; one with numeric keys only must have each number from 0 on.
     if not isinstance(node, dict):
         return node
     prefix = f"{name}." if name else ""
@@ -173,7 +182,10 @@ def _listify(node: Tree, name: str) -> Tree:
 def flatten(
     tree: Mapping[str, Tree], prefix: str = "", level: int = 0
 ) -> dict[str, str | int | bool]:
-    """The leaves of nested dicts and lists under dotted keys; QmpError if they are too deep."""
+    """Return the leaves of nested dicts and lists under dotted keys (qdict_flatten).
+
+    Raises QmpError if there are more than `NESTING_MAX` levels.
+    """
     if level >= NESTING_MAX:
         raise QmpError("JSON nesting depth limit exceeded")
     flat: dict[str, str | int | bool] = {}
@@ -188,7 +200,10 @@ def flatten(
 
 
 def crumple(flat: Mapping[str, str]) -> dict[str, Tree]:
-    """The reverse of `flatten`; QmpError where keyval would refuse the keys."""
+    """Return the nested dicts and lists of dotted keys, the reverse of `flatten` (qdict_crumple).
+
+    Raises QmpError for keys that `parse_keyval` refuses.
+    """
     root: dict[str, Tree] = {}
     for key, value in flat.items():
         _insert(root, _fragments(key), value)
@@ -198,14 +213,18 @@ def crumple(flat: Mapping[str, str]) -> dict[str, Tree]:
 
 
 def opt_bool(text: str, name: str) -> bool:
-    """QemuOpts' boolean; QmpError names the parameter."""
+    """Return the boolean of an option, or raise QmpError (parse_option_bool)."""
     if text not in _BOOLEANS:
         raise QmpError(f"Parameter '{name}' expects 'on' or 'off'")
     return _BOOLEANS[text]
 
 
 def opt_number(text: str, name: str) -> int:
-    """QemuOpts' number: unsigned 64 bits, C prefixes, a negative one wraps."""
+    """Return the number of an option, or raise QmpError (parse_option_number).
+
+    Unsigned, 64 bits; hexadecimal and octal have C's prefixes.  A negative
+    number wraps around, as with strtoull.
+    """
     match = _NUMBER.fullmatch(text)
     if match is None:
         raise QmpError(f"Parameter '{name}' expects a number")
@@ -220,7 +239,10 @@ def opt_number(text: str, name: str) -> int:
 
 
 def opt_size(text: str, name: str) -> int:
-    """QemuOpts' byte count, with a fraction and a binary suffix (k, M, G, T, P, E)."""
+    """Return the bytes of an option, or raise QmpError (parse_option_size).
+
+    The text may have a fraction, and a binary suffix: k, M, G, T, P or E.
+    """
     match = _SIZE.fullmatch(text)
     if match is None:
         raise QmpError(f"Parameter '{name}' expects a non-negative number below 2^64")
@@ -238,9 +260,7 @@ def opt_size(text: str, name: str) -> int:
 
 
 def _magnitude(digits: str, base: int) -> int:
-    """The number, or 2^64 for any with more digits than could be in range.
-
-    int() refuses to convert decimals of more than 4300 digits.
-    """
+    """Return the number, or 2^64 if it has more digits than 64 bits can have."""
+    # int() would raise ValueError for a decimal of more than 4300 digits.
     significant = digits.lstrip("0")
     return 1 << 64 if len(significant) > 22 else int(significant or "0", base)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Members: what structs, events and the arguments of commands consist of."""
+"""The members of structs, events and command arguments."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from blockcore.qapi.visitor import Name, QapiType
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member of a struct, an event, or of a command's arguments.
+    """A member of a struct, of an event, or of a command's arguments.
 
-    `origin` is ``OWNER.member``, as `qemu.Release.absent` has it: the type that
-    declares it, the event, or the command.
+    `origin` is ``OWNER.member`` (names on the wire), the form in which
+    `qemu.Release.absent` lists members.  OWNER is the type that declares the
+    member, the event, or the command.
     """
 
     python_name: str
@@ -27,7 +28,11 @@ class Member:
 
 
 def visit_members(members: tuple[Member, ...], value: Any, name: Name) -> dict[str, Any]:
-    """Visit those of `members` that `value` has; keys of the result are Python names."""
+    """Return the converted members of `value`, by Python name; other members are not looked at.
+
+    Raises QmpError if `value` is no dict, if a member does not fit, or if one
+    that is not optional is missing.
+    """
     if type(value) is not dict:
         raise name.type_error("object")
     result = {}
@@ -41,7 +46,7 @@ def visit_members(members: tuple[Member, ...], value: Any, name: Name) -> dict[s
 
 
 def refuse_others(members: tuple[Member, ...], value: dict[str, Any], name: Name) -> None:
-    """Raise QmpError if `value` has a member that is none of `members`."""
+    """Raise QmpError if `value` has a member that is not one of `members`."""
     known = {member.wire_name for member in present(members, name.absent)}
     for key in value:
         if key not in known:
@@ -49,18 +54,21 @@ def refuse_others(members: tuple[Member, ...], value: dict[str, Any], name: Name
 
 
 def present(members: tuple[Member, ...], absent: frozenset[str]) -> list[Member]:
-    """Those of `members` that are not in `absent`."""
+    """Return the members that a release knows: those not in `absent`."""
     return [member for member in members if member.origin not in absent]
 
 
 def origin_of(owner: Any, python_name: str) -> str:
-    """A field of `owner` (a dataclass) as ``OWNER.member``, by the class that declares it."""
+    """Return ``OWNER.member`` for a field of `owner`, a dataclass.
+
+    OWNER is the class that declares the field, which may be a base of `owner`.
+    """
     declares = next(cls for cls in owner.__mro__ if python_name in cls.__annotations__)
     name = getattr(declares, "NAME", declares.__name__)
     return f"{name}.{wire_name_of(owner, python_name)}"
 
 
 def wire_name_of(owner: Any, python_name: str) -> str:
-    """What `owner` (a dataclass) calls its field `python_name` on the wire."""
+    """Return the wire name of a field of `owner`, a dataclass."""
     names: Mapping[str, str] = getattr(owner, "wire_names", {})
     return names.get(python_name) or python_name.replace("_", "-")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The QAPI vocabulary of the block layer: enums and errors; `events` has the events.
+"""QAPI's enums and the error of a command; `events` has QAPI's events.
 
-Values of the enums are the wire strings.  See `qapi/block-core.json`, `qapi/run-state.json`
-and `qapi/job.json` in QEMU for the originals.
+Values of the enums are the wire strings.  The originals are in QEMU's
+`qapi/block-core.json`, `qapi/run-state.json` and `qapi/job.json`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from enum import StrEnum
 from typing import NewType
 
 Size = NewType("Size", int)
-"""QAPI `size`: a byte count, unsigned, 64 bits."""
+"""QAPI's `size`: bytes, unsigned, 64 bits."""
 UInt32 = NewType("UInt32", int)
+"""QAPI's `uint32`."""
 UInt64 = NewType("UInt64", int)
+"""QAPI's `uint64`."""
 
 
 class QapiErrorClass(StrEnum):
-    """`class` of an error reply; everything without a reason is GenericError."""
+    """The `class` of an error reply; GenericError unless clients need to know the kind of error."""
 
     GENERIC_ERROR = "GenericError"
     COMMAND_NOT_FOUND = "CommandNotFound"
@@ -26,9 +28,9 @@ class QapiErrorClass(StrEnum):
 
 
 class QmpError(Exception):
-    """A client (or the command line) asked for something impossible.
+    """A request of a client, or of the command line, that cannot be carried out.
 
-    `desc` is one line in QEMU's words where QEMU has them.
+    `desc` is one line of text; it is QEMU's where QEMU has one.
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class QmpError(Exception):
 
 
 class BlockdevOnError(StrEnum):
-    """What to do when a request of a drive, or of a job, fails."""
+    """A policy: what to do when a request of a drive or of a job fails."""
 
     REPORT = "report"
     IGNORE = "ignore"
@@ -50,7 +52,7 @@ class BlockdevOnError(StrEnum):
 
 
 class BlockErrorAction(StrEnum):
-    """What a policy made of one error."""
+    """The decision of a policy about one error."""
 
     IGNORE = "ignore"
     REPORT = "report"
@@ -58,20 +60,22 @@ class BlockErrorAction(StrEnum):
 
 
 class BlockDeviceIoStatus(StrEnum):
+    """The io-status of a drive or a job: whether an error has stopped it, and which."""
+
     OK = "ok"
     FAILED = "failed"
     NOSPACE = "nospace"
 
 
 class IoOperationType(StrEnum):
-    """Direction of a failed request; flush, discard and zeroes are writes."""
+    """The direction of a failed request; flushes, discards and write-zeroes are writes."""
 
     READ = "read"
     WRITE = "write"
 
 
 class JobType(StrEnum):
-    """Kinds of job, of which the first four are here."""
+    """The kinds of job; this machine has the first four."""
 
     COMMIT = "commit"
     STREAM = "stream"
@@ -85,7 +89,7 @@ class JobType(StrEnum):
 
 
 class JobStatus(StrEnum):
-    """Where a job is in its life; `job_status` has the table of what follows what."""
+    """The status of a job; `rules.job_status` has the table of changes."""
 
     UNDEFINED = "undefined"
     CREATED = "created"
@@ -101,7 +105,7 @@ class JobStatus(StrEnum):
 
 
 class JobVerb(StrEnum):
-    """What a user can want of a job."""
+    """The requests that a user can make of a job."""
 
     CANCEL = "cancel"
     PAUSE = "pause"
@@ -114,7 +118,11 @@ class JobVerb(StrEnum):
 
 
 class MirrorSyncMode(StrEnum):
-    """What a job copies: everything, what the top image has, or only what is written from now."""
+    """The part of a node's data that a job copies.
+
+    `full`: everything; `top`: what the top image has; `none`: only what is
+    written from now on; `incremental` and `bitmap`: what a bitmap has.
+    """
 
     TOP = "top"
     FULL = "full"
@@ -124,14 +132,14 @@ class MirrorSyncMode(StrEnum):
 
 
 class MirrorCopyMode(StrEnum):
-    """When guests' writes reach the target: some time later, or before they are answered."""
+    """When a guest's write reaches the target: later, or before the write is answered."""
 
     BACKGROUND = "background"
     WRITE_BLOCKING = "write-blocking"
 
 
 class RunState(StrEnum):
-    """The states of QEMU's machine that exist without a guest CPU."""
+    """The run states of QEMU that can occur here, where there is no guest CPU."""
 
     PRELAUNCH = "prelaunch"
     RUNNING = "running"
@@ -141,6 +149,8 @@ class RunState(StrEnum):
 
 
 class ShutdownCause(StrEnum):
+    """Why the machine shuts down or is reset."""
+
     HOST_QMP_QUIT = "host-qmp-quit"
     HOST_QMP_SYSTEM_RESET = "host-qmp-system-reset"
     HOST_SIGNAL = "host-signal"
@@ -154,13 +164,15 @@ class BlockdevDiscardOptions(StrEnum):
 
 
 class BlockdevDetectZeroesOptions(StrEnum):
+    """Whether a write of zeroes becomes a write-zeroes, which may deallocate (`unmap`)."""
+
     OFF = "off"
     ON = "on"
     UNMAP = "unmap"
 
 
 class BlkdebugIOType(StrEnum):
-    """Kinds of request a fault rule can name."""
+    """The kinds of request that a fault rule can name."""
 
     READ = "read"
     WRITE = "write"
@@ -171,7 +183,7 @@ class BlkdebugIOType(StrEnum):
 
 
 class BlkdebugEvent(StrEnum):
-    """Moments in the block layer that a rule can wait for."""
+    """The moments in the block layer at which rules can come into force or states can change."""
 
     L1_UPDATE = "l1_update"
     L1_GROW_ALLOC_TABLE = "l1_grow_alloc_table"

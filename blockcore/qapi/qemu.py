@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Which QEMU answers: everything in which the releases differ, as data.
+"""The differences between the releases of QEMU, as data.
 
-The machine key `qemu` chooses a `Release`.  The core behaves in one way; where
-QEMU's behaviour has changed, the module concerned asks a member of the
-release that says what is done, and no module compares versions.  What only one
-of the releases has of commands, members and types is in `absent`, which the
-QMP layer applies to arguments, answers, events and the schema alike.
+The machine key `qemu` chooses a `Release`.  Where QEMU's behaviour has changed,
+the module concerned asks a member of the release, which says what the release
+does; no module compares versions.  Commands, members and types that only one of
+the releases has are listed in `absent`, which the QMP layer applies to
+arguments, answers, events and the schema alike.
 
-Evidence is named with each member: a recording of both releases
-(`tests/golden`), or the function of QEMU that has changed.
+The docstring of each member names its evidence in parentheses: a recording of
+both releases (`tests/golden`), or the function of QEMU that has changed.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ from blockcore.qapi.names import QmpError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """One release of QEMU.  `version`: major, minor, micro.
+    """One release of QEMU.
 
-    `absent` has names of QAPI that this release does not know: of a command, a
-    type, or (``OWNER.member``) of a member of a command, an event or a type.
+    `version` is major, minor and micro.  `absent` has the names of QAPI that
+    this release does not know: commands, types, and, as ``OWNER.member``,
+    members of commands, events and types.
+
+    Each flag tells what this release does if it is True; where the docstring
+    does not say what it does otherwise, it does not do that.
     """
 
     name: str
@@ -32,27 +36,29 @@ class Release:
     absent: frozenset[str]
 
     job_filters_keep_bitmaps: bool
-    """The bitmaps of mirrors and backups belong to the job's filter, and a mirror's is not
-    recording: the filter marks it.  Before, both were the source's
-    (drive-mirror-full-complete, backup-cbw-error-guest-report)."""
+    """The bitmaps of mirrors and backups belong to the job's filter node, and a mirror's bitmap
+    does not record by itself: the filter marks it.  If False, the bitmaps belong to the source
+    node (drive-mirror-full-complete, backup-cbw-error-guest-report)."""
 
     commits_write_zeroes: bool
-    """A commit of an idle image makes zero below what is zero in it, rather than writing zeroes
-    (commit-data)."""
+    """The commit of an idle image copies zero areas by write-zeroes.  If False, it writes zeroes
+    as data (commit-data)."""
 
     failed_commits_restore_base: bool
-    """The base of an active commit that fails or is cancelled becomes read-only again if it was
-    so (commit-active-enospc-report)."""
+    """When an active commit fails or is cancelled, a base that was read-only before becomes
+    read-only again (commit-active-enospc-report)."""
 
     jobs_sleep_out: bool
-    """A job that sleeps for its speed limit's sake sleeps on when a drained section or a pause has
-    ended the sleep early; before, it then worked on at once (block_job_ratelimit_sleep)."""
+    """A job that sleeps because of its speed limit continues the sleep after a drained section or
+    a pause has interrupted it.  If False, the job works on at once
+    (block_job_ratelimit_sleep)."""
 
     backups_read_below: bool
-    """A backup's filter relies on its source even if nobody writes to it (cbw_child_perm)."""
+    """A backup's filter needs the permission to read its source even if the filter has no
+    writers (cbw_child_perm)."""
 
     streams_restore_read_only: bool
-    """An image that was made writable for a stream is read-only again after it
+    """An image that a stream has made writable becomes read-only again after the stream
     (stream-within-chain)."""
 
     transactions_start_newest_first: bool
@@ -60,45 +66,49 @@ class Release:
     (transaction-grouped-failure)."""
 
     resize_names_blocker: bool
-    """block_resize of a node in use says by what; before, it said "Device '...' is in use", of a
-    node without a drive with "(null)" for a name (job-verb-errors, chain-conflicts)."""
+    """The error of block_resize for a node in use says what uses the node.  If False, it says
+    "Device '...' is in use", with "(null)" as the name of a node without a drive
+    (job-verb-errors, chain-conflicts)."""
 
     no_medium_names_drive: bool
-    """A snapshot of a node without a medium says so by the name of its drive, if there is one;
-    before, by the name that was typed (external_snapshot_action)."""
+    """The error of a snapshot of a node without a medium names the node's drive, if there is
+    one.  If False, it has the name that the client gave (external_snapshot_action)."""
 
     files_write_through: bool
-    """A file's driver takes care of FUA itself: of the nodes above none is flushed after such a
-    write, and none of their rules strikes (guest-writethrough-flush-eio-stop)."""
+    """The driver of files takes care of FUA itself: after a write with FUA the nodes above are
+    not flushed, so that their fault rules for flushes do not hit
+    (guest-writethrough-flush-eio-stop)."""
 
     stop_drains_devices: bool
-    """The device of a guest that has used it is drained before STOP, so that a job that sleeps
-    there pauses and goes on once more (backup-cbw-error-guest-stop)."""
+    """A device that a guest has used is drained before STOP, so that a job that sleeps there is
+    paused and resumed once more (backup-cbw-error-guest-stop)."""
 
     grouped_actions_are_checked_first: bool
-    """An action that cannot be part of a grouped transaction is refused before anything is
-    drained or prepared (qmp_transaction)."""
+    """An action that is not allowed in a grouped transaction is refused before anything is
+    drained or prepared.  If False, it is refused when its turn comes (qmp_transaction)."""
 
     groupable_actions: frozenset[str]
-    """The actions that can; releases that check late let `abort` have its say."""
+    """The actions that are allowed in a grouped transaction.
+
+    A release that checks late lets `abort` fail with its own error first."""
 
     failed_flush: str
-    """What a snapshot says of an image that cannot be flushed ({node}, {reason};
+    """The error of a snapshot of an image that cannot be flushed ({node}, {reason};
     external_snapshot_prepare)."""
 
     not_created: str
-    """Of an image that its protocol's driver cannot create, and that is not there either
-    ({driver}, {reason}; chain-snapshot-targets)."""
+    """The error for a new image that its protocol's driver cannot create, and that cannot be
+    opened either ({driver}, {reason}; chain-snapshot-targets)."""
 
     block_size_range: str
-    """Of a block size beyond the limits ({name}, {size}, {minimum}, {maximum};
+    """The error for a block size outside the limits ({name}, {size}, {minimum}, {maximum};
     check_block_size)."""
 
     block_size_power: str
-    """Of one that is no power of two (likewise)."""
+    """The error for a block size that is not a power of two (with the same fields)."""
 
     transaction_property: str
-    """How a message calls a property of a transaction (transaction-grouped-failure)."""
+    """The words for a property of a transaction in messages (transaction-grouped-failure)."""
 
 
 _ONLY_7_2: Final = frozenset({"StatusInfo.singlestep"})
@@ -188,14 +198,14 @@ RELEASES: Final = {
         transaction_property="transaction property",
     ),
 }
-"""By the value of the key `qemu`."""
+"""The releases, by the value of the key `qemu`."""
 
 LATEST: Final = RELEASES["10.0"]
-"""What is given unless the user chooses."""
+"""The release if the user does not choose one."""
 
 
 def release_of(text: str) -> Release:
-    """The release that a user names; QmpError if it is none of `RELEASES`."""
+    """Return the release that the key `qemu` names, or raise QmpError."""
     try:
         return RELEASES[text]
     except KeyError:

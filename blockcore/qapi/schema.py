@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Declare once, derive everything: the types, their wire form, commands and events.
+"""The tables of commands and events, and the conversion of values to JSON.
 
-A command is a function.  Its first positional parameter is the machine, its
-keyword-only parameters are the QMP arguments (annotated as `types` says; a
-default makes one optional), its return annotation is the return type (None:
-the empty object), its docstring is the help text.
+A command is a function, and everything about it follows from the declaration.
+Its first, positional parameter is the machine.  Its keyword-only parameters are
+the QMP arguments, annotated as `types` says; a default makes an argument
+optional.  Its return annotation is the return type; None is the empty object.
+Its docstring is the help text.
 
     table = CommandTable()
 
@@ -16,9 +17,9 @@ the empty object), its docstring is the help text.
         machine: Machine, *, options: Annotated[BlockdevOptionsBase, BLOCKDEV_OPTIONS]
     ) -> None: ...
 
-With `boxed` the one parameter stands for the whole argument object.  A
-coroutine function is recognised as such (`Command.is_coroutine`).  Annotations
-are looked up when a command is first used.
+With `boxed`, the only keyword-only parameter gets the whole argument object.  A
+coroutine function may await effects (`Command.is_coroutine`).  Annotations are
+evaluated when a command is first used.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ C = TypeVar("C", bound=type)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Command:
-    """One entry of a table: the function and what its signature says."""
+    """A command of a table.
+
+    `wire_names` maps the Python name of a parameter to its wire name.
+    """
 
     name: str
     function: Callable[..., Any]
@@ -72,7 +76,7 @@ class Command:
 
     @cached_property
     def members(self) -> tuple[Member, ...]:
-        """The keyword-only parameters, in order of declaration."""
+        """The arguments: the function's keyword-only parameters, in order of declaration."""
         return tuple(
             Member(
                 parameter.name,
@@ -87,7 +91,7 @@ class Command:
 
     @cached_property
     def returns(self) -> QapiType | None:
-        """The return type; None for the empty object."""
+        """The return type, or None for the empty object."""
         annotation = self._hints["return"]
         return None if annotation is type(None) else qapi_type(annotation)
 
@@ -102,9 +106,10 @@ class Command:
         keyval: bool = False,
         absent: frozenset[str] = frozenset(),
     ) -> dict[str, Any]:
-        """The function's keyword arguments for `arguments`; QmpError if they do not fit.
+        """Return the function's keyword arguments for `arguments`, or raise QmpError.
 
-        Members in `absent` are not known (`qemu.Release.absent`).
+        `keyval` says that all scalars are strings.  Members in `absent` are
+        refused as unknown (`qemu.Release.absent`).
         """
         name = Name(keyval=keyval, absent=absent, ours=self.name.startswith("x-"))
         if self.boxed:
@@ -116,7 +121,7 @@ class Command:
 
 
 class CommandTable:
-    """Commands by name and event classes by name, in order of registration."""
+    """The commands and the event classes, both by name, in order of registration."""
 
     def __init__(self) -> None:
         self.commands: dict[str, Command] = {}
@@ -134,11 +139,12 @@ class CommandTable:
     ) -> Callable[[F], F]:
         """Register the decorated function as QMP command `name`.
 
-        `underscores` keeps ``_`` in all argument names (block_set_io_throttle);
-        `wire_names` gives single irregular ones by their Python names.
-        `features` is for clients that look into the schema (``deprecated``).
-        With `allow_oob` it may be executed while another command of the same
-        client has not ended, and so is no coroutine.
+        `boxed`: the only parameter gets the whole argument object.
+        `underscores`: argument names keep ``_`` (block_set_io_throttle).
+        `wire_names`: irregular argument names, by Python name.
+        `features`: marks in the schema, such as ``deprecated``.
+        `allow_oob`: the command may be executed out of band, while another
+        command of the same client runs; it must not be a coroutine.
         """
         irregular = wire_names or {}
 
@@ -157,14 +163,14 @@ class CommandTable:
         return register
 
     def event(self, cls: C) -> C:
-        """Register an event dataclass under its NAME; usable as a decorator."""
+        """Register an event dataclass under its NAME, and return it."""
         name: str = cls.NAME  # type: ignore[attr-defined]
         assert name not in self.events, name
         self.events[name] = cls
         return cls
 
     def include(self, other: CommandTable) -> None:
-        """Take over everything that `other` has by now."""
+        """Add all commands and events that `other` has now."""
         for command in other.commands.values():
             self._add(command)
         for cls in other.events.values():
@@ -179,10 +185,10 @@ class CommandTable:
 
 
 class Wire:
-    """Turns values into JSON, without the members and types in `absent`.
+    """The conversion of values to JSON, for one release.
 
-    (`qemu.Release.absent`.)  How instances of a class are converted is worked
-    out once.
+    Members and types in `absent` are left out (`qemu.Release.absent`).  The
+    converter for a class is made at its first instance, and kept.
     """
 
     def __init__(self, absent: frozenset[str] = frozenset()) -> None:
@@ -190,15 +196,19 @@ class Wire:
         self._converters: dict[type, Callable[[Any], Any] | None] = {}
 
     def __call__(self, value: Any) -> Any:
-        """`value` in terms of JSON: dataclasses become objects without their None members.
+        """Return `value` in wire form: dicts, lists, strings, numbers, booleans and None.
 
-        None elsewhere (in a dict of unknown structure, as a result) is JSON's null.
+        A dataclass becomes a dict without the members that are None.  None
+        anywhere else (in a dict or a list, or as `value`) stays: JSON's null.
         """
         convert = self._converter(type(value))
         return value if convert is None else convert(value)
 
     def _converter(self, cls: type) -> Callable[[Any], Any] | None:
-        """None: instances are JSON already."""
+        """Return the converter of a class, or None if its instances are JSON already."""
+        # Two threads may come here at the same time: events are converted by the thread that
+        # emits them, replies on the main loop without the big lock.  Both then make a converter,
+        # and either may be kept, because they are equal.
         try:
             return self._converters[cls]
         except KeyError:
@@ -234,9 +244,9 @@ class Wire:
 
 @cache
 def wire_without(absent: frozenset[str]) -> Wire:
-    """The one for a release: what it has worked out is for all clients, and stays."""
+    """Return the conversion for one value of `absent`; all clients share it, and its converters."""
     return Wire(absent)
 
 
 to_wire: Final = wire_without(frozenset())
-"""The conversion of all that there is."""
+"""The conversion that leaves nothing out."""

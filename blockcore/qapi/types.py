@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Python annotations as QAPI types.
+"""The QAPI types that Python annotations declare.
 
 =========================================  ==========================================
 annotation                                 QAPI
@@ -18,10 +18,10 @@ Annotated[T, FlatUnion(...)]               that union
 ``_`` in a Python name is ``-`` on the wire, unless the ClassVar `wire_names`
 (Python name to wire name) says otherwise.
 
-Recursion (`raw` has a `file`, which is a reference to any block node) needs no
-forward declarations: annotations are strings (``from __future__ import
-annotations``) and are looked up in their module when a value is visited for
-the first time.  So a module may say
+Types may refer to themselves (`raw` has a `file`, which is a reference to any
+block node) and need no forward declarations: annotations are strings (``from
+__future__ import annotations``), which are evaluated in their module when the
+first value is visited.  So a module may say
 
     file: Annotated[str | BlockdevOptionsBase, BLOCKDEV_REF]
 
@@ -76,19 +76,22 @@ def parse(
     keyval: bool = False,
     absent: frozenset[str] = frozenset(),
 ) -> Any:
-    """Check `value` against the annotation `tp` and return it as Python sees it.
+    """Check `value` against the annotation `tp`, and return it as Python's types.
 
-    `name` is the path of the value in error messages.  With `keyval` every
+    `name` is the path of the value in error messages.  With `keyval`, every
     scalar is a string, as on a command line.  Members in `absent`
-    (`qemu.Release.absent`) are not known.  Raises QmpError in QEMU's words: the
-    first offending member in order of declaration, unknown members last.
+    (`qemu.Release.absent`) are refused as unknown.  Raises QmpError, with
+    QEMU's text, for the first member that does not fit in order of declaration;
+    unknown members come last.
     """
     return qapi_type(tp).visit(value, Name(name, name.rpartition(".")[2], keyval, absent))
 
 
 @cache
 def qapi_type(tp: Any) -> QapiType:
-    """The QAPI type that annotation `tp` declares; AssertionError if there is none."""
+    """Return the QAPI type that annotation `tp` declares; raise AssertionError if there is none."""
+    # A type that is given outright (itself, or in Annotated) comes first; then scalars, lists,
+    # optional members and alternates, enums; a dataclass is what remains.
     if isinstance(tp, QapiType):
         return tp
     if tp in _SCALARS:
@@ -109,15 +112,17 @@ def qapi_type(tp: Any) -> QapiType:
 
 
 def _anonymous_alternate(choices: list[Any]) -> Alternate:
+    """Return the alternate for ``A | B``; it is named ``AOrB``, as QAPI names such types."""
     names = (choice.__name__ for choice in choices)
     return Alternate("Or".join(name[0].upper() + name[1:] for name in names), *choices)
 
 
 class Struct(QapiType):
-    """A dataclass.
+    """A QAPI struct, declared by a dataclass.
 
-    One that only ever is an answer may say so, ``answer: ClassVar[bool] = True``:
-    its members with defaults other than None are always there, and not optional.
+    A dataclass that is used only in answers may have ``answer: ClassVar[bool] =
+    True``.  Its members with a default other than None are always sent, so the
+    schema does not show them as optional.
     """
 
     json_type = "object"
@@ -128,7 +133,7 @@ class Struct(QapiType):
 
     @cached_property
     def members(self) -> tuple[Member, ...]:
-        """In order of declaration, inherited ones first."""
+        """The members in order of declaration, inherited ones first."""
         hints = get_type_hints(self.cls, include_extras=True)
         answer = getattr(self.cls, "answer", False)
         return tuple(
@@ -154,7 +159,7 @@ def _has_default(field: dataclasses.Field[Any]) -> bool:
 
 
 class Alternate(QapiType):
-    """A value whose type is told by its JSON form: at most one choice for each form."""
+    """A QAPI alternate: the JSON form of a value decides its type, one choice for each form."""
 
     json_type = "value"
 
@@ -164,7 +169,7 @@ class Alternate(QapiType):
 
     @cached_property
     def choices(self) -> dict[str, QapiType]:
-        """By `json_type`."""
+        """The choices, by `json_type`."""
         return {(choice := qapi_type(tp)).json_type: choice for tp in self._choices}
 
     def visit(self, value: Any, name: Name) -> Any:
@@ -187,13 +192,13 @@ _JSON_FORMS: Final[dict[type, str]] = {
 
 
 class FlatUnion(QapiType):
-    """A struct whose member `tag` decides which further members exist.
+    """A QAPI union: a struct whose member `tag` decides which further members exist.
 
-    `base` is the dataclass of the common members, the tag among them; each
-    class in `variants` (by wire value of the tag) is a subclass of it.  If the
-    tag is an enum, values without a variant give the base class itself; if it
-    is a str, its values are the keys of `variants`.  `default` is the tag's
-    value where it is not given, which unions of QAPI's cannot have.
+    `base` is the dataclass of the common members, one of which is the tag.
+    `variants` has subclasses of `base`, by wire value of the tag.  If the tag is
+    an enum, its values without a variant give `base` itself.  If the tag is a
+    str, its values are the keys of `variants`.  `default` is the tag's value if
+    the tag is not given; QAPI's own unions have no defaults.
     """
 
     json_type = "object"
@@ -215,11 +220,11 @@ class FlatUnion(QapiType):
 
     @cached_property
     def members(self) -> tuple[Member, ...]:
-        """The common ones, with the tag's type an enum in any case."""
+        """The common members; the tag has an enum as its type here, even if declared as str."""
         return self._common_members(self.variants)
 
     def present_members(self, absent: frozenset[str]) -> tuple[Member, ...]:
-        """`members`, without the values of the tag whose variants are in `absent`."""
+        """Return the common members; the tag lacks values with variants in `absent`."""
         present_variants = self.present_variants(absent)
         if len(present_variants) == len(self.variants):
             return self.members
@@ -237,21 +242,21 @@ class FlatUnion(QapiType):
         )
 
     def present_variants(self, absent: frozenset[str]) -> dict[str, Any]:
-        """`variants` without those whose type is in `absent`."""
+        """Return the variants whose types are not in `absent`, by value of the tag."""
         return {
             value: cls for value, cls in self.variants.items() if cls.__name__ not in absent
         }
 
     @property
     def tag_values(self) -> list[str]:
-        """All values that the tag can have."""
+        """All wire values of the tag."""
         types = {member.wire_name: member.type for member in self.members}
         tag = types[self.tag]
         assert isinstance(tag, Enumeration), f"{self.name}: tag {self.tag} is no enum"
         return list(tag.values)
 
     def own_members(self, value: str) -> tuple[Member, ...]:
-        """What tag value `value` adds to the common members."""
+        """Return the members that a value of the tag adds to the common ones."""
         return _members(self.variants.get(value, self.base))[len(self.members) :]
 
     def visit(self, value: Any, name: Name) -> Any:

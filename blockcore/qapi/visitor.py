@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""One value against one QAPI type: what is accepted, and QEMU 7.2's words when it is not.
+"""The check of one value against one QAPI type, with QEMU 7.2's error messages.
 
-Two sources of values exist, and they differ in their scalars only.  JSON (QMP,
-``-blockdev '{...}'``) is typed.  Keyval (``driver=raw,size=1k``) has strings
-for everything; these are converted on the way.  Texts and limits were taken
-from the answers of ``qemu-system-x86_64``; where its own errors name a member
-by its last component only (enum values, narrow integers), so do these.
+There are two sources of values, which differ in their scalars only.  JSON (QMP,
+``-blockdev '{...}'``) is typed.  Keyval (``driver=raw,size=1k``) has strings for
+all scalars, which are converted here.
+
+Messages and limits were recorded from ``qemu-system-x86_64``
+(`qapi/qobject-input-visitor.c`, `qapi/qapi-visit-core.c`).  Where QEMU's error
+names a member without its path (enum values, narrow integers), so does the one
+here.
 """
 
 from __future__ import annotations
@@ -23,21 +26,27 @@ INT64_MAX: Final = (1 << 63) - 1
 UINT64_MAX: Final = (1 << 64) - 1
 
 NESTING_MAX: Final = 64
-"""Levels of objects that are looked into: of nodes that are defined in each other."""
+"""Levels of objects that are visited, as of nodes that are defined in each other.
+
+Far fewer than Python's stack has frames: visiting, and opening such nodes, is recursive.
+"""
 
 
 class Null(Enum):
-    """JSON's ``null`` as a value, where an absent member (None) means something else."""
+    """JSON's ``null`` as a value, where None stands for an absent member."""
 
     NULL = None
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """Where a value stands: the dotted path, its last component, and the kind of source.
+    """The place of a value in its source, and the kind of source.
 
-    `absent` has the members that are not known there (`qemu.Release.absent`).
-    `ours` tells that QEMU has nothing of the kind: a command or member ``x-``.
+    `full` is the dotted path, `local` its last component.  `keyval` says that
+    scalars are strings.  Members in `absent` are refused as unknown
+    (`qemu.Release.absent`).  `ours` says that the value belongs to a command or
+    member ``x-...``, which QEMU does not have.  `level` counts the objects
+    around the value.
     """
 
     full: str = ""
@@ -48,7 +57,7 @@ class Name:
     level: int = 0
 
     def member(self, key: str) -> Name:
-        """The name of member `key` of the object that stands here; QmpError if that is too deep."""
+        """Return the name of a member of the object here; raise QmpError if it is too deep."""
         if self.level >= NESTING_MAX:
             raise QmpError("JSON nesting depth limit exceeded")
         full = f"{self.full}.{key}" if self.full else key
@@ -56,33 +65,33 @@ class Name:
         return Name(full, key, self.keyval, self.absent, ours, self.level + 1)
 
     def item(self, index: int) -> Name:
-        """The name of one element; elements have no name of their own."""
+        """Return the name of an element of the list here; its `local` is empty, as in QEMU."""
         full = f"{self.full}.{index}" if self.keyval else f"{self.full}[{index}]"
         return Name(full, "", self.keyval, self.absent, self.ours, self.level)
 
     def type_error(self, expected: str) -> QmpError:
-        """The value has the wrong JSON type."""
+        """Return the error for a value of the wrong JSON type."""
         shown = self.full or "<anonymous>"
         return QmpError(f"Invalid parameter type for '{shown}', expected: {expected}")
 
     def expects(self, what: str) -> QmpError:
-        """The value has an acceptable type but cannot be converted."""
+        """Return the error for a value of an acceptable type that cannot be converted."""
         return QmpError(f"Parameter '{self.full or '<anonymous>'}' expects {what}")
 
 
 class QapiType:
-    """A type that can visit a value.  `json_type` is SchemaInfo's word for its JSON form."""
+    """A QAPI type; `json_type` is SchemaInfo's word for the JSON form of its values."""
 
     json_type: str
 
     def visit(self, value: Any, name: Name) -> Any:
-        """Return `value` as Python sees it, or raise QmpError."""
+        """Return `value` as Python's type, or raise QmpError; `name` is its place."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
 class Builtin(QapiType):
-    """A scalar without parameters; `name` is QAPI's."""
+    """A built-in scalar type; `name` is QAPI's."""
 
     name: str
     json_type: str
@@ -95,12 +104,7 @@ class Builtin(QapiType):
 
 @dataclass(frozen=True, slots=True)
 class Unsigned(QapiType):
-    """`size` and the uintN family: at most `maximum`.
-
-    QEMU takes a negative int64 for the uint64 of the same bits, and checks the
-    narrower types afterwards, under their C name and without the path.  Where
-    QEMU has nothing, a negative number is a slip.
-    """
+    """An unsigned integer type, at most `maximum`: `size` or one of the uintN."""
 
     name: str
     maximum: int = UINT64_MAX
@@ -110,19 +114,24 @@ class Unsigned(QapiType):
         if name.keyval:
             number = _keyval(self.name, value, name)
         elif type(value) is int and INT64_MIN <= value <= UINT64_MAX:
+            # QEMU takes a negative int64 for the uint64 with the same bits
+            # (qobject_input_type_uint64).
             number = value & UINT64_MAX
         else:
             raise name.expects("uint64")
+        # Members that QEMU does not have need not follow it: there, a negative number is an error.
         if name.ours and not name.keyval and value < 0:
             raise name.expects("a non-negative number")
         if number > self.maximum:
+            # QEMU checks narrow types last, and names the C type, without the path
+            # (visit_type_uintN).
             raise QmpError(f"Parameter '{name.local or 'null'}' expects {self.name}_t")
         return int(number)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Enumeration(QapiType):
-    """`values` maps the wire strings to what Python gets for them."""
+    """An enum type; `values` maps its wire strings to Python's values."""
 
     name: str
     values: Mapping[str, Any]
@@ -139,7 +148,7 @@ class Enumeration(QapiType):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Array(QapiType):
-    """A JSON array of `element`."""
+    """A list type, whose elements have the type `element`."""
 
     element: QapiType
     json_type: str = "array"
@@ -162,6 +171,7 @@ _EXPECTED: Final = {"str": "string", "bool": "boolean", "int": "integer", "numbe
 
 
 def _json(kind: str, value: Any, name: Name) -> Any:
+    """Check a scalar that JSON gave."""
     if kind == "any":
         return value
     if kind == "null":
@@ -190,6 +200,7 @@ _SUFFIXES: Final = "bkmgtpe"
 
 
 def _keyval(kind: str, value: Any, name: Name) -> Any:
+    """Convert a scalar that keyval gave, and so is a string."""
     if type(value) is not str:
         raise QmpError(f"Parameters '{name.full}.*' are unexpected")
     if kind == "str":
@@ -208,11 +219,14 @@ def _keyval(kind: str, value: Any, name: Name) -> Any:
 
 
 def _integer(value: str, name: Name, *, signed: bool) -> int:
+    """Convert an integer of 64 bits (qemu_strtoi64, qemu_strtou64)."""
+    # First the form, in any of the three bases; then the sign; then the range.  An unsigned
+    # number may be negative and wraps around, as with strtoull.
     match = _INTEGER.fullmatch(value)
     if match is None:
         raise name.expects("integer")
     sign, hexadecimal, octal, decimal = match.groups()
-    # More digits than 64 bits have; int() would raise ValueError on a very long one.
+    # More digits than 64 bits have; int() raises ValueError for thousands of them.
     if decimal and len(decimal) > 20:
         raise name.expects("integer")
     if hexadecimal:
@@ -229,6 +243,7 @@ def _integer(value: str, name: Name, *, signed: bool) -> int:
 
 
 def _size(value: str, name: Name) -> int:
+    """Convert a number of bytes with a fraction and a suffix (qemu_strtosz)."""
     match = _SIZE.fullmatch(value)
     if match is None or len(value) > 4096:
         raise name.expects("a size value")

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""QEMU's JSON lexer as a state table: bytes in, tokens out, one byte at a time.
+"""QEMU's JSON lexer (`qobject/json-lexer.c`) as a state table: bytes in, tokens out.
 
-Its dialect: strings in either kind of quotes, keywords of lower-case letters,
-no number like ``01`` or ``0e1``.  A byte that fits nowhere ends the token it
-appears in, which is then *stray*; after that everything is skipped up to the
-next structural character or control byte.  0xFE, 0xFF and control bytes other
-than tab are errors wherever they come, so a client that sends one knows that
-the lexer is between two tokens afterwards.
+QEMU's dialect has strings in single or double quotes, keywords of lower-case
+letters, and no number like ``01`` or ``0e1``.  A byte that does not fit ends the
+token in which it appears, which is then *stray*; the lexer skips everything
+after it up to the next structural character or control byte.  0xFE, 0xFF and
+control bytes other than tab are errors everywhere.  So a client that sends such
+a byte knows that the lexer is between two tokens afterwards.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import Final
 
 
 class State(IntEnum):
-    """Where the lexer is; the negative ones are what a table entry can ask for instead."""
+    """The states of the lexer, and, as negative numbers, the actions of table entries."""
 
     STRAY = -5
-    """Take the byte; what has been collected is no token."""
+    """Take the byte; the bytes that were taken are a stray token."""
     TOKEN = -4
     """Take the byte; the token is complete."""
     TOKEN_BEFORE = -3
-    """The token was complete before this byte, which is looked at again."""
+    """The token was complete before this byte; look at the byte again."""
     SKIP = -2
-    """Take the byte and forget it."""
+    """Drop the byte."""
     RESYNC = -1
     """Look at this byte again, between two tokens."""
     START = 0
@@ -87,6 +87,7 @@ _SELF_DELIMITING: Final = {_S.ZERO, _S.DIGITS, _S.FRACTION, _S.E_DIGITS, _S.KEYW
 
 
 def _row(state: State) -> array[int]:
+    """Return the table's row for a state: the next state or the action, for each byte."""
     row = array("b", [_S.TOKEN_BEFORE if state in _SELF_DELIMITING else _S.STRAY]) * 256
     for accepted, action in _RULES[state]:
         for byte in accepted:
@@ -95,7 +96,7 @@ def _row(state: State) -> array[int]:
 
 
 _TABLE: Final = [_row(state) for state in State if state >= _S.START]
-# What a string may contain without leaving its state: a loop of C instead of ours.
+# What a string may contain without leaving its state: C looks for the end of it, which is faster.
 _RUNS: Final = {
     int(_S.DOUBLE): re.compile(rb'[^\x00-\x1f\xfe\xff"\\]+'),
     int(_S.SINGLE): re.compile(rb"[^\x00-\x1f\xfe\xff'\\]+"),
@@ -105,7 +106,7 @@ _START, _RECOVERY = int(_S.START), int(_S.RECOVERY)
 
 
 class Lexer:
-    """Remembers the unfinished token between two pieces of input."""
+    """The lexer of one stream; it keeps the unfinished token between two pieces of input."""
 
     def __init__(self, token_size_max: int) -> None:
         self._token_size_max = token_size_max
@@ -114,16 +115,20 @@ class Lexer:
 
     @property
     def between_tokens(self) -> bool:
-        """Nothing is pending: the next byte begins a token, or is white space."""
+        """Whether no token is unfinished: the next byte begins one, or is white space."""
         return self._state == _START
 
     def scan(self, data: bytes, position: int, end: int) -> tuple[bytes | None, bool, int]:
-        """Read on from `position`, up to the end of one token but not beyond `end`.
+        """Read `data` from `position` to the end of one token, but not beyond `end`.
 
-        Gives the token (None: it does not end before `end`), whether it is a
-        proper one (a stray one has the offending byte in it), and where to go
-        on.  A token longer than allowed is given as it is when it gets there.
+        Returns the token, or None if it does not end before `end`; whether it
+        is a proper token (a stray one includes the byte that does not fit); and
+        where to continue.  A token that is longer than allowed is returned as
+        soon as it is too long, for the caller to refuse.
         """
+        # Each round takes one byte, or within a string all bytes up to the next special one.  A
+        # round that leaves the token unfinished goes on with `continue`; the others fall out of
+        # the `if` and return a token: complete, stray, or too long.
         token, state = self._token, self._state
         while position < end:
             run = _RUNS.get(state)
@@ -154,12 +159,13 @@ class Lexer:
         return None, True, position
 
     def finish(self) -> tuple[bytes | None, bool]:
-        """The token that the end of input completes, as `scan` gives it."""
+        """Return the token that the end of input completes, if any, and whether it is proper."""
         proper = self._state in _SELF_DELIMITING
         self._state = _START
         return (self._take() or None), proper
 
     def _take(self) -> bytes:
+        """Return the bytes of the token, and forget them."""
         token = bytes(self._token)
         self._token.clear()
         return token

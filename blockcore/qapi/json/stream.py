@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""JSON as QEMU reads and writes it: a stream of values, without separators.
+"""The parser of a stream of JSON values without separators, as QEMU reads it.
 
-The grammar and every message are those of `qobject/json-parser.c` and
-`json-streamer.c`, as observed on QEMU 7.2, which collects tokens until braces
-and brackets balance, and only then parses them.  So a value is complete with
-its last byte (no newline is needed), a stray byte throws away what came before
-it, and the first error of a value is the only one, told at the value's end.
+The grammar and the messages are those of `qobject/json-parser.c` and
+`json-streamer.c`, as observed on QEMU 7.2.  QEMU collects tokens until braces
+and brackets balance, and then parses them.  So a value is complete with its
+last byte (no newline is needed), a stray byte discards the tokens before it,
+and a value has only one error, its first, which is reported at its end.
 
-Nearly all input is one plain JSON object in one piece.  For that there is a
-short way through the C scanner of the json module.  It is taken only when both
-must agree: ASCII, no ``\\u``, and nothing that the hooks below object to.
-Whatever the short way refuses goes the long way, which words the error.
+Nearly all input is one plain JSON object in one piece.  Such an object takes a
+fast path through the C scanner of the json module, about ten times as fast.
+The fast path is taken only where both parsers must agree: ASCII, no ``\\u``, and
+no number or key that the hooks below refuse.  What the fast path refuses is
+parsed again by the lexer, which gives QEMU's error.
 """
 
 from __future__ import annotations
@@ -27,26 +28,30 @@ from blockcore.qapi.json.value import ValueBuilder, float_from, number_from, quo
 from blockcore.qapi.names import QmpError
 
 PIECE: Final = 16 << 10
-"""So much is given to the C scanner in one go."""
+"""Bytes that the C scanner is given in one go."""
 
 LEXED: Final = 512
-"""So much goes through the lexer in one go, a few times as slowly."""
+"""Bytes that the lexer is given in one go: it is slower, and no call may take long.
+
+A string token that is longer is decoded in several turns.
+"""
 
 NUL: Final = b"\0"
+"""A message shows a stray token up to its first NUL, because QEMU's strings are C's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one value may take, QEMU's numbers."""
+    """Limits on one value; the defaults are QEMU's (`json-streamer.c`)."""
 
     token_size: int = 64 << 20
-    """Bytes in all tokens of one value together."""
+    """Bytes of all tokens of a value."""
     token_count: int = 2 << 20
     nesting: int = 1024
 
 
 class Parsed(NamedTuple):
-    """One value of the stream; `size` is about what it took: bytes, and tokens."""
+    """A value of the stream; `size` is roughly its bytes and its tokens, both counted."""
 
     value: Any
     size: int
@@ -54,12 +59,13 @@ class Parsed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ParseError:
-    """Input that is no value; the stream goes on behind it."""
+    """An error in the input, with QEMU's message; the stream goes on behind it."""
 
     desc: str
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse duplicate keys, of which the json module would take the last."""
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("duplicate key")
@@ -67,12 +73,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _plain_float(text: str) -> float:
+    """Refuse floats such as ``0e1``, which QEMU's lexer splits in two."""
     if text.lstrip("-")[:2] in ("0e", "0E"):
         raise ValueError("two tokens for QEMU")
     return float_from(text)
 
 
 def _no_constant(text: str) -> Any:
+    """Refuse ``NaN`` and ``Infinity``."""
     raise ValueError(text)
 
 
@@ -86,9 +94,9 @@ _SPACE: Final = re.compile(r"[ \t\r\n]*")
 
 
 class JsonStream:
-    """An incremental parser: `feed` bytes as they come, `pull` as long as there are any.
+    """An incremental parser: `feed` it bytes as they come, and `pull` until it is `exhausted`.
 
-    No call of `pull` takes long, however the input is made.
+    No call of `pull` takes long, whatever the input is.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
@@ -96,28 +104,32 @@ class JsonStream:
         self._lexer = Lexer(self._limits.token_size)
         self._fed: deque[memoryview] = deque()
         self._data = b""
-        # The same, if it may take the short way.
+        # `_data` as text, if the fast path may be tried.
         self._text: str | None = None
         self._position = 0
         self._long_string: Iterator[None] | None = None
         self._forget()
 
     def feed(self, data: bytes) -> None:
-        """Append input; nothing is looked at before the next `pull`."""
+        """Append input, which the next calls of `pull` parse."""
         if data:
             self._fed.append(memoryview(data))
 
     def exhausted(self) -> bool:
-        """All input has been looked at."""
+        """Return whether all input has been parsed."""
         return (
             self._position >= len(self._data) and not self._fed and self._long_string is None
         )
 
     def _in_long_string(self) -> bool:
+        """Return whether a long string is being decoded."""
         return self._long_string is not None
 
     def pull(self) -> Parsed | ParseError | None:
-        """The next value or error; None if none ends in the next piece of the input."""
+        """Parse the next piece of the input; return the value or error that ends in it, or None."""
+        # First what is begun: a long string, the present piece.  At the beginning of a value the
+        # fast path is tried; otherwise `LEXED` bytes go through the lexer, until a value or an
+        # error is complete, or a token is a long string, whose decoding takes turns of its own.
         if self._long_string is not None:
             return self._go_on_with_string()
         if self._position >= len(self._data):
@@ -138,7 +150,7 @@ class JsonStream:
         return None
 
     def finish(self) -> ParseError | Parsed | None:
-        """What the end of input completes: a value, or an error; None if nothing is left."""
+        """Return the value or error that the end of input completes, or None if nothing is left."""
         token, proper = self._lexer.finish()
         if token is not None:
             result = self._add(token) if proper else self._stray(token)
@@ -147,7 +159,7 @@ class JsonStream:
         return self._evaluate() if self._count else None
 
     def reset(self) -> None:
-        """Forget all that was fed."""
+        """Forget all input."""
         self._lexer = Lexer(self._limits.token_size)
         self._fed.clear()
         self._data, self._position = b"", 0
@@ -155,6 +167,7 @@ class JsonStream:
         self._forget()
 
     def _next_piece(self) -> None:
+        """Take at most `PIECE` bytes of what was fed."""
         data, self._position = b"", 0
         if self._fed:
             first = self._fed.popleft()
@@ -165,7 +178,7 @@ class JsonStream:
         self._text = data.decode("ascii") if data.isascii() else None
 
     def _pull_plain(self, text: str) -> Parsed | None:
-        """The short way: an object that begins here and is complete and beyond doubt."""
+        """Return the object that begins here, or None unless the C scanner must agree with QEMU."""
         match = _SPACE.match(text, self._position)
         assert match
         start = self._position = match.end()
@@ -186,7 +199,7 @@ class JsonStream:
         return Parsed(value, end - start)
 
     def _add(self, token: bytes) -> Parsed | ParseError | None:
-        """Take one token; a result if that ends a value or breaks a limit."""
+        """Take one token; return the value or error if it ends a value or exceeds a limit."""
         if token in (b"{", b"}"):
             self._braces += 1 if token == b"{" else -1
         elif token in (b"[", b"]"):
@@ -207,6 +220,7 @@ class JsonStream:
         return self._evaluate_if_balanced()
 
     def _go_on_with_string(self) -> Parsed | ParseError | None:
+        """Decode the next part of a long string."""
         assert self._long_string is not None
         for _ in self._long_string:
             return None
@@ -214,13 +228,20 @@ class JsonStream:
         return self._evaluate_if_balanced()
 
     def _evaluate_if_balanced(self) -> Parsed | ParseError | None:
+        """Return the value or error, unless braces or brackets are open.
+
+        With more closed than opened ones the tokens are complete as well
+        (json_message_process_token).
+        """
         opened = (self._braces, self._brackets)
         return None if max(opened) > 0 and min(opened) >= 0 else self._evaluate()
 
     def _stray(self, token: bytes) -> ParseError:
+        """Return the error for a stray token; it discards the tokens before."""
         return self._error(f"JSON parse error, stray '{quoted(token.partition(NUL)[0])}'")
 
     def _evaluate(self) -> Parsed | ParseError:
+        """Return what the tokens so far are, and forget them."""
         builder, size = self._builder, self._size + self._count
         self._forget()
         try:
@@ -241,9 +262,9 @@ class JsonStream:
 
 
 def parse_json(text: str) -> Any:
-    """The one JSON value that `text` is (``json:`` file names, ``-blockdev '{...}'``).
+    """Return the one JSON value in `text` (a ``json:`` file name, ``-blockdev '{...}'``).
 
-    Raises QmpError in the words of QEMU's `qobject_from_json`.
+    Raises QmpError with the message of QEMU's qobject_from_json.
     """
     stream = JsonStream()
     stream.feed(text.encode("utf-8", "surrogateescape"))
@@ -258,6 +279,7 @@ def parse_json(text: str) -> Any:
 
 
 def _first(stream: JsonStream) -> Parsed | ParseError | None:
+    """Return the next value or error of a stream that has all of its input."""
     while not stream.exhausted():
         if item := stream.pull():
             return item

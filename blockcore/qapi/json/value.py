@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""From the tokens of one JSON value to the value, in QEMU's order of checks.
+"""The parser of the tokens of one JSON value, with QEMU's order of checks.
 
-Everything here is called with the output of `lexer`, so strings have their
-quotes and numbers their form; what is left to find out is structure, escapes,
-UTF-8, keywords and duplicate keys.
+Tokens come from `lexer`, so that strings have their quotes and numbers have the
+right form.  What is checked here is structure, escapes, UTF-8, keywords and
+duplicate keys (`qobject/json-parser.c`).
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from typing import Any, Final
 from blockcore.qapi.names import QmpError
 
 NUMBER_CHARACTERS: Final = 10_000
-"""A number that is longer is refused: to convert it takes too long."""
+"""The greatest length of a number; the conversion of a longer one would take too long."""
 
 QUOTED_CHARACTERS: Final = 1000
-"""So much of a token is shown in a message about it."""
+"""Bytes of a token that an error message shows."""
 
 _STEP: Final = 1000
-"""Pieces of a string that are one part of it."""
+"""Pieces of a string, or characters of one piece, after which `string_parts` yields."""
 
 _KEYWORDS: Final[dict[bytes, Any]] = {b"true": True, b"false": False, b"null": None}
 
 
 def _syntax_error(what: str) -> QmpError:
+    """Return the error of QEMU's parse_error."""
     return QmpError(f"JSON parse error, {what}")
 
 
 class _Object:
-    """An object under construction; `key` is the one whose value is being read."""
+    """An object under construction; `key` is the key whose value is awaited, or None."""
 
     __slots__ = ("key", "members")
 
@@ -43,6 +44,8 @@ class _Object:
 
 
 class _Expected(Enum):
+    """The kinds of token that may come next."""
+
     VALUE = auto()
     VALUE_OR_END = auto()
     COLON = auto()
@@ -50,10 +53,10 @@ class _Expected(Enum):
 
 
 class ValueBuilder:
-    """Makes one value of tokens, given one by one, or finds the first error in them.
+    """A builder of one value from its tokens, or of the first error in them.
 
-    A stack instead of recursion: QEMU allows 1024 levels, Python's stack about
-    as many frames.
+    It has a stack instead of recursion: QEMU allows 1024 levels, and Python's
+    stack has about as many frames.
     """
 
     def __init__(self) -> None:
@@ -64,7 +67,7 @@ class ValueBuilder:
         self._value: Any = None
 
     def add(self, token: bytes) -> None:
-        """Take the next token; what comes after an error is not looked at."""
+        """Take the next token; tokens after an error are ignored."""
         if self._error is None:
             try:
                 self._take(token)
@@ -72,12 +75,12 @@ class ValueBuilder:
                 self._fail(error)
 
     def add_string(self, token: bytes) -> Iterator[None]:
-        """Take a string as the next token, with a pause after each part of it."""
+        """Take a string as the next token; yields after each part that has been decoded."""
         if self._error is not None:
             return
         try:
             if self._expected in (_Expected.COLON, _Expected.SEPARATOR):
-                self._take(token)  # which refuses it
+                self._take(token)  # raises: no value may be here
             parts = []
             for part in string_parts(token):
                 parts.append(part)
@@ -87,7 +90,7 @@ class ValueBuilder:
             self._fail(error)
 
     def result(self) -> Any:
-        """The value, when all tokens have been given; or QmpError."""
+        """Return the value, after all tokens, or raise QmpError for the first error."""
         if self._error is not None:
             raise QmpError(self._error)
         if not self._done:
@@ -95,11 +98,15 @@ class ValueBuilder:
         return self._value
 
     def _fail(self, error: QmpError) -> None:
-        """Only what it says: the frames that it came through lead to this one, and to who reads."""
+        """Record the first error."""
+        # Its text only: its traceback leads to this frame, and so to the builder: a cycle.
         self._error = error.desc
         self._stack.clear()
 
     def _take(self, token: bytes) -> None:
+        """Take the next token, or raise QmpError."""
+        # Between two parts of a container only one or two tokens are right.  Everywhere else a
+        # value is expected: a container begins, an empty one ends, or the token is a scalar.
         if self._expected is _Expected.COLON:
             if token != b":":
                 raise _syntax_error("missing : in object pair")
@@ -122,6 +129,7 @@ class ValueBuilder:
             self._place(_scalar(token))
 
     def _end(self) -> bytes:
+        """Return the token that closes the innermost container."""
         return b"]" if isinstance(self._stack[-1], list) else b"}"
 
     def _open(self, container: _Object | list[Any]) -> None:
@@ -129,11 +137,12 @@ class ValueBuilder:
         self._expected = _Expected.VALUE_OR_END
 
     def _close(self) -> None:
+        """Complete the innermost container, and put it where it belongs."""
         container = self._stack.pop()
         self._place(container if isinstance(container, list) else container.members)
 
     def _place(self, value: Any) -> None:
-        """Put a complete value where it belongs."""
+        """Put a complete value into the innermost container, or make it the result."""
         if not self._stack:
             self._value, self._done = value, True
             return
@@ -154,6 +163,7 @@ class ValueBuilder:
 
 
 def _scalar(token: bytes) -> Any:
+    """Return the value of a token that begins no container, or raise QmpError."""
     first = token[:1]
     if first in (b'"', b"'"):
         return _string(token)
@@ -167,20 +177,17 @@ def _scalar(token: bytes) -> Any:
 
 
 def number_from(text: str) -> int | float:
-    """An integer if it fits in 64 bits, signed or unsigned; else the nearest float."""
+    """Return an int if the number fits in 64 bits, signed or unsigned, else the nearest float."""
     if text.isdigit() or (text[0] == "-" and text[1:].isdigit()):
-        # The length first: int() of a very long string is slow, and refused in the end.
+        # The length first: int() of a very long string is slow, or raises ValueError.
         if len(text) <= 20 and -(1 << 63) <= (number := int(text)) < 1 << 64:
             return number
     return float_from(text)
 
 
 def float_from(text: str) -> float:
-    """The nearest float; QmpError beyond the largest one.
-
-    QEMU takes such a number for infinity, and writes it as ``inf``, which is
-    not JSON.
-    """
+    """Return the nearest float; raise QmpError beyond the largest one."""
+    # QEMU takes such a number for infinity, and echoes it as ``inf``, which is not JSON.
     if len(text) > NUMBER_CHARACTERS or isinf(number := float(text)):
         raise _syntax_error(f"number out of range '{quoted(text.encode('ascii'))}'")
     return number
@@ -212,12 +219,12 @@ _PAIR: Final = re.compile(rb"\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9
 
 
 def _string(token: bytes) -> str:
-    """The text of a quoted string, or QmpError for the first thing wrong with it."""
+    """Return the text of a string token, or raise QmpError for its first error."""
     return "".join(string_parts(token))
 
 
 def string_parts(token: bytes) -> Iterator[str]:
-    """The same, bit by bit."""
+    """Yield the text of a string token in parts; raise QmpError for its first error."""
     output: list[str] = []
     position, end = 1, len(token) - 1
     while position < end:
@@ -245,7 +252,7 @@ def string_parts(token: bytes) -> Iterator[str]:
 
 
 def _unicode_escape(token: bytes, start: int) -> tuple[str, int]:
-    """The character of the escape at `start`, and where it ends."""
+    """Return the character of the ``\\u`` escape at `start`, and where the escape ends."""
     if pair := _PAIR.match(token, start):
         high, low = int(pair[1], 16), int(pair[2], 16)
         codepoint = 0x10000 + ((high & 0x3FF) << 10) + (low & 0x3FF)
@@ -259,7 +266,7 @@ def _unicode_escape(token: bytes, start: int) -> tuple[str, int]:
 
 
 def _is_character(codepoint: int) -> bool:
-    """Neither a surrogate nor one of the codes that Unicode calls noncharacters."""
+    """Return whether a code point is neither a surrogate nor one of Unicode's noncharacters."""
     return (
         0 <= codepoint <= 0x10FFFF
         and not 0xD800 <= codepoint <= 0xDFFF
@@ -269,7 +276,10 @@ def _is_character(codepoint: int) -> bool:
 
 
 def _character(sequence: bytes) -> str | None:
-    """What a UTF-8 sequence stands for; C0 80 is NUL (modified UTF-8); None if it is invalid."""
+    """Return the character of a UTF-8 sequence, or None if it is invalid.
+
+    C0 80 is NUL: QEMU reads modified UTF-8 (mod_utf8_codepoint).
+    """
     if sequence == b"\xc0\x80":
         return "\0"
     try:
@@ -280,13 +290,13 @@ def _character(sequence: bytes) -> str | None:
 
 
 def quoted(token: bytes) -> str:
-    """A token for a message, which need not have all of it."""
+    """Return a token for an error message, cut after `QUOTED_CHARACTERS`."""
     rest = "..." if len(token) > QUOTED_CHARACTERS else ""
     return decode_utf8(token[:QUOTED_CHARACTERS]) + rest
 
 
 def decode_utf8(data: bytes) -> str:
-    """`data` for a message: every invalid sequence is one U+FFFD."""
+    """Return the text of `data` for an error message: an invalid sequence is one U+FFFD."""
 
     def replacement(match: re.Match[bytes]) -> bytes:
         return (_character(match[0]) or "\ufffd").encode()

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""JSON as QEMU writes it, in pieces none of which keeps the interpreter for long.
+"""The writer of JSON as QEMU writes it, in pieces of which none takes long to make.
 
-What is small goes through the C encoder of the json module.  What may be large
-(a list of nodes, an `id` that a client wants to have echoed) is walked without
-recursion, so that whoever sends it can stop after every piece and go on later.
+A small value is encoded by the C encoder of the json module in one go.  A value
+that may be large (a list of nodes, an `id` that has to be echoed) is walked
+without recursion, so that the sender can stop after each piece and continue
+later.  No piece needs the big lock.
 """
 
 from __future__ import annotations
@@ -16,26 +17,33 @@ from itertools import islice
 from typing import Any, Final
 
 SMALL: Final = 8000
-"""Values, and 16 characters of a string each, that are encoded in one go: a millisecond.
+"""The size up to which a value is encoded in one go, which takes about a millisecond.
 
-A chain of 200 images has 3000; to walk it level by level takes ten times as long.
+The size is the number of values in it, plus one for each 16 characters of strings.  A chain of
+200 images has 3000; walking it level by level takes ten times as long.  With more, other clients
+wait longer for their turn.
 """
 
 SHORT: Final = 4
-"""Items of a list that become JSON in one go."""
+"""Items up to which a list that a command returned is converted and encoded in one go.
+
+A short reply in pieces took 12 us more.
+"""
 
 _SCALARS: Final = frozenset((int, bool, float, type(None)))
 _SLICE: Final = 256
+"""Items of a list that are tried in one go."""
 _CHARACTERS: Final = 1 << 16
+"""Characters of a string in a piece."""
 
 _compact = json.JSONEncoder(check_circular=False)
-# How the json module ends a float; a match inside a string does no harm.  Each begins with
-# literal characters: looking for these takes a tenth of the time that encoding takes.
+# How the json module ends a float; a match inside a string only costs time.  Each pattern begins
+# with literal characters: looking for these takes a tenth of the time that encoding takes.
 _FLOAT_ENDS: Final = [re.compile(start + r"[0-9]+(?:[,\]}]|$)") for start in (r"\.", r"e-", r"e\+")]
 
 
 class Encoded:
-    """A value that is JSON text already: one that is always the same, and costly."""
+    """A value that is kept as JSON text, because it never changes and is costly to encode."""
 
     __slots__ = ("text",)
 
@@ -44,9 +52,10 @@ class Encoded:
 
 
 class Result:
-    """What a command has returned; it becomes JSON by `convert` when it is written.
+    """The result of a command, which `convert` turns into JSON types when it is written.
 
-    So the big lock is not held for it.  The value does not change any more.
+    So the big lock is not held for the conversion.  Commands must return values
+    that do not change afterwards.
     """
 
     __slots__ = ("convert", "value")
@@ -57,28 +66,28 @@ class Result:
 
 
 class Shared:
-    """A message for several clients, encoded once."""
+    """A message for several clients, which is encoded once."""
 
     def __init__(self, message: dict[str, Any]) -> None:
         self.message = message
 
     @cached_property
     def line(self) -> str:
-        """Its text, as it is sent."""
+        """The text of the message, with the end of line."""
         return "".join(pieces(self.message)) + "\r\n"
 
 
 def encode(value: Any) -> bytes:
-    """`value` on one line of ASCII that ends in CRLF.
+    """Return `value` as a line of ASCII that ends in CRLF, as QEMU sends it.
 
-    Numbers look as QEMU writes them: 17 significant digits, 1000.0 as 1000.
-    What is not UTF-8 in a file name is U+FFFD.
+    Floats have 17 significant digits, and 1000.0 is 1000 (json_writer_double).
+    Bytes of a file name that are not UTF-8 are U+FFFD.
     """
     return ("".join(pieces(value)) + "\r\n").encode("ascii")
 
 
 def pieces(value: Any) -> Iterator[str]:
-    """The text of `value`, bit by bit."""
+    """Yield the text of `value` in pieces."""
     text = at_once(value)
     if text is not None:
         yield text
@@ -95,13 +104,13 @@ def pieces(value: Any) -> Iterator[str]:
 
 
 def at_once(value: Any) -> str | None:
-    """The text of a message that is short; None of one that had better come in pieces."""
+    """Return the text of a message that is small, or None if it has to be made in pieces."""
     plain = _plain(value)
     return _encode(plain) if _is_small(plain) else None
 
 
 def _plain(value: Any) -> Any:
-    """A message, with what a command has returned as JSON already if that is not much."""
+    """Return a message with the result of its command converted, unless that is a long list."""
     result = value.get("return") if type(value) is dict else None
     if not isinstance(result, Result) or isinstance(result.value, Encoded):
         return value
@@ -111,7 +120,7 @@ def _plain(value: Any) -> Any:
 
 
 class _Large:
-    """A value that is to be written in pieces."""
+    """A value that has to be walked, to be written in pieces."""
 
     __slots__ = ("value",)
 
@@ -120,10 +129,15 @@ class _Large:
 
 
 def _text(value: Any) -> str | _Large:
+    """Return the text of a small value, or mark a large one."""
     return _encode(value) if _is_small(value) else _Large(value)
 
 
 def _encode(value: Any) -> str:
+    """Return the text of a small value."""
+    # The C encoder writes floats in another way than QEMU, and lone surrogates (bytes of a file
+    # name that are not UTF-8) as escapes that no parser takes; it raises RecursionError for what
+    # is nested deeply.
     try:
         text = _compact.encode(value)
     except RecursionError:
@@ -132,7 +146,7 @@ def _encode(value: Any) -> str:
 
 
 def _is_small(value: Any) -> bool:
-    """Whether the C encoder may have it: plain JSON, and not much of it."""
+    """Return whether a value is of JSON types only, and not larger than `SMALL`."""
     left = SMALL
     items = [value]
     for item in items:
@@ -157,6 +171,7 @@ def _is_small(value: Any) -> bool:
 
 
 def _parts(value: Any) -> Iterator[str | _Large]:
+    """Yield the text of a large value, in pieces, and the large values inside it."""
     if isinstance(value, str):
         yield from _string(value)
     elif isinstance(value, dict):
@@ -220,6 +235,7 @@ def _result(result: Result) -> Iterator[str | _Large]:
 
 
 def _has_float(text: str) -> bool:
+    """Return whether JSON text may have a float."""
     for end in _FLOAT_ENDS:
         if end.search(text):
             return True
@@ -227,11 +243,14 @@ def _has_float(text: str) -> bool:
 
 
 class _Literal(str):
-    """A piece of output on the stack of values that wait for theirs."""
+    """Text on the stack of `_encode_exactly`, as opposed to a string value."""
 
 
 def _encode_exactly(value: Any) -> str:
-    """Without the json module's idea of floats, and without recursion."""
+    """Return the text of a value, with floats as QEMU writes them, and without recursion."""
+    # The stack has what is still to be written, its last item first.  A container pushes its
+    # closing text, then its members in reverse order, each followed on the stack by the text
+    # before it; the text before the first member is the opening one.
     output: list[str] = []
     stack: list[Any] = [value]
     while stack:
