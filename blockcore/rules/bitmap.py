@@ -64,8 +64,8 @@ class DirtyBitmap:
     def count(self) -> int:
         """Dirty bytes, in whole granules (bdrv_get_dirty_count)."""
         if not self._counted:
-            # True before the bits are counted: a `set_unlocked` meanwhile makes it False again,
-            # and the next reader counts anew.
+            # True before the bits are counted: a `set_unlocked` during the count makes it False
+            # again, and the next reader counts anew.
             self._counted = True
             self._dirty = self._bits.count()
         return self._dirty << self._shift

@@ -67,7 +67,7 @@ class Reports(Protocol):
     """A host that reports bugs."""
 
     def bug(self, where: str, error: Exception) -> None:
-        """Report an exception that must not happen; `where` says who raised it.
+        """Report an exception that must not happen; `where` says where.
 
         A machine without a log (in tests) raises `error` instead.
         """
