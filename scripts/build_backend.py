@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""setuptools, let loose on a copy: what can be read can be installed, and is left as it was.
+"""The build backend: setuptools, on a copy of the tree, so that it may be read-only.
 
-In the tree itself it would write faultline.egg-info and build/, and would ship
-what an earlier build has left there.
+In the tree itself setuptools would write faultline.egg-info and build/, and would
+ship files that an earlier build has left there.
 """
 
 import os
@@ -15,7 +15,7 @@ SOURCES = ("LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.cfg")
 PACKAGES = ("blockcore", "plugin")
 BACKEND = "scripts/build_backend.py"
 
-# An editable installation is of the tree itself.
+# An editable installation refers to the tree itself, so it cannot be made of a copy.
 get_requires_for_build_editable = build_meta.get_requires_for_build_editable
 prepare_metadata_for_build_editable = build_meta.prepare_metadata_for_build_editable
 build_editable = build_meta.build_editable
@@ -45,7 +45,7 @@ def _in_copy(hook, directory, config_settings):
 
 
 def _copy_tree(source, target):
-    """Without the permissions, which may forbid to write the copy."""
+    """Copy a directory's files without their permissions, which may forbid writing the copy."""
     for path, directories, files in os.walk(source):
         directories[:] = [name for name in directories if name != "__pycache__"]
         place = os.path.join(target, os.path.relpath(path, source))

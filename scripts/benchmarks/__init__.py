@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""`scripts/bench`: this project's performance budget, measured against its peers.
+"""`scripts/bench`: the performance budget of this project, measured against its peers.
 
 Absolute figures drift from minute to minute and mean nothing on another
-machine.  What counts are ratios between servers that were measured in the
-same run: all contenders of a row run at once, idle but for the one whose turn
-it is, and take turns round after round (`rounds.py`); the ratio of a row is the
-median of its rounds' ratios.
+machine.  Only ratios between servers that were measured in one run count.  All
+contenders of a row (one line of the budget) run at once and take turns, round
+after round (`rounds.py`); those whose turn it is not are idle.  The ratio of a
+row is the median of the ratios of its rounds.
 """

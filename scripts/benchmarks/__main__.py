@@ -99,10 +99,11 @@ def bench(
 ) -> None:
     """Measure this tree beside nbdkit's C plugins and QEMU; print ratios and the budget.
 
-    A ratio is the median over the rounds of one contender's figure by the
-    other's in the same round; its spread stands behind it.  Figures are in
-    the row's unit and good for nothing but this run.
+    A ratio is one contender's figure divided by the other's in the same round:
+    the median of all rounds, then the smallest and the largest.  Figures are in
+    the row's unit and say nothing about other runs.
     """
+    # sys.exit, so that servers are stopped and files removed on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if quick:
         rounds, seconds = 2, 1.0

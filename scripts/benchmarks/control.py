@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Rows of the control socket: its round trip, and `cont` with requests held."""
+"""Rows of the control socket: the round trip of a command, and `cont` with requests held."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from benchmarks.servers import faultline, qemu_system, storage_daemon
 
 
 def round_trip_row(plan: Plan, name: str) -> Row:
-    """One client, one command after the other."""
+    """Measure one client that sends one command after the other.
+
+    qemu-storage-daemon has no query-status, so it is compared by query-version.
+    """
     drive = f"drive=id=vda,file={plan.image},format=raw"
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(faultline(plan.directory, drive))
@@ -37,7 +40,7 @@ def round_trip_row(plan: Plan, name: str) -> Row:
 
 
 def cont_row(plan: Plan, name: str) -> Row:
-    """From `cont` to the last answer, with one request held and with many."""
+    """Measure the time from `cont` to the last answer, with one request held and with many."""
     drive = f"drive=id=vda,file={plan.image},format=raw,werror=stop"
     many = f"cont, {plan.held} held"
     per_connection = -(-plan.held // plan.connections)

@@ -14,15 +14,18 @@ from benchmarks.rounds import Budget, Row, take_turns
 from benchmarks.servers import Server, faultline, nbdkit_file, qemu_nbd
 
 RULES = 1000
+"""Fault rules that a drive has in a row of rules."""
 
 SECTOR_SIZE = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """What fio does; `unit` is the figure that is told of it.
+    """A load that fio makes; `unit` is the figure that is reported of it.
 
-    For the plan's time, or `once` over the drive, however long that takes.
+    `rw` and `block` are fio's, `depth` is how many requests are in flight.  The
+    load lasts as long as the plan says, or with `once` until it has been over
+    the whole drive.
     """
 
     rw: str
@@ -32,7 +35,7 @@ class Pattern:
     once: bool = False
 
     def on(self, server: Server, plan: Plan, size: int) -> Callable[[], float]:
-        """A measurement of the first `size` bytes of a server's drive."""
+        """Return a function that measures the load on the first `size` bytes of a drive."""
         return lambda: fio(
             server.uri(),
             rw=self.rw,
@@ -50,7 +53,7 @@ LARGE_WRITE = Pattern("write", "1M", 4, "mib_s")
 
 
 def random_row(plan: Plan, name: str, pattern: Pattern) -> Row:
-    """Small requests: as good as C with its filter, far better than QEMU."""
+    """Measure small requests: to be nearly as good as C with its filter, far better than QEMU."""
     row = _against_peers(plan, name, f"4k {pattern.rw}, 32 in flight", pattern)
     row.compare("faultline", "nbdkit file + error filter", Budget(least=0.85))
     row.compare("faultline", "qemu-nbd raw + blkdebug", Budget(least=2))
@@ -58,7 +61,7 @@ def random_row(plan: Plan, name: str, pattern: Pattern) -> Row:
 
 
 def large_row(plan: Plan, name: str, pattern: Pattern) -> Row:
-    """Large requests: the copying is all that should cost."""
+    """Measure large requests, where nothing but the copying should cost time."""
     row = _against_peers(plan, name, f"1 MiB sequential {pattern.rw}, 4 in flight", pattern)
     row.compare("faultline", "nbdkit file + error filter", Budget(least=1))
     row.compare("faultline", "qemu-nbd raw + blkdebug")
@@ -66,7 +69,7 @@ def large_row(plan: Plan, name: str, pattern: Pattern) -> Row:
 
 
 def rules_row(plan: Plan, name: str, pattern: Pattern) -> Row:
-    """A thousand rules for the drive's second half, while fio is in the first."""
+    """Measure fio in the first half of a drive that has a thousand rules for the second half."""
     half = plan.size // 2
     with contextlib.ExitStack() as stack:
         where, image = plan.directory, plan.image
@@ -103,7 +106,7 @@ def _against_peers(plan: Plan, name: str, what: str, pattern: Pattern) -> Row:
 
 @contextlib.contextmanager
 def _servers(directory: Path, image: Path) -> Iterator[dict[str, Server]]:
-    """All of them on one file: its pages are equally warm for each."""
+    """Start all servers on one file, so that its pages are equally warm for each."""
     with contextlib.ExitStack() as stack:
         ours = faultline(directory, f"drive=id=vda,file={image},format=raw")
         yield {
@@ -114,7 +117,7 @@ def _servers(directory: Path, image: Path) -> Iterator[dict[str, Server]]:
 
 
 def _add_rules(server: Server, start: int) -> None:
-    """Ranges of one sector, with one between each and the next."""
+    """Add rules for ranges of one sector, with a sector between each range and the next."""
     with Qmp(server.control) as qmp:
         for index in range(RULES):
             offset = start + 2 * index * SECTOR_SIZE
@@ -124,7 +127,7 @@ def _add_rules(server: Server, start: int) -> None:
 
 
 def _blkdebug_config(start: int) -> str:
-    """The same rules in a file that QEMU reads too, half of them for each kind of request."""
+    """Return a blkdebug configuration with as many rules, half for reads and half for writes."""
     first = start // SECTOR_SIZE
     events = ("read_aio", "write_aio")
     return "".join(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Rows of guests beside a job: what a mirror at full speed leaves of a server's throughput."""
+"""Rows of guests beside a job: the throughput that a mirror at full speed leaves to a guest."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from benchmarks.servers import Server, faultline, storage_daemon
 
 
 def guest_row(plan: Plan, name: str, pattern: Pattern) -> Row:
-    """A mirror is begun anew whenever it is ready, so that it copies as long as fio measures.
+    """Measure fio without and with a mirror beside it, in each round.
 
-    What is kept is the guest's throughput with it, of that without, in one
-    round.  Each figure says its unit.
+    The mirror is started again whenever it is ready, so that it copies as long as
+    fio measures.  "kept" is the throughput with the mirror in percent of that
+    without.  The names of the figures have their units.
     """
     figures: dict[str, list[float]] = {}
     with contextlib.ExitStack() as stack:
@@ -53,7 +54,7 @@ def guest_row(plan: Plan, name: str, pattern: Pattern) -> Row:
 
 
 class Mirrors:
-    """One mirror of vda after the other, from entering to leaving; then `mib_s` is their rate."""
+    """A context during which vda is mirrored again and again; afterwards `mib_s` is the rate."""
 
     def __init__(self, server: Server, size: int) -> None:
         self.mib_s = 0.0
@@ -73,7 +74,7 @@ class Mirrors:
         self._thread.join()
 
     def _run(self) -> None:
-        """The last one ends as well, a little after the measurement."""
+        """Mirror until told to stop; the last mirror is not cut short (a thread's body)."""
         copied = 0
         arguments = {"job-id": "job", "device": "vda", "target": "target", "sync": "full"}
         with Qmp(self._server.control) as qmp:

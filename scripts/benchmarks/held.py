@@ -19,11 +19,15 @@ BLOCK = 512
 """Bytes of each held write."""
 
 SETTLE_S = 0.05
-"""For a request that nbdkit has taken from its socket to arrive where it is held."""
+"""How long a request takes, at most, from nbdkit's socket to where it is held, in seconds.
+
+Nothing shows when the last one is there.  If this were too short, the rule would
+be gone before the request comes, and it would not be held.
+"""
 
 
 class Guests:
-    """Connections to the drive vda, over which writes are spread evenly."""
+    """Connections to the drive vda, over which held writes are spread evenly."""
 
     def __init__(self, server: Server, connections: int) -> None:
         self._handles = [nbd.NBD() for _ in range(connections)]
@@ -44,7 +48,7 @@ class Guests:
                 handle.shutdown()
 
     def hold(self, qmp: Qmp, count: int) -> None:
-        """Let `count` writes meet a full disk; returns once the server has them all."""
+        """Send `count` writes that meet a full disk; return once the machine holds them all."""
         rule = {"node-name": "vda", "iotype": "write", "errno": "ENOSPC"}
         fault = qmp.execute("x-fault-add", rule)
         buffer = bytearray(BLOCK)
@@ -61,7 +65,10 @@ class Guests:
         qmp.execute("x-fault-remove", fault)
 
     def cont(self, qmp: Qmp) -> float:
-        """Seconds from `cont` until all that were held are done; RuntimeError if one failed."""
+        """Return the seconds from `cont` until all held writes are done.
+
+        Raises RuntimeError if a write failed.
+        """
         in_flight = len(self._pending)
         started = time.perf_counter()
         qmp.execute("cont")
@@ -79,6 +86,6 @@ class Guests:
 
 
 def _unread(fd: int) -> int:
-    """Bytes the server has not yet read from its end of the connection."""
+    """Return how many bytes the server has not yet read from its end of the connection."""
     (count,) = struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)))
     return int(count)

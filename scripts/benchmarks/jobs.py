@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Rows of block jobs: each beside the same job in qemu-storage-daemon, by the same commands.
+"""Rows of block jobs: this tree and qemu-storage-daemon run a job by identical commands.
 
-Both run with nothing in them; a turn adds its nodes, runs the job, and takes
-the nodes away.  What counts is the time from the command to the event that
-says that all has been copied.
+Both servers start empty.  A turn adds its nodes, runs the job, and removes the
+nodes.  Measured is the time from the command to the event that says that
+everything has been copied.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from benchmarks.servers import faultline, storage_daemon
 OURS, THEIRS = "faultline", "qemu-storage-daemon"
 
 MANY = 64
+"""Drives of the rows with many jobs at once."""
 
 READY, COMPLETED = "BLOCK_JOB_READY", "BLOCK_JOB_COMPLETED"
 
 Node = dict[str, Any]
 
 Job = Callable[[Qmp], float]
-"""Sets up, runs, and clears away; gives MiB per second."""
+"""A function that sets up a job, runs it, and cleans up; returns MiB per second."""
 
 
 def copy_row(plan: Plan, name: str, command: str, layout: str) -> Row:
-    """All of a drive to another file, by blockdev-mirror or blockdev-backup."""
+    """Measure a copy of a whole drive to another file, by blockdev-mirror or -backup."""
     with _room(plan) as room:
         target = room / "target"
         source = plan.image if layout == "raw" else _full(room / "source", plan.size)
@@ -54,7 +55,7 @@ def copy_row(plan: Plan, name: str, command: str, layout: str) -> Row:
 
 
 def stream_row(plan: Plan, name: str, layout: str) -> Row:
-    """All of a backing file into an overlay that has nothing yet."""
+    """Measure a stream of a whole backing file into an empty overlay."""
     with _room(plan) as room:
         top = room / "top"
         base = plan.image if layout == "raw" else _full(room / "base", plan.size)
@@ -68,7 +69,7 @@ def stream_row(plan: Plan, name: str, layout: str) -> Row:
 
 
 def commit_row(plan: Plan, name: str, layout: str) -> Row:
-    """All of an overlay, under another that stays, down into its backing file."""
+    """Measure a commit of a full overlay into its backing file, under another overlay."""
     with _room(plan) as room:
         top, middle = room / "top", room / "middle"
         base = plan.image if layout == "raw" else _full(room / "base", plan.size)
@@ -90,7 +91,7 @@ def commit_row(plan: Plan, name: str, layout: str) -> Row:
 
 
 def many_row(plan: Plan, name: str, command: str) -> Row:
-    """Many drives at once, each with an equal part of the bytes."""
+    """Measure copies of many drives at once, each with an equal part of the bytes."""
     part = max(plan.size // MANY, 1 << 16)
     with _room(plan) as room:
         nodes, sources = [], [f"source{index}" for index in range(MANY)]
@@ -115,7 +116,7 @@ def many_row(plan: Plan, name: str, command: str) -> Row:
 
 
 def _row(plan: Plan, name: str, what: str, layout: str, job: Job) -> Row:
-    """Raw drives have a budget."""
+    """Measure a job in both servers; only the rows of raw drives have a budget."""
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(faultline(plan.directory))
         theirs = stack.enter_context(storage_daemon(plan.directory))
@@ -133,7 +134,7 @@ def _turn(job: Job, qmp: Qmp) -> Callable[[], float]:
 
 
 def _timed(plan: Plan, qmp: Qmp, command: str, arguments: dict[str, Any]) -> float:
-    """MiB per second of a job that ends by itself."""
+    """Run a job that ends by itself, and return its rate in MiB per second."""
     started = time.perf_counter()
     qmp.execute(command, arguments)
     qmp.wait_event(COMPLETED)
@@ -146,7 +147,7 @@ def _start_copy(qmp: Qmp, command: str, source: str, target: str) -> None:
 
 
 def _end_copies(qmp: Qmp, command: str, jobs: list[str]) -> None:
-    """Mirrors go on until somebody cancels them; the sources stay what they are."""
+    """End mirrors, which go on until they are cancelled; the drives keep their sources."""
     if command == "mirror":
         for job in jobs:
             qmp.execute("block-job-cancel", {"device": job})
@@ -160,7 +161,7 @@ def image_node(name: str, path: Path, layout: str) -> Node:
 
 @contextlib.contextmanager
 def _nodes(qmp: Qmp, *nodes: Node) -> Iterator[None]:
-    """Add nodes, each after those that it is on; take them away again, as soon as they are free."""
+    """Add nodes, lower ones first, and remove them after the body, in reverse order."""
     for node in nodes:
         qmp.execute("blockdev-add", node)
     yield
@@ -177,7 +178,10 @@ def _room(plan: Plan) -> Iterator[Path]:
 def _new(
     path: Path, layout: str, size: int, below: Path | None = None, below_layout: str = ""
 ) -> None:
-    """An empty image; what is raw has something everywhere, and keeps it."""
+    """Make an empty qcow2 image, or a raw file that is written everywhere.
+
+    A raw file that exists is kept.
+    """
     if layout == "raw":
         if not path.exists():
             write_pattern(path, size)
@@ -187,7 +191,7 @@ def _new(
 
 
 def _full(path: Path, size: int, below: Path | None = None, below_layout: str = "") -> Path:
-    """A qcow2 image with all of its clusters written."""
+    """Make a qcow2 image with all clusters written, and return its path."""
     _new(path, "qcow2", size, below, below_layout)
     write = f"write -q -P 0x5a 0 {size}"
     _run("qemu-io", "-f", "qcow2", "-t", "unsafe", "-c", write, str(path))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Clients: fio on the data path, and a small one on the control socket."""
+"""The clients of the benchmarks: fio on the data path, a minimal client of QMP."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from typing import Any
 def fio(
     uri: str, *, rw: str, block: str, depth: int, size: int, seconds: float | None
 ) -> dict[str, float]:
-    """One run of fio over one connection: `iops` and `mib_s` of what `rw` does.
+    """Run fio over one connection; return `iops` and `mib_s` (MiB per second).
 
-    Without `seconds` it ends when it has been everywhere once.
+    Without `seconds` fio ends when it has been over all `size` bytes once.  Raises
+    RuntimeError if fio fails.
     """
     command = ["fio", "--name=bench", "--ioengine=nbd", f"--uri={uri}", f"--rw={rw}"]
     command += [f"--bs={block}", f"--iodepth={depth}", f"--size={size}"]
@@ -28,14 +29,14 @@ def fio(
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
         raise RuntimeError(f"fio failed on {uri}: {ran.stderr or ran.stdout}")
-    # Notes to the user may stand before the JSON.
+    # fio may print notes to the user before the JSON.
     job = json.loads(ran.stdout[ran.stdout.index("{") :])["jobs"][0]
     done = job["read" if rw.endswith("read") else "write"]
     return {"iops": done["iops"], "mib_s": done["bw_bytes"] / (1 << 20)}
 
 
 class Qmp:
-    """A QMP client as thin as can be, the same for every server."""
+    """A minimal QMP client, so that the server's time is measured and not the client's."""
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -53,7 +54,10 @@ class Qmp:
         self._socket.close()
 
     def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
-        """Run a command, keeping events for `wait_event`; RuntimeError if it fails."""
+        """Run a command and return its value; events are kept for `wait_event`.
+
+        Raises RuntimeError for an error reply.
+        """
         request = {"execute": command} | ({"arguments": arguments} if arguments else {})
         self._socket.sendall(json.dumps(request).encode())
         while True:
@@ -65,13 +69,13 @@ class Qmp:
             self._events[message["event"]] += 1
 
     def wait_event(self, name: str, count: int = 1) -> None:
-        """Return when so many events of that name have come that nobody has waited for yet."""
+        """Wait until `count` events of a name have come since the last wait for it."""
         while self._events[name] < count:
             self._events[self._receive()["event"]] += 1
         self._events[name] -= count
 
     def round_trip_us(self, command: str, seconds: float) -> float:
-        """The median time from a command to its answer, in microseconds."""
+        """Repeat a command for some seconds; return the median time to its reply, in us."""
         request = json.dumps({"execute": command}).encode()
         times_ns: list[int] = []
         end_ns = time.perf_counter_ns() + round(seconds * 1e9)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Row of memory: what a drive, a connection and a held request cost, and whether it stays flat."""
+"""The row of memory: what a drive, a connection and a held request take, and whether it grows."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from benchmarks.rounds import Budget, Row, Samples
 from benchmarks.servers import Server, faultline
 
 DRIVES = 200
+"""Drives by whose number the memory of one is measured."""
 
 FLAT = 1.02
-"""Growth that counts as none: the allocator's, not the server's."""
+"""The ratio up to which growth counts as none: the allocator's, not the server's."""
 
 
 def memory_row(plan: Plan, name: str) -> Row:
-    """Resident memory of the process, in KiB."""
+    """Measure the resident memory of the process, in KiB."""
     one = _resident(plan.directory, plan.image, 1)
     many = _resident(plan.directory, plan.image, 1 + DRIVES)
     figures = {"process, one drive": one, "per drive": (many - one) / DRIVES}
@@ -50,7 +51,7 @@ def _resident(directory: Path, image: Path, drives: int) -> float:
 
 
 def _held(server: Server, plan: Plan) -> dict[str, float]:
-    """Of connections with nothing in flight, and then of the requests held on them."""
+    """Return the memory of connections with nothing in flight, and of requests held on them."""
     idle = server.rss_kib()
     with Guests(server, plan.connections) as guests, Qmp(server.control) as qmp:
         connected = server.rss_kib()
@@ -69,7 +70,7 @@ def _held(server: Server, plan: Plan) -> dict[str, float]:
 
 
 def _churn(server: Server, plan: Plan) -> tuple[float, float]:
-    """Resident memory after that many connections, and after as many again."""
+    """Return the resident memory after `plan.held` connections, and after as many again."""
     seen = []
     for _ in range(2):
         for _ in range(plan.held):

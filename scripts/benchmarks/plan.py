@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a run is to do, and where: the drive is a file on tmpfs, so that no disk is measured."""
+"""The plan of a run, and its directory: on tmpfs if possible, so that no disk is measured."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from pathlib import Path
 TMPFS = Path("/dev/shm")
 
 COPIES = 3
-"""The drive's file, and what rows put beside it: an overlay as large for each of two servers."""
+"""The most files of the drive's size that a row has at once: the drive, and two overlays."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Sizes and durations of a run; `image` is a raw file of `size` bytes without holes."""
+    """The sizes and durations of a run.
+
+    `image` is a raw file of `size` bytes without holes.  `seconds` is the length
+    of a turn.  `held` requests are held at once, spread over `connections`.
+    """
 
     directory: Path
     image: Path
@@ -31,9 +35,9 @@ class Plan:
 
 @contextlib.contextmanager
 def workplace(size: int, directory: Path | None) -> Iterator[tuple[Path, Path]]:
-    """A place with a written raw file of `size` bytes; both are removed at the end.
+    """Make a directory with a raw file of `size` bytes, and remove both after the body.
 
-    It is made in `directory`, or if that is None where there is room.
+    They are made in `directory`; if that is None, on tmpfs if there is room.
     """
     where = directory or _roomy(size)
     with tempfile.TemporaryDirectory(prefix="faultline-bench-", dir=where) as name:
@@ -55,7 +59,7 @@ def on_tmpfs(directory: Path) -> bool:
 
 
 def _roomy(size: int) -> Path | None:
-    """tmpfs if it takes all files, else wherever temporary files go."""
+    """Return tmpfs if it has room for all files, else None: the default for temporary files."""
     try:
         return TMPFS if shutil.disk_usage(TMPFS).free > COPIES * size + (64 << 20) else None
     except OSError:

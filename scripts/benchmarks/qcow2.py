@@ -15,13 +15,13 @@ from benchmarks.rounds import Budget, Row, take_turns
 from benchmarks.servers import Server, faultline, storage_daemon
 
 ALLOCATING = Pattern("randwrite", "64k", 32, "iops", once=True)
-"""Whole clusters of the default size, so that nothing has to be copied."""
+"""A load of whole clusters of the default size, so that no data has to be copied."""
 
 OURS, THEIRS = "faultline", "qemu-storage-daemon"
 
 
 def overlay_row(plan: Plan, name: str, pattern: Pattern, least: float) -> Row:
-    """Requests to clusters that are there: an overlay each, with all of the drive in it."""
+    """Measure requests to allocated clusters: each server has an overlay with all data in it."""
     with contextlib.ExitStack() as stack:
         contenders = {}
         for who in (OURS, THEIRS):
@@ -35,7 +35,7 @@ def overlay_row(plan: Plan, name: str, pattern: Pattern, least: float) -> Row:
 
 
 def allocating_row(plan: Plan, name: str) -> Row:
-    """Every write needs a cluster; each turn begins with an overlay that has none."""
+    """Measure writes that each allocate a cluster; each turn begins with an empty overlay."""
     contenders = {who: _allocation(who, plan) for who in (OURS, THEIRS)}
     figures = take_turns(contenders, plan.rounds)
     what = "qcow2 overlay: 64k writes that allocate, 32 in flight"
@@ -54,7 +54,7 @@ def _allocation(who: str, plan: Plan) -> Callable[[], float]:
 
 @contextlib.contextmanager
 def _overlay(plan: Plan, *, full: bool) -> Iterator[Path]:
-    """An overlay on the plan's image, with none or with all of its clusters written."""
+    """Make an overlay on the plan's image, with no or all clusters written, for the body."""
     with tempfile.TemporaryDirectory(dir=plan.directory) as place:
         path = Path(place) / "overlay.qcow2"
         backing = ["-b", str(plan.image), "-F", "raw"]

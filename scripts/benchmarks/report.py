@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A run's rows, as a table for people and as JSON."""
+"""The report of a run: its rows as a table for people, and as JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.rounds import Ratio, Row, Samples
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Ratios with budget and verdict, each row's figures below it."""
+    """Return a table: for each row its ratios with budget and verdict, then its figures."""
     return "\n".join(line for row in rows for line in _row(row))
 
 
@@ -40,7 +40,7 @@ def _figure(samples: Samples, unit: str) -> str:
 def as_json(
     rows: Sequence[Row], environment: dict[str, Any], parameters: dict[str, Any]
 ) -> dict[str, Any]:
-    """The same, with every sample; a ratio without a budget has `met` null."""
+    """Return a run as JSON objects, with every sample; without a budget `met` is null."""
     return {
         "environment": environment,
         "parameters": parameters,

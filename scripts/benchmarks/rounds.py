@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Contenders take turns; what comes of it as medians, ratios and verdicts."""
+"""The rounds of a row, in which contenders take turns; their medians, ratios and verdicts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a ratio ought to be: not below `least`, or not above `most`."""
+    """The bound of a ratio: not below `least`, or not above `most`; one of them is given."""
 
     least: float | None = None
     most: float | None = None
@@ -41,7 +41,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """`ours` to `theirs`, round by round; without a budget it is only told."""
+    """The ratio of `ours` to `theirs`, round by round; without a budget it is only reported."""
 
     ours: str
     theirs: str
@@ -55,7 +55,7 @@ class Ratio:
 
 @dataclass(slots=True)
 class Row:
-    """One line of the budget, measured; all figures are in `unit`."""
+    """One line of the budget, measured; all figures are in `unit`, by contender."""
 
     name: str
     what: str

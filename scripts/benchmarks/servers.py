@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The servers that are measured: this tree's, and its peers'.
+"""The servers that are measured: those of this tree, and of its peers.
 
-Each is a context manager that gives a `Server` once it accepts connections,
-and ends the process afterwards.
+Each function is a context manager: it starts a server, yields a `Server` once
+that accepts connections, and ends the process after the body.  RuntimeError is
+raised, with the server's log, if the server does not start.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 START_S = 30.0
-"""A server that does not accept connections by then will not."""
+"""How long a server may take to accept connections, and to end, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,10 @@ class Server:
         return f"nbd+unix:///{export}?socket={self.nbd}"
 
     def rss_kib(self) -> float:
-        """Resident memory of the process; statm would lag behind by some pages per thread."""
+        """Return the resident memory of the process, in KiB.
+
+        By smaps_rollup: statm lags behind by some pages per thread.
+        """
         rollup = Path(f"/proc/{self.pid}/smaps_rollup").read_text()
         resident = next(line for line in rollup.splitlines() if line.startswith("Rss:"))
         return float(resident.split()[1])
@@ -41,7 +45,7 @@ class Server:
 
 @contextlib.contextmanager
 def faultline(directory: Path, *keys: str, threads: int | None = None) -> Iterator[Server]:
-    """`faultline serve` of this tree; `threads` is nbdkit's number of workers per connection."""
+    """Run `faultline serve` of this tree; `threads` is the number of workers per connection."""
     command = [sys.executable, "-c", "from blockcore.cli import main; main()", "serve"]
     with _place(directory) as place:
         options = ["--nbd", str(place / "nbd"), "--control", str(place / "qmp")]
@@ -55,7 +59,7 @@ def faultline(directory: Path, *keys: str, threads: int | None = None) -> Iterat
 
 @contextlib.contextmanager
 def nbdkit_file(directory: Path, image: Path) -> Iterator[Server]:
-    """nbdkit's own `file` plugin under its error filter, which is what C can do at best."""
+    """Run nbdkit's own `file` plugin under its error filter: the best that C can do."""
     with _place(directory) as place:
         command = ["nbdkit", "-f", "-U", str(place / "nbd"), "--filter=error"]
         command += ["file", str(image), "error-rate=0"]
@@ -65,7 +69,7 @@ def nbdkit_file(directory: Path, image: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def qemu_nbd(directory: Path, image: Path, config: Path | None = None) -> Iterator[Server]:
-    """qemu-nbd with blkdebug over a raw file: QEMU's own way to a failing drive."""
+    """Run qemu-nbd with blkdebug over a raw file: QEMU's own way to a failing drive."""
     options = f"driver=raw,file.driver=blkdebug,file.image.driver=file,file.image.filename={image}"
     if config is not None:
         options += f",file.config={config}"
@@ -78,7 +82,7 @@ def qemu_nbd(directory: Path, image: Path, config: Path | None = None) -> Iterat
 
 @contextlib.contextmanager
 def qemu_system(directory: Path) -> Iterator[Server]:
-    """A QEMU whose machine has nothing in it: its QMP monitor."""
+    """Run a QEMU whose machine has nothing in it, for its QMP monitor."""
     with _place(directory) as place:
         command = ["qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none"]
         command += ["-qmp", f"unix:{place}/qmp,server=on,wait=off"]
@@ -90,7 +94,7 @@ def qemu_system(directory: Path) -> Iterator[Server]:
 def storage_daemon(
     directory: Path, path: Path | None = None, layout: str = "qcow2"
 ) -> Iterator[Server]:
-    """qemu-storage-daemon: its QMP monitor, and an image if it is to serve one."""
+    """Run qemu-storage-daemon with its QMP monitor, and the image at `path`, if given, as vda."""
     with _place(directory) as place:
         command = ["qemu-storage-daemon", "--chardev"]
         command += [f"socket,id=c,path={place}/qmp,server=on,wait=off", "--monitor", "chardev=c"]
@@ -149,7 +153,7 @@ def _why(command: Sequence[str], place: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """What the peers say they are."""
+    """Return the version that each peer and fio print."""
     commands = {
         "nbdkit": ["nbdkit", "--version"],
         "qemu": ["qemu-nbd", "--version"],

@@ -24,7 +24,7 @@ class Qmp:
         self("qmp_capabilities")
 
     def receive(self):
-        """The next message; TimeoutError if there is none in time."""
+        """Return the next message; raises TimeoutError if none comes in time."""
         if line := self.messages.readline():
             return json.loads(line)
         self.process.wait(PATIENCE_S)  # its log is complete then
@@ -38,7 +38,7 @@ class Qmp:
         return message["return"]
 
     def wait_event(self, name):
-        """The next event of that name, with those before it forgotten."""
+        """Return the data of the next event of a name; events before it are dropped."""
         while (event := self.events.pop(0) if self.events else self.receive())["event"] != name:
             pass
         return event.get("data")
@@ -46,7 +46,7 @@ class Qmp:
 
 @pytest.fixture
 def machine(tmp_path):
-    """A running machine with the drive vda, 16 MiB: its NBD URI and its control socket."""
+    """Run a machine with the drive vda, 16 MiB; yield its NBD URI and its control socket."""
     (tmp_path / "disk.img").write_bytes(bytes(16 << 20))
     drive = f"drive=id=vda,file={tmp_path}/disk.img,format=raw,rerror=stop,werror=enospc"
     log = tmp_path / "machine.log"
