@@ -7,4 +7,7 @@ their rules, `bitmaps` their dirty bitmaps, `volumes` the thin volumes below.
 Images: `snapshots`.  Jobs: `mirrors`, `backups`, `streams` and `commits` start
 them, `jobs` steers them, `job_info` tells about them.  Several changes or none:
 `transaction`, with `actions` and `bitmap_actions`.
+
+A command gets the machine and its checked arguments, runs under the big lock, and
+raises QmpError in QEMU's words.
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The actions of a `transaction`, declared as commands are: one function each.
+"""The table of a transaction's actions: one function for each kind, declared as commands are.
 
-The function prepares the action, as `machine/transaction.py` has it.  Its
-type on the wire is a dataclass with a member `data`.
+The function prepares the action, as `machine/transaction.py` says.  On the wire
+an action is a dataclass with a member `data`.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from blockcore.qapi.schema import FlatUnion
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransactionAction:
-    """What all actions have; each class of them adds a member `data`."""
+    """An action of a transaction; each kind adds a member `data` with its arguments."""
 
     type: str
 
 
 _NODES = ("device", "node", "node_name", "overlay", "target")
-"""Members of `data`, or of what is in a list there, that may name a node."""
+"""The members of `data`, or of the entries of `data.bitmaps`, that may name a node or a drive."""
 
 
 def names_of_nodes(action: TransactionAction) -> Iterator[str]:
-    """What in an action may be the name of a node or a drive."""
+    """Yield the texts in an action that may name a node or a drive."""
     data = action.data  # type: ignore[attr-defined]  # of each class its own
     for one in (data, *getattr(data, "bitmaps", ())):
         for member in _NODES:
@@ -39,22 +39,22 @@ def names_of_nodes(action: TransactionAction) -> Iterator[str]:
 
 
 Prepare = Callable[[Machine, Any, Transaction], Awaitable[None]]
-"""Gets the action, an instance of its class; raises QmpError if it cannot be."""
+"""Prepares one action, an instance of its class; raises QmpError if the action is impossible."""
 
 P = TypeVar("P", bound=Prepare)
 
 
 class ActionTable:
-    """Kinds of action by name; `union` is the QAPI type of all of them."""
+    """The kinds of action by name; `union` is the QAPI type of all of them."""
 
     def __init__(self) -> None:
         self.union = FlatUnion("TransactionAction", tag="type", base=TransactionAction)
         self._prepare: dict[str, Prepare] = {}
 
     def action(self, name: str, variant: type) -> Callable[[P], P]:
-        """Register the decorated function as what prepares actions of type `name`.
+        """Return a decorator that registers the function which prepares actions of type `name`.
 
-        `variant` is their class.
+        `variant` is the class of these actions.
         """
 
         def register(prepare: P) -> P:
@@ -66,7 +66,7 @@ class ActionTable:
         return register
 
     def include(self, other: ActionTable) -> None:
-        """Take over everything that `other` has by now."""
+        """Take over all kinds that `other` has by now; no kind may be in both."""
         assert not self._prepare.keys() & other._prepare.keys()
         self._prepare |= other._prepare
         self.union.variants |= other.union.variants
@@ -74,14 +74,18 @@ class ActionTable:
     async def prepare(
         self, machine: Machine, action: TransactionAction, transaction: Transaction
     ) -> None:
-        """Prepare one action; QmpError if it cannot be."""
+        """Prepare one action; raise QmpError if it is impossible."""
         if transaction.completion_mode is ActionCompletionMode.GROUPED:
             check_grouped(machine, action)
         await self._prepare[action.type](machine, action, transaction)
 
 
 def check_grouped(machine: Machine, action: TransactionAction) -> None:
-    """QmpError for an action that has no part in a grouped completion: it starts no job."""
+    """Raise QmpError for an action that cannot be in a transaction with grouped completion.
+
+    `Release.groupable_actions` has the actions that can: others have nothing that
+    could complete.
+    """
     if action.type not in machine.qemu.groupable_actions:
         raise QmpError(
             f"Action '{action.type}' does not support {machine.qemu.transaction_property}"

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Starting backups: blockdev-backup and drive-backup, alone or several at one moment."""
+"""Starting backups: blockdev-backup and drive-backup, alone or several at one moment.
+
+Each command is a transaction of one action, as in QEMU.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +40,18 @@ table = CommandTable()
 actions = ActionTable()
 
 INT_MAX = (1 << 31) - 1
+"""The largest number of workers (C's INT_MAX, as in backup_job_create)."""
 
 _BY_BITMAP = (MirrorSyncMode.BITMAP, MirrorSyncMode.INCREMENTAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupPerf:
-    """QAPI's BackupPerf; copying within the host's kernel is not tried, whatever is said."""
+    """QAPI's BackupPerf, sizes in bytes.
+
+    `use_copy_range` is accepted and has no effect: this machine never copies within
+    the host's kernel.
+    """
 
     use_copy_range: bool | None = None
     max_workers: int | None = None
@@ -74,14 +82,14 @@ class BackupCommon:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevBackup(BackupCommon):
-    """QAPI's BlockdevBackup: `target` is a node."""
+    """QAPI's BlockdevBackup; `target` is the name of a node."""
 
     target: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriveBackup(BackupCommon):
-    """QAPI's DriveBackup: `target` is a file name."""
+    """QAPI's DriveBackup; `target` is a file name."""
 
     target: str
     format: str | None = None
@@ -113,6 +121,7 @@ async def _blockdev_backup(
 async def _drive_backup(
     machine: Machine, action: DriveBackupAction, under_way: Transaction
 ) -> None:
+    """Open or make the target, then prepare the backup (drive_backup_action)."""
     data = action.data
     source = machine.find.node_or_device(data.device, data.device)
     machine.find.check_medium(source)
@@ -120,12 +129,15 @@ async def _drive_backup(
     source.check_op(BlockOpType.BACKUP_SOURCE)
     sync = data.sync
     below = skip_filters(source).cow if sync is MirrorSyncMode.TOP else None
+    # `below` becomes the target's backing file, where the target is made.
     if sync is MirrorSyncMode.TOP and below is None:
         sync = MirrorSyncMode.FULL
     if sync is MirrorSyncMode.NONE:
         below = source
     target = await _open_target(machine, source, below, data)
     try:
+        # What is not copied yet shows through from the source; the target was opened without a
+        # backing file for this (BDRV_O_NO_BACKING).
         if sync is MirrorSyncMode.NONE and target.supports_backing:
             async with Relink(machine.graph) as change:
                 change.attach(target, "backing", source)
@@ -138,7 +150,7 @@ async def _drive_backup(
 async def _open_target(
     machine: Machine, source: BlockNode, below: BlockNode | None, data: DriveBackup
 ) -> BlockNode:
-    """Make the image unless it is there, and open it; for sync=none without its backing file."""
+    """Make the image unless it exists, and open it; for sync=none without its backing file."""
     existing = data.mode is NewImageMode.EXISTING
     image_format = data.format or (None if existing else source.driver)
     if not existing:
@@ -164,8 +176,9 @@ async def _prepare(
     target: BlockNode,
     data: BackupCommon,
 ) -> None:
-    """Create the job; it starts when all actions have been prepared (do_backup_common)."""
+    """Create the job, which starts at the commit of the transaction (do_backup_common)."""
     backup = _backup_options(source, data)
+    # The order of the checks decides which error is given (backup_job_create).
     if source is target:
         raise QmpError("Source and target cannot be the same")
     for node in (source, target):
@@ -200,6 +213,9 @@ async def _prepare(
 
 
 def _backup_options(source: BlockNode, data: BackupCommon) -> BackupOptions:
+    """Return the options of the job; raise QmpError if arguments contradict each other."""
+    # First the numbers of `x-perf`, then the bitmap and its mode, each of which needs the other.
+    # What is not given has QEMU's default (do_backup_common).
     perf = data.x_perf or BackupPerf()
     workers = MAX_WORKERS if perf.max_workers is None else perf.max_workers
     if not 1 <= workers <= INT_MAX:
@@ -208,6 +224,7 @@ def _backup_options(source: BlockNode, data: BackupCommon) -> BackupOptions:
         raise QmpError("max-chunk must be zero (which means no limit) or positive")
     mode = _bitmap_mode(data)
     bitmap = None if data.bitmap is None else _bitmap(source, data, mode)
+    # The modes that work by a bitmap have refused its absence already (`_bitmap_mode`).
     if bitmap is None and mode is not None and data.sync not in _BY_BITMAP:
         raise QmpError("Cannot specify bitmap sync mode without a bitmap")
     return BackupOptions(
@@ -224,7 +241,10 @@ def _backup_options(source: BlockNode, data: BackupCommon) -> BackupOptions:
 
 
 def _bitmap_mode(data: BackupCommon) -> BitmapSyncMode | None:
-    """`incremental` is `bitmap` with a mode of its own."""
+    """Return the bitmap mode, None if there is none; raise QmpError if it does not fit `sync`.
+
+    `sync=incremental` is `sync=bitmap` with the mode `on-success`.
+    """
     if data.sync in _BY_BITMAP and data.bitmap is None:
         raise QmpError(f"must provide a valid bitmap name for '{data.sync}' sync mode")
     if data.sync is not MirrorSyncMode.INCREMENTAL:
@@ -238,6 +258,7 @@ def _bitmap_mode(data: BackupCommon) -> BitmapSyncMode | None:
 
 
 def _bitmap(source: BlockNode, data: BackupCommon, mode: BitmapSyncMode | None) -> DirtyBitmap:
+    """Return the bitmap that is named; raise QmpError if the backup cannot use it."""
     assert data.bitmap is not None
     found = next((bitmap for bitmap in source.bitmaps if bitmap.name == data.bitmap), None)
     if found is None:
@@ -259,13 +280,19 @@ def _bitmap(source: BlockNode, data: BackupCommon, mode: BitmapSyncMode | None) 
 
 @table.command("blockdev-backup", boxed=True)
 async def blockdev_backup(machine: Machine, *, options: BlockdevBackup) -> None:
-    """Copy to a node what a drive is at this moment, whatever its guest writes meanwhile."""
+    """Copy what a drive shows at this moment to a node, whatever its guest writes meanwhile.
+
+    What the guest is about to overwrite is copied first.
+    """
     action = BlockdevBackupAction(type="blockdev-backup", data=options)
     await transaction.transaction(machine, wanted=[action])
 
 
 @table.command("drive-backup", boxed=True, features=("deprecated",))
 async def drive_backup(machine: Machine, *, options: DriveBackup) -> None:
-    """The same to an image that is made for it, or with mode=existing found at `target`."""
+    """Copy what a drive shows at this moment to an image, which is made for it.
+
+    With mode=existing `target` is an image that exists.
+    """
     action = DriveBackupAction(type="drive-backup", data=options)
     await transaction.transaction(machine, wanted=[action])

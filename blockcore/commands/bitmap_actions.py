@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What a `transaction` can do with dirty bitmaps."""
+"""The actions of a transaction on dirty bitmaps.
+
+An action makes its change when it is prepared, where later actions see it, and
+keeps what undoes it.  Only a removal waits for the commit.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +53,10 @@ async def _add(
 async def _remove(
     machine: Machine, action: BlockDirtyBitmapAction, transaction: Transaction
 ) -> None:
-    """Until the commit the bitmap is there, and busy, so that later actions leave it alone."""
+    """Reserve the bitmap until the commit, which removes it.
+
+    Until then it is there, and busy, so that later actions cannot use it.
+    """
     node, bitmap = find_usable_bitmap(machine, action.data.node, action.data.name)
     bitmap.busy = True
 

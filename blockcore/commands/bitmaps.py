@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Dirty bitmaps by QMP: block-dirty-bitmap-*, and what queries show of them."""
+"""The commands for dirty bitmaps, block-dirty-bitmap-*, and what queries show of bitmaps."""
 
 from __future__ import annotations
 
@@ -17,17 +17,23 @@ from blockcore.rules.bitmap import MIN_GRANULARITY, DirtyBitmap
 table = CommandTable()
 
 DEFAULT_GRANULARITY = 64 << 10
+"""The granularity of a bitmap unless another is asked for, in bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockDirtyBitmap:
+    """QAPI's BlockDirtyBitmap: the node (or drive) and the name of a bitmap."""
+
     node: str
     name: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockDirtyBitmapAdd(BlockDirtyBitmap):
-    """`granularity` in bytes; a `disabled` bitmap does not record until it is enabled."""
+    """QAPI's BlockDirtyBitmapAdd; `granularity` in bytes.
+
+    A `disabled` bitmap does not record until it is enabled.
+    """
 
     granularity: UInt32 | None = None
     persistent: bool = False
@@ -39,7 +45,10 @@ BITMAP_OR_NAME = Alternate("BlockDirtyBitmapOrStr", str, BlockDirtyBitmap)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockDirtyBitmapMerge:
-    """`bitmaps` are names on the same node, or bitmaps of others."""
+    """QAPI's BlockDirtyBitmapMerge.
+
+    `bitmaps` are names of bitmaps of `node`, or bitmaps of other nodes.
+    """
 
     node: str
     target: str
@@ -79,7 +88,7 @@ def block_dirty_bitmap_remove(machine: Machine, *, node: str, name: str) -> None
 
 @table.command("block-dirty-bitmap-clear")
 def block_dirty_bitmap_clear(machine: Machine, *, node: str, name: str) -> None:
-    """Make everything in a bitmap clean."""
+    """Mark everything in a bitmap as clean."""
     find_usable_bitmap(machine, node, name)[1].clear()
 
 
@@ -92,14 +101,14 @@ async def block_dirty_bitmap_enable(machine: Machine, *, node: str, name: str) -
 
 @table.command("block-dirty-bitmap-disable")
 async def block_dirty_bitmap_disable(machine: Machine, *, node: str, name: str) -> None:
-    """Let a bitmap stay as it is."""
+    """Let a bitmap keep its state: it records no more writes until it is enabled."""
     owner, bitmap = find_usable_bitmap(machine, node, name)
     await switch(machine, owner, lambda: owner.bitmaps.enable(bitmap, False))
 
 
 @table.command("block-dirty-bitmap-merge", boxed=True)
 def block_dirty_bitmap_merge(machine: Machine, *, options: BlockDirtyBitmapMerge) -> None:
-    """Make dirty in `target` what is dirty in any of `bitmaps`; all of them or none."""
+    """Mark as dirty in `target` what is dirty in any of `bitmaps`; all of them or none."""
     merge_bitmaps(machine, options)
 
 
@@ -107,10 +116,10 @@ def block_dirty_bitmap_merge(machine: Machine, *, options: BlockDirtyBitmapMerge
 def x_debug_block_dirty_bitmap_sha256(
     machine: Machine, *, node: str, name: str
 ) -> BlockDirtyBitmapSha256:
-    """A hash of all bits, the same that QEMU gives."""
+    """Return the SHA-256 of all bits, as QEMU computes it (hbitmap_sha256)."""
     _, bitmap = find_bitmap(machine, node, name)
     bits = bitmap.bits()
-    # QEMU hashes whole longs, and at least one.
+    # QEMU hashes whole longs of 64 bits, and at least one.
     data = bits.tobytes().ljust(max(-(-len(bits) // 64), 1) * 8, b"\0")
     return BlockDirtyBitmapSha256(sha256=hashlib.sha256(data).hexdigest())
 
@@ -118,7 +127,10 @@ def x_debug_block_dirty_bitmap_sha256(
 async def add_bitmap(
     machine: Machine, options: BlockDirtyBitmapAdd
 ) -> tuple[BlockNode, DirtyBitmap]:
-    """Make a bitmap; QmpError in the order of QEMU's checks (qmp_block_dirty_bitmap_add)."""
+    """Make a bitmap, and return its node and the bitmap.
+
+    Raise QmpError; the order of the checks is QEMU's (qmp_block_dirty_bitmap_add).
+    """
     if not options.name:
         raise QmpError("Bitmap name cannot be empty")
     node = machine.find.node_or_device(options.node, options.node)
@@ -141,23 +153,31 @@ async def add_bitmap(
 
 
 def default_granularity(node: BlockNode) -> int:
-    """A cluster, if that is between 4 KiB and 64 KiB (bdrv_get_default_bitmap_granularity)."""
+    """Return the cluster size, but within 4 KiB and 64 KiB; in bytes.
+
+    (bdrv_get_default_bitmap_granularity.)  Nodes without clusters get 64 KiB.
+    """
     if not node.cluster_size:
         return DEFAULT_GRANULARITY
     return min(max(node.cluster_size, 4096), DEFAULT_GRANULARITY)
 
 
 async def switch(machine: Machine, node: BlockNode, change: Callable[[], None]) -> None:
-    """Let a bitmap of the node begin to record, or cease; what ends later knows of it.
+    """Change which bitmaps of the node record, and wait for writes that do not know it.
 
-    Writes that are on the shortcut do not: they end before this does.
+    `change` takes effect at once for writes on the long way, also for those under
+    way.  Writes on the shortcut decided without the change: all of them have
+    ended when this returns.
     """
     change()
     await machine.leave_shortcuts(node)
 
 
 def find_bitmap(machine: Machine, node: str, name: str) -> tuple[BlockNode, DirtyBitmap]:
-    """A bitmap by its node (or drive) and name; QmpError (block_dirty_bitmap_lookup)."""
+    """Return the node (or a drive's root) and its bitmap; raise QmpError if either is missing.
+
+    (block_dirty_bitmap_lookup.)
+    """
     try:
         owner = machine.find.node_or_device(node, node)
     except QmpError:
@@ -166,14 +186,14 @@ def find_bitmap(machine: Machine, node: str, name: str) -> tuple[BlockNode, Dirt
 
 
 def find_usable_bitmap(machine: Machine, node: str, name: str) -> tuple[BlockNode, DirtyBitmap]:
-    """The same; QmpError also if an operation uses the bitmap."""
+    """Return the node and its bitmap; raise QmpError also if an operation uses the bitmap."""
     owner, bitmap = find_bitmap(machine, node, name)
     bitmap.check_usable()
     return owner, bitmap
 
 
 def merge_bitmaps(machine: Machine, options: BlockDirtyBitmapMerge) -> DirtyBitmap:
-    """Merge all sources into the target, which is the result; QmpError, and it is as it was.
+    """Merge all sources into the target and return it; raise QmpError and leave it unchanged.
 
     Without sources nothing happens; QEMU 7.2 crashes.
     """
@@ -192,7 +212,7 @@ def merge_bitmaps(machine: Machine, options: BlockDirtyBitmapMerge) -> DirtyBitm
 
 
 def dirty_bitmaps(node: BlockNode) -> list[BlockDirtyInfo] | None:
-    """All bitmaps of a node, newest first; None if it has none."""
+    """Return all bitmaps of a node, the newest first; None if it has none."""
     return [
         BlockDirtyInfo(
             name=bitmap.name,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Changing drives and nodes: size, limits, thresholds, policies, blockdev-add and -del."""
+"""Changing drives and nodes: size, limits, thresholds, policies; adding and removing nodes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from blockcore.rules.throttle import Limit, ThrottleConfig
 table = CommandTable()
 
 MAX_LENGTH = (1 << 63) - (1 << 30)
-"""No node can be longer (BDRV_MAX_LENGTH)."""
+"""The largest size of a node, in bytes (BDRV_MAX_LENGTH)."""
 table.event(BlockWriteThreshold)
 
 
@@ -36,7 +36,7 @@ async def block_resize(
     """Change the size of a node to `size` bytes; growing is sparse, shrinking loses data.
 
     The drives above are drained meanwhile.  An NBD client learns the new size
-    when it connects anew: the protocol has no way to tell it.
+    when it connects again: the protocol has no message for it.
     """
     node = machine.find.node_or_device(device, node_name)
     if size < 0:
@@ -61,7 +61,7 @@ async def block_resize(
 def block_set_write_threshold(
     machine: Machine, *, node_name: str, write_threshold: UInt64
 ) -> None:
-    """Say BLOCK_WRITE_THRESHOLD once, when a write to the node ends beyond this byte; 0: never."""
+    """Send BLOCK_WRITE_THRESHOLD once, when a write ends beyond this offset in bytes; 0: never."""
     node = machine.graph.nodes.get(node_name)
     if node is None:
         raise QmpError(f"Device '{node_name}' not found")
@@ -95,12 +95,13 @@ def block_set_io_throttle(
     iops_size: int | None = None,
     group: str | None = None,
 ) -> None:
-    """Limit a drive, and all others of its group, in bytes and requests per second.
+    """Limit a drive, together with all others of its group, in bytes and requests per second.
 
-    It stays in the group that it is in, unless another is named; one that is
-    in none gets one of its own name.  All zero takes it out.  Lengths are
-    seconds of burst at the `max` rate.
+    The drive stays in its group unless another is named; a drive without a group
+    gets one of its own name.  All zero takes the drive out of its group.  Lengths
+    are seconds of burst at the `max` rate.
     """
+    # All parameters by name: this comes first, while there are no other local names.
     given = dict(locals())
     blk = machine.find.drive_or_qdev(device, id)
     config = ThrottleConfig(
@@ -127,14 +128,14 @@ def _or(value: int | None, default: int) -> int:
 async def blockdev_add(
     machine: Machine, *, options: Annotated[BlockdevOptions, BLOCKDEV_OPTIONS]
 ) -> None:
-    """Open a node, as `-blockdev` does; it is there until `blockdev-del`."""
+    """Open a node, as `-blockdev` does; it stays until `blockdev-del`."""
     async with changing_graph(machine, *references(options)):
         await graph_changes.blockdev_add(machine, options)
 
 
 @table.command("blockdev-del")
 async def blockdev_del(machine: Machine, *, node_name: str) -> None:
-    """Close a node that `blockdev-add` has opened and nobody uses."""
+    """Close a node that `blockdev-add` has opened and that has no user."""
     async with changing_graph(machine, node_name):
         await graph_changes.blockdev_del(machine, node_name)
 
@@ -143,9 +144,9 @@ async def blockdev_del(machine: Machine, *, node_name: str) -> None:
 async def blockdev_reopen(
     machine: Machine, *, options: list[Annotated[BlockdevOptions, BLOCKDEV_OPTIONS]]
 ) -> None:
-    """Give nodes other options; those that are not given have their defaults again.
+    """Give nodes other options; an option that is not given has its default again.
 
-    A `file` or `backing` that is the name of another node takes its place.
+    If `file` or `backing` names another node, that node replaces the child.
     """
     names = [name for one in options for name in (one.node_name, *references(one))]
     async with changing_graph(machine, *names):
@@ -163,4 +164,5 @@ def x_drive_set_policy(
     blk = machine.find.drive_on(device)
     new_rerror = blk.rerror if rerror is None else parse_rerror(rerror)
     new_werror = blk.werror if werror is None else parse_werror(werror)
+    # Both values are valid here: nothing is half applied.
     blk.rerror, blk.werror = new_rerror, new_werror

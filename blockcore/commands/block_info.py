@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What drives and nodes are: query-block, query-named-block-nodes."""
+"""What drives and nodes are: query-block and query-named-block-nodes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BUCKET_MEMBERS = {
     "iops_rd": "iops_read",
     "iops_wr": "iops_write",
 }
-"""QAPI's names of the six limits, and ours."""
+"""QAPI's names of the six limits, and the names of the buckets in `ThrottleConfig`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +104,9 @@ class BlockInfo:
 
 @table.command("query-block")
 async def query_block(machine: Machine) -> list[BlockInfo]:
-    """All drives, in the order in which they were made."""
+    """Return all drives, in the order in which they were made."""
     known: Known = {}
+    # An answer may wait for a file system: the list is copied before.
     return [await _info(blk, known) for blk in list(machine.backends)]
 
 
@@ -123,8 +124,10 @@ async def _info(blk: BlockBackend, known: Known) -> BlockInfo:
 async def query_named_block_nodes(
     machine: Machine, *, flat: bool = False
 ) -> list[BlockDeviceInfo]:
-    """All nodes; `flat` leaves out the information on backing images."""
+    """Return all nodes, the newest first; `flat` leaves out the information on backing images."""
     known: Known = {}
+    # QEMU puts each node before those it has listed (bdrv_named_nodes_list).  The list is a copy:
+    # an answer may wait for a file system, while nodes come and go.
     nodes = list(reversed(machine.graph.nodes.values()))
     return [await device_info(node, None, known, flat=flat) for node in nodes]
 
@@ -132,7 +135,11 @@ async def query_named_block_nodes(
 async def device_info(
     node: BlockNode, blk: BlockBackend | None, known: Known, *, flat: bool = False
 ) -> BlockDeviceInfo:
-    """A node as seen from a drive; limits are shown only there (bdrv_block_device_info)."""
+    """Return what a node is, as seen from a drive, or from none (bdrv_block_device_info).
+
+    Limits are the drive's, and shown only with one.  `known` has the images that
+    the command has looked at already.  Raise QmpError if the node has no medium.
+    """
     if not node.inserted:
         raise QmpError(f"Block device {node.node_name} is ejected")
     backing = node.cow
@@ -175,5 +182,8 @@ def _limits(blk: BlockBackend | None) -> dict[str, Any]:
 
 
 def _signed(threshold: int) -> int:
-    """QAPI has it unsigned in the command, and signed in the query."""
+    """Return a threshold as the query shows it: as a signed number of 64 bits.
+
+    QAPI has `int` there, and `uint64` in block-set-write-threshold.
+    """
     return threshold - (1 << 64) if threshold >= 1 << 63 else threshold

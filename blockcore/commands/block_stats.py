@@ -19,7 +19,7 @@ table = CommandTable()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockDeviceTimedStats:
-    """QAPI's BlockDeviceTimedStats, by its key; no intervals are kept."""
+    """QAPI's BlockDeviceTimedStats, reduced to its key: no intervals are kept."""
 
     wire_names: ClassVar[dict[str, str]] = {"interval_length": "interval_length"}
     interval_length: int
@@ -27,7 +27,10 @@ class BlockDeviceTimedStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockDeviceStats:
-    """QAPI's BlockDeviceStats: counts, bytes and nanoseconds.  No device here has zones."""
+    """QAPI's BlockDeviceStats: counts, bytes and nanoseconds.
+
+    No device here has zones, so that the members for zones are always 0.
+    """
 
     answer: ClassVar[bool] = True
     wire_names: ClassVar[dict[str, str]] = {
@@ -98,7 +101,8 @@ class BlockStats:
 
 @table.command("query-blockstats")
 def query_blockstats(machine: Machine, *, query_nodes: bool = False) -> list[BlockStats]:
-    """Counters of all drives with the nodes below them, or of all nodes."""
+    """Return the counters of all drives with the nodes below them, or of all nodes."""
+    # `wr_highest_offset` does not know yet of writes that went past the nodes.
     for blk in machine.backends:
         blk.publish_traces()
     if query_nodes:
@@ -128,7 +132,7 @@ def _node_stats(
     qdev: str | None = None,
     stats: BlockDeviceStats | None = None,
 ) -> BlockStats:
-    """A node and what is below it (bdrv_query_bds_stats).
+    """Return the counters of a node and of the nodes below it (bdrv_query_bds_stats).
 
     Below a device backing files are shown, implicit filters are not, and the
     child of another filter is reported twice, as `parent` and as `backing`, as

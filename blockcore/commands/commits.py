@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Starting to write an image down into one below it: block-commit."""
+"""Starting to write an image down into an image below it: block-commit."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ async def block_commit(
     auto_finalize: bool = True,
     auto_dismiss: bool = True,
 ) -> None:
-    """Write the data of `top`, and of what is between, into `base`, and do without them.
+    """Write the data of `top`, and of the images between, into `base`, and drop these images.
 
     `top` is the drive's own image if it is not given; then the job becomes
-    ready, and the drive is on `base` once it is completed.
+    ready, and the drive is on `base` once the job is completed.
     `backing_mask_protocol` is as for `block-stream`.
     """
     options = JobOptions(
@@ -77,7 +77,7 @@ async def block_commit(
 
 
 def _mirror_to(base: BlockNode, on_error: BlockdevOnError) -> MirrorOptions:
-    """How a mirror commits everything above `base` into it."""
+    """Return the options of a mirror that commits everything above `base` into it."""
     return MirrorOptions(
         granularity=default_granularity(base),
         buf_size=DEFAULT_BUF_SIZE,
@@ -89,7 +89,10 @@ def _mirror_to(base: BlockNode, on_error: BlockdevOnError) -> MirrorOptions:
 
 
 def _is_active(root: BlockNode, image: BlockNode, backing_file: str | None) -> bool:
-    """Whether somebody writes to the image, or may, so that the job has to keep up with him."""
+    """Return whether the image has a writer, or may get one, so that the job has to keep up.
+
+    Raise QmpError if a `backing-file` is given although it has to (qmp_block_commit).
+    """
     is_root = skip_filters(image) is skip_filters(root)
     if not is_root and not needed(image)[0] & Perm.WRITE:
         return False
@@ -100,6 +103,9 @@ def _is_active(root: BlockNode, image: BlockNode, backing_file: str | None) -> b
 
 
 def _commit_root(machine: Machine, device: str) -> BlockNode:
+    """Return the node of the drive `device`, or the root node of that name; raise QmpError."""
+    # The error for an unknown name has a class of its own, for management programs
+    # (qmp_block_commit); those of root_node are for nodes that exist.
     try:
         machine.find.node_or_device(device, device)
     except QmpError:
@@ -112,6 +118,7 @@ def _commit_root(machine: Machine, device: str) -> BlockNode:
 async def _commit_top(
     machine: Machine, root: BlockNode, top: str | None, top_node: str | None
 ) -> BlockNode:
+    """Return the image that is committed, by its node or file name; raise QmpError."""
     if top_node is not None and top is not None:
         raise QmpError("'top-node' and 'top' are mutually exclusive")
     if top_node is not None:
@@ -127,6 +134,7 @@ async def _commit_top(
 async def _commit_base(
     machine: Machine, image: BlockNode, base: str | None, base_node: str | None
 ) -> BlockNode:
+    """Return the image that is committed into, by its node or file name; raise QmpError."""
     if base_node is not None and base is not None:
         raise QmpError("'base-node' and 'base' are mutually exclusive")
     if base_node is not None:
@@ -140,6 +148,7 @@ async def _commit_base(
 
 
 def _in_chain(machine: Machine, above: BlockNode, node_name: str) -> BlockNode:
+    """Return the node of that name, if it is in the chain of `above`; raise QmpError otherwise."""
     node = machine.find.node_or_device(None, node_name)
     if node not in chain(above):
         raise QmpError(f"'{node_name}' is not in this backing file chain")

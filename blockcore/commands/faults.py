@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Fault rules at run time: what QEMU's blkdebug cannot do."""
+"""The commands for fault rules at run time, which QEMU's blkdebug does not have."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from blockcore.qapi.schema import CommandTable, FlatUnion
 table = CommandTable()
 
 SIZE_MAX = (1 << 63) - 1
-"""Bytes of the longest node that can be."""
+"""The largest size that a node can ever have, in bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,10 +32,10 @@ class FaultId:
 class FaultInfo:
     """A rule and what it has done.
 
-    `device` is the drive that shows the node, if there is one.  `seen` requests
-    matched it, `hits` of them were hit by
-    it.  `active` tells whether it can still hit one: a rule with a `count` is
-    used up after that many hits, and stays listed until it is removed.
+    `device` is the drive that shows the node, if there is one.  `seen` counts the
+    requests that matched the rule, `hits` those that it hit.  `active` tells whether
+    the rule can still hit a request: a rule with a `count` is used up after that
+    many hits, and stays listed until it is removed.
     """
 
     id: str
@@ -57,9 +57,9 @@ class FaultInfo:
 
 
 def _info_class(kind: type[FaultOptions]) -> type[FaultInfo]:
-    """Return what is shown of rules of one kind: besides the others the kind's own members.
+    """Return the class of what is shown of rules of one kind: with the kind's own members.
 
-    With `errno` comes what that is called.
+    A kind with the member `errno` is shown with its name as well.
     """
     common = {field.name for field in fields(FaultOptions)}
     hints = get_type_hints(kind, include_extras=True)
@@ -73,12 +73,16 @@ def _info_class(kind: type[FaultOptions]) -> type[FaultInfo]:
 
 
 INFO_CLASSES = {action: _info_class(kind) for action, kind in KINDS.items()}
+"""The class of what is shown of a rule, by its `action`."""
 
 FAULT_INFO = FlatUnion("FaultInfo", tag="action", base=FaultInfo, variants=INFO_CLASSES)
 
 
 def new_fault_id(machine: Machine, wanted: str | None) -> str:
-    """Return the id wanted, if it is free and well formed, or a new one; or QmpError."""
+    """Return `wanted`, or an id that is free if it is None.
+
+    Raise QmpError if `wanted` is taken or not well formed.
+    """
     taken = {rule.options.id for _, rule in machine.find.fault_rules()}
     if wanted is None:
         numbers = (f"fault{n}" for n in count())
@@ -94,15 +98,14 @@ def new_fault_id(machine: Machine, wanted: str | None) -> str:
 def x_fault_add(
     machine: Machine, *, options: Annotated[FaultOptions, FAULT_OPTIONS]
 ) -> FaultId:
-    """Make requests on a node fail, from now on.
+    """Make requests to a node fail, from now on; return the rule's id, made up if not given.
 
-    `node-name` also takes a drive's id.  Members as in blkdebug's
-    inject-error, plus: `errno` also by name; `offset` and `length` (bytes)
-    for a range, which has to be within the node as long as that is as long
-    as a drive; `after` to let that many matching requests pass first;
-    `count` of requests to hit (`once` is 1); `rate`, the probability of each,
-    drawn from the machine's seed.  Without an `event` the rule is in force at
-    once.  Returns the rule's id, made up if not given.
+    `node-name` also takes a drive's id.  The members are those of blkdebug's
+    inject-error, and more: `errno` also by name; `offset` and `length` (bytes)
+    for a range, which has to be within the node if a drive is as long as the
+    node; `after`, the number of matching requests that pass first; `count`, the
+    number of requests to hit (`once` is 1); `rate`, the probability of each hit,
+    drawn from the machine's seed.  Without an `event` the rule is in force at once.
     """
     node = machine.find.data_node(options.node_name)
     options.check()
@@ -113,7 +116,7 @@ def x_fault_add(
 
 
 def _check_place(machine: Machine, node: BlockNode, options: FaultOptions) -> None:
-    """QmpError for a range that no request can be in, now or when the node has grown."""
+    """Raise QmpError for a range that no request can be in, now or when the node has grown."""
     size = node.size if machine.find.is_shown(node) else SIZE_MAX
     for name, end in options.ends.items():
         if end > size:
@@ -135,7 +138,7 @@ def x_fault_remove(machine: Machine, *, id: str) -> None:
 
 @table.command("x-fault-clear")
 def x_fault_clear(machine: Machine, *, node_name: str | None = None) -> None:
-    """Remove all rules, or those of one node (or drive's id)."""
+    """Remove all rules, or the rules of one node (or drive's id)."""
     only = None if node_name is None else machine.find.data_node(node_name)
     for node in {node for node, _ in machine.find.fault_rules() if only in (None, node)}:
         node.injector().clear()
@@ -143,7 +146,7 @@ def x_fault_clear(machine: Machine, *, node_name: str | None = None) -> None:
 
 @table.command("x-query-faults")
 def x_query_faults(machine: Machine) -> list[Annotated[FaultInfo, FAULT_INFO]]:
-    """All rules with what they have seen and hit, in the order in which they were made."""
+    """Return all rules with what they have seen and hit, in the order in which they were made."""
     drives = {machine.find.data_node(blk.name): blk.name for blk in machine.backends if blk.name}
     return [_info(node, drives.get(node), rule) for node, rule in machine.find.fault_rules()]
 

@@ -16,11 +16,14 @@ from blockcore.qapi.names import QmpError
 from blockcore.rules.ranges import align_up
 
 SECTOR = 512
-"""QEMU counts lengths in sectors, and rounds up."""
+"""The unit in which QEMU counts lengths, in bytes; lengths are rounded up to it."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageInfo:
-    """QAPI's ImageInfo; sizes in bytes.  `backing_image` is also what a filter is on."""
+    """QAPI's ImageInfo; sizes in bytes.
+
+    `backing_image` is also what a filter shows.
+    """
 
     answer: ClassVar[bool] = True
     filename: str
@@ -37,17 +40,19 @@ class ImageInfo:
 
 
 Known = dict[BlockNode, tuple[ImageInfo, int]]
-"""What one command has found out already: an image, and how many there are below it."""
+"""What one command has found out already: of each node its image, and how many are below it."""
 
 
 async def image_info(
     node: BlockNode, *, flat: bool, of_drive: bool, known: Known
 ) -> tuple[ImageInfo, int]:
-    """The image, and how many there are below it, which `flat` leaves out.
+    """Return the image, and the number of images below it, which `flat` leaves out.
 
     Seen from a drive, implicit filters are not there (bdrv_block_device_info).
-    From the lowest image upwards, without recursion: chains may be long.
+    `known` is used and filled, so that a chain is looked at once for each command.
     """
+    # Down to the lowest image that is not known, then up: a recursion would be as deep as the
+    # chain is long.
     unknown: list[BlockNode] = []
     here: BlockNode | None = node
     while here is not None and here not in known:

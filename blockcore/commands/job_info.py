@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Jobs as seen from outside: query-jobs and query-block-jobs."""
+"""What jobs do: query-jobs and query-block-jobs."""
 
 from __future__ import annotations
 
@@ -20,17 +20,22 @@ _AT_WORK = frozenset(
         *(JobStatus.READY, JobStatus.STANDBY),
     }
 )
+"""The states in which a cancelled job has not come to its end."""
 
 LAST_STEPS_NS = 1_000_000_000
-"""What the last steps of a job may take before they are seen."""
+"""How long a query waits for the last steps of a job before it shows them, in ns.
+
+They may wait for a server that hangs.  A longer wait keeps the client without
+an answer, a shorter one shows states that QEMU never shows.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockJobInfo:
     """QAPI's BlockJobInfo: `len` and `offset` in bytes, `speed` in bytes per second.
 
-    `device` is the job's id.  `paused`: somebody wants it to pause, whatever
-    `status` says.  `busy`: it is at work right now.
+    `device` is the job's id.  `paused`: a user, an error or a drained section wants
+    the job to pause, whatever `status` says.  `busy`: the job is at work right now.
     """
 
     answer: ClassVar[bool] = True
@@ -51,7 +56,7 @@ class BlockJobInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockJobInfoMirror(BlockJobInfo):
-    """What query-block-jobs says of a mirror besides."""
+    """QAPI's BlockJobInfoMirror: what query-block-jobs says of a mirror besides."""
 
     actively_synced: bool
 
@@ -83,7 +88,7 @@ class JobInfo:
 async def query_block_jobs(
     machine: Machine,
 ) -> list[Annotated[BlockJobInfo, BLOCK_JOB_INFO]]:
-    """All block jobs, the newest first."""
+    """Return all block jobs, the newest first."""
     await undisturbed(machine)
     return [_block_job_info(job) for job in machine.jobs]
 
@@ -112,7 +117,7 @@ def _block_job_info(job: BlockJob) -> BlockJobInfo:
 
 @table.command("query-jobs")
 async def query_jobs(machine: Machine) -> list[JobInfo]:
-    """All jobs, the newest first."""
+    """Return all jobs, the newest first."""
     await undisturbed(machine)
     return [
         JobInfo(
@@ -129,9 +134,10 @@ async def query_jobs(machine: Machine) -> list[JobInfo]:
 
 
 async def undisturbed(machine: Machine) -> None:
-    """Wait until no job takes its last steps, which nobody sees from outside in QEMU.
+    """Wait until no job takes its last steps, but not longer than `LAST_STEPS_NS`.
 
-    Not without end: there is a server under one of them, perhaps, that hangs.
+    In QEMU the last steps are one piece of the main loop's work, which no command
+    comes between.  Here they may wait for a server.
     """
     deadline_ns = machine.clock.monotonic_ns() + LAST_STEPS_NS
     await Until(lambda: not any(job.txn.finalizing for job in machine.jobs), deadline_ns)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What may be asked of any job."""
+"""Steering jobs: the commands job-* and block-job-*, which are alike but for names and errors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,11 @@ BLOCK_JOB_CHANGE_OPTIONS = FlatUnion(
 
 
 async def find_job(machine: Machine, job_id: str) -> BlockJob:
-    """The job of that id; QmpError as job-* commands have it."""
+    """Return the job of that id; raise QmpError as job-* commands do.
+
+    Wait first while the job takes its last steps.  In QEMU these are one piece of
+    the main loop's work, so that no command finds the job between them.
+    """
     await Until(lambda: not any(job.txn.finalizing for job in _of_id(machine, job_id)))
     for job in _of_id(machine, job_id):
         return job
@@ -62,7 +66,7 @@ def _of_id(machine: Machine, job_id: str) -> Iterator[BlockJob]:
 
 
 async def find_block_job(machine: Machine, job_id: str) -> BlockJob:
-    """The same for block-job-* commands, which have another error."""
+    """Return the job of that id; raise QmpError as block-job-* commands do."""
     try:
         return await find_job(machine, job_id)
     except QmpError:
@@ -72,19 +76,23 @@ async def find_block_job(machine: Machine, job_id: str) -> BlockJob:
 
 
 async def _answer_after(job: BlockJob) -> None:
-    """QEMU enters the job's coroutine before it answers, so what it says at once comes first."""
+    """Wait until the job has noticed the command.
+
+    QEMU enters the job's coroutine before it answers, so that the events of what
+    the job does at once come before the reply.
+    """
     await Until(job.entry_taken)
 
 
 @table.command("job-pause")
 async def job_pause(machine: Machine, *, id: str) -> None:
-    """Let a job pause as soon as it can; JOB_STATUS_CHANGE tells when it has."""
+    """Ask a job to pause as soon as it can; JOB_STATUS_CHANGE tells when it has."""
     await _pause(await find_job(machine, id))
 
 
 @table.command("block-job-pause")
 async def block_job_pause(machine: Machine, *, device: str) -> None:
-    """As `job-pause`."""
+    """Ask a job to pause, as `job-pause` does."""
     await _pause(await find_block_job(machine, device))
 
 
@@ -101,7 +109,7 @@ async def job_resume(machine: Machine, *, id: str) -> None:
 
 @table.command("block-job-resume")
 async def block_job_resume(machine: Machine, *, device: str) -> None:
-    """As `job-resume`."""
+    """Let a job go on, as `job-resume` does."""
     await _resume(await find_block_job(machine, device))
 
 
@@ -119,7 +127,7 @@ async def job_cancel(machine: Machine, *, id: str) -> None:
 
 @table.command("block-job-cancel")
 async def block_job_cancel(machine: Machine, *, device: str, force: bool = False) -> None:
-    """Cancel a job; without `force` a ready one finishes its copy, and the drive stays as it is."""
+    """Cancel a job; without `force` a ready one completes its copy, and the drive stays put."""
     if force:
         _hurry(machine, device)
     job = await find_block_job(machine, device)
@@ -129,7 +137,7 @@ async def block_job_cancel(machine: Machine, *, device: str, force: bool = False
 
 
 def _hurry(machine: Machine, job_id: str) -> None:
-    """Let a job that takes its last steps not wait for a server that hangs."""
+    """Keep a job that takes its last steps from waiting for a server that hangs."""
     for job in _of_id(machine, job_id):
         if job.txn.finalizing:
             job.driver.cancel(job, True)
@@ -143,13 +151,13 @@ async def _cancel(job: BlockJob, *, force: bool) -> None:
 
 @table.command("job-complete")
 async def job_complete(machine: Machine, *, id: str) -> None:
-    """Let a ready job come to its end; the drive then uses what it has made."""
+    """Let a ready job come to its end; the drive then uses what the job has made."""
     await _complete(await find_job(machine, id))
 
 
 @table.command("block-job-complete")
 async def block_job_complete(machine: Machine, *, device: str) -> None:
-    """As `job-complete`."""
+    """Let a ready job come to its end, as `job-complete` does."""
     await _complete(await find_block_job(machine, device))
 
 
@@ -160,13 +168,13 @@ async def _complete(job: BlockJob) -> None:
 
 @table.command("job-finalize")
 async def job_finalize(machine: Machine, *, id: str) -> None:
-    """Take the last steps of a pending job, and of all others of its transaction."""
+    """Take the last steps of a pending job, and of all other jobs of its transaction."""
     await _finalize(await find_job(machine, id))
 
 
 @table.command("block-job-finalize")
 async def block_job_finalize(machine: Machine, *, id: str) -> None:
-    """As `job-finalize`."""
+    """Take the last steps of a pending job, as `job-finalize` does."""
     await _finalize(await find_block_job(machine, id))
 
 
@@ -184,7 +192,7 @@ async def job_dismiss(machine: Machine, *, id: str) -> None:
 
 @table.command("block-job-dismiss")
 async def block_job_dismiss(machine: Machine, *, id: str) -> None:
-    """As `job-dismiss`."""
+    """Forget a concluded job, as `job-dismiss` does."""
     _dismiss(await find_block_job(machine, id))
 
 
@@ -199,15 +207,17 @@ async def block_job_change(
     *,
     options: Annotated[BlockJobChangeOptions, BLOCK_JOB_CHANGE_OPTIONS],
 ) -> None:
-    """Let a mirror copy guests' writes before they are answered from now on.
+    """Let a mirror copy guests' writes before they are answered, from now on.
 
-    What `type` does not have an option for is asked to change to `background`, as in QEMU.
+    QEMU has no other change of a job (block_job_change).
     """
     job = await find_block_job(machine, options.id)
     job.check_verb(JobVerb.CHANGE)
     if isinstance(options, BlockJobChangeOptionsMirror):
         await job.driver.change(job, options.copy_mode)
     else:
+        # QEMU looks at the mirror's member of its union whatever `type` says, and finds 0 there,
+        # which is `background` (mirror_change).
         await job.driver.change(job, MirrorCopyMode.BACKGROUND)
 
 

@@ -26,6 +26,7 @@ from blockcore.rules.bitmap import MIN_GRANULARITY
 table = CommandTable()
 
 MAX_GRANULARITY = 64 << 20
+"""The largest granularity of a mirror, in bytes (blockdev_mirror_common)."""
 
 
 @table.command("blockdev-mirror")
@@ -92,7 +93,10 @@ async def drive_mirror(
     auto_finalize: bool = True,
     auto_dismiss: bool = True,
 ) -> None:
-    """The same to an image that is made for it, or with mode=existing found at `target`."""
+    """Copy a drive to an image that is made for it, and follow what its guest writes.
+
+    With mode=existing `target` is an image that exists.
+    """
     options = JobOptions(
         job_id=job_id, speed=speed, auto_finalize=auto_finalize, auto_dismiss=auto_dismiss
     )
@@ -104,6 +108,7 @@ async def drive_mirror(
         if not (existing := mode is NewImageMode.EXISTING):
             await _create(machine, source, target, format := format or source.driver, sync)
         image = opened_like(source, target, format, node_name)
+        # The node did not exist when the turn began: from now on it is part of it.
         turn.also(node := await machine.graph.open(image))
         mirror = MirrorOptions(
             granularity=granularity,
@@ -126,7 +131,7 @@ async def drive_mirror(
 async def _create(
     machine: Machine, source: BlockNode, target: str, image_format: str, sync: MirrorSyncMode
 ) -> None:
-    """Make the image, over what the target will be on in the end."""
+    """Make the image, with the backing file that the target will have in the end."""
     below = source if sync is MirrorSyncMode.NONE else backing_chain_next(source)
     backing = None
     if below is not None and sync is not MirrorSyncMode.FULL:
@@ -143,7 +148,10 @@ async def _start(
     options: JobOptions,
     mirror: MirrorOptions,
 ) -> None:
-    """What both have in common (blockdev_mirror_common, mirror_start)."""
+    """Check what both commands have in common, and start (blockdev_mirror_common, mirror_start).
+
+    Raise QmpError; the order of the checks decides which error is given.
+    """
     _check_granularity(mirror.granularity)
     source.check_op(BlockOpType.MIRROR_SOURCE)
     target.check_op(BlockOpType.MIRROR_TARGET)
@@ -169,8 +177,12 @@ async def _start(
 
 
 def _replaced(machine: Machine, source: BlockNode, name: str | None) -> str | None:
-    """The node that is to be replaced, if it is another than the source itself."""
+    """Return the name of the node that the target replaces, None for the source itself.
+
+    Raise QmpError if the node cannot be replaced.
+    """
     if name is None:
+        # The user knows the node below implicit filters as the drive's (blockdev_mirror_common).
         shown = skip_implicit_filters(source)
         return None if shown is source else shown.node_name
     node = check_to_replace(machine, source, name)
@@ -180,6 +192,7 @@ def _replaced(machine: Machine, source: BlockNode, name: str | None) -> str | No
 
 
 def _check_granularity(granularity: int) -> None:
+    """Raise QmpError unless the granularity is 0 (none given) or a power of two within limits."""
     if not granularity:
         return
     if not MIN_GRANULARITY <= granularity <= MAX_GRANULARITY:

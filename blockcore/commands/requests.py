@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The requests of guests that are not answered."""
+"""The requests of guests that are not answered: x-query-requests."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class RequestInfo:
 
 @table.command("x-query-requests")
 def x_query_requests(machine: Machine) -> list[RequestInfo]:
-    """The requests that have come and are not answered, of each drive in their order.
+    """Return the requests that have come and are not answered, of each drive in their order.
 
     A request `waits-for` the machine to `run` when the machine is stopped or
-    about to, for the end of a `drain`, or for the `throttle` of its drive.
-    Not among them are those that go straight to a file, which wait for
-    nothing, and questions for the block status.
+    about to stop, for the end of a `drain`, or for the `throttle` of its drive.
+    Requests on the shortcut are left out, since they wait for nothing, and so are
+    questions for the block status.
     """
     return [
         _info(machine, blk, request)
@@ -60,6 +60,7 @@ def _info(machine: Machine, blk: BlockBackend, request: Request) -> RequestInfo:
     if request.waits_for is Wait.THROTTLE:
         waits_for = RequestWait.THROTTLE
     elif request.waits_for is Wait.HOLD:
+        # A request is held by a stop or by a drained section; only the run state tells which.
         runs = machine.vm.running and machine.vm.stop_requested is None
         waits_for = RequestWait.DRAIN if runs else RequestWait.RUN
     return RequestInfo(

@@ -69,26 +69,26 @@ class WatchdogAction(StrEnum):
 
 @table.command("query-status")
 def query_status(machine: Machine) -> StatusInfo:
-    """The run state; `running` only in the state of that name."""
+    """Return the run state; `running` is true only in the state of that name."""
     vm = machine.vm
     return StatusInfo(running=vm.running, status=vm.state)
 
 
 @table.command("query-name")
 def query_name(machine: Machine) -> NameInfo:
-    """The name given with the key `name`."""
+    """Return the name given with the key `name`."""
     return NameInfo(name=machine.name)
 
 
 @table.command("query-iothreads")
 def query_iothreads(machine: Machine) -> list[IOThreadInfo]:
-    """Always empty."""
+    """Return an empty list: there are no iothreads."""
     return []
 
 
 @table.command("stop")
 async def stop(machine: Machine) -> None:
-    """Stop the machine; the answer comes when no request is in flight and all is flushed."""
+    """Stop the machine; the reply comes when no request is in flight and all is flushed."""
     await machine.stop(RunState.PAUSED)
 
 
@@ -100,7 +100,7 @@ def cont(machine: Machine) -> None:
 
 @table.command("system_reset")
 async def system_reset(machine: Machine) -> None:
-    """Reset the devices: their held requests are dropped.
+    """Reset the devices, and drop their held requests.
 
     Over NBD a request must be answered: a dropped one fails with ESHUTDOWN.
     """
@@ -123,4 +123,4 @@ def set_action(
     panic: PanicAction | None = None,
     watchdog: WatchdogAction | None = None,
 ) -> None:
-    """Accepted as QEMU does; without a guest CPU none of these things can happen."""
+    """Accept what QEMU accepts; without a guest CPU none of these things can happen."""

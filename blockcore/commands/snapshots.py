@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Snapshots, and what an image says of its backing file."""
+"""Snapshots, and the name of the backing file in an image.
+
+Each snapshot command is a transaction of one action, as in QEMU.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ actions = ActionTable()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevSnapshotSync:
-    """QAPI's BlockdevSnapshotSync: which node, by its drive or its name, and the new image."""
+    """QAPI's BlockdevSnapshotSync: the node, by its drive or its name, and the new image."""
 
     device: str | None = None
     node_name: str | None = None
@@ -42,7 +45,7 @@ class BlockdevSnapshotSyncAction(TransactionAction):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevSnapshot:
-    """QAPI's BlockdevSnapshot: the node to be covered, and the overlay, which has no backing."""
+    """QAPI's BlockdevSnapshot: the node to cover, and the overlay, which has no backing file."""
 
     node: str
     overlay: str
@@ -60,6 +63,7 @@ async def _snapshot_sync(
     data = action.data
     old = machine.find.node_or_device(data.device, data.node_name)
     await under_way.drain(machine, old)
+    # The order of the checks decides which error is given (external_snapshot_action).
     _require_medium(machine, old, data.device or old.node_name)
     old.check_op(BlockOpType.EXTERNAL_SNAPSHOT)
     if data.node_name is not None and data.snapshot_node_name is None:
@@ -78,6 +82,10 @@ async def _snapshot_sync(
 
 
 def _require_medium(machine: Machine, node: BlockNode, typed: str) -> None:
+    """Raise QmpError if the node has no medium; the message names what the release names.
+
+    `typed` is what the user has typed.
+    """
     if not machine.find.is_inserted(node):
         by_drive = machine.qemu.no_medium_names_drive
         raise QmpError(
@@ -116,7 +124,7 @@ async def blockdev_snapshot_sync(
     """Let a new image take the place of a drive's root, which becomes its backing file.
 
     From then on the old root is read-only.  With mode `existing` the image
-    is there already.
+    exists already.
     """
     data = BlockdevSnapshotSync(
         device=device,
@@ -132,7 +140,10 @@ async def blockdev_snapshot_sync(
 
 @table.command("blockdev-snapshot")
 async def blockdev_snapshot(machine: Machine, *, node: str, overlay: str) -> None:
-    """The same with a node that `blockdev-add` has opened, without a backing file."""
+    """Let a node take the place of another, which becomes its backing file.
+
+    `blockdev-add` has opened the overlay, without a backing file.
+    """
     data = BlockdevSnapshot(node=node, overlay=overlay)
     action = BlockdevSnapshotAction(type="blockdev-snapshot", data=data)
     await transaction.transaction(machine, wanted=[action])
@@ -142,7 +153,7 @@ async def blockdev_snapshot(machine: Machine, *, node: str, overlay: str) -> Non
 async def change_backing_file(
     machine: Machine, *, device: str, image_node_name: str, backing_file: str
 ) -> None:
-    """Write another backing file name into an image of a drive's chain.
+    """Write another backing file name into an image of a drive's chain (qmp_change_backing_file).
 
     The nodes stay as they are.  The format that is written is that of the
     backing node; QEMU writes the image's own.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Starting to fill an image from below: block-stream."""
+"""Starting to fill an image from the images below it: block-stream."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ async def block_stream(
     auto_finalize: bool = True,
     auto_dismiss: bool = True,
 ) -> None:
-    """Copy into an image what it lacks from the images above `base`, or from all of its chain.
+    """Copy into an image what it lacks from the images above `base`, or from its whole chain.
 
-    Afterwards `base` is its backing file, or it has none.  `bottom` names the
-    lowest image that is copied instead.  `backing_mask_protocol` writes the
-    format `raw` into the header where the new backing file has none.
+    Afterwards `base` is the image's backing file; without `base` it has none.
+    `bottom` names the lowest image to copy instead.  `backing_mask_protocol` writes
+    the format `raw` into the header where the new backing file has no format.
     """
     _exclude(base=base, base_node=base_node, bottom=bottom)
     async with changing_graph(machine, device):
@@ -68,7 +68,7 @@ async def block_stream(
 
 
 def _exclude(**given: str | None) -> None:
-    """QmpError if two ways of saying the same are used."""
+    """Raise QmpError if two arguments are given that name the end of the copied part."""
     pairs = (("base", "base_node"), ("base", "bottom"), ("bottom", "base_node"))
     for one, other in pairs:
         if given[one] is not None and given[other] is not None:
@@ -79,6 +79,7 @@ def _exclude(**given: str | None) -> None:
 async def _stream_base(
     machine: Machine, target: BlockNode, device: str, base: str | None, base_node: str | None
 ) -> BlockNode | None:
+    """Return the image that stays below, by its file or node name, or None; raise QmpError."""
     if base is not None:
         image = await find_backing_image(target, base, machine.graph.path)
         if image is None or image not in _reachable(target):
@@ -95,6 +96,7 @@ async def _stream_base(
 def _stream_bottom(
     machine: Machine, target: BlockNode, device: str, bottom: str
 ) -> BlockNode:
+    """Return the lowest image to copy; raise QmpError."""
     node = machine.find.node_or_device(None, bottom)
     if node.filters is not None:
         raise QmpError(f"Node '{bottom}' is a filter, use a non-filter node as 'bottom'")
@@ -106,7 +108,7 @@ def _stream_bottom(
 
 
 def _reachable(target: BlockNode) -> list[BlockNode]:
-    """The chain, to the end or an image without a medium, which has nothing below it any more."""
+    """Return the chain down to its end, or to an image without a medium, below which nothing is."""
     found = []
     for node in chain(target):
         found.append(node)
@@ -116,7 +118,10 @@ def _reachable(target: BlockNode) -> list[BlockNode]:
 
 
 def _require_open(target: BlockNode, bottom: BlockNode | None) -> None:
-    """QmpError if the filter of the job had an image at its bottom that has no medium."""
+    """Raise QmpError if the lowest image to copy has no medium.
+
+    QEMU opens the job's filter with that image as its `bottom`, which fails (cor_open).
+    """
     last = _reachable(target)[-1]
     if bottom is None and not last.inserted:
         raise QmpError(f"Could not create node: Bottom node '{last.node_name}' not opened")
@@ -125,6 +130,7 @@ def _require_open(target: BlockNode, bottom: BlockNode | None) -> None:
 def _streamed(
     target: BlockNode, base: BlockNode | None, bottom: BlockNode | None
 ) -> list[BlockNode]:
+    """Return the nodes that the job works on: the image, and those whose data is copied."""
     nodes = list(chain(target))
     if bottom is not None:
         return nodes[: nodes.index(bottom) + 1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""All commands together, and those about the commands themselves."""
+"""The table of all commands, and the commands about the commands themselves."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ class VersionTriple:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionInfo:
-    """The QEMU whose behaviour this is, and who behaves so."""
+    """QAPI's VersionInfo: the QEMU whose behaviour this is, and the program that has it."""
 
     qemu: VersionTriple
     package: str
 
 
 def version_info(release: Release) -> VersionInfo:
-    """What a release answers to `query-version`; `package` says that it is not QEMU."""
+    """Return what a release answers to `query-version`; `package` says that it is not QEMU."""
     major, minor, micro = release.version
     return VersionInfo(
         qemu=VersionTriple(major=major, minor=minor, micro=micro), package="faultline"
@@ -79,19 +79,19 @@ class CommandInfo:
 
 @table.command("query-version")
 def query_version(machine: Machine) -> VersionInfo:
-    """The version of QEMU whose answers are given; `package` says that it is not QEMU."""
+    """Return the version of QEMU whose answers are given; `package` says that it is not QEMU."""
     return version_info(machine.qemu)
 
 
 @table.command("query-commands")
 def query_commands(machine: Machine) -> Annotated[Encoded, qapi_type(list[CommandInfo])]:
-    """The names of all commands."""
+    """Return the names of all commands."""
     return _commands(machine.qemu.absent)
 
 
 @table.command("query-qmp-schema")
 def query_qmp_schema(machine: Machine) -> Annotated[Encoded, qapi_type(list[Any])]:
-    """All commands, events and types, as QEMU's introspection describes its own."""
+    """Return all commands, events and types, as QEMU's introspection describes its own."""
     return _schema(machine.qemu.absent)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""QMP's `transaction`: several actions or none.  `table.py` says which there are."""
+"""QMP's `transaction`: several actions or none.  `table` includes the kinds of action."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ async def transaction(
     wanted: list[Annotated[TransactionAction, ACTION]],
     properties: TransactionProperties = TransactionProperties(),
 ) -> None:
-    """Do all of the actions, at one moment as guests see it, or none of them.
+    """Carry out all of the actions, at one moment as guests see it, or none of them.
 
-    Everything is drained first, though only what an action names is waited
-    for; guests of that wait until the end.  Jobs go on, except for those on
-    nodes that an action drains.
+    Everything is drained first, but only the nodes that an action names are waited
+    for as long as it takes; guests of these wait until the end.  Jobs go on, except
+    for jobs on nodes that an action drains.
     """
     grouped = properties.completion_mode is ActionCompletionMode.GROUPED
     under_way = Transaction(
@@ -55,6 +55,8 @@ async def transaction(
             check_grouped(machine, action)
     names = [name for action in wanted for name in names_of_nodes(action)]
     async with changing_graph(machine, *names):
+        # Guests are held around the drained moment, so that no write of theirs comes between that
+        # and the last action.
         concerned = Drain(machine, machine.find.existing(names))
         with concerned.guests_held():
             await concerned.settled_beside_others(machine.clock)
@@ -76,7 +78,7 @@ async def _carry_out(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Abort:
-    """Nothing is said with it."""
+    """QAPI's Abort, which has no members."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,5 +88,5 @@ class AbortAction(TransactionAction):
 
 @actions.action("abort", AbortAction)
 async def _abort(machine: Machine, action: AbortAction, transaction: Transaction) -> None:
-    """Fails, so that one can see how the others are undone."""
+    """Fail, so that a client can see how the other actions are undone."""
     raise QmpError("Transaction aborted using Abort action")

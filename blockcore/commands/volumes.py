@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Thin volumes: looking at them, extending them, and the manager that does it by itself."""
+"""Thin volumes: looking at them, extending them, and the manager that extends them by itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ table = CommandTable()
 table.event(XVolumeExtended)
 
 CHUNK = 2560 << 20
-"""vdsm's volume_utilization_chunk_mb."""
+"""The default size of an extension, in bytes (vdsm's volume_utilization_chunk_mb)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +42,9 @@ class VolumeResponderInfo:
 class VolumeInfo:
     """The volume under a `file` node; sizes in bytes.
 
-    `virtual_size` is what the topmost node above it shows, `allocated` what
-    the file occupies on the host.  `wr_highest_offset` is as in
-    query-blockstats, so writes that failed count.  `refusals` requests did
-    not fit.
+    `virtual_size` is what the topmost node above it shows, `allocated` what the
+    file occupies on the host.  `wr_highest_offset` is as in query-blockstats, so
+    that writes that failed count.  `refusals` counts the requests that did not fit.
     """
 
     node_name: str
@@ -63,7 +62,8 @@ class VolumeInfo:
 
 @table.command("x-query-volumes")
 async def x_query_volumes(machine: Machine) -> list[VolumeInfo]:
-    """All volumes of limited physical size."""
+    """Return all volumes of limited physical size."""
+    # `wr_highest_offset` does not know yet of writes that went past the nodes.
     for blk in machine.backends:
         blk.publish_traces()
     return [
@@ -86,9 +86,9 @@ async def x_volume_extend(
     """Let a volume grow to `size` bytes, or by `add` bytes, rounded up to whole extents.
 
     `node-name` also takes a drive's id, and a node above the volume.  The
-    reply comes when it is done, which takes `latency-ms`.  With an `errno`
-    (a number or a name) the extension fails after that time, and the volume
-    stays as it is.  Held requests stay held until `cont`.
+    reply comes when the extension is done, which takes `latency-ms`.  With an
+    `errno` (a number or a name) the extension fails after that time, and the
+    volume stays as it is.  Held requests stay held until `cont`.
     """
     node, volume = _volume_of(machine, node_name)
     if (size is None) == (add is None):
@@ -98,6 +98,7 @@ async def x_volume_extend(
     await Until(_never, machine.clock.monotonic_ns() + latency_ms * 1_000_000)
     if errno:
         raise QmpError(f"Failed to extend volume: {os.strerror(errno)}")
+    # The node may have been closed during the wait.
     if node.closed:
         raise QmpError(f"Node '{node.node_name}' not found")
     node.extend_volume(volume.physical_size + (add or 0) if size is None else size)
@@ -116,15 +117,15 @@ def x_volume_responder(
     latency_max_ms: UInt32 | None = None,
     seed: int = 0,
 ) -> None:
-    """Let the machine play the storage manager of a volume, or with `enable` false no more.
+    """Let the machine play the storage manager of a volume; `enable` false ends it.
 
-    It extends the volume by `chunk` bytes when a write ends less than
+    The manager extends the volume by `chunk` bytes when a write ends less than
     `threshold` bytes below the physical size, or when `percent` of the last
-    chunk is in use (20 if neither is given, as with vdsm), and lets a machine
-    go on that has stopped because the volume was full.  Every extension takes
-    between `latency-min-ms` and `latency-max-ms` (the same, if not given),
-    by `seed`.  Meanwhile the write threshold of the `file` node is the
-    manager's own.
+    chunk is in use (20 if neither is given, as with vdsm).  It lets a machine go
+    on that has stopped because the volume was full.  Every extension takes
+    between `latency-min-ms` and `latency-max-ms` (`latency-min-ms`, if not
+    given); `seed` decides how long.  Meanwhile the write threshold of the
+    `file` node belongs to the manager.
     """
     node, _ = _volume_of(machine, node_name)
     options = make_options(
@@ -145,7 +146,10 @@ def x_volume_responder(
 
 
 def _volume_of(machine: Machine, name: str) -> tuple[BlockNode, Volume]:
-    """The volume of a node, or of the one that carries its data; QmpError if there is none."""
+    """Return the node with the volume that carries a node's data, and the volume.
+
+    Raise QmpError if there is no volume.
+    """
     node: BlockNode | None = machine.find.node_or_device(name, name)
     while node is not None:
         if node.volume is not None:
@@ -172,7 +176,7 @@ async def _info(machine: Machine, node: BlockNode, volume: Volume) -> VolumeInfo
 
 
 def _topmost(node: BlockNode) -> BlockNode:
-    """The last of the nodes that carry this one's data further up."""
+    """Return the last of the nodes that carry the data of `node` further up."""
     for parent in node.node_parents:
         if parent.file is node:
             return _topmost(parent)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Cutting connections that hang (QEMU's `util/yank.c`, `qapi/yank.json`).
 
-Both commands may be executed out of band: they take no turn with anybody, and wait for nothing.
+Both commands may be executed out of band: they wait for no other command and no server.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ table = CommandTable()
 
 
 class YankInstanceType(StrEnum):
-    """What can have connections in QEMU; here only nodes have some that may be cut."""
+    """QAPI's YankInstanceType; here only nodes have connections that can be cut."""
 
     BLOCK_NODE = "block-node"
     CHARDEV = "chardev"
@@ -54,7 +54,8 @@ YANK_INSTANCE = FlatUnion(
 def yank(
     machine: Machine, *, instances: list[Annotated[YankInstance, YANK_INSTANCE]]
 ) -> None:
-    """Cut the connections of all these at once, or of none if one of them does not exist."""
+    """Cut the connections of all these instances, or of none if one of them does not exist."""
+    # All are found before the first is cut.
     for node in [_find(machine, instance) for instance in instances]:
         node.yank()
 
@@ -69,7 +70,7 @@ def _find(machine: Machine, instance: YankInstance) -> BlockNode:
 
 @table.command("query-yank", allow_oob=True)
 def query_yank(machine: Machine) -> list[Annotated[YankInstance, YANK_INSTANCE]]:
-    """Everything whose connections can be cut, the oldest first."""
+    """Return all instances whose connections can be cut, the oldest first."""
     return [
         YankInstanceBlockNode(type=YankInstanceType.BLOCK_NODE, node_name=node.node_name)
         for node in _connected(machine)
@@ -77,7 +78,11 @@ def query_yank(machine: Machine) -> list[Annotated[YankInstance, YANK_INSTANCE]]
 
 
 def _connected(machine: Machine) -> Iterator[BlockNode]:
-    """Also those that are being opened or closed, which may wait for their servers as well."""
+    """Yield the nodes that have a connection.
+
+    Nodes that are being opened or closed are among them: they may wait for their
+    servers as well.
+    """
     unlisted = sorted(machine.graph.unlisted, key=lambda node: node.node_name)
     for node in (*machine.graph.nodes.values(), *unlisted):
         if node.connected:
