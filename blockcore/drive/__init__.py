@@ -4,5 +4,6 @@
 `block_backend` is QEMU's BlockBackend with the device on it.  `guest_request`
 holds a request while the machine does not run, tries it, and lets the policy
 decide about a failure.  Reads and writes that nothing concerns take the
-`shortcut` of the drive instead (`nodes.shortcut`).
+shortcut of the drive instead (`nodes.shortcut`), without the big lock; all
+else here runs under it.
 """

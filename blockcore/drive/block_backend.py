@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""A drive as its guest has it: QEMU's BlockBackend plus the device on it."""
+"""A drive as its guest has it: QEMU's BlockBackend plus the device on it.
+
+A request comes from a worker thread of nbdkit's.  The worker first tries
+`shortcut`, without the big lock; what the shortcut does not do comes here, as a
+coroutine under the lock.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +39,10 @@ from blockcore.rules.throttle_group import ThrottleMember
 class BlockBackend:
     """A drive: policies, io-status, statistics, limits, and the requests in flight.
 
-    `name` is empty for an anonymous one; `export` is the name of its NBD
-    export.  `root` is the node under the device.
+    `name` is empty for an anonymous drive; `export` is the name of its NBD
+    export.  `root` is the node under the device.  `shortcut` is where plain
+    requests may go past the nodes, None if they may not.  Requests raise the
+    OSError that the guest is told.
     """
 
     def __init__(
@@ -83,7 +90,7 @@ class BlockBackend:
 
     @property
     def throttle(self) -> ThrottleMember | None:
-        """The drive's part in a group of limits; None: there are none."""
+        """The drive's part in a group of limits; None if it has no limits."""
         return self._throttle
 
     @throttle.setter
@@ -96,34 +103,39 @@ class BlockBackend:
         return self.root.size
 
     def describe(self) -> str:
-        """As messages about conflicts call it."""
+        """Return the name by which messages about conflicts call the drive."""
         return f"block device '{self.name or self.device.qdev}'"
 
     def node_replaced(self, node: BlockNode) -> None:
-        """The drive has another root, an overlay of the old one or what is to follow it."""
+        """Take `node` as the root from now on, in the place of the old root.
+
+        `node` is an overlay of the old root, or takes over from it at the end of a job.
+        """
         self.publish_traces()
         self.root = node
         self.concerns_changed()
 
     def may_run(self) -> bool:
-        """Whether requests may go to the node; held ones wait for this."""
+        """Return whether requests may go to the node; held requests wait for this."""
         return self.vm.running and not self._quiesced
 
     def quiet(self) -> bool:
-        """Whether no request is at a node, on either way."""
+        """Return whether no request is at a node, on the long way or on the shortcut."""
         return not self._requests.in_flight and self.shortcut_idle()
 
     def shortcut_idle(self) -> bool:
-        """Whether no request is on the shortcut."""
+        """Return whether no request is on the shortcut."""
         return self.slots.idle()
 
     def concerns_changed(self) -> None:
         """Send all requests the long way; the next one decides anew who may take the shortcut.
 
-        Called under the lock, by whatever concerns requests, whenever it comes
-        or goes.  That may be often, as for each link of a long chain, and so
-        costs nothing but this.
+        Called under the big lock whenever something that concerns requests comes or
+        goes.  That may be often, as for each link of a long chain, and so the
+        decision itself is left to the next request.
         """
+        # Workers read this without the lock, after they have set `busy` in their slot.  A worker
+        # that has read the old value goes on; `shortcut_idle` tells when none does.
         self.shortcut = None
         self._shortcut_due = True
 
@@ -144,41 +156,47 @@ class BlockBackend:
             and not self.device.logical_block_size
         ):
             way = root.way()
+        # The traces of the old way belong to its nodes: they go there before `slots` forgets it.
         self.publish_traces()
         if way is not None:
+            # Workers may write there from here on.  It is early enough to set `slots` afterwards:
+            # `publish` runs under the lock.
             self.shortcut = GuestShortcut(way, root.size, self._host.clock)
             below = way.translation
             self.slots.traces = way.traces
             self.slots.traces_below = below.traces if below is not None else Traces()
 
     def open_requests(self) -> list[Request]:
-        """Those that have come and are not answered, but for any on the shortcut."""
+        """Return the requests that have come and are not answered, except on the shortcut."""
         return list(self._requests.open.values())
 
     def reset_iostatus(self) -> None:
         self.iostatus = BlockDeviceIoStatus.OK
 
     def drop_held(self) -> None:
-        """End every held request: the device was reset (virtio_blk_reset)."""
+        """End every held request, because the device was reset (virtio_blk_reset)."""
         self._ops_at_reset = self._ops()
         self._requests.drop_held()
 
     def is_driven(self) -> bool:
-        """Whether the guest has sent something since the last reset: its driver is up."""
+        """Return whether the guest has sent a request since the last reset.
+
+        A guest's driver is up then, and has started the device (virtio_blk_start_ioeventfd).
+        """
         return self._ops() > self._ops_at_reset
 
     def _ops(self) -> int:
         return self._requests.arrivals + self.slots.ops()
 
     def accepts(self) -> bool:
-        """Whether no drained section keeps requests out."""
+        """Return whether no drained section keeps requests out."""
         return not self._quiesced
 
     @contextmanager
     def quiesced(self) -> Iterator[None]:
-        """A drained section: new requests wait; await `Until(quiet)` inside it for the others.
+        """Keep new requests waiting inside the context; await `Until(quiet)` for those under way.
 
-        Throttled requests are let through, as QEMU's drain does.
+        Throttled requests are let through, as QEMU's drain does (blk_root_drained_begin).
         """
         self._quiesced += 1
         self.concerns_changed()
@@ -194,15 +212,15 @@ class BlockBackend:
             self.concerns_changed()
 
     async def drain(self) -> None:
-        """Wait until no request is at a node (bdrv_drain); those that come meanwhile wait."""
+        """Wait until no request is at a node; new requests wait meanwhile (bdrv_drain)."""
         with self.quiesced():
             await Until(self.quiet)
 
     async def pread(self, offset: int, buf: memoryview, tried: Tried = False) -> None:
-        """A guest's read into `buf`, which the shortcut has not done.
+        """Carry out a guest's read into `buf`, which the shortcut has not done.
 
-        `tried` is what came of it there.  Under rerror=ignore a failed read gives zeroes: a server
-        has no stale guest memory to leave in place.
+        `tried` is the outcome of the shortcut.  Under rerror=ignore a failed read
+        gives zeroes: a server has no stale guest memory to leave in place.
         """
 
         async def read() -> None:
@@ -214,9 +232,9 @@ class BlockBackend:
     async def pwrite(
         self, offset: int, buf: memoryview, fua: bool = False, tried: Tried = False
     ) -> None:
-        """A guest's write; with `fua`, or without a write-back cache, flushed.
+        """Carry out a guest's write; flush after it with `fua`, or without a write-back cache.
 
-        `tried` is what came of it on the shortcut, if that was asked.
+        `tried` is the outcome of the shortcut, if the write was tried there.
         """
 
         async def write() -> None:
@@ -227,7 +245,7 @@ class BlockBackend:
     async def zero(
         self, offset: int, length: int, *, may_unmap: bool, fua: bool = False, fast: bool = False
     ) -> None:
-        """A guest's write-zeroes; `fast` fails with ENOTSUP rather than being slow."""
+        """Carry out a guest's write-zeroes; with `fast` raise ENOTSUP rather than write data."""
 
         async def zero() -> None:
             await self.root.zero(
@@ -241,7 +259,7 @@ class BlockBackend:
         await self._requests.carry_out(ZERO, offset, length, zero, fast=fast)
 
     async def discard(self, offset: int, length: int, fua: bool = False) -> None:
-        """A guest's discard: dropped unless the node was opened with discard=unmap."""
+        """Carry out a guest's discard; it is dropped unless the node has discard=unmap."""
 
         async def discard() -> None:
             await self.root.discard(offset, length)
@@ -251,19 +269,21 @@ class BlockBackend:
         await self._requests.carry_out(DISCARD, offset, length, discard)
 
     async def flush(self) -> None:
-        """A guest's flush."""
+        """Carry out a guest's flush."""
 
         async def flush() -> None:
+            # A node that knows of no write since its last flush is not flushed.
             self.publish_traces()
             await self.root.flush()
 
         await self._requests.carry_out(FLUSH, 0, 0, flush)
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
-        """What `length` bytes at `offset` are.
+        """Return the extents of `length` bytes at `offset`.
 
-        No device asks this, so no policy applies and nothing is held while
-        the machine is stopped: an error is the answer.
+        No device asks this, so no policy applies and the question is not held while
+        the machine is stopped: an OSError is the answer.  Only drained sections make
+        it wait.
         """
         await Until(self.accepts)
         extents: list[Extent] = []
@@ -278,7 +298,7 @@ class BlockBackend:
         return extents
 
     def stats(self) -> BlockAcctStats:
-        """The counters of both ways together."""
+        """Return a copy of the counters, of the long way and the shortcut together."""
         total = deepcopy(self._requests.stats)
         for slot in self.slots:
             total.add(slot)
@@ -286,10 +306,10 @@ class BlockBackend:
         return total
 
     def retire(self, slot: Slot) -> None:
-        """The slot's thread has ended: keep what it counted."""
+        """Take over what a slot has counted, since its thread has ended."""
         self._requests.stats.add(slot)
         self.slots.retire(slot)
 
     def publish_traces(self) -> None:
-        """Leave the traces of the writes that went past the nodes since the last time."""
+        """Tell the nodes of the writes that have gone past them since the last call."""
         self.slots.publish()

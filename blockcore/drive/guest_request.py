@@ -2,10 +2,9 @@
 """The life of a guest request: held, tried, and what the policy makes of a failure.
 
 Here a request meets the error policy (`block/block-backend.c`,
-`hw/block/virtio-blk.c`).  One that fails is reported, ignored, or held: then it
-asks for the machine to stop, and stays where it is until `cont` lets it try
-again from the beginning.  Requests that arrive while the machine does not run
-wait the same way.
+`hw/block/virtio-blk.c`).  A request that fails is reported, ignored, or held: then
+it asks for the machine to stop, and waits until `cont` lets it try again from
+the beginning.  Requests that arrive while the machine does not run wait likewise.
 """
 
 from __future__ import annotations
@@ -39,11 +38,11 @@ from blockcore.rules.throttle_group import ThrottleMember
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """The device model a guest would see on the drive.
+    """The device model that a guest would see on the drive.
 
-    `path` is where QEMU's object tree has it, `id` the user's name for it.
-    `logical_block_size` (bytes) is what requests must be aligned to; None
-    leaves any alignment to the client, which has no sectors to think in.
+    `path` is the device's place in QEMU's object tree, `id` the user's name for it.
+    Block sizes are in bytes.  Requests must be aligned to `logical_block_size`;
+    None allows any alignment, because an NBD client has no sectors.
     """
 
     path: str
@@ -53,9 +52,10 @@ class Device:
 
     @property
     def qdev(self) -> str:
-        """What query-block shows: the path, or the id of a device that has the drive itself.
+        """The device as query-block shows it: its path, or its id (blk_get_attached_dev_id).
 
-        The part of a virtio device that has the drive has no id (blk_get_attached_dev_id).
+        The id is shown only for a device that has the drive itself.  In a virtio device
+        an inner part has the drive, and that part has no id.
         """
         return self.id if self.id is not None and self.path.endswith(f"/{self.id}") else self.path
 
@@ -73,22 +73,25 @@ class Drive(Protocol):
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The size in bytes."""
 
     @property
     def iostatus_enabled(self) -> bool:
         """Whether a policy can stop the machine."""
 
     def may_run(self) -> bool:
-        """Whether requests may go to the node."""
+        """Return whether requests may go to the node."""
 
     def renew_shortcut(self) -> None:
-        """Find out whether those that come later may go past all this."""
+        """Decide whether later requests may take the shortcut."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a kind of request is called, and how it fails and counts."""
+    """A kind of request: how it is called, and how it fails and counts.
+
+    `acct` None: it is not accounted.  `throttled`: limits apply to it.
+    """
 
     iotype: BlkdebugIOType
     operation: IoOperationType
@@ -101,21 +104,21 @@ WRITE = Kind(BlkdebugIOType.WRITE, IoOperationType.WRITE, AcctType.WRITE, thrott
 ZERO = Kind(BlkdebugIOType.WRITE_ZEROES, IoOperationType.WRITE, AcctType.WRITE, throttled=True)
 FLUSH = Kind(BlkdebugIOType.FLUSH, IoOperationType.WRITE, AcctType.FLUSH, throttled=False)
 DISCARD = Kind(BlkdebugIOType.DISCARD, IoOperationType.WRITE, None, throttled=False)
-"""virtio-blk does not account discards (recorded: guest-discard-zeroes-eio-stop)."""
+"""A discard, which virtio-blk does not account (recorded: guest-discard-zeroes-eio-stop)."""
 
 
 class Wait(Enum):
-    """What keeps a request from its node."""
+    """The reasons why a request is not at its node yet."""
 
     HOLD = auto()
-    """Its machine is stopped, or about to, or a drained section keeps requests out."""
+    """The machine is stopped, or about to stop, or a drained section keeps requests out."""
     THROTTLE = auto()
-    """The drive's limits."""
+    """The limits of the drive."""
 
 
 @dataclass(slots=True)
 class Request:
-    """One that has come and is not answered; `offset` and `length` in bytes."""
+    """A request that has come and is not answered; `offset` and `length` in bytes."""
 
     kind: Kind
     offset: int
@@ -125,14 +128,18 @@ class Request:
 
 
 class RequestDropped(OSError):
-    """The machine was reset under a held request, or its drive is gone."""
+    """The outcome of a held request whose machine was reset, or whose drive is gone: ESHUTDOWN."""
 
     def __init__(self) -> None:
         super().__init__(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))
 
 
 class _Hold:
-    """What the held requests of a drive wait for; a reset ends it and they are dropped."""
+    """The condition that the held requests of a drive wait for.
+
+    A reset sets `dropped`, which ends the wait of these requests only: later ones
+    get another object.
+    """
 
     __slots__ = ("drive", "dropped", "vm")
 
@@ -145,7 +152,7 @@ class _Hold:
         return self.dropped or self.drive.may_run()
 
     def stop_decided(self) -> bool:
-        """Whether the stop that a failed request asked for has come, or `cont` before it."""
+        """Return whether the stop that a failed request asked for has come, or `cont` before it."""
         return self.dropped or self.vm.stop_requested is None
 
     def check(self) -> None:
@@ -154,11 +161,11 @@ class _Hold:
 
 
 class GuestRequests:
-    """The requests of one drive's guest, but for those on the shortcut.
+    """The requests of one drive's guest, except those on the shortcut.
 
-    `in_flight` of them are at a node; `stats` counts those that are over;
-    `arrivals` is how many have come, `open` those that are not answered, in
-    that order.
+    `in_flight` requests are at a node; `stats` counts the requests that are over;
+    `arrivals` is how many have come.  `open` has those that are not answered, by
+    their number, in the order in which they have come.
     """
 
     def __init__(self, drive: Drive, host: DriveHost, stats: BlockAcctStats) -> None:
@@ -171,7 +178,7 @@ class GuestRequests:
         self._hold = _Hold(drive, host.vm)
 
     def drop_held(self) -> None:
-        """End every held request: the device was reset (virtio_blk_reset)."""
+        """End every held request, because the device was reset (virtio_blk_reset)."""
         self._hold.dropped = True
         self._hold = _Hold(self._drive, self._host.vm)
 
@@ -184,12 +191,17 @@ class GuestRequests:
         tried: Tried = False,
         fast: bool = False,
     ) -> bool:
-        """Carry a request to its end; False if its error was ignored.
+        """Carry a request to its end; return False if its error was ignored.
 
-        Each round holds the request until the machine runs, tries it from
-        scratch, and lets the policy decide about a failure; `tried` is the
-        outcome of the first attempt if the shortcut has made one.  Held requests go
-        on in the order in which they arrived.
+        Each round holds the request until the machine runs, tries it from scratch, and
+        lets the policy decide about a failure.  `tried` is the outcome of the first
+        attempt if the shortcut has made one.  Held requests go on in the order in
+        which they arrived.  The time that a request is held is not accounted, as in
+        QEMU, which starts its account anew when it tries again (block_acct_start).
+
+        Raise OSError if the policy reports the error, or if the request is dropped or
+        invalid.  With `fast`, ENOTSUP is an answer, not an error that concerns the
+        policy.
         """
         self._drive.renew_shortcut()
         error = tried if isinstance(tried, OSError) else None
@@ -221,6 +233,8 @@ class GuestRequests:
                 if action is BlockErrorAction.IGNORE:
                     self._count(request, started_ns)
                     return False
+                # The machine still runs for a moment (STOP_LATENCY_NS): without this wait the
+                # request would be tried again before the stop that it has asked for.
                 error, hold = None, self._hold
                 request.waits_for = Wait.HOLD
                 await Until(hold.stop_decided, rank=rank)
@@ -229,11 +243,12 @@ class GuestRequests:
                 started_ns = self._host.clock.monotonic_ns()
         finally:
             del self.open[rank]
-            error, tried = None, False  # the error leads to this frame
+            error, tried = None, False  # the traceback of an error refers to this frame
 
     async def _attempt(
         self, request: Request, attempt: Callable[[], Awaitable[None]]
     ) -> OSError | None:
+        # Throttled requests are in flight: a drain waits for them, after it has let them through.
         throttle = self._drive.throttle
         self.in_flight += 1
         try:
@@ -259,7 +274,10 @@ class GuestRequests:
             self.stats.done(acct, request.length, started_ns, now_ns)
 
     def _check(self, request: Request) -> None:
-        """Refuse what no device model would pass on: no policy, no event, counted as invalid."""
+        """Raise EINVAL for a request that no device model would pass on, and count it as invalid.
+
+        No policy applies, and there is no event (virtio_blk_sect_range_ok).
+        """
         drive = self._drive
         block = drive.device.logical_block_size or 1
         offset, length = request.offset, request.length
@@ -270,7 +288,10 @@ class GuestRequests:
         raise failure(errno.EINVAL)
 
     def _error_action(self, operation: IoOperationType, error: OSError) -> BlockErrorAction:
-        """Decide, set the io-status, say so, ask for the stop: in this order (blk_error_action)."""
+        """Decide, set the io-status, send the event, ask for the stop, in this order.
+
+        (blk_error_action.)  Return the action.
+        """
         drive = self._drive
         number = error.errno or errno.EIO
         is_read = operation is IoOperationType.READ
