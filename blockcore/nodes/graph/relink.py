@@ -109,7 +109,7 @@ class Relink:
         self._touched[node] = None
 
     def release(self, node: BlockNode) -> None:
-        """Close a node at the end of the block, unless it has users or a name of the monitor's."""
+        """Close a node at the end of the block, unless it has users or the monitor owns it."""
         self._unused.append(node)
 
     def check(

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Clusters for guest data: registered, written by somebody else, and then linked.
+"""Allocation of clusters for guest data: registered, then written, then linked.
 
-An allocation begins and ends under the big lock, and nothing that others see
-changes in between: the clusters have a reference in memory, and the tables do
-not refer to them yet.
+An allocation begins and ends under the big lock; the caller writes the data in
+between, perhaps without the lock.  Meanwhile the clusters have a reference in
+memory, but no table refers to them, so no other request sees them.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from blockcore.qapi.names import BlkdebugEvent
 
 @dataclass(slots=True, eq=False)
 class Allocation:
-    """A write under way to new clusters: guest clusters `first` to `last` get those at `host`.
+    """A write under way: guest clusters `first` to `last` get the clusters at `host`.
 
-    `table` has their entries from `index` on.  `fresh` is false if they had
-    the clusters already (zero clusters with a cluster).
+    `host` is an offset in the file, in bytes.  `table` has the entries of the
+    guest clusters from `index` on.  `fresh` is false if the guest clusters had
+    these clusters already (ZERO_ALLOC).
     """
 
     first: int
@@ -56,13 +57,16 @@ class InFlight:
         self._clusters: set[int] = set()
 
     def meets(self, first: int, last: int) -> bool:
-        """Whether one of them concerns guest clusters `first` to `last`."""
+        """Tell whether an allocation concerns any of the guest clusters `first` to `last`."""
         if first == last:
             return first in self._clusters
         return any(one.first <= last and first <= one.last for one in self._all)
 
     async def settled(self, first: int, last: int) -> None:
-        """Wait until none of them does (handle_dependencies)."""
+        """Wait until no allocation concerns guest clusters `first` to `last`.
+
+        (handle_dependencies.)
+        """
         while self.meets(first, last):
             await Until(lambda: not self.meets(first, last))
 
@@ -76,7 +80,7 @@ class InFlight:
 
 
 class Allocator:
-    """Begins and ends the allocations of an image."""
+    """The beginning and the end of an image's allocations."""
 
     def __init__(self, image: Image, mapping: Mapping, write_back: WriteBack) -> None:
         self.image = image
@@ -85,9 +89,12 @@ class Allocator:
         self.in_flight = InFlight()
 
     def begin_at_once(self, offset: int, length: int) -> Allocation | None:
-        """`begin` for the usual case: holes, and all that has to be known is in memory.
+        """Register clusters for the beginning of a write, without an await.
 
-        None if it is another one, or if the image's lock is taken.
+        This is the usual case of `begin`: all guest clusters are holes, and their
+        L2 table and a refcount block are in memory.  Returns None in any other case,
+        also if the image's lock is taken: its holder relies on tables that stay as
+        they are.  The caller has the big lock.
         """
         image = self.image
         if image.lock.taken or image.unusable or image.conflict is not None:
@@ -114,9 +121,10 @@ class Allocator:
         return self._register(first, count, cluster << image.cluster_bits, table, fresh=True)
 
     async def begin(self, offset: int, length: int) -> Allocation | None:
-        """Register clusters for the beginning of a write; None if that is not needed any more.
+        """Register clusters for the beginning of a write.
 
-        The image's lock is held.
+        Returns None if another write has allocated or is allocating them meanwhile:
+        the caller looks again.  The caller holds the image's lock.  Raises OSError.
         """
         image = self.image
         first = offset >> image.cluster_bits
@@ -152,7 +160,7 @@ class Allocator:
         return allocation
 
     def end(self, new: Allocation, *, written: bool) -> None:
-        """The clusters are the guest's from now on, or go back if they were not written."""
+        """Link the clusters to the guest's if they were `written`, otherwise give them back."""
         if written:
             self._link(new)
         elif new.fresh:
@@ -161,7 +169,7 @@ class Allocator:
         self.in_flight.end(new)
 
     def _link(self, new: Allocation) -> None:
-        """Enter the new clusters into their table."""
+        """Enter the new clusters into their table, and free what was there before."""
         size = self.image.cluster_size
         values = new.table.values
         for number in range(new.count):
@@ -172,7 +180,7 @@ class Allocator:
         self.mapping.tables.mark(new.table)
 
     def free_entry(self, entry: int, discard: Discard = Discard.OTHER) -> None:
-        """An L2 entry has just been overwritten: its clusters lose a reference."""
+        """Free the clusters of an L2 entry that was just overwritten in memory."""
         bits = self.image.cluster_bits
         if entry & COMPRESSED:
             start, length = compressed_range(entry, bits)
@@ -183,9 +191,11 @@ class Allocator:
 
 
 def _alike(values: array[int], index: int, wanted: int, size: int) -> tuple[int, int]:
-    """How many entries from `index` on need the same: new clusters, or (offset) to be reused.
+    """Return how many entries from `index` on can be written together, and where to.
 
-    0 clusters if the first entry can be written in place by now.
+    The offset is 0 if they need new clusters; otherwise they have contiguous ones
+    that can be reused.  The number is 0 if the first entry is plain data by now,
+    which is written in place.
     """
     entry = values[index]
     if kind_of(entry) is Kind.NORMAL and writable_in_place(entry):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Compressed clusters, which this driver only reads."""
+"""Decompression of clusters; this driver does not write compressed ones."""
 
 from __future__ import annotations
 
@@ -17,11 +17,17 @@ except ImportError:
     zstandard = None  # type: ignore[assignment]
 
 Inflate = Callable[[bytes, int], bytes]
-"""From compressed data, followed by anything, to a cluster of so many bytes; or OSError(EIO)."""
+"""A function that takes compressed data and a cluster's size, and returns the cluster.
+
+The data may be followed by anything.  Raises OSError(EIO) if it is damaged.
+"""
 
 
 def inflater(compression: int) -> Inflate:
-    """What decompresses an image's clusters; QmpError if this installation cannot."""
+    """Return the function that decompresses an image's clusters.
+
+    Raises QmpError if the package for zstd is not installed.
+    """
     if compression == ZLIB:
         return _inflate_zlib
     if zstandard is None:
@@ -32,7 +38,7 @@ def inflater(compression: int) -> Inflate:
 
 
 def _inflate_zlib(data: bytes, size: int) -> bytes:
-    """Raw deflate in a window of 4 KiB."""
+    """Decompress raw deflate data with a window of 4 KiB (qcow2_zlib_decompress)."""
     try:
         cluster = zlib.decompressobj(-12).decompress(data, size)
     except zlib.error:
@@ -43,8 +49,9 @@ def _inflate_zlib(data: bytes, size: int) -> bytes:
 
 
 def _inflate_zstd(data: bytes, size: int) -> bytes:
-    """One or more frames; what follows them, or would be more than a cluster, is not looked at."""
+    """Decompress one or more zstd frames, up to a cluster's size (qcow2_zstd_decompress)."""
     try:
+        # The window is limited as in libzstd's default (ZSTD_WINDOWLOG_LIMIT_DEFAULT).
         frames = zstandard.ZstdDecompressor(max_window_size=1 << 27)
         with frames.stream_reader(data, read_across_frames=True) as reader:
             cluster: bytes = reader.read(size)

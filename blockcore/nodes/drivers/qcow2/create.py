@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A new, empty image (qcow2_co_create), as `qemu-img create` makes it."""
+"""Creation of an empty image (qcow2_co_create), as `qemu-img create` makes it."""
 
 from __future__ import annotations
 
@@ -34,16 +34,17 @@ async def create_image(
     backing_file: str | None = None,
     backing_format: str | None = None,
 ) -> None:
-    """Make an image of `size` bytes (rounded up to sectors) in `file`, which is open and empty.
+    """Create an image of `size` bytes, rounded up to sectors, in an open and empty `file`.
 
-    The names go into the header as they are; nothing is opened.  Raises
-    QmpError in QEMU's words, or OSError if it cannot be flushed.
+    The name and format of the backing file go into the header as they are; it is
+    not opened.  Raises QmpError in QEMU's words, or OSError if the flush fails.
     """
     header = _new_header(size, cluster_size, version, lazy_refcounts)
     header.backing_file, header.backing_format = backing_file, backing_format
     per_block = cluster_size // 2
     l1_bytes = header.l1_entries * 8
     l1_clusters = -(-l1_bytes // cluster_size)
+    # Refcount table and blocks count themselves: their number grows until it suffices.
     blocks = table = 0
     while (total := 1 + table + blocks + l1_clusters) > blocks * per_block or not table:
         blocks = -(-total // per_block)
@@ -56,7 +57,7 @@ async def create_image(
     data += to_disk(entries).ljust(table * cluster_size, b"\0")
     counts = array(REFBLOCK_TYPE, [1] * total + [0] * (blocks * per_block - total))
     data += to_disk(counts)
-    # The header last: before that there is no image that anybody could take for one.
+    # The header comes last: an unfinished file is not recognised as an image.
     await _write(file, cluster_size, data[cluster_size:], "refcount table")
     if l1_bytes:
         await _write(file, header.l1_offset, bytes(l1_bytes), "L1 table")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The entries of L1 and L2 tables, 64 bits each."""
+"""The 64-bit entries of L1 and L2 tables."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from enum import Enum
 from typing import Final
 
 COPIED: Final = 1 << 63
-"""Nothing else refers to the cluster: it may be written in place."""
+"""The flag that the cluster has one reference, and may be written in place."""
 
 COMPRESSED: Final = 1 << 62
 ZERO: Final = 1 << 0
 OFFSET_MASK: Final = 0x00FF_FFFF_FFFF_FE00
 OFFSET_END: Final = 1 << 56
-"""Offsets are below; `COPIED`, `COMPRESSED` and the reserved bits above them are not."""
+"""The lowest number above all offsets: COPIED, COMPRESSED and reserved bits are at or above it."""
 
 ENTRY_MASK: Final = (1 << 64) - 1
 
 STRETCH: Final = 512
-"""Entries of a table that are looked at in one go, where most are 0."""
+"""How many entries `used` compares with zeroes at a time.
+
+Larger stretches skip empty parts in fewer steps, but cost more where any entry is set.
+"""
 
 
 class Kind(Enum):
-    """What a guest cluster is (QCow2ClusterType)."""
+    """The kind of a guest cluster (QCow2ClusterType)."""
 
     UNALLOCATED = "unallocated"
     ZERO_PLAIN = "zero"
@@ -38,7 +41,7 @@ READS_AS_ZERO: Final = frozenset((Kind.ZERO_PLAIN, Kind.ZERO_ALLOC))
 
 
 def kind_of(entry: int) -> Kind:
-    """The kind of an L2 entry (qcow2_get_cluster_type)."""
+    """Return the kind of an L2 entry (qcow2_get_cluster_type)."""
     if entry & COMPRESSED:
         return Kind.COMPRESSED
     if entry & ZERO:
@@ -47,12 +50,16 @@ def kind_of(entry: int) -> Kind:
 
 
 def writable_in_place(entry: int) -> bool:
-    """Whether a write may go to the entry's cluster, with or without clearing its ZERO flag."""
+    """Tell whether data may be written to the entry's cluster, of kind NORMAL or ZERO_ALLOC."""
     return bool(entry & COPIED and entry & OFFSET_MASK and not entry & COMPRESSED)
 
 
 def compressed_range(entry: int, cluster_bits: int) -> tuple[int, int]:
-    """Where the compressed data of an entry lies: offset and length in bytes."""
+    """Return offset and length in bytes of an entry's compressed data.
+
+    The data may end earlier: the entry counts sectors of 512 bytes
+    (qcow2_parse_compressed_l2_entry).
+    """
     shift = 62 - (cluster_bits - 8)
     offset = entry & ((1 << shift) - 1)
     sectors = ((entry >> shift) & ((1 << (cluster_bits - 8)) - 1)) + 1
@@ -60,7 +67,10 @@ def compressed_range(entry: int, cluster_bits: int) -> tuple[int, int]:
 
 
 def used(values: array[int]) -> Iterator[tuple[int, int]]:
-    """The entries that are not 0, and their indices; tables of millions are mostly empty."""
+    """Yield index and value of each entry that is not 0.
+
+    Whole stretches of zeroes are skipped, because large tables are mostly empty.
+    """
     zeroes = array(values.typecode, [0]) * STRETCH
     for start in range(0, len(values), STRETCH):
         part = values[start : start + STRETCH]

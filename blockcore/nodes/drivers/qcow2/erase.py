@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Zeroes and holes: what changes L2 entries without writing data."""
+"""Zeroes and holes: operations that change L2 entries instead of writing data."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from blockcore.qapi.errnos import failure
 from blockcore.rules.ranges import align_down, align_up
 
 Change = Callable[[int], int]
-"""From an L2 entry to what becomes of it."""
+"""A function that takes an L2 entry and returns the new one."""
 
 ReadsAsZero = Callable[[int, int], Awaitable[bool]]
-"""Whether a guest range, offset and length, reads as zeroes, as far as block status knows."""
+"""Tells whether block status shows that a guest range (offset, length) reads as zeroes."""
 
 
 class Piece(NamedTuple):
-    """A part of a request: within one cluster, or of whole clusters."""
+    """A part of a request: part of one cluster, or whole clusters."""
 
     offset: int
     length: int
@@ -32,9 +32,10 @@ class Piece(NamedTuple):
 
 
 def pieces(offset: int, length: int, cluster_size: int, end: int) -> Iterator[Piece]:
-    """Split a request at the clusters it covers only in part, as the I/O core does.
+    """Split a request at clusters that it covers only in part, as QEMU's I/O core does.
 
-    The last cluster of an image is whole at `end`, the image's length.
+    The image's last cluster counts as whole if the request reaches `end`, the
+    image's length in bytes.
     """
     stop = offset + length
     head_end = min(stop, align_up(offset, cluster_size))
@@ -49,7 +50,7 @@ def pieces(offset: int, length: int, cluster_size: int, end: int) -> Iterator[Pi
 
 
 class Eraser:
-    """Zeroes, discards and frees guest clusters of an image."""
+    """The operations that zero, discard and free guest clusters of an image."""
 
     def __init__(
         self,
@@ -70,8 +71,9 @@ class Eraser:
     ) -> None:
         """Make a guest range read as zeroes (qcow2_co_pwrite_zeroes).
 
-        `size` is the image's length.  Version 2 has no zero clusters: there
-        zeroes are holes or, with a backing file, data (OSError(ENOTSUP)).
+        `size` is the image's length in bytes.  Version 2 has no zero clusters:
+        there zeroes are holes; with a backing file, OSError(ENOTSUP) lets the
+        caller write zeroes as data.
         """
         if self.image.header.version < 3 and has_backing:
             raise failure(errno.ENOTSUP)
@@ -82,9 +84,10 @@ class Eraser:
                 await self.writer.pwrite(piece.offset, memoryview(bytes(piece.length)))
 
     async def _zero_part(self, piece: Piece, size: int, may_unmap: bool) -> bool:
-        """Zero a cluster of which a part is to be zero, if it has no data and the rest is zero.
+        """Zero the whole cluster of a piece if its other parts read as zeroes already.
 
-        Gives whether it is done.
+        Returns False if they do not, or if the cluster holds data: then the caller
+        writes zeroes into the piece.
         """
         start = piece.offset & ~self.image.cluster_mask
         stop = min(start + self.image.cluster_size, size)
@@ -98,10 +101,10 @@ class Eraser:
     async def zero_clusters(
         self, offset: int, length: int, may_unmap: bool, *, spare_data: bool = False
     ) -> bool:
-        """Zero the clusters a range touches; with `may_unmap` they lose what they had.
+        """Zero the clusters that a range touches; with `may_unmap`, free their clusters.
 
-        With `spare_data` those that hold data by now are left alone; gives
-        whether there were none.
+        With `spare_data`, clusters that hold data are left alone, because data may
+        have been written since the caller looked.  Returns whether all were zeroed.
         """
         version, spared = self.image.header.version, 0
 
@@ -122,8 +125,8 @@ class Eraser:
     async def discard(self, offset: int, length: int, size: int, has_backing: bool) -> None:
         """Discard the clusters that lie wholly in a range (qcow2_co_pdiscard).
 
-        OSError(ENOTSUP) for version 2 with a backing file, whose data would
-        become visible.
+        Raises OSError(ENOTSUP) for version 2 with a backing file: without zero
+        clusters, the backing file's data would become visible.
         """
         version = self.image.header.version
         if version < 3 and has_backing:
@@ -139,7 +142,7 @@ class Eraser:
                 await self._change(piece.offset, piece.length, change, sparse=not has_backing)
 
     async def unmap(self, offset: int, length: int) -> None:
-        """Make clusters unallocated, whatever becomes visible thereby: for a shrinking image."""
+        """Make clusters unallocated, even over a backing file: for a shrinking image."""
         await self._change(offset, length, lambda _entry: 0, True, Discard.ALWAYS)
 
     async def _change(
@@ -152,7 +155,8 @@ class Eraser:
     ) -> None:
         """Change the entries of the clusters that a range touches, L2 table by L2 table.
 
-        With `sparse`, missing L2 tables stay missing.
+        Allocations under way there are waited for.  With `sparse`, a missing L2
+        table is skipped instead of created.
         """
         bits = self.image.cluster_bits
         at, last = offset >> bits, (offset + length - 1) >> bits
@@ -169,7 +173,11 @@ class Eraser:
     async def _change_table(
         self, number: int, first: int, last: int, change: Change, sparse: bool, why: Discard
     ) -> bool:
-        """The part of `_change` in one table; False if an allocation has come in between."""
+        """Change the entries of clusters `first` to `last`, which are in one table.
+
+        Returns False, and changes nothing, if an allocation has begun there while
+        the table was read.
+        """
         allocator = self.allocator
         await allocator.write_back.limit()
         if sparse and not await self.mapping.table(number):

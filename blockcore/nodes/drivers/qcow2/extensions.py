@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Extensions of the header: pieces of data, each with a number that says what it is."""
+"""Header extensions: pieces of data, each with a number that tells its type."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ FEATURE_NAMES: Final = b"".join(
 
 
 def extensions(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """All extensions in `data`, which they need not fill; QmpError if one is longer than that."""
+    """Yield the type and the body of each extension in `data`, up to the end marker.
+
+    Raises QmpError if an extension exceeds `data`.
+    """
     at = 0
     while at < len(data):
         kind, length = struct.unpack(">II", data[at : at + 8].ljust(8, b"\0"))
@@ -47,7 +50,10 @@ def extensions(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def names_of_features(data: bytes) -> dict[int, str]:
-    """Of incompatible ones, by their bits, as far as the extensions can be understood."""
+    """Return the image's own names of incompatible features, by bit.
+
+    A damaged extension ends the search without an error: the names only serve a message.
+    """
     names: dict[int, str] = {}
     with suppress(QmpError):
         for kind, body in extensions(data):
@@ -60,7 +66,7 @@ def names_of_features(data: bytes) -> dict[int, str]:
 
 
 def pack(kind: int, body: bytes) -> bytes:
-    """One extension; an empty one is left out."""
+    """Return the bytes of an extension, or none if its body is empty."""
     if not body:
         return b""
     padding = -len(body) % 8

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The first cluster of an image: header, extensions, backing file name.
 
-Pure: bytes to a `Header` with all of QEMU's checks, and back (`qcow2_do_open`,
-`qcow2_read_extensions`, `qcow2_update_header`).  Errors are QmpErrors in
-QEMU's words; those about features that only this driver lacks are ours.
+Pure functions convert bytes to a `Header`, with all of QEMU's checks, and back
+(`qcow2_do_open`, `qcow2_read_extensions`, `qcow2_update_header`).  Errors are
+QmpErrors in QEMU's words, except those about features that QEMU supports and
+this driver does not.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from blockcore.qapi.names import QmpError
 MAGIC: Final = b"QFI\xfb"
 SECTOR: Final = 512
 
+# QEMU's limits (block/qcow2.h): MIN_CLUSTER_BITS, MAX_CLUSTER_BITS, QCOW_MAX_L1_SIZE,
+# QCOW_MAX_REFTABLE_SIZE.
 MIN_CLUSTER_BITS: Final = 9
 MAX_CLUSTER_BITS: Final = 21
 MAX_L1_BYTES: Final = 32 << 20
@@ -35,7 +38,7 @@ MAX_BACKING_NAME: Final = 1023
 
 _SNAPSHOT_BYTES: Final = 40
 MAX_SNAPSHOT_BYTES: Final = _SNAPSHOT_BYTES << 16
-"""Of what all entries of the table begin with."""
+"""Limit of the fixed parts of all entries of the snapshot table (QCOW_MAX_SNAPSHOTS)."""
 
 DIRTY: Final = 1 << 0
 CORRUPT: Final = 1 << 1
@@ -43,11 +46,11 @@ DATA_FILE: Final = 1 << 2
 COMPRESSION_TYPE: Final = 1 << 3
 EXTENDED_L2: Final = 1 << 4
 LAZY_REFCOUNTS: Final = 1 << 0
-"""A compatible feature; the others above are incompatible ones."""
+"""A bit of the compatible features; the bits above are incompatible features."""
 
 VALID_BITMAPS: Final = 1 << 0
 RAW_DATA_FILE: Final = 1 << 1
-"""Those that who does not know them clears."""
+"""Autoclear bits: a program that does not know such a bit clears it when it writes."""
 
 _QEMUS_INCOMPATIBLE: Final = DIRTY | CORRUPT | DATA_FILE | COMPRESSION_TYPE | EXTENDED_L2
 
@@ -56,7 +59,7 @@ ZSTD: Final = 1
 
 INCOMPATIBLE_AT: Final = 72
 AUTOCLEAR_AT: Final = 88
-"""Offsets of single fields that are overwritten in place."""
+"""Offsets of the fields that are overwritten in place, in bytes."""
 
 _V2 = struct.Struct(">4sIQIIQIIQQIIQ")
 _V3 = struct.Struct(">QQQII")
@@ -65,14 +68,18 @@ _V3_BYTES: Final = 104
 _WRITTEN_BYTES: Final = 112
 
 _NAMED_FROM: Final = 8192
-"""QEMU leaves it out where clusters are smaller, to have room for the backing file's name."""
+"""Smallest cluster in which the feature name table is written.
+
+QEMU leaves the table out of smaller clusters, which need the room for the backing
+file's name.
+"""
 
 
 @dataclass(slots=True, kw_only=True)
 class Header:
-    """What the header says; offsets and sizes in bytes, tables in entries or clusters.
+    """The fields of a header: offsets and `size` in bytes, tables in entries or clusters.
 
-    `extensions` are those that are none of ours to understand, to be kept.
+    `extensions` are kept and written back: all but backing format and feature names.
     """
 
     version: int = 3
@@ -99,15 +106,19 @@ class Header:
 
 
 def cluster_bits_of(data: bytes) -> int:
-    """What the beginning of an image says of its clusters' size, unchecked."""
+    """Return the unchecked number of cluster bits in the first bytes of an image."""
     return int(_V2.unpack_from(data)[4])
 
 
 def parse_header(data: bytes, *, read_only: bool) -> Header:
-    """Check and take apart the beginning of an image.
+    """Parse and check the first cluster of an image; raise QmpError.
 
-    `data` is the first cluster, filled up with zeroes where the file is
-    shorter; 512 bytes do if the size of a cluster makes no sense.
+    `data` is the first cluster, filled up with zeroes if the file is shorter;
+    512 bytes are enough if the size of a cluster is invalid.
+
+    The checks are in the order of qcow2_do_open, because the first failing check
+    decides about the message.  The features that only QEMU supports are checked
+    last, so that a damaged image gets QEMU's message.
     """
     magic, version, *v2 = _V2.unpack_from(data)
     if magic != MAGIC:
@@ -142,7 +153,7 @@ def parse_header(data: bytes, *, read_only: bool) -> Header:
 
 
 def _parse_v3(header: Header, data: bytes) -> int:
-    """The fields that version 2 lacks; gives the header's length."""
+    """Read the fields that version 2 lacks, and return the header's length in bytes."""
     incompatible, compatible, autoclear, order, length = _V3.unpack_from(data, _V2_BYTES)
     header.incompatible, header.compatible = incompatible, compatible
     header.autoclear = autoclear
@@ -167,6 +178,11 @@ def _parse_extensions(header: Header, data: bytes) -> None:
 
 
 def _check_features(header: Header, extensions: bytes, read_only: bool) -> None:
+    """Raise QmpError for unknown incompatible features, listed by name, or a corrupt image.
+
+    Names come from the image's feature name table; bits without a name are shown
+    together as one number (report_unsupported_feature).
+    """
     unknown = header.incompatible & ~_QEMUS_INCOMPATIBLE
     if unknown:
         names = names_of_features(extensions)
@@ -194,7 +210,7 @@ def _check_encryption(crypt: int) -> None:
 
 
 def _check_what_is_lacking(header: Header) -> None:
-    """What QEMU can do, and this driver cannot."""
+    """Raise QmpError for features that QEMU supports and this driver does not."""
     if header.refcount_order != 4:
         bits = 1 << header.refcount_order
         raise QmpError(f"Reference counts of {bits} bits are not supported, only of 16")
@@ -217,7 +233,7 @@ def _check_compression(header: Header) -> None:
 
 
 def _check_tables(header: Header, size: int) -> None:
-    """Refcount table and L1 table: place and size (qcow2_validate_table)."""
+    """Raise QmpError if place or size of a table is impossible (qcow2_validate_table)."""
     cluster = header.cluster_size
     if not header.reftable_clusters:
         raise QmpError("Image does not contain a reference count table")
@@ -243,13 +259,17 @@ def _check_table(what: str, offset: int, nbytes: int, cluster: int, limit: int) 
 
 
 def l1_entries_for(size: int, cluster_bits: int) -> int:
-    """How many L1 entries an image of `size` bytes needs."""
+    """Return how many L1 entries an image of `size` bytes needs."""
     covered_bits = 2 * cluster_bits - 3
     return (size + (1 << covered_bits) - 1) >> covered_bits
 
 
 def rewritten_header(header: Header) -> bytes:
-    """The first cluster of an image that exists; OSError with the errno that is QEMU's."""
+    """Return the first cluster of an existing image.
+
+    Raises OSError with QEMU's errno: EINVAL if the backing file's name is too
+    long, ENOSPC if the cluster is too small.
+    """
     name = (header.backing_file or "").encode(errors="surrogateescape")
     if len(name) > MAX_BACKING_NAME:
         raise failure(errno.EINVAL)
@@ -260,7 +280,12 @@ def rewritten_header(header: Header) -> bytes:
 
 
 def serialize_header(header: Header) -> bytes:
-    """The first cluster as QEMU writes it; QmpError if it does not hold everything."""
+    """Return the first cluster as QEMU writes it; raise QmpError if it is too small.
+
+    After the fields come the extensions (backing format, feature names, and those
+    that the image had), an empty extension as their end, and the backing file's
+    name (qcow2_update_header).
+    """
     fixed = _V2_BYTES if header.version == 2 else _WRITTEN_BYTES
     tail = pack(BACKING_FORMAT, (header.backing_format or "").encode(errors="surrogateescape"))
     if header.version == 3 and header.cluster_size >= _NAMED_FROM:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the parts of one open image share: geometry, the file, the lock, corruption."""
+"""State that the parts of one open image share: geometry, the file, the lock, corruption."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from blockcore.qapi.errnos import failure, reason_of
 from blockcore.qapi.names import BlkdebugEvent, QmpError
 
 CorruptionReport = Callable[[str, int | None, int | None, bool], None]
-"""Gets QEMU's message, the offset and size concerned in bytes, and whether it is fatal."""
+"""Takes QEMU's message, the offset and size concerned in bytes, and whether it is fatal."""
 
 MAX_FILE = (1 << 63) - (1 << 30)
-"""The length that no file of QEMU's exceeds (BDRV_MAX_LENGTH)."""
+"""The greatest length of a file in QEMU, in bytes (BDRV_MAX_LENGTH)."""
 
 HEADER = "qcow2_header"
 ACTIVE_L1 = "active L1 table"
@@ -38,7 +38,12 @@ REFTABLE = "refcount table"
 
 
 class Image:
-    """One open image; `conflict` is the first cluster that is metadata twice, if it is writable."""
+    """One open image.
+
+    `conflict` is the first cluster (offset in bytes, QEMU's word) that is metadata
+    twice; it is only looked for in images that are writable.  `unusable` is set
+    when corruption was found in such an image.
+    """
 
     def __init__(self, header: Header, file: BlockNode, read_only: bool) -> None:
         self.header = header
@@ -58,17 +63,18 @@ class Image:
         self._reported = False
 
     def event(self, event: BlkdebugEvent) -> None:
-        """BLKDBG_EVENT on the file."""
+        """Raise a blkdebug event on the file (BLKDBG_EVENT)."""
         self.file.debug_event(event)
 
     def clusters(self, nbytes: int) -> int:
-        """How many clusters `nbytes` fill."""
+        """Return how many clusters `nbytes` bytes need."""
         return (nbytes + self.cluster_mask) >> self.cluster_bits
 
     async def read(self, offset: int, buf: memoryview) -> None:
-        """Read from the file; beyond its end there are zeroes, up to where no file can be.
+        """Read from the file; bytes beyond its end are zeroes.
 
-        All that the image says of places in the file is looked up here first.
+        Raises OSError(EIO) beyond MAX_FILE.  Every offset that an image contains is
+        read through this method, which is what makes damaged offsets harmless.
         """
         if offset > MAX_FILE - len(buf):
             raise failure(errno.EIO)
@@ -79,7 +85,7 @@ class Image:
             buf[there:] = bytes(len(buf) - there)
 
     def claim(self, offset: int, count: int, what: str) -> None:
-        """Say that `count` clusters hold metadata; two claims to one are a conflict."""
+        """Enter `count` clusters from `offset` as metadata; two claims to one are a conflict."""
         first = offset >> self.cluster_bits
         for cluster in range(first, first + count):
             other = self.metadata.claim(cluster, what)
@@ -87,9 +93,11 @@ class Image:
                 self.conflict = cluster << self.cluster_bits, other
 
     def claim_each(self, table: array[int], mask: int, what: str) -> None:
-        """Claim the clusters that a table refers to, of which there may be millions.
+        """Claim the clusters that a table refers to.
 
-        An entry that is no cluster's offset is an error of who uses it.
+        An entry that is no multiple of the cluster size is skipped: using it is
+        corruption, having it is not.  The loop is written out for speed, because
+        there may be millions of entries.
         """
         shards, bits, unaligned = self.metadata.shards, self.cluster_bits, self.cluster_mask
         for _, entry in used(table):
@@ -103,18 +111,21 @@ class Image:
                     self.conflict = offset, shard[cluster]
 
     def release(self, offset: int, count: int) -> None:
-        """The clusters do not hold metadata any more."""
+        """Note that `count` clusters from `offset` no longer hold metadata."""
         first = offset >> self.cluster_bits
         for cluster in range(first, first + count):
             self.metadata.release(cluster)
 
     def check_usable(self) -> None:
-        """OSError(ENOMEDIUM), as QEMU has it, once corruption has made the node unusable."""
+        """Raise OSError(ENOMEDIUM), as QEMU does, if corruption made the node unusable."""
         if self.unusable:
             raise failure(errno.ENOMEDIUM)
 
     async def check_data_write(self, host: int, length: int) -> None:
-        """Refuse to write guest data over metadata (qcow2_pre_write_overlap_check)."""
+        """Raise OSError(EIO) if a write of guest data would overwrite metadata.
+
+        `host` and `length` are bytes in the file (qcow2_pre_write_overlap_check).
+        """
         first = host >> self.cluster_bits
         last = (host + length - 1) >> self.cluster_bits
         for cluster in range(first, last + 1):
@@ -122,13 +133,13 @@ class Image:
                 await self.overlap(host, length, self.metadata[cluster])
 
     async def check_metadata_write(self) -> None:
-        """Refuse to change an image whose tables lie on top of each other."""
+        """Raise OSError(EIO) if tables of the image overlap each other."""
         if self.conflict is not None:
             offset, other = self.conflict
             await self.overlap(offset, self.cluster_size, other)
 
     async def overlap(self, offset: int, size: int, what: str) -> None:
-        """Mark the image corrupt rather than write on metadata; raises OSError(EIO)."""
+        """Report that a write was prevented, mark the image corrupt, and raise OSError(EIO)."""
         message = f"Preventing invalid write on metadata (overlaps with {what})"
         await self.corrupt(message, offset, size)
 
@@ -137,8 +148,8 @@ class Image:
     ) -> None:
         """Report corruption and raise OSError(EIO) (qcow2_signal_corruption).
 
-        A writable image gets its corrupt bit and is not used any more; of a
-        read-only one only the first corruption is reported.
+        A writable image gets its corrupt bit and becomes unusable; a read-only
+        image stays in use.  Only the first corruption of an image is reported.
         """
         fatal = not self.read_only
         mark = fatal and not self.unusable
@@ -151,7 +162,10 @@ class Image:
         raise failure(errno.EIO)
 
     async def _mark_corrupt(self) -> None:
-        """Version 2 has no place for the bit; nobody is told if it cannot be written."""
+        """Set the corrupt bit if the header has one (version 3).
+
+        An error is ignored, as in QEMU: the caller reports the corruption anyway.
+        """
         if self.header.version == 2:
             return
         try:
@@ -160,20 +174,20 @@ class Image:
             return
 
     async def set_incompatible(self, bits: int) -> None:
-        """Write the field of incompatible features, and have it on disk."""
+        """Write and flush the header's field of incompatible features."""
         await self.write_header(INCOMPATIBLE_AT, struct.pack(">Q", bits))
         self.header.incompatible = bits
 
     async def write_header(self, offset: int, data: bytes) -> None:
-        """Overwrite a part of the header, and have it on disk."""
+        """Overwrite a part of the header at `offset`, and flush it."""
         await self.file.pwrite(offset, memoryview(data))
         await self.file.flush()
 
 
 async def read_header(file: BlockNode, *, read_only: bool) -> Header:
-    """The header of the image in `file`; raises QmpError in QEMU's words.
+    """Return the header of the image in `file`; raise QmpError in QEMU's words.
 
-    Nothing but the first cluster is read, whose size is in its first bytes.
+    The first bytes tell the cluster size, then the rest of the first cluster is read.
     """
     try:
         data = await _beginning(file, 1 << MIN_CLUSTER_BITS)
@@ -193,7 +207,7 @@ async def _beginning(file: BlockNode, length: int) -> bytes:
 
 
 def hexadecimal(number: int) -> str:
-    """As C's %#x has it."""
+    """Format a number as C's ``%#x``, which gives 0 no prefix."""
     return f"{number:#x}" if number else "0"
 
 

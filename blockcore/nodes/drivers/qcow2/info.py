@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What an image tells of itself besides what all nodes do (qcow2_get_specific_info)."""
+"""The qcow2 part of ``query-block``'s image information (qcow2_get_specific_info)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Qcow2CompressionType(StrEnum):
 
 
 REFCOUNT_BITS = 16
-"""The only width that the driver opens."""
+"""The only width of refcounts that the driver supports."""
 
 
 class Qcow2BitmapInfoFlags(StrEnum):
@@ -30,7 +30,7 @@ class Qcow2BitmapInfoFlags(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Qcow2BitmapInfo:
-    """A bitmap that is stored in the image; `granularity` in bytes."""
+    """A bitmap that is stored in the image; `granularity` is in bytes."""
 
     name: str
     granularity: UInt32
@@ -39,7 +39,7 @@ class Qcow2BitmapInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageInfoSpecificQCow2:
-    """QAPI's: `compat` is 0.10 for version 2, of which the rest is not known, or 1.1."""
+    """QAPI's struct; `compat` is 0.10 for version 2, which has no other members, or 1.1."""
 
     answer: ClassVar[bool] = True
     compat: str
@@ -57,7 +57,7 @@ class ImageInfoSpecificQCow2Wrapper(ImageInfoSpecific):
 
 
 def image_info(header: Header, bitmaps: Iterable[StoredBitmap]) -> ImageInfoSpecificQCow2Wrapper:
-    """Return what the header says, and the stored `bitmaps`."""
+    """Return the information in a header, with the stored `bitmaps`."""
     zstd = header.compression == ZSTD
     compression = Qcow2CompressionType.ZSTD if zstd else Qcow2CompressionType.ZLIB
     if header.version == 2:

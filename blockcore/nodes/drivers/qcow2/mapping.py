@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""From guest offsets to clusters of the file: the L1 table, and a cache of L2 tables.
+"""Translation of guest offsets to clusters of the file: L1 table and a cache of L2 tables.
 
 `cached` has, by L1 index, the entries of every L2 table in memory.  Requests
-look there without a lock, those of the shortcut even on another thread; an
-entry of it is a whole mapping, so that one read is always consistent.
+look there without the image's lock, and requests on the shortcut even on other
+threads without the big lock.  One entry is a complete mapping and changes in one
+step, so a single read of it is always consistent.
 
 Memory: the L1 table (32 MiB at most) and `l2_cache_size` bytes of L2 tables.
 """
@@ -32,17 +33,18 @@ DEFAULT_L2_CACHE_SIZE = 32 << 20
 """QEMU's default; with 64 KiB clusters it covers 256 GiB of guest data."""
 
 MAX_CACHE_SIZE = 1 << 30
+"""Largest cache of L2 tables in bytes; larger wishes are reduced to it, to bound memory."""
 
 _L1_AT = 36
-"""Where the header has the L1 table's number of entries and offset."""
+"""Offset of the header's fields for the L1 table's number of entries and its offset."""
 
 
 @dataclass(slots=True)
 class Run:
-    """What `length` bytes from some guest offset on are.
+    """A guest range of `length` bytes whose clusters have one kind.
 
-    `host` is where they are in the file, for NORMAL and ZERO_ALLOC; `entry`
-    is the first L2 entry.
+    For NORMAL and ZERO_ALLOC, `host` is its offset in the file, where it is
+    contiguous.  `entry` is the L2 entry of the first cluster.
     """
 
     kind: Kind
@@ -60,7 +62,9 @@ class Mapping:
         self.l1: array[int] = array(L1_TYPE)
         self.l1_changed: set[int] = set()
         self.cached: dict[int, array[int]] = {}
-        me = proxy(self)  # what refers to itself waits for the collector
+        # With a strong reference the tables would stay in a cycle after the close, until the
+        # garbage collector runs.
+        me = proxy(self)
         self.tables = TableCache(
             image,
             L2_TYPE,
@@ -77,13 +81,16 @@ class Mapping:
         self.l1 = await read_table(self.image, L1_TYPE, header.l1_offset, header.l1_entries * 8)
 
     def claim_all(self) -> None:
-        """Enter the tables into the image's metadata."""
+        """Enter the L1 and L2 tables into the image's metadata; runs without the big lock."""
         header = self.image.header
         self.image.claim(header.l1_offset, self.image.clusters(header.l1_entries * 8), ACTIVE_L1)
         self.image.claim_each(self.l1, OFFSET_MASK, ACTIVE_L2)
 
     async def run(self, offset: int, length: int) -> Run:
-        """What the beginning of a guest range is; takes the lock if a table has to be read."""
+        """Return the longest run at the beginning of a guest range, within one L2 table.
+
+        Takes the image's lock only if a table has to be read.  Raises OSError.
+        """
         image = self.image
         number = offset >> image.table_shift
         length = min(length, ((number + 1) << image.table_shift) - offset)
@@ -103,14 +110,20 @@ class Mapping:
         return run
 
     def known_hole(self, offset: int) -> bool:
-        """Whether a table in memory says that a guest offset has no cluster, as `run` would."""
+        """Tell whether a table in memory shows that a guest offset is unallocated.
+
+        False means that `run` has to look.
+        """
         values = self.cached.get(offset >> self.image.table_shift)
         if values is None:
             return False
         return not values[(offset >> self.image.cluster_bits) & (self.image.l2_entries - 1)]
 
     def run_in(self, values: array[int], offset: int, length: int) -> Run:
-        """The run in an L2 table's entries: of one kind, contiguous in the file."""
+        """Return the run at `offset` by the entries of its L2 table.
+
+        A run ends where an entry has other flags or is not the next cluster of the file.
+        """
         image = self.image
         size = image.cluster_size
         index = (offset >> image.cluster_bits) & (image.l2_entries - 1)
@@ -132,7 +145,7 @@ class Mapping:
         return Run(kind, min(length, done), host, entry)
 
     async def _check(self, run: Run, offset: int) -> None:
-        """What QEMU takes for corruption of an L2 entry (qcow2_get_host_offset)."""
+        """Raise OSError if an L2 entry is corrupt by QEMU's rules (qcow2_get_host_offset)."""
         image = self.image
         if run.kind is Kind.COMPRESSED:
             return
@@ -151,7 +164,10 @@ class Mapping:
         return f"L2 offset: {hexadecimal(l2_offset)}, L2 index: {hexadecimal(index)}"
 
     async def table(self, number: int) -> Table | None:
-        """The L2 table of an L1 entry, None if it has none; the lock is held."""
+        """Return the L2 table of L1 entry `number`, or None if there is none.
+
+        The caller holds the image's lock.  Raises OSError.
+        """
         offset = self.l1[number] & OFFSET_MASK if number < len(self.l1) else 0
         if not offset:
             return None
@@ -165,15 +181,15 @@ class Mapping:
         return table
 
     def own_table(self, number: int) -> Table | None:
-        """What `table_for_write` would give, if the table is in memory and may be changed."""
+        """Return the table that `table_for_write` would, if it is in memory and not shared."""
         entry = self.l1[number] if number in self.cached else 0
         return self.tables.peek(entry & OFFSET_MASK) if entry & COPIED else None
 
     async def table_for_write(self, number: int) -> Table:
-        """The L2 table of an L1 entry, made or copied if need be; the lock is held.
+        """Return the L2 table of L1 entry `number` for changes; create or copy it if needed.
 
-        A new one is in the file at once, as in QEMU, so that the request that
-        needs it is the one to fail.
+        The caller holds the image's lock.  As in QEMU a new table is written at
+        once, so that a full disk fails the request that needs the table.
         """
         await self.image.check_metadata_write()
         old_entry = self.l1[number]
@@ -201,7 +217,11 @@ class Mapping:
         return table
 
     async def _new_table(self, number: int, offset: int, old: Table | None) -> Table:
-        """Write a table, empty or a copy, and then the L1 entry for it (l2_allocate)."""
+        """Write a table, empty or a copy of `old`, then the L1 entry for it (l2_allocate).
+
+        Refcounts go to the file before the table, and the table before the L1
+        entry, with a flush each: a crash in between leaks a cluster at worst.
+        """
         image = self.image
         await self.refcounts.write_back()
         await image.file.flush()
@@ -221,6 +241,8 @@ class Mapping:
         return table
 
     def _remember(self, number: int, table: Table) -> None:
+        # A damaged image may have several L1 entries for one table: all of them go from `cached`
+        # when the table is dropped.
         self.cached[number] = table.values
         users = self._users.setdefault(table.offset, [])
         if number not in users:
@@ -231,7 +253,7 @@ class Mapping:
             self.cached.pop(number, None)
 
     def forget(self, number: int) -> None:
-        """An L1 entry is gone, and its table with it."""
+        """Clear L1 entry `number` in memory, and drop its table."""
         offset = self.l1[number] & OFFSET_MASK
         self.cached.pop(number, None)
         self._users.pop(offset, None)
@@ -240,7 +262,7 @@ class Mapping:
         self.l1[number] = 0
 
     async def write_l1(self) -> None:
-        """Write the L1 entries that have changed."""
+        """Write the changed L1 entries; on OSError, the rest stays marked as changed."""
         for number in sorted(self.l1_changed):
             self.image.event(BlkdebugEvent.L1_UPDATE)
             entry = struct.pack(">Q", self.l1[number])
@@ -254,10 +276,11 @@ class Mapping:
                 raise
 
     async def grow_l1(self, entries: int) -> tuple[int, int] | None:
-        """Move the L1 table to where it has room for `entries`; the lock is held.
+        """Move the L1 table to a place with room for `entries` (qcow2_grow_l1_table).
 
-        Gives the old place, offset and number of clusters, which the caller
-        frees.
+        The caller holds the image's lock.  Returns the old place, as offset in
+        bytes and number of clusters, for the caller to free; None if there was
+        room.  The header changes after the new table was flushed.
         """
         if entries <= len(self.l1):
             return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which clusters of the file hold metadata, and what it is."""
+"""The set of clusters of the file that hold metadata."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterator
 from typing import Final
 
 SHARD_MASK: Final = 15
-"""Of a cluster's number, says which shard it is in.
+"""The bits of a cluster's number that select its shard.
 
-A dict that grows is copied at one go, while no other thread runs Python: one
-of 4 Mi entries for a tenth of a second.
+A dict that grows is copied in one step, during which no other thread runs Python:
+at 4 Mi entries for a tenth of a second.  Sixteen dicts grow one at a time.
 """
 
 LARGE: Final = 100_000
-"""Entries: to free them takes 3 ms."""
+"""Number of entries that take 3 ms to free; more are freed without the big lock."""
 
 
 class Metadata:
-    """The clusters that hold metadata (their numbers in the file), with QEMU's words for it.
+    """Numbers of the clusters that hold metadata, with QEMU's words for it.
 
-    One entry per cluster of a table, so at most 5 Mi with the largest tables
-    that the format allows.
+    There is one entry for each cluster of a table, at most 5 Mi with the largest
+    tables that the format allows.
     """
 
     __slots__ = ("shards",)
@@ -41,11 +41,11 @@ class Metadata:
             yield from shard
 
     def touches(self, first: int, count: int) -> bool:
-        """Whether any of `count` clusters holds metadata."""
+        """Tell whether any of `count` clusters from `first` on holds metadata."""
         return any(cluster in self for cluster in range(first, first + count))
 
     def claim(self, cluster: int, what: str) -> str | None:
-        """Say that a cluster holds metadata; what it holds already, if that is so."""
+        """Enter a cluster, and return None; if it is entered already, return as what."""
         shard = self.shards[cluster & SHARD_MASK]
         other = shard.get(cluster)
         if other is None:
@@ -53,14 +53,14 @@ class Metadata:
         return other
 
     def is_large(self) -> bool:
-        """Whether to be rid of it takes a while."""
+        """Tell whether freeing the entries takes long enough to do it without the big lock."""
         return sum(map(len, self.shards)) > LARGE
 
     def clear(self) -> None:
-        """Forget it all, a shard at a time, between which others run."""
+        """Remove all entries, one shard at a time: between shards other threads run."""
         for shard in self.shards:
             shard.clear()
 
     def release(self, cluster: int) -> None:
-        """It does not hold metadata any more."""
+        """Remove a cluster that no longer holds metadata."""
         self.shards[cluster & SHARD_MASK].pop(cluster, None)

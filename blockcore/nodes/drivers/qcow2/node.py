@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The qcow2 driver: the parts of this package as a block node."""
+"""The qcow2 driver: a block node made of the other modules' parts."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ from blockcore.qapi.names import BlkdebugEvent, QmpError
 
 
 class Qcow2Node(BlockNode):
-    """An image on `file`, over `backing` if it has a backing file.
+    """An image in `file`, with the backing file `backing` if it has one.
 
-    The graph opens the backing file once the node is open: `header` says
-    which, unless the user did.
+    The graph opens the backing file after the node: the one that the user asked
+    for, or otherwise the one that `header` names.
     """
 
     driver = "qcow2"
@@ -128,7 +128,7 @@ class Qcow2Node(BlockNode):
         return image_child(perm, shared, writable=not self.read_only)
 
     async def do_open(self) -> None:
-        """Raises QmpError in QEMU's words (qcow2_do_open)."""
+        """Read the header and tables and prepare writing (qcow2_do_open); raise QmpError."""
         header = await read_header(self._below, read_only=self.read_only)
         self.settings.check(header)
         self._assemble(header)
@@ -144,7 +144,9 @@ class Qcow2Node(BlockNode):
         self.auto_backing_file = header.backing_file or ""
 
     def _assemble(self, header: Header) -> None:
-        me = proxy(self)  # the parts do not keep the node, which needs no collector then
+        # With strong references the node and its parts would be a cycle, and their tables would
+        # stay in memory after the close until the garbage collector runs.
+        me = proxy(self)
         image = self.image = Image(header, self._below, self.read_only)
         image.report = lambda *told: me._report_corruption(*told)
         refcounts = Refcounts(image)
@@ -161,7 +163,7 @@ class Qcow2Node(BlockNode):
         self.resizer = Resizer(image, self.mapping, self.write_back, self.eraser)
 
     async def do_close(self) -> None:
-        """Write what has not been written; nobody could be told of an error."""
+        """Write the changed metadata; errors are ignored, because nothing can report them."""
         with suppress(OSError):
             await self._finish()
         await forget_tables(self.image)
@@ -177,9 +179,10 @@ class Qcow2Node(BlockNode):
     async def do_reopen(
         self, options: NodeOptions, definition: BlockdevOptions, children: NewChildren
     ) -> None:
-        """To become writable, or another file's, is to be opened anew.
+        """Write everything, and open the image again if it becomes writable or gets another file.
 
-        Until now somebody else may have written, or it is another image.
+        While the image was read-only another node may have written it, and another
+        file has another image.  If opening fails, all attributes get their old values.
         """
         file = children.get("file")
         settings = self.settings
@@ -203,7 +206,7 @@ class Qcow2Node(BlockNode):
             self.options = old
 
     def reconfigured(self) -> None:
-        """The sizes of caches stay as they are."""
+        """Adopt the settings of the new definition, except the sizes of caches."""
         if isinstance(self.definition, BlockdevOptionsQcow2):
             self.settings = self.settings.changed(Qcow2Settings.of(self.definition))
         self.resized(self.size)
@@ -278,10 +281,10 @@ class Qcow2Node(BlockNode):
         return run.kind is not Kind.UNALLOCATED, run.length
 
     async def do_change_backing_file(self, name: str | None, image_format: str | None) -> None:
-        """Write both to the header (qcow2_change_backing_file).
+        """Write name and format to the header (qcow2_change_backing_file).
 
-        An empty name is none.  OSError: EINVAL if the name is too long, ENOSPC
-        if the header has no room for it.
+        An empty name means no backing file.  Raises OSError: EINVAL if the name is
+        too long, ENOSPC if the first cluster has no room for it.
         """
         if not name:
             name = image_format = None
@@ -300,7 +303,11 @@ class Qcow2Node(BlockNode):
         return image_info(self.header, self.stored_bitmaps)
 
     def do_way(self) -> Way | None:
-        """Clusters that are there may be read and written without asking this node."""
+        """Return a way that reads and writes existing clusters without asking this node.
+
+        None if the file has no plain way: then a node below must see each request,
+        translates offsets itself, or has bitmaps that writes must reach at once.
+        """
         below = self._below.way((BlkdebugEvent.READ_AIO,), (BlkdebugEvent.WRITE_AIO,))
         if (
             below is None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is read, and made right, before an image can be used; and given back afterwards."""
+"""Steps that prepare an image for use, and the step that frees their results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from blockcore.qapi.names import QmpError
 
 
 async def load_tables(mapping: Mapping, refcounts: Refcounts) -> None:
-    """Read the tables that are in memory as a whole; QmpError in QEMU's words."""
+    """Read the L1 table and the refcount table, which stay in memory as a whole.
+
+    Raises QmpError in QEMU's words.
+    """
     try:
         await mapping.load()
     except OSError as exc:
@@ -30,7 +33,7 @@ async def load_tables(mapping: Mapping, refcounts: Refcounts) -> None:
 
 
 async def find_bitmaps(image: Image) -> list[StoredBitmap]:
-    """The bitmaps that are stored in an image; QmpError in QEMU's words."""
+    """Return the bitmaps that are stored in an image; raise QmpError in QEMU's words."""
     try:
         bitmaps = await read_bitmaps(image)
     except OSError as exc:
@@ -48,9 +51,14 @@ async def make_writable(
     *,
     drop: bool,
 ) -> None:
-    """Find out where metadata is; forget what programs without knowledge of it must; repair.
+    """Prepare an image for writing.
 
-    QmpError if that would be bitmaps that nobody has said may go (`drop`).
+    1. Find out which clusters hold metadata, so that no write hits them.
+    2. Drop stored bitmaps, and clear the autoclear bits, as the format requires of
+       a program that does not keep the features behind them up to date.
+    3. Repair the refcounts if the image was not closed.
+
+    Raises QmpError; also if there are bitmaps and `drop` does not allow to remove them.
     """
     if bitmaps and not drop:
         names = ", ".join(f"'{bitmap.name}'" for bitmap in bitmaps)
@@ -62,7 +70,8 @@ async def make_writable(
     dirty = bool(image.header.incompatible & DIRTY)
     try:
         if any(kind == BITMAPS for kind, _ in image.header.extensions):
-            # Refcounts that are made anew leave them out.
+            # Dirty refcounts may be too low to count down; the repair below counts again,
+            # without the bitmaps.
             await drop_bitmaps(image, write_back, bitmaps, free=not dirty)
         if image.header.autoclear:
             await image.write_header(AUTOCLEAR_AT, bytes(8))
@@ -77,13 +86,20 @@ async def make_writable(
 
 
 async def forget_tables(image: Image) -> None:
-    """The image is closed: give back what `make_writable` has found out."""
+    """Free the results of `make_writable` after an image was closed.
+
+    If they are large they are freed in a lane, so that the big lock is not held meanwhile.
+    """
     if image.metadata.is_large():
         await LaneCall(OPENING, image.metadata.clear)
 
 
 def _claim_all(image: Image, mapping: Mapping, refcounts: Refcounts) -> None:
-    """Called without the lock: there may be millions of tables, and nobody uses the image yet."""
+    """Claim all metadata; runs in a lane without the big lock.
+
+    There may be millions of tables.  Nothing else looks at `image` yet: the node
+    is still being opened.
+    """
     image.claim(0, 1, HEADER)
     mapping.claim_all()
     refcounts.claim_all()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Guest reads: from the file, decompressed, from the backing file, or zeroes."""
+"""Guest reads: data from the file, compressed data, the backing file's data, or zeroes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from blockcore.qapi.names import BlkdebugEvent
 
 
 class Reader:
-    """Reads guest data of an image; `backing` gives the backing file there is now."""
+    """The guest reads of an image; `backing` returns the present backing file."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Reader:
         self._backing = backing
 
     async def pread(self, offset: int, buf: memoryview) -> None:
-        """Read guest data, of which a part may be beyond the end of the image."""
+        """Read guest data, also beyond the end of the image; raise OSError."""
         while buf:
             run = await self.mapping.run(offset, len(buf))
             await self._read_run(run, offset, buf[: run.length])
@@ -38,7 +38,7 @@ class Reader:
             buf = buf[run.length :]
 
     async def known_zero(self, offset: int, length: int) -> bool:
-        """Whether this image's tables alone tell that a range reads as zeroes."""
+        """Tell whether this image's tables alone show that a range reads as zeroes."""
         backing = self._backing()
         while length > 0:
             run = await self.mapping.run(offset, length)

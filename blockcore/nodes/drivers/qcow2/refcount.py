@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Reference counts, and the allocation of clusters by them.
+"""Allocation of clusters by their reference counts.
 
-All methods that are coroutines need the image's lock held.  A new block of
-counts is written at once, so that a full disk is noticed by the request that
-needs it.
+Callers of the coroutines hold the image's lock.  A new refcount block is written
+at once, so that a full disk fails the request that needs the block.
 """
 
 from __future__ import annotations
@@ -19,17 +18,21 @@ from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import BlkdebugEvent
 
 MAX_REFCOUNT = 0xFFFF
+"""The highest count of 16 bits, the only width that is supported."""
+
 MAX_OFFSET = 1 << 56
-"""No entry of a table can express an offset from here on."""
+"""The first offset, in bytes, that does not fit into a table's entry."""
 
 
 class Refcounts(RefcountTable):
-    """The refcount table and blocks of an image, and what is free by them."""
+    """The refcount table and blocks of an image, with the allocation of free clusters."""
 
     def take_at_hint(self, count: int) -> int | None:
-        """Take the clusters that `allocate` would find, if a look into one block in memory tells.
+        """Take the `count` clusters that `allocate` would take, if one block in memory shows them.
 
-        Nearly always it does.
+        Returns the first cluster's number, or None if `allocate` has to search.
+        Called under the big lock, without the image's lock being held: it does not
+        await, so no other allocation comes in between.
         """
         number = self._hint >> self.block_bits
         block = self.blocks.peek(self.table[number]) if number < len(self.table) else None
@@ -52,7 +55,11 @@ class Refcounts(RefcountTable):
         return first
 
     async def allocate(self, count: int) -> int:
-        """Take `count` contiguous clusters, each with one reference; gives their offset."""
+        """Take `count` contiguous clusters, each with one reference, and return their offset.
+
+        A missing refcount block is created first, which takes a cluster itself: the
+        search is then repeated.  Raises OSError.
+        """
         await self.image.check_metadata_write()
         at_once = self.take_at_hint(count)
         if at_once is not None:
@@ -71,7 +78,11 @@ class Refcounts(RefcountTable):
         return first << self.image.cluster_bits
 
     async def _find(self, count: int) -> int:
-        """The first run of `count` clusters without references, from the hint on."""
+        """Return the first cluster of the first run of `count` free clusters from the hint on.
+
+        Clusters of missing blocks count as free.  `first` is the beginning of the
+        run that is being examined, `at` the next cluster to look at.
+        """
         per_block = 1 << self.block_bits
         first = at = self._hint
         while at - first < count:
@@ -104,7 +115,10 @@ class Refcounts(RefcountTable):
         return range(first >> self.block_bits, ((first + count - 1) >> self.block_bits) + 1)
 
     async def _take(self, first: int, count: int) -> None:
-        """Count one reference for each cluster; all of them or, on an error, none."""
+        """Count one reference for each cluster; on OSError, for none of them.
+
+        All blocks are read and pinned before the first count changes.
+        """
         pinned: list[Table] = []
         try:
             for number in self._blocks_of(first, count):
@@ -123,7 +137,10 @@ class Refcounts(RefcountTable):
                 block.pins -= 1
 
     async def _new_block(self, number: int) -> None:
-        """Make a block for a range that has none, in the first cluster of that range."""
+        """Create the block for a range of clusters, in the first cluster of this range.
+
+        There the block counts its own reference, and no other block has to change.
+        """
         if number >= len(self.table):
             await self._grow_table(number + 1)
             if self.table[number]:
@@ -145,7 +162,11 @@ class Refcounts(RefcountTable):
         self._changed.add(number)
 
     async def _grow_table(self, entries: int) -> None:
-        """Move the refcount table to where it has room for at least `entries`."""
+        """Move the refcount table to a place with room for at least `entries`.
+
+        It grows by half at least, so that it moves seldom.  `write_back` writes the
+        new table, and then the header that refers to it.
+        """
         image, header = self.image, self.image.header
         self.image.event(BlkdebugEvent.REFTABLE_GROW)
         clusters = image.clusters(max(entries, len(self.table) * 3 // 2) * 8)
@@ -166,7 +187,7 @@ class Refcounts(RefcountTable):
         await self.write_back()
 
     def _shorten(self, entries: int) -> None:
-        """Undo the growth of the table in memory, with the blocks it was for."""
+        """Undo the growth of the table in memory, and drop blocks of the removed entries."""
         for offset in self.table[entries:]:
             if offset:
                 self.blocks.forget(offset)
@@ -176,7 +197,7 @@ class Refcounts(RefcountTable):
 
 
 def _free_from(values: array[int], index: int) -> int:
-    """The first unused entry from `index` on; the length if there is none."""
+    """Return the index of the first 0 from `index` on, or the length if there is none."""
     try:
         return values.index(0, index)
     except ValueError:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The refcount table and its blocks: read, counted down, and brought to the file.
+"""The refcount table and its blocks: reading, counting down, and writing back.
 
-All methods that are coroutines need the image's lock held.  Counts change in
-memory; the blocks are written by `write_back`.
+Callers of the coroutines hold the image's lock.  Counts change in memory;
+`write_back` writes the blocks.
 
 Memory: `MAX_BLOCKS_BYTES` of blocks, and the refcount table (8 MiB at most).
 """
@@ -24,16 +24,26 @@ from blockcore.nodes.drivers.qcow2.tables import (
 from blockcore.qapi.names import BlkdebugEvent
 
 MAX_BLOCKS_BYTES = 4 << 20
+"""Size of the cache of refcount blocks.
+
+With 64 KiB clusters it covers 128 GiB of file; beyond that, blocks are read again.
+"""
 
 _NOT_RESERVED = bytes(byte & 0xFE for byte in range(256))
-"""What the last byte but one of an entry becomes: 9 bits are reserved (REFT_OFFSET_MASK)."""
+"""Translation of the last byte but one of an entry, of which bit 0 is reserved.
+
+Together with the last byte these are the 9 reserved bits (REFT_OFFSET_MASK).
+"""
 
 _REFTABLE_AT = 48
-"""Where the header has the refcount table's offset and number of clusters."""
+"""Offset of the header's fields for the refcount table's offset and number of clusters."""
 
 
 class RefcountTable:
-    """What an image says of its clusters, as far as nothing new is allocated."""
+    """The reference counts of an image's clusters; `Refcounts` adds the allocation.
+
+    `_hint` is the cluster at which the search for free clusters begins.
+    """
 
     def __init__(self, image: Image) -> None:
         self.image = image
@@ -51,23 +61,27 @@ class RefcountTable:
         self._old_table: tuple[int, int] | None = None
 
     async def load(self) -> None:
-        """Read the refcount table."""
+        """Read the refcount table, and clear the reserved bits of its entries."""
         header = self.image.header
         data = bytearray(header.reftable_clusters << self.image.cluster_bits)
         self.image.event(BlkdebugEvent.REFTABLE_LOAD)
         await self.image.read(header.reftable_offset, memoryview(data))
+        # Strides of bytes, because a loop over a million entries would hold the big lock longer.
         data[7::8] = bytes(len(data) // 8)
         data[6::8] = data[6::8].translate(_NOT_RESERVED)
         self.table = from_disk("Q", data)
 
     def claim_all(self) -> None:
-        """Enter table and blocks into the image's metadata."""
+        """Enter table and blocks into the image's metadata; runs without the big lock."""
         header = self.image.header
         self.image.claim(header.reftable_offset, header.reftable_clusters, REFTABLE)
         self.image.claim_each(self.table, ENTRY_MASK, REFBLOCK)
 
     async def drop(self, cluster: int) -> bool:
-        """Remove one reference to a cluster; gives whether it was the last."""
+        """Remove one reference to a cluster, and return whether it was the last one.
+
+        A count that is 0 already stays 0: the image was damaged.
+        """
         self.image.event(BlkdebugEvent.REFBLOCK_ALLOC)
         block = await self.block(cluster >> self.block_bits)
         index = cluster & ((1 << self.block_bits) - 1)
@@ -81,11 +95,11 @@ class RefcountTable:
         return True
 
     async def remove_blocks(self, numbers: list[int]) -> list[int]:
-        """Take blocks that count nothing but themselves out of the table, at once.
+        """Remove blocks that count nothing but themselves from the table, in the file as well.
 
-        Gives the clusters of those that other blocks still count.
+        Returns the clusters of removed blocks whose reference another block counts.
         """
-        # Should writing fail, the entries are as before, and are written again.
+        # If writing fails, `write_back` writes the old entries again.
         self._changed.update(numbers)
         for number in numbers:
             place = self.image.header.reftable_offset + number * 8
@@ -109,9 +123,9 @@ class RefcountTable:
         return bool(self._changed or self._old_table or self.blocks.changed)
 
     async def write_back(self) -> None:
-        """Bring blocks, then the table that points to them, to the file.
+        """Write changed blocks, then the entries of the table that refer to them.
 
-        Nothing is lost by an error: what is not written yet stays dirty.
+        On OSError, everything that was not written stays marked as changed.
         """
         while self.blocks.changed:
             await self.blocks.store(self.blocks.snapshot())
@@ -130,7 +144,7 @@ class RefcountTable:
             self._changed.discard(index)
 
     async def _switch_table(self) -> None:
-        """Write a table that has moved, then say so in the header; the old place is free."""
+        """Write a table that has moved, then the header, and free the old place."""
         assert self._old_table is not None
         image, header = self.image, self.image.header
         self.image.event(BlkdebugEvent.REFBLOCK_ALLOC_WRITE_TABLE)
@@ -148,9 +162,10 @@ class RefcountTable:
             await self.drop(cluster)
 
     async def block(self, number: int) -> Table | None:
-        """The block that has the counts of a range of clusters; None if they are all 0.
+        """Return block `number` of the table, or None if it has none: its counts are all 0.
 
-        When too many have changed to stay within the limit, they are written first.
+        If the cache exceeds its limit, changed blocks are written first, so that
+        they can be dropped.  Raises OSError.
         """
         offset = self.table[number] if number < len(self.table) else 0
         if not offset:

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Making the refcounts of an image right again that was not closed (qcow2_co_check, to fix).
+"""Repair of the refcounts of an image that was not closed (qcow2_co_check with BDRV_FIX_ERRORS).
 
-QEMU with lazy refcounts leaves such images behind: their dirty bit is set, and
-refcounts may be too low.  L1 and L2 tables are right; from them the counts are
-made anew.
+QEMU with lazy refcounts leaves such images behind after a crash: the dirty bit is
+set, and refcounts may be too low.  L1 and L2 tables are right, and the counts are
+computed from them.
+
+The image is being opened, and no other code uses it: the functions that run
+through `Copy`, without the big lock, have its tables to themselves.
 """
 
 from __future__ import annotations
@@ -28,13 +31,13 @@ from blockcore.nodes.drivers.qcow2.write_back import WriteBack
 from blockcore.qapi.errnos import failure
 
 MAX_CLUSTERS = 1 << 28
-"""Larger files are not repaired: counting takes 2 bytes per cluster."""
+"""Most clusters of a file that is repaired: counting takes 2 bytes of memory for each."""
 
 
 async def repair(image: Image, mapping: Mapping, write_back: WriteBack) -> None:
-    """Recount, correct the refcounts and the COPIED flags, clear the dirty bit.
+    """Count all references, correct refcounts and COPIED flags, and clear the dirty bit.
 
-    OSError(EIO) if the tables themselves are damaged.
+    Raises OSError(EIO) if the tables themselves are damaged.
     """
     await image.lock.free()
     with image.lock.held():
@@ -47,7 +50,7 @@ async def repair(image: Image, mapping: Mapping, write_back: WriteBack) -> None:
 
 
 async def _recount(image: Image, mapping: Mapping) -> array[int]:
-    """The number of references to every cluster of the file."""
+    """Return the number of references to each cluster of the file."""
     total = image.clusters(image.file.size)
     if total > MAX_CLUSTERS or image.conflict is not None:
         raise failure(errno.EIO)
@@ -61,13 +64,13 @@ async def _recount(image: Image, mapping: Mapping) -> array[int]:
 
 
 def _count_metadata(image: Image, counts: array[int]) -> None:
-    """Called without the lock: nobody else uses the image yet."""
+    """Count the clusters that hold metadata; runs without the big lock."""
     for cluster in image.metadata:
         _count(image, counts, cluster << image.cluster_bits, 1)
 
 
 def _count_table(image: Image, counts: array[int], entries: array[int]) -> None:
-    """As `_count_metadata`."""
+    """Count the clusters of an L2 table; runs without the big lock."""
     for entry in entries:
         if entry & COMPRESSED:
             start, length = compressed_range(entry, image.cluster_bits)
@@ -79,7 +82,11 @@ def _count_table(image: Image, counts: array[int], entries: array[int]) -> None:
 
 
 def _count(image: Image, counts: array[int], start: int, length: int) -> None:
-    """Refer to clusters; what is not in the file is damage, as it is for QEMU (inc_refcounts)."""
+    """Count a reference to each cluster of a range, offset and length in bytes.
+
+    Raises OSError(EIO) for a cluster beyond the end of the file
+    (qcow2_inc_refcounts_imrt).
+    """
     first = start >> image.cluster_bits
     for cluster in range(first, ((start + length - 1) >> image.cluster_bits) + 1):
         if cluster >= len(counts) or counts[cluster] == MAX_REFCOUNT:
@@ -88,7 +95,11 @@ def _count(image: Image, counts: array[int], start: int, length: int) -> None:
 
 
 async def _set_counts(counts: array[int], refcounts: Refcounts) -> None:
-    """Correct the blocks; OSError(EIO) if one would have to be made, for where is there room?"""
+    """Correct the refcount blocks.
+
+    Raises OSError(EIO) if a block is missing: before the counts are right, no free
+    cluster can be found for it.
+    """
     per_block = 1 << refcounts.block_bits
     for number in await Copy(_concerned_blocks, counts, refcounts):
         wanted = counts[number * per_block : (number + 1) * per_block]
@@ -104,7 +115,7 @@ async def _set_counts(counts: array[int], refcounts: Refcounts) -> None:
 
 
 def _concerned_blocks(counts: array[int], refcounts: Refcounts) -> list[int]:
-    """The numbers of blocks that are there, or would have to be; called without the lock."""
+    """Return the numbers of blocks that exist or are needed; runs without the big lock."""
     per_block = 1 << refcounts.block_bits
     nothing = array("H", [0]) * per_block
     numbers = {number for number, _ in used(refcounts.table)}
@@ -116,7 +127,7 @@ def _concerned_blocks(counts: array[int], refcounts: Refcounts) -> list[int]:
 
 
 async def _set_copied(image: Image, mapping: Mapping, counts: array[int]) -> None:
-    """COPIED belongs to entries whose cluster has one reference, and to no other."""
+    """Set COPIED in entries whose cluster has one reference, and clear it in all others."""
     for number, entry in used(mapping.l1):
         offset = entry & OFFSET_MASK
         if not offset:
@@ -132,7 +143,7 @@ async def _set_copied(image: Image, mapping: Mapping, counts: array[int]) -> Non
 
 
 def _flag_table(image: Image, counts: array[int], entries: array[int]) -> bool:
-    """Whether any entry was another; called without the lock."""
+    """Correct the flags in an L2 table; return whether any changed.  Runs without the big lock."""
     changed = False
     for index, old in enumerate(entries):
         if old & OFFSET_MASK and not old & COMPRESSED:

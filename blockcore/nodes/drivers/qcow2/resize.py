@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Changing the length of an image (qcow2_co_truncate)."""
+"""Changes of an image's length (qcow2_co_truncate)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from blockcore.nodes.drivers.qcow2.write_back import Discard, WriteBack
 from blockcore.qapi.names import BlkdebugEvent, QmpError
 
 _SIZE_AT = 24
+"""Offset of the header's field for the length."""
 
 
 class Resizer:
-    """Grows and shrinks an image."""
+    """The operations that grow and shrink an image."""
 
     def __init__(
         self, image: Image, mapping: Mapping, write_back: WriteBack, eraser: Eraser
@@ -29,10 +30,11 @@ class Resizer:
         self.eraser = eraser
 
     async def resize(self, old: int, size: int, backing_size: int) -> None:
-        """From `old` to `size` bytes; `backing_size` is the backing file's length, or 0.
+        """Change the length from `old` to `size` bytes; raise QmpError or OSError.
 
-        A backing file that goes on beyond the old end must not become
-        visible: there the new part is zeroed.
+        `backing_size` is the backing file's length, or 0.  If the backing file is
+        longer than `old`, the new part is zeroed: its data must not become visible.
+        The header gets the new length last, so a crash leaves the old length.
         """
         if size % SECTOR:
             raise QmpError(f"The new size must be a multiple of {SECTOR}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Options of the driver."""
+"""Options of the qcow2 driver, after checks and defaults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from blockcore.qapi.names import QmpError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Qcow2Settings:
-    """What can be set of the driver; `discard_request` None is as the node's discard."""
+    """The driver's settings; sizes in bytes.
+
+    `discard_request` None means: as the node's `discard` option says.
+    """
 
     l2_cache_size: int = DEFAULT_L2_CACHE_SIZE
     lazy_refcounts: bool = False
@@ -24,7 +27,11 @@ class Qcow2Settings:
 
     @classmethod
     def of(cls, options: BlockdevOptionsQcow2) -> Qcow2Settings:
-        """Of a common size, what the refcounts do not take is the L2 tables'; QmpError."""
+        """Return the settings that a definition asks for; raise QmpError (read_cache_sizes).
+
+        ``cache-size`` is shared by L2 tables and refcount blocks: the L2 tables get
+        what is left of it after the refcount blocks, unless their size is given.
+        """
         total, l2_size = options.cache_size, options.l2_cache_size
         rest = options.refcount_cache_size
         if total is not None:
@@ -48,20 +55,23 @@ class Qcow2Settings:
         )
 
     def check(self, header: Header) -> None:
-        """QmpError if an image cannot be opened so."""
+        """Raise QmpError if the image's version does not allow these settings."""
         if self.lazy_refcounts and header.version < 3:
             raise QmpError(
                 "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level"
             )
 
     def changed(self, other: Qcow2Settings) -> Qcow2Settings:
-        """What an open image can follow of other settings: not the sizes of caches."""
+        """Return the settings of an open image that is to get `other`.
+
+        The sizes of caches stay as they are.
+        """
         return replace(other, l2_cache_size=self.l2_cache_size)
 
     def passes_discard(self, why: Discard, unmap: bool) -> bool:
-        """Whether a freed cluster is discarded below.
+        """Tell whether a cluster that is freed for reason `why` is discarded in the file.
 
-        `unmap`: the node passes guests' discards on.
+        `unmap` says that the node passes guests' discards on.
         """
         if why is not Discard.REQUEST:
             return why is Discard.ALWAYS or self.discard_other

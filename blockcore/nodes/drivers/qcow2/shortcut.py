@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The shortcut through an image: guest clusters that have a place in the file, or get one.
+"""The shortcut through an image, for guest clusters that have a place in the file or get one.
 
-What a table says of a cluster is looked at without the lock.  What fills an
-image, whole clusters that have no place yet, needs two moments under the big
-lock, to register a cluster and to link it; nothing has to be copied or read
-for that.  All data is moved by the worker, without a coroutine.
+Workers call this module without the big lock.  They look up existing clusters in
+the L2 tables in memory.  A write of whole clusters that have no place yet, which
+is how an image fills, takes the big lock twice for a moment: to register the
+clusters and to link them; no old data has to be read for it.  The worker moves
+all data itself, without a coroutine.
 """
 
 from __future__ import annotations
@@ -28,31 +29,35 @@ Place = tuple[int, int]
 
 
 class GrowingFile(Protocol):
-    """The node with the image's data, of which new clusters are beyond the end."""
+    """The node with the image's file, which grows by new clusters."""
 
     size: int
 
     def resized(self, size: int) -> None:
-        """It is longer now."""
+        """Note that the node is `size` bytes long now."""
 
 
 class NewPlaces(Protocol):
-    """How to write what has no place in the file yet (`NewClusters`)."""
+    """The writer of clusters that have no place in the file yet (`NewClusters`)."""
 
     def pwrite(self, offset: int, buf: memoryview) -> int:
-        """Write all of `buf`; gives where in the file it ended, 0 for the long way."""
+        """Write all of `buf`, and return where it ends in the file; 0: take the long way."""
 
 
 class ClusterTranslation:
-    """Guest clusters to places in a file, as L2 tables have them.
+    """The translation of guest offsets to places in the file, by L2 tables in memory.
 
-    `tables` has the entries of tables by ``offset >> table_shift``; it and
-    they change under the big lock while workers look.  That is safe because
-    an entry changes in one step, and a cluster that lost its entry is not
-    used for anything else as long as a slot may be busy with it (`grace`).
-    `metadata` are the clusters never to be written.  `below` is how to reach
-    the file, `file` the node that grows, `new` what writes where there is no
-    cluster, if that can be done here.
+    `tables` has the entries of L2 tables by ``offset >> table_shift``.  The tables
+    change under the big lock while workers look at them.  That is safe because an
+    entry changes in one step, and because a cluster that lost its entry is not
+    used for anything else while a slot may be busy with it (`grace`).
+
+    `metadata` has the clusters that must not be written.  `below` is the way to the
+    file, `file` its node.  `new` writes clusters that have no place yet; None if
+    such writes need the long way.
+
+    The long way repeats a request from its beginning.  After a part was done here
+    that is right, because reads and writes of equal data can be repeated.
     """
 
     def __init__(
@@ -81,7 +86,10 @@ class ClusterTranslation:
         self._write_guard = below.write_guard()
 
     def pread(self, offset: int, buf: memoryview) -> bool:
-        """Read clusters that are plainly there; False if the long way has to do it."""
+        """Read plain data clusters into `buf`; False if the request needs the long way.
+
+        Raises OSError if the read fails.
+        """
         length = len(buf)
         host = self._host(offset, length)
         if host and self._read_guard is None:
@@ -101,7 +109,11 @@ class ClusterTranslation:
         return True
 
     def pwrite(self, slot: Slot, offset: int, buf: memoryview) -> bool:
-        """Write clusters that are plainly there and nobody else's; False as for `pread`."""
+        """Write `buf` to plain data clusters with one reference, or to new clusters.
+
+        Returns False if the request needs the long way, raises OSError if the write
+        fails.  The slot notes where the write ended in the file.
+        """
         length = len(buf)
         host = self._host(offset, length)
         if host and self._write_guard is None and host >> self._bits not in self._metadata:
@@ -121,7 +133,7 @@ class ClusterTranslation:
         return True
 
     def _pwrite_all(self, places: list[Place], buf: memoryview) -> int:
-        """Return where in the file the highest of them ends; 0 if the long way has to do it."""
+        """Write `buf` to `places`, and return where the highest ends; 0: take the long way."""
         guard, size = self._write_guard, self._file.size
         for host, length in places:
             if host + length > size or (guard is not None and guard(host, length)):
@@ -134,31 +146,32 @@ class ClusterTranslation:
         return max(sum(place) for place in places)
 
     def _host(self, offset: int, length: int) -> int:
-        """Return where a range is in the file, if it is plain data in one cluster of its own.
+        """Return the place of a range within one plain data cluster that has one reference.
 
-        0 if that is not so: `_places` has to look.  Most requests are like
-        this, and all that is done for them shows.
+        Returns 0 for any other range, which `_places` examines.  Most requests are
+        within one such cluster, and every step here costs measurable throughput.
         """
         cluster = offset >> self._bits
         table = self._tables.get(cluster >> self._table_bits)
         if table is None:
             return 0
         within = offset & self._within
-        # The entry is read once: the next look may find another.  Without COPIED, a plain one is
-        # the cluster's offset and nothing else.  With the bit turned over, one comparison finds
-        # all that is wrong above the offset: turned on, where nothing had been set, it is
-        # beyond OFFSET_END, and so are COMPRESSED and the reserved bits.  ZERO and the reserved
-        # bits below are within the cluster's size, as is an offset that is not aligned.
+        # The entry is read only once, because it may change before a second look.  A plain entry
+        # is COPIED and the cluster's offset, nothing else.  Inverting COPIED clears the bit there,
+        # and sets it in an entry without it.  One comparison with OFFSET_END then finds COPIED,
+        # COMPRESSED and the reserved bits above the offset.  ZERO, the reserved bits below it and
+        # an unaligned offset are within the cluster's size.
         host = table[cluster & self._index] ^ COPIED
         if host & self._within or not 0 < host < OFFSET_END or within + length > self._size:
             return 0
         return host + within
 
     def _places(self, offset: int, length: int, needed: int) -> list[Place] | None:
-        """Return where a range is in the file, neighbours put together.
+        """Return the places of a range in the file, with contiguous clusters in one place.
 
-        None if some of it is not there as plain data, with the flags `needed`.
-        For writes (these need flags) it must not be metadata either.
+        None if any cluster is not plain data with the flags `needed`: COPIED for
+        writes, 0 for reads.  For writes no cluster may be metadata either.  The loop
+        reads each entry once, because it may change before a second look.
         """
         places: list[Place] = []
         while True:
@@ -184,10 +197,10 @@ class ClusterTranslation:
 
 
 class NewClusters:
-    """How a worker writes new clusters to `file`, which `below` says how to reach.
+    """The writer of new clusters to `file`, through the way `below`.
 
-    `region` holds the big lock.  `requests` are those of the image's node,
-    which some may have to wait for.
+    `region` returns a context that holds the big lock.  `requests` are the requests
+    of the image's node: serialising ones must see this write, and wait for it.
     """
 
     def __init__(
@@ -209,9 +222,15 @@ class NewClusters:
         self._guard = below.write_guard()
 
     def pwrite(self, offset: int, buf: memoryview) -> int:
-        """Write all of `buf` to new clusters; gives where in the file it ended.
+        """Write all of `buf` to new clusters, and return where it ends in the file.
 
-        0 if the long way has to do it; OSError if the write itself failed.
+        Returns 0 if the request needs the long way: it is not of whole clusters,
+        crosses L2 tables, or its allocation needs I/O.  Raises OSError if the write
+        fails.
+
+        Between the two regions other threads run.  The clusters are counted but not
+        linked, and the guest clusters are registered as in flight, so other writes
+        to them wait, reads find the old entry, and nothing else gets the clusters.
         """
         length = len(buf)
         if offset & self._within or length & self._within:
@@ -225,6 +244,7 @@ class NewClusters:
         new, request = begun
         done = 0
         try:
+            # Without a shift: `new_clusters` allows no node in between that could have one.
             done = os.pwrite(self._fd, buf, new.host)
         finally:
             with self._region():
@@ -245,11 +265,11 @@ class NewClusters:
         return new, request
 
     def _end(self, new: Allocation, request: TrackedRequest, *, written: bool) -> None:
-        """Leave the traces of the file's write, and link the clusters if it was done.
+        """Leave the traces of the write at the file, and link the clusters if `written`.
 
-        At once, and not when the drive publishes those of its slots: a flush
-        that writes the new entries must flush the data first.  Events have
-        been raised by the guard, and there are no bitmaps (`Qcow2Node.do_way`).
+        The traces do not wait until the drive publishes those of its slots: a flush
+        that writes the new entries must know that the file has data to flush first.
+        The guard has raised the events, and there are no bitmaps (`Qcow2Node.do_way`).
         """
         end = new.host + (new.count << self._allocator.image.cluster_bits)
         self._traces.reached(end)
@@ -266,10 +286,10 @@ def new_clusters(
     file: GrowingFile,
     below: Way,
 ) -> NewClusters | None:
-    """Return the way to new clusters, if there may be one; the arguments are `NewClusters`'.
+    """Return a `NewClusters` with these arguments, or None if it must not be used.
 
-    Not if a rule could wait for an event of an allocation, or for a node that
-    stands between, since that may have a length of its own.
+    It must not if a fault rule below could wait for an event of an allocation, or
+    if a node is between image and file: that may have a length and offset of its own.
     """
     if requests is None or below.has_rules or len(below.traces.nodes) > 1:
         return None

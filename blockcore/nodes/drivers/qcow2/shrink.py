@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a smaller image does not need any more of its file (the end of qcow2_co_truncate)."""
+"""The cut of an image's file after the image was made smaller (as qcow2_co_truncate does)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from blockcore.qapi.names import QmpError
 
 
 async def cut_file(image: Image, write_back: WriteBack) -> None:
-    """Give up refcount blocks without use, and what is free at the end of the file.
+    """Remove unused refcount blocks, and cut off free clusters at the end of the file.
 
-    The lock is held.  What somebody may still be reading counts as in use.
-    Whether the file can be cut does not matter; OSError if the tables cannot
-    be written.
+    The caller holds the image's lock.  Clusters that a request may still be reading
+    count as used.  An error of the cut itself is ignored; raises OSError if tables
+    cannot be written.
     """
     refcounts = write_back.refcounts
     await write_back.run()
@@ -33,7 +33,7 @@ async def cut_file(image: Image, write_back: WriteBack) -> None:
 
 
 async def _is_unused(refcounts: Refcounts, number: int) -> bool:
-    """Whether a block counts nothing, or only itself (qcow2_shrink_reftable)."""
+    """Tell whether a block counts nothing, or only itself (qcow2_shrink_reftable)."""
     block = await refcounts.block(number)
     if block is None:
         return False
@@ -43,7 +43,10 @@ async def _is_unused(refcounts: Refcounts, number: int) -> bool:
 
 
 async def _end(refcounts: Refcounts, clusters: int) -> int:
-    """Of that many clusters from the start: how many there are up to the last in use."""
+    """Return how many of the first `clusters` clusters there are up to the last used one.
+
+    (qcow2_get_last_cluster.)
+    """
     within = ((clusters - 1) >> refcounts.block_bits) + 1
     numbers = [number for number, _ in used(refcounts.table[:within])]
     for number in reversed(numbers):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Dirty bitmaps that are stored in an image: what there is, and how to be rid of them.
+"""Dirty bitmaps that are stored in an image: listed, checked and removed.
 
-(`block/qcow2-bitmap.c`.)  This driver does not keep them up to date.  An image
-that is only read keeps them; to write it without them is to make them lie.
+(`block/qcow2-bitmap.c`.)  This driver does not keep them up to date, so writing
+an image with bitmaps would make them wrong.  Only read-only images keep them.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from blockcore.qapi.names import QmpError
 _EXTENSION = struct.Struct(">IIQQ")
 _ENTRY = struct.Struct(">QIIBBHI")
 
+# QEMU's limits (BME_MAX_* in block/qcow2-bitmap.c).
 MAX_BITMAPS: Final = 65535
 MAX_DIRECTORY_BYTES: Final = MAX_BITMAPS * 1024
 MAX_TABLE_ENTRIES: Final = 0x8000000
@@ -43,12 +44,12 @@ _OFFSET: Final = 0x00FF_FFFF_FFFF_FE00
 _RESERVED: Final = 0xFF00_0000_0000_01FE
 
 _WORD_BITS: Final = 64
-"""What is stored of a bitmap is whole words of these."""
+"""Bits of a word; a stored bitmap consists of whole words."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredBitmap:
-    """A bitmap of the directory; its table has `entries` entries at `table`, 0 is none."""
+    """A bitmap of the directory; its table has `entries` entries at offset `table`."""
 
     name: str
     granularity_bits: int
@@ -59,7 +60,7 @@ class StoredBitmap:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """Where an image has the directory of its bitmaps, and how many it is to have."""
+    """The place of the directory of bitmaps (bytes), and how many bitmaps it should have."""
 
     count: int
     offset: int
@@ -67,9 +68,11 @@ class Directory:
 
 
 def directory_of(header: Header) -> Directory | None:
-    """None without stored bitmaps, or if a program has written that does not know of them.
+    """Return the directory that the header extension describes, or None.
 
-    QmpError in QEMU's words if there is no sense in it (qcow2_read_extensions).
+    None if there is no extension, or if its autoclear bit is cleared: then a
+    program that does not know bitmaps has written the image.  Raises QmpError in
+    QEMU's words, with its order of checks (qcow2_read_extensions).
     """
     bodies = [body for kind, body in header.extensions if kind == BITMAPS]
     if not bodies:
@@ -99,7 +102,12 @@ def directory_of(header: Header) -> Directory | None:
 
 
 async def read_bitmaps(image: Image) -> list[StoredBitmap]:
-    """The bitmaps of an image (bitmap_list_load); QmpError in QEMU's words, or OSError."""
+    """Return the bitmaps of an image (bitmap_list_load).
+
+    The directory is read as a whole and walked entry by entry; then the tables of
+    the bitmaps are checked.  Raises OSError, or QmpError in QEMU's words and with
+    its order of checks.
+    """
     directory = directory_of(image.header)
     if directory is None:
         return []
@@ -116,7 +124,8 @@ async def read_bitmaps(image: Image) -> list[StoredBitmap]:
             raise QmpError("More bitmaps found than specified in header extension")
         table, entries, flags, kind, bits, name_bytes, extra = _ENTRY.unpack_from(data, at)
         end = at + (_ENTRY.size + extra + name_bytes + 7) // 8 * 8
-        if end > len(data) and extra < 1 << 31:  # a length that is negative in C passes
+        # QEMU's length is a C int: an extra size from 2 GiB on is negative, and passes.
+        if end > len(data) and extra < 1 << 31:
             raise QmpError("Broken bitmap directory")
         if extra:
             raise QmpError("Bitmap extra data is not supported")
@@ -135,7 +144,11 @@ async def read_bitmaps(image: Image) -> list[StoredBitmap]:
 
 
 async def _check(image: Image, bitmaps: list[StoredBitmap]) -> None:
-    """Whether they could be loaded (load_bitmap), of those that QEMU loads the data of."""
+    """Raise QmpError if a bitmap could not be loaded (load_bitmap).
+
+    QEMU does not load the data of bitmaps that were in use when the image was not
+    closed; these are not checked.
+    """
     names: set[str] = set()
     for bitmap in bitmaps:
         if bitmap.name in names:
@@ -158,7 +171,7 @@ async def _check(image: Image, bitmaps: list[StoredBitmap]) -> None:
 
 
 def _has_sense(table: array[int], cluster_mask: int) -> bool:
-    """check_table_entry of each; called without the lock."""
+    """Tell whether all entries are valid (check_table_entry); runs without the big lock."""
     for _, entry in used(table):
         if entry & _RESERVED or (entry & _OFFSET and entry & (_ALL_ONES | cluster_mask)):
             return False
@@ -166,7 +179,7 @@ def _has_sense(table: array[int], cluster_mask: int) -> bool:
 
 
 def _makes_sense(bitmap: StoredBitmap, name_bytes: int, header: Header) -> bool:
-    """check_dir_entry."""
+    """Tell whether a directory entry is valid (check_dir_entry)."""
     cluster = header.cluster_size
     stored = bitmap.entries * cluster
     return (
@@ -184,10 +197,10 @@ def _makes_sense(bitmap: StoredBitmap, name_bytes: int, header: Header) -> bool:
 async def drop_bitmaps(
     image: Image, write_back: WriteBack, bitmaps: list[StoredBitmap], *, free: bool
 ) -> None:
-    """Take the bitmaps out of an image for good; with `free`, their clusters, too.
+    """Remove the bitmaps from an image; with `free`, free their clusters too.
 
-    The header first: whatever happens then, at worst clusters are leaked.
-    QmpError or OSError.
+    The header changes first: if a later step fails, clusters are leaked, but
+    nothing refers to freed ones.  Raises QmpError or OSError.
     """
     header = image.header
     directory = directory_of(header)
@@ -208,7 +221,7 @@ async def drop_bitmaps(
 
 
 async def _places(image: Image, bitmaps: list[StoredBitmap]) -> list[tuple[int, int]]:
-    """Where the bitmaps' tables and data are, offsets and lengths."""
+    """Return offset and length in bytes of each table and each data cluster of bitmaps."""
     if sum(bitmap.entries * 8 for bitmap in bitmaps) > image.file.size:
         raise QmpError("Broken bitmap directory")
     places: list[tuple[int, int]] = []

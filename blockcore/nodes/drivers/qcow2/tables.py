@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Tables of big-endian numbers, cached: L2 tables and refcount blocks.
+"""Caches of tables of big-endian numbers: L2 tables and refcount blocks.
 
-A table is one cluster.  A cache holds at most `limit` of them, each as an array
-of exactly a cluster's size.  Only those that cannot be dropped at the moment,
-changed or pinned ones, can be more: for a moment, since whoever changes tables
-has them written before there are too many (`WriteBack.limit`, `Refcounts.block`).
+A table is one cluster, in memory an array of a cluster's size.  A cache holds at
+most `limit` tables.  It exceeds the limit only by tables that cannot be dropped
+at the moment, changed or pinned ones, and only for a moment: code that changes
+tables writes them before they are too many (`WriteBack.limit`,
+`RefcountTable.block`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ REFBLOCK_TYPE = "H"
 
 
 async def read_table(image: Image, typecode: str, offset: int, length: int) -> array[int]:
-    """A table of `length` bytes, a multiple of 8."""
+    """Read a table of `length` bytes, a multiple of 8, at `offset` in the file."""
     values = array(typecode, bytes(8)) * (length // 8)
     if values:
         with memoryview(values) as numbers, numbers.cast("B") as data:
@@ -34,7 +35,7 @@ async def read_table(image: Image, typecode: str, offset: int, length: int) -> a
 
 
 def from_disk(typecode: str, data: bytes | bytearray) -> array[int]:
-    """An array of the numbers in `data`, which are big-endian."""
+    """Return an array of the big-endian numbers in `data`."""
     values = array(typecode, bytes(data))
     if sys.byteorder == "little":
         values.byteswap()
@@ -42,7 +43,7 @@ def from_disk(typecode: str, data: bytes | bytearray) -> array[int]:
 
 
 def to_disk(values: array[int]) -> bytes:
-    """The reverse of `from_disk`."""
+    """Return the bytes of an array as big-endian numbers, the inverse of `from_disk`."""
     swapped = values[:]
     if sys.byteorder == "little":
         swapped.byteswap()
@@ -50,7 +51,7 @@ def to_disk(values: array[int]) -> bytes:
 
 
 class Table:
-    """A table in memory; `pins` counts those that rely on its staying there."""
+    """A table in memory; while `pins` is not 0, it is not dropped from the cache."""
 
     __slots__ = ("offset", "pins", "values")
 
@@ -61,9 +62,9 @@ class Table:
 
 
 class TableCache:
-    """The tables of one kind, by their offsets in the file, least recently used first.
+    """The tables of one kind by their offsets in the file, least recently used first.
 
-    `on_drop` is told of each that leaves the memory to make room.
+    `on_drop` is called with the offset of each table that is dropped to make room.
     """
 
     def __init__(
@@ -88,14 +89,17 @@ class TableCache:
         return len(self._tables)
 
     def peek(self, offset: int) -> Table | None:
-        """The table at `offset` if it is in memory."""
+        """Return the table at `offset` if it is in memory, and count that as a use."""
         table = self._tables.get(offset)
         if table is not None:
             self._tables.move_to_end(offset)
         return table
 
     async def get(self, offset: int) -> Table:
-        """The table at `offset`, read if need be; the image's lock is held."""
+        """Return the table at `offset`, read from the file if needed.
+
+        The caller holds the image's lock, so that no table is read twice.
+        """
         table = self.peek(offset)
         if table is None:
             self._image.event(self._on_load)
@@ -106,29 +110,33 @@ class TableCache:
         return table
 
     async def create(self, offset: int, values: array[int]) -> Table:
-        """Write a new table, which also makes sure that there is room for it on the disk."""
+        """Write a new table and return it.
+
+        Writing at once tells whether the disk has room for it.
+        """
         await self._image.file.pwrite(offset, memoryview(to_disk(values)))
         return self._insert(offset, values)
 
     @property
     def changed(self) -> int:
-        """How many tables have to be written."""
+        """The number of tables that have to be written."""
         return len(self._changed)
 
     def mark(self, table: Table) -> None:
-        """The table has changed in memory."""
+        """Note that the table was changed in memory."""
         self._changed[table.offset] = table
 
     def snapshot(self) -> list[tuple[Table, bytes]]:
-        """The changed tables as they are now, in the order of the file, to be stored.
+        """Return the changed tables and their present bytes, in the order of the file.
 
-        They count as unchanged from now on; see `store`.
+        They count as unchanged from now on; `store` must be called with the result,
+        or each table marked again.
         """
         changed, self._changed = self._changed, {}
         return [(changed[offset], to_disk(changed[offset].values)) for offset in sorted(changed)]
 
     async def store(self, tables: list[tuple[Table, bytes]]) -> None:
-        """Write a snapshot; after an OSError what is not written counts as changed again."""
+        """Write a snapshot; on OSError, tables that were not written count as changed again."""
         written = 0
         try:
             for table, data in tables:
@@ -141,12 +149,15 @@ class TableCache:
                     self.mark(table)
 
     def forget(self, offset: int) -> None:
-        """The cluster is not a table any more."""
+        """Drop the table at `offset`, changed or not: the cluster is no table any more."""
         self._tables.pop(offset, None)
         self._changed.pop(offset, None)
 
     def trim(self, spared: Table | None = None) -> None:
-        """Drop the least recently used tables beyond the limit, if they may go."""
+        """Drop the least recently used tables beyond the limit, except `spared`.
+
+        Changed and pinned tables stay.
+        """
         for victim in list(self._victims(len(self._tables) - self.limit, spared)):
             del self._tables[victim]
             self._on_drop(victim)

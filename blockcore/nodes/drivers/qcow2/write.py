@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Guest writes: in place where the cluster is there, otherwise to new clusters."""
+"""Guest writes: in place if the guest has the cluster to itself, otherwise to new clusters."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from blockcore.nodes.drivers.qcow2.read import Reader
 from blockcore.qapi.names import BlkdebugEvent
 
 MERGE_BYTES = 256 << 10
-"""New clusters up to this size are written in one go together with what is copied."""
+"""Largest allocation, in bytes, that is written in one go together with the old data around it.
+
+Fewer calls for small allocations are paid with a copy of the guest's data; for
+larger ones the copy would cost more than the calls.
+"""
 
 
 class Writer:
-    """Writes guest data to an image."""
+    """The guest writes of an image."""
 
     def __init__(
         self, image: Image, mapping: Mapping, allocator: Allocator, reader: Reader
@@ -28,7 +32,11 @@ class Writer:
         self._reader = reader
 
     async def pwrite(self, offset: int, buf: memoryview) -> None:
-        """Write `buf` at guest `offset`, as many clusters at a time as belong together."""
+        """Write `buf` at guest `offset`; raise OSError.
+
+        Each step writes a contiguous run of clusters that exist, or allocates one.
+        Writes to clusters that are being allocated wait for the allocation.
+        """
         bits = self.image.cluster_bits
         while buf:
             first, last = offset >> bits, (offset + len(buf) - 1) >> bits
@@ -43,7 +51,7 @@ class Writer:
             buf = buf[done:]
 
     async def _write_in_place(self, offset: int, buf: memoryview) -> int:
-        """Write the beginning of `buf` to clusters that are there; gives how much."""
+        """Write the beginning of `buf` to existing clusters, and return how many bytes."""
         run = await self.mapping.run(offset, len(buf))
         if run.kind is not Kind.NORMAL or not run.entry & COPIED:
             return 0
@@ -53,7 +61,10 @@ class Writer:
         return run.length
 
     async def _write_new(self, offset: int, buf: memoryview) -> int:
-        """Write the beginning of `buf` to new clusters; gives how much, 0 to look again."""
+        """Write the beginning of `buf` to new clusters, and return how many bytes.
+
+        0 if the clusters were allocated by another write meanwhile: look again.
+        """
         allocation = self.allocator.begin_at_once(offset, len(buf))
         if allocation is None:
             allocation = await self._begin(offset, len(buf))
@@ -76,7 +87,12 @@ class Writer:
             return await self.allocator.begin(offset, length)
 
     async def _write_clusters(self, new: Allocation, offset: int, buf: memoryview) -> None:
-        """Fill the new clusters: with `buf`, and around it with what was there (perform_cow)."""
+        """Fill new clusters with `buf`, and around it with the old data (perform_cow).
+
+        If everything around `buf` is zeroes, the clusters are zeroed instead of
+        copied.  A small allocation is written in one go; of a larger one, the parts
+        before and after `buf` are copied first.
+        """
         image = self.image
         start = new.first << image.cluster_bits
         head = offset - start
@@ -105,9 +121,9 @@ class Writer:
         await image.file.pwrite(new.host + head, buf)
 
     async def _zeroed(self, new: Allocation, start: int, head: int, tail: int) -> bool:
-        """Zero the new clusters if all around the data is zeroes (handle_alloc_space).
+        """Zero new clusters if everything around the data is zeroes (handle_alloc_space).
 
-        False if there is more, or if the file cannot be zeroed without writing it all.
+        Returns False if there is other data, or if the file can be zeroed only by writing.
         """
         length = new.count << self.image.cluster_bits
         if not await self._reader.known_zero(start, head):

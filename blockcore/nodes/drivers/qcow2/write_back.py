@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Bringing changed tables to the file, in an order that survives a crash at any point.
+"""Writing of changed tables to the file, in an order that survives a crash at any point.
 
-Also: giving clusters back that nothing refers to any more, which is the last
-step of that order.
+The last step of that order frees clusters that nothing refers to any more.
 """
 
 from __future__ import annotations
@@ -18,14 +17,21 @@ from blockcore.nodes.drivers.qcow2.refcount import Refcounts
 from blockcore.qapi.names import BlkdebugEvent
 
 MAX_DIRTY_BYTES = 4 << 20
-"""More bytes of changed L2 tables than this are written without waiting for a flush."""
+"""Bytes of changed L2 tables from which on they are written without a guest's flush.
+
+More would keep more memory and make a flush longer, less would flush the file
+more often during writes.
+"""
 
 MAX_FREED = 4096
-"""More runs of clusters than this do not wait for a flush to be free."""
+"""Number of runs of freed clusters from which on they are freed without a guest's flush.
+
+It bounds memory, and the file's growth by clusters that could be used again.
+"""
 
 
 class Discard(Enum):
-    """Why clusters become free, which decides whether they are discarded in the file."""
+    """The reason why clusters become free: it decides whether they are discarded in the file."""
 
     ALWAYS = "always"
     REQUEST = "request"
@@ -34,9 +40,10 @@ class Discard(Enum):
 
 @dataclass(slots=True)
 class Freed:
-    """`count` clusters from `first` on lost a reference each; `mark` says when.
+    """A run of `count` clusters from `first` on that lost a reference each.
 
-    `written` is true once the file does not have the reference any more.
+    `mark` is the moment when they lost it in memory; `written` tells whether the
+    file has lost it as well.
     """
 
     first: int
@@ -47,9 +54,9 @@ class Freed:
 
 
 class WriteBack:
-    """What has changed in memory only, and the clusters that wait to be free.
+    """The changes that are in memory only, and the clusters that wait to be free.
 
-    `passes_discard` says for what reasons clusters are discarded in the file.
+    `passes_discard` tells for which reasons clusters are discarded in the file.
     """
 
     def __init__(
@@ -70,7 +77,10 @@ class WriteBack:
         self._max_dirty = max(1, MAX_DIRTY_BYTES >> image.cluster_bits)
 
     def free(self, first: int, count: int, discard: Discard = Discard.OTHER) -> None:
-        """References to clusters have just gone from the tables in memory."""
+        """Note that `count` clusters have just lost a reference in the tables in memory.
+
+        Call this right after the entry was overwritten (`Grace.mark`).
+        """
         self.image.event(BlkdebugEvent.CLUSTER_FREE)
         last = self._freed[-1] if self._freed else None
         mark = self.grace.mark()
@@ -81,12 +91,15 @@ class WriteBack:
         self._freed.append(Freed(first, count, mark, discard))
 
     def give_back(self, first: int, count: int) -> None:
-        """Clusters that were allocated but never referred to, and that nobody writes to."""
+        """Note clusters that were allocated, but that no table refers to and no I/O uses."""
         self.image.event(BlkdebugEvent.CLUSTER_FREE)
         self._returned.append((first, count))
 
     async def take_back(self) -> None:
-        """Free what was given back, so that a second attempt finds the same clusters."""
+        """Free the clusters that were given back, so that a retried write finds them again.
+
+        On OSError, the rest stays noted.
+        """
         while self._returned:
             first, count = self._returned.pop()
             for done in range(count):
@@ -97,9 +110,11 @@ class WriteBack:
                     raise
 
     async def reclaim(self, *, everything: bool = False) -> None:
-        """Free the clusters that can be; with `everything`, nobody else uses the image.
+        """Free clusters whose reference is gone from the file and from all requests.
 
-        The lock is held.  What fails is tried again the next time.
+        With `everything`, requests are not asked: the image is being closed and no
+        request is left.  The caller holds the image's lock.  On OSError, the rest
+        stays for the next time.
         """
         waiting: list[Freed] = []
         todo, self._freed = self._freed, waiting
@@ -127,7 +142,7 @@ class WriteBack:
         await self._discard(start, freed.first - start, freed.discard)
 
     async def _discard(self, first: int, count: int, reason: Discard) -> None:
-        """Free clusters are of no use to the file either; whether that works does not matter."""
+        """Discard freed clusters in the file if the settings ask for it; errors are ignored."""
         if not count or not self._passes_discard(reason):
             return
         bits = self.image.cluster_bits
@@ -137,7 +152,7 @@ class WriteBack:
             return
 
     async def limit(self) -> None:
-        """Write back if a lot has changed; the lock is held."""
+        """Write back if much has changed; the caller holds the image's lock."""
         if self._is_much:
             await self.run()
             self.mapping.tables.trim()
@@ -153,22 +168,29 @@ class WriteBack:
 
     @property
     def is_due(self) -> bool:
-        """Whether `limit` or `take_back` has something to do."""
+        """Whether `limit` or `take_back` has work to do."""
         return bool(self._returned) or self._is_much
 
     async def run(self, *, everything: bool = False) -> None:
-        """Write all that has changed; the lock is held.
+        """Write all changes; the caller holds the image's lock.
 
-        After an OSError what is not written is still marked as changed, and
-        the next run begins again.
+        1. Refcount blocks, in which new clusters are counted.
+        2. A flush, also for guest data in these clusters; then the L2 tables as they
+           were before the flush.
+        3. A flush, then L1 entries.
+        4. A flush: freed clusters have lost their references in the file as well, and
+           are freed as soon as no request uses them.
+
+        On OSError, everything that was not written stays marked as changed, and the
+        next run begins again.
         """
         if self.image.unusable:
             return
         await self.take_back()
         await self.reclaim(everything=everything)
         await self.refcounts.write_back()
-        # Requests under way may link clusters from here on: their data may not be there yet
-        # when the flush begins, so they are left for the next time.
+        # Requests may link clusters while this coroutine awaits: their data may not be in the
+        # file when the flush begins.  The snapshots leave them for the next run.
         new = [freed for freed in self._freed if not freed.written]
         tables = self.mapping.tables.snapshot()
         try:
@@ -189,7 +211,7 @@ class WriteBack:
             await self.reclaim(everything=everything)
 
     async def finish(self) -> None:
-        """Write everything, and free everything: the image is going to be closed."""
+        """Write and free everything, because the image is about to be closed; raise OSError."""
         while self.refcounts.dirty or self._freed or self._returned or self._tables_dirty():
             if self.image.unusable:
                 return
