@@ -135,6 +135,8 @@ class VolumeResponder:
         return self._stopped or self._node.closed
 
     def _arm(self) -> None:
+        for blk in self._host.find.drives_above(self._node):
+            blk.publish_traces()
         self._armed = self.threshold
         if self._node.write_threshold != self._armed and not self._crossed():
             self._node.set_write_threshold(self._armed)
@@ -143,8 +145,11 @@ class VolumeResponder:
         """Return whether a write went past the threshold, even if before the threshold was armed.
 
         QEMU does not report such a write; vdsm makes up for the event it missed.
+        The volume hears of no write on the shortcut, which is open while
+        nothing is armed.
         """
-        return self._volume.demand > self.threshold
+        highest = max(self._volume.demand, self._node.wr_highest_offset)
+        return highest > self.threshold
 
     def _disarmed(self) -> bool:
         """Return whether the threshold is no longer the manager's, and has to be armed again.
