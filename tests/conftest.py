@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from beside_qemu import Shared
+from both_ways import WAYS, force
 
 # A shell starts what it runs in the background with SIGINT ignored, which children inherit;
 # tests interrupt theirs.
@@ -21,6 +22,23 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked slow come last, so that a plain mistake is known in seconds."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of a module with the mark `both_ways` run with the shortcut forced off, and on."""
+    marks = list(metafunc.definition.iter_markers())
+    if any(m.name == "both_ways" for m in marks) and all(m.name != "one_way" for m in marks):
+        metafunc.parametrize("_way", WAYS, indirect=True)
+
+
+@pytest.fixture(autouse=True, name="_way")
+def _forced_way(request: pytest.FixtureRequest) -> Iterator[None]:
+    if not hasattr(request, "param"):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        force(patch, request.param)
+        yield
 
 
 @pytest.fixture(scope="module")

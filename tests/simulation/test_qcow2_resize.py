@@ -16,6 +16,8 @@ from qcow2_guest import Failing, look
 from qcow2_images import Around, check_clean, content, create, open_on, opened, qemu_img, qemu_io
 from sim import perform
 
+pytestmark = pytest.mark.both_ways
+
 KIB = 1 << 10
 MIB = 1 << 20
 

@@ -227,7 +227,7 @@ def test_those_before_the_one_that_fails_are_done(
     assert (tmp_path / "pair" / "target").read_bytes()[: done * PART] == DATA[: done * PART]
 
 
-def test_what_is_unseen(tmp_path: Path) -> None:
+def test_what_has_a_shortcut(tmp_path: Path) -> None:
     """A rule anywhere at the source could be about the question what is there."""
     pair = make_pair(tmp_path / "pair")
     assert pair.copier.has_shortcut(0, PART)

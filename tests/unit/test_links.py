@@ -33,6 +33,8 @@ from blockcore.qapi.names import QmpError
 from qcow2_images import check_clean, create, qemu_io, read
 from sim import MemoryNode, Sim, add_drive, add_node, execute, new_machine, perform
 
+pytestmark = pytest.mark.both_ways
+
 R, W, U, S = Perm.CONSISTENT_READ, Perm.WRITE, Perm.WRITE_UNCHANGED, Perm.RESIZE
 
 MIB = 1 << 20

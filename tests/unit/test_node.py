@@ -38,6 +38,8 @@ from rules import fail
 from sim import MemoryNode, Sim, add_node, perform
 from tree import RECORDINGS
 
+pytestmark = pytest.mark.both_ways
+
 SIZE = 2 << 20
 K = 1024
 ZEROES_MAX = len(ZEROES)
@@ -608,7 +610,8 @@ def _finish(coro: Coroutine[Any, Any, Any], value: Any) -> None:
 # Straight to the descriptor.
 
 
-def test_direct_through_a_stack(machine: Machine, opened: FileNode) -> None:
+@pytest.mark.one_way
+def test_a_way_through_a_stack(machine: Machine, opened: FileNode) -> None:
     """Gates are in the offsets of the node that is asked."""
     raw = RawNode(NodeOptions(node_name="r"), machine, opened, 4 * K)
     perform(raw.do_open())
@@ -637,9 +640,10 @@ def _detect_zeroes(node: BlockNode) -> None:
     node.options = replace(node.options, detect_zeroes=BlockdevDetectZeroesOptions.ON)
 
 
+@pytest.mark.one_way
 @pytest.mark.parametrize("concern", [_threshold, _rule_anywhere, _change_of_state, _detect_zeroes])
 @pytest.mark.parametrize("where", ["top", "bottom"])
-def test_what_forbids_going_direct(
+def test_what_closes_the_way(
     machine: Machine, opened: FileNode, where: str, concern: Any
 ) -> None:
     raw = RawNode(NodeOptions(node_name="r"), machine, opened)
@@ -648,13 +652,15 @@ def test_what_forbids_going_direct(
     assert raw.way() is None
 
 
-def test_blkdebug_is_direct_but_for_its_limits(machine: Machine, opened: FileNode) -> None:
+@pytest.mark.one_way
+def test_blkdebug_has_a_way_but_for_its_limits(machine: Machine, opened: FileNode) -> None:
     assert make_blkdebug(machine, opened).way() is not None
     limits = BlkdebugLimits(max_transfer=512)
     assert make_blkdebug(machine, opened, limits=limits).way() is None
 
 
-def test_o_direct_is_not_direct(machine: Machine, image: Path) -> None:
+@pytest.mark.one_way
+def test_o_direct_has_no_way(machine: Machine, image: Path) -> None:
     """Its requests need a bounce buffer."""
     node = file_node(machine, image, direct=True)
     assert node.way() is None

@@ -21,6 +21,8 @@ from qcow2_images import Around, close, create, open_backing, open_file, open_on
 from rules import fail
 from sim import perform
 
+pytestmark = pytest.mark.both_ways
+
 Request = tuple[str, int, int]
 """What, where, how much."""
 

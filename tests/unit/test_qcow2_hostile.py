@@ -21,6 +21,8 @@ from qcow2_disk import Disk, judge, put
 from qcow2_images import Around, create, open_file, open_on, qemu_img, qemu_io, read
 from sim import perform
 
+pytestmark = pytest.mark.both_ways
+
 OPEN_ERRORS: dict[str, tuple[int, bytes]] = {
     "magic": (0, b"QFJ"),
     "version": (4, struct.pack(">I", 4)),
@@ -342,6 +344,7 @@ def test_refcount_blocks_where_there_is_no_file(
     perform(file.do_close())
 
 
+@pytest.mark.one_way
 def test_a_compressed_cluster_that_never_ends(tmp_path: Path) -> None:
     """Neither decompressor gives more than a cluster, whatever is in the file."""
     zstandard = pytest.importorskip("zstandard")

@@ -19,6 +19,8 @@ from blockcore.qapi.names import QmpError
 from qcow2_images import Around, check_clean, create, open_file, options, qemu_io, read
 from turns import longest
 
+pytestmark = pytest.mark.both_ways
+
 ENTRIES = 1 << 16
 """Of the large tables here; the format allows 64 times as many."""
 
@@ -120,6 +122,7 @@ def test_what_is_used_of_a_table(length: int) -> None:
     assert list(used(values)) == [(place, place + 1) for place in places]
 
 
+@pytest.mark.one_way
 def test_repair_of_a_large_image(tmp_path: Path) -> None:
     """Tables of 8192 entries, of which each is looked at twice; and a long, empty L1 table."""
     path = create(tmp_path / "image", "1G", lazy_refcounts="on")

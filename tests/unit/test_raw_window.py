@@ -21,6 +21,8 @@ from qcow2_disk import Disk
 from qcow2_images import Around, close, create, open_file, open_on, options, read
 from sim import perform
 
+pytestmark = pytest.mark.both_ways
+
 K = 1024
 BEFORE, WINDOW, BEHIND = 1 << 20, 1 << 20, 3 << 20
 SIZE = BEFORE + WINDOW + BEHIND
@@ -118,6 +120,7 @@ def write(node: Qcow2Node, offset: int, data: bytes) -> int:
     return 0
 
 
+@pytest.mark.one_way
 @pytest.mark.parametrize("cluster_size", [512, 4096, 65536])
 def test_an_image_fills_its_window_and_no_more(tmp_path: Path, cluster_size: int) -> None:
     """Data, tables and refcount blocks meet the end; what was written before stays."""
@@ -139,6 +142,7 @@ def test_an_image_fills_its_window_and_no_more(tmp_path: Path, cluster_size: int
     framed.check()
 
 
+@pytest.mark.one_way
 def test_an_entry_that_points_behind_the_window(tmp_path: Path) -> None:
     """It reads as zeroes, as beyond the end of a file, and cannot be written: on every path."""
     framed = Framed(tmp_path, "512k", cluster_size=4096, preallocation="metadata")
@@ -166,6 +170,7 @@ def test_an_entry_that_points_behind_the_window(tmp_path: Path) -> None:
     framed.check()
 
 
+@pytest.mark.one_way
 def test_files_without_a_window_still_grow(tmp_path: Path) -> None:
     path = create(tmp_path / "image", "16M")
     around = Around()

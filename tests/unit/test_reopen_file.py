@@ -18,6 +18,8 @@ from blockcore.qapi.names import QmpError
 from qcow2_images import check_clean, create, qemu_io, read
 from sim import MemoryNode, Sim, add_node, execute, new_machine, perform
 
+pytestmark = pytest.mark.both_ways
+
 MIB = 1 << 20
 
 OTHERS: dict[str, dict[str, Any]] = {

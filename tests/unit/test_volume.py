@@ -24,6 +24,8 @@ from blockcore.qapi.names import QmpError, Size
 from blockcore.rules.volume import Volume, make_volume
 from sim import Sim, add_drive, execute, new_machine, pause, shortcut
 
+pytestmark = pytest.mark.both_ways
+
 KIB = 1024
 MIB = 1 << 20
 MS = 1_000_000
@@ -207,6 +209,7 @@ def test_reads_and_discards_know_no_limit(make: Make) -> None:
     bench.do(bench.blk.discard(0, 8 * MIB))
 
 
+@pytest.mark.one_way
 def test_the_shortcut_is_closed_beyond_the_end_only(make: Make) -> None:
     bench = make()
     path = shortcut(bench.blk)
@@ -389,6 +392,14 @@ def test_manager_makes_up_for_a_threshold_it_has_missed(make: Make) -> None:
     assert bench.volume.physical_size == 2 * MIB
 
 
+def test_manager_makes_up_for_a_guest_s_write(make: Make) -> None:
+    """Of which the nodes may not know yet."""
+    bench = make(size=64 * MIB)
+    bench.do(bench.write(MIB - 512, 512))
+    bench.qmp("x-volume-responder", node_name="vda", chunk=MIB)
+    assert bench.volume.physical_size == 2 * MIB
+
+
 def test_manager_does_not_resume_what_is_not_its_fault(make: Make) -> None:
     bench = make(size=64 * MIB)
     bench.qmp("x-volume-responder", node_name="vda", chunk=MIB, threshold=4096)
@@ -409,6 +420,7 @@ def test_discard_disarms_and_the_manager_arms_again(make: Make) -> None:
     assert bench.volume.extensions == 0
 
 
+@pytest.mark.one_way
 def test_manager_leaves(make: Make) -> None:
     bench = make(size=64 * MIB)
     bench.qmp("x-volume-responder", node_name="vda", chunk=MIB, threshold=MIB // 2)
@@ -444,6 +456,7 @@ def test_manager_goes_with_its_node(make: Make, tmp_path: Path) -> None:
     assert bench.machine.volume_responders == {}
 
 
+@pytest.mark.one_way
 @pytest.mark.parametrize("short", [False, True], ids=["whole", "short"])
 def test_no_write_is_left_behind_under_any_schedule(tmp_path: Path, short: bool) -> None:
     """Writers that fill a volume much faster than its manager extends it."""
