@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The system calls for the files of one file system, which may never return.
+"""Threads for the system calls on each file system, which may never return.
 
-A network's server that is gone, or a disk, keeps all threads that are in calls
-for it.  So each file system has threads of its own, and no file more than
-some of those: if it is one file that hangs, its neighbours go on.
+If a server or a disk is gone, it keeps all threads that are in calls for it.  So
+each file system has threads of its own, and each file gets only some of them: if
+a single file hangs, other files of its file system go on.
 """
 
 from __future__ import annotations
@@ -17,17 +17,27 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from blockcore.bql.effects import COPYING, Lane, LaneCall
 
 THREADS: Final = 4
-"""Of a file system; also how many calls there are for one file at a time."""
+"""Threads of a file system, and calls for one file at a time.
+
+More would let more requests of one file run side by side, and leave more threads
+behind at each file system that hangs.
+"""
 
 SHARE: Final = 2
-"""Calls for one file that the threads of its file system are at; the others are for its own."""
+"""Calls for one file that the file system's threads take; the file's own threads take the rest."""
 
 PATIENCE_NS: Final = 200_000_000
-"""So long a question may take before others do not ask it, too."""
+"""How long a question may take, in ns, before further questions go unanswered (`FileCalls.ask`).
+
+Long enough for a busy disk, short enough that queries seldom wait behind a dead one.
+"""
 
 
 class FileSystem:
-    """What its files have in common; `asking` is since when who waits to be told something."""
+    """The state that files of one file system share.
+
+    `asking` has the time (monotonic, ns) at which each unanswered question was asked.
+    """
 
     def __init__(self, device: int) -> None:
         self._copying: WeakKeyDictionary[FileSystem, Lane] = WeakKeyDictionary()
@@ -35,7 +45,7 @@ class FileSystem:
         self.asking: dict[object, int] = {}
 
     def copying_to(self, other: FileSystem) -> Lane:
-        """The lane of what is copied to files of another file system, or of this one."""
+        """Return the lane of copies from this file system to files of `other`."""
         lane = self._copying.get(other)
         if lane is None:
             name = f"{COPYING.name} to {other.lane.name}"
@@ -47,7 +57,10 @@ _known: WeakValueDictionary[int, FileSystem] = WeakValueDictionary()
 
 
 def file_system_of(status: os.stat_result) -> FileSystem:
-    """Of a block device it is that device.  Under the big lock."""
+    """Return the file system of an open file; a block device counts as one of its own.
+
+    Called under the big lock, because `_known` has no lock.
+    """
     device = status.st_rdev if stat.S_ISBLK(status.st_mode) else status.st_dev
     found = _known.get(device)
     if found is None:
@@ -64,7 +77,7 @@ class FileCalls:
         self._shared = 0
 
     async def __call__(self, fn: Callable[..., Any], *args: Any) -> Any:
-        """Perform a call that may take any time."""
+        """Perform a call that may take any time, and return its result."""
         if self._shared >= SHARE:
             return await LaneCall(self._own, fn, *args)
         self._shared += 1
@@ -74,7 +87,11 @@ class FileCalls:
             self._shared -= 1
 
     async def ask(self, now_ns: int, fn: Callable[..., Any], *args: Any) -> Any:
-        """The same for what is not needed: None if somebody waits for such an answer already."""
+        """Perform a call whose answer is not essential.
+
+        Returns None without a call if another question to this file system has
+        waited for more than `PATIENCE_NS`: the file system seems to hang.
+        """
         asking = self.system.asking
         if any(since + PATIENCE_NS < now_ns for since in asking.values()):
             return None

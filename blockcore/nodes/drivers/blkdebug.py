@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The blkdebug filter: its child, with faults written down in advance.
+"""The blkdebug filter: shows its child, with fault rules from a file or a definition.
 
-The rules themselves work in `faults/injector.py`, on whichever node they are; what
-makes this driver special is that it comes with some, and with limits of its
-own that send requests down less travelled roads.
+Any node can have fault rules (`faults/injector.py`).  A blkdebug node begins with
+some, and has limits on requests that exercise rarely used code above and below it.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import QmpError
 
 CONFIG_BYTES_MAX = 1 << 20
-"""Of a file of rules; so many could not be obeyed."""
+"""Largest rule file: it is parsed under the big lock, and each rule costs time at requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlkdebugLimits:
-    """QAPI's members of the same names, in bytes; 0 is no limit.
+    """QAPI's members with these names, in bytes; 0 is no limit.
 
-    Requests above a `max` are split.  Zeroes shorter than `opt_write_zero`
+    Requests longer than a `max` are split.  Zeroes shorter than `opt_write_zero`
     are written as data, discards shorter than `opt_discard` are dropped.
     """
 
@@ -48,7 +47,7 @@ class BlkdebugLimits:
 
 
 class BlkdebugNode(FilterNode):
-    """Passes requests on to `image` after its rules have been asked."""
+    """A filter that passes requests to `image` in pieces that its limits allow."""
 
     driver = "blkdebug"
     filters = "image"
@@ -72,7 +71,10 @@ class BlkdebugNode(FilterNode):
 
     @classmethod
     async def make(cls, definition: BlockdevOptionsBlkdebug, making: Making) -> BlkdebugNode:
-        """Rules of the file come before those given in place, as QEMU's read_config has it."""
+        """Return a node with the rules of the file, then those of the definition (read_config).
+
+        The order decides which rule hits a request that several could hit.
+        """
         errors = list(definition.inject_error or ())
         changes = list(definition.set_state or ())
         if definition.config:
@@ -116,7 +118,7 @@ class BlkdebugNode(FilterNode):
             await self.below.discard(offset + start, end - start)
 
     async def do_allocated_file_size(self) -> None:
-        """QEMU's does not pass the question on (recorded in guest-*)."""
+        """Return None: QEMU's blkdebug does not ask its child (recordings guest-* show it)."""
 
     def do_way(self) -> Way | None:
         return None if self.limits.max_transfer else self.below.way()
@@ -128,7 +130,11 @@ def _pieces(length: int, limit: int) -> Iterator[tuple[int, int]]:
 
 
 def _read_config(path: str) -> str:
-    """A pipe is not waited for, and what has no end is not read to it."""
+    """Return the text of a rule file; raise QmpError.  Runs in a lane.
+
+    O_NONBLOCK keeps a FIFO without a writer from blocking, and the limit keeps an
+    endless device from filling the memory.
+    """
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             data = file.read(CONFIG_BYTES_MAX + 1) or b""

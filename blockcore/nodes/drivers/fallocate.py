@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""fallocate(2) with its modes, which Python's standard library does not offer."""
+"""fallocate(2) with its modes, which Python's standard library lacks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _fallocate.restype = ctypes.c_int
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
-    """Change the allocation of `length` bytes at `offset`; raises OSError.
+    """Change the allocation of `length` bytes at `offset`.
 
-    ENOTSUP where the file system cannot do it.
+    Raises OSError; ENOTSUP means that the file system does not support the mode.
     """
     if _fallocate(fd, mode, offset, length) != 0:
         error = ctypes.get_errno()

@@ -38,17 +38,17 @@ from blockcore.qapi.names import QmpError, Size
 from blockcore.rules.volume import Volume, make_volume
 
 FS_IOC_FSGETXATTR = 0x801C581F
-"""Of <linux/fs.h>: fills a struct fsxattr, whose second word is the extent size hint."""
+"""The ioctl of <linux/fs.h> that fills a struct fsxattr: its second word is the hint in bytes."""
 
 _NO_WRITING = (errno.EACCES, errno.EPERM, errno.EROFS)
-"""What makes auto-read-only fall back."""
+"""The errors of opening for writing after which auto-read-only opens for reading."""
 
 
 class FileNode(BlockNode):
-    """Reads and writes `filename`, which the user typed, at `path`, which is absolute.
+    """A file or block device: `filename` as the user typed it, at the absolute `path`.
 
-    With cache.direct, aligned requests bypass the page cache through a
-    second descriptor opened with O_DIRECT.  On a `volume` writes beyond its
+    With cache.direct, aligned requests bypass the page cache through a second
+    descriptor that is opened with O_DIRECT.  With a `volume`, writes beyond its
     end fail.
     """
 
@@ -83,10 +83,12 @@ class FileNode(BlockNode):
         self.fd = -1
         self.discards_ok = self.discards_failed = self.discard_bytes_ok = 0
         self.identity: tuple[int, int] | None = None
-        """To ask for it later would be to wait for the file."""
+        """Device and inode number, kept because asking again could wait for the file system."""
         self._direct_fd = -1
         self._data = range(0)
+        """A range in which the last block status found data."""
         self._holes_made = 0
+        """How often holes may have been made, so that an older block status is not kept."""
 
     @classmethod
     async def make(cls, definition: BlockdevOptionsFile, making: Making) -> FileNode:
@@ -97,7 +99,7 @@ class FileNode(BlockNode):
         return cls(making.options, making.host, name, making.path(name), volume)
 
     async def do_open(self) -> None:
-        """Raises QmpError in QEMU's words (raw_open_common)."""
+        """Open the file (raw_open_common); raise QmpError in QEMU's words."""
         try:
             status = await LaneCall(OPENING, self._open)
         except OSError as exc:
@@ -122,7 +124,10 @@ class FileNode(BlockNode):
             self._opened(await LaneCall(OPENING, self._reopen, options))
 
     def _reopen(self, options: NodeOptions) -> os.stat_result:
-        """Open the file anew, under the same numbers: nobody above has to know."""
+        """Open the file again under the same descriptor number; runs in a lane.
+
+        Shortcuts keep the number, and `dup2` replaces the file behind it in one step.
+        """
         mode = (os.O_RDONLY if options.read_only else os.O_RDWR) | os.O_CLOEXEC
         try:
             fd = os.open(self.path, mode)
@@ -143,6 +148,7 @@ class FileNode(BlockNode):
         return await self._call.ask(self._host.clock.monotonic_ns(), fn, self.fd, *args)
 
     def _open(self) -> os.stat_result:
+        # Looked at before opening, because opening a FIFO waits and opening a device may act.
         status = os.stat(self.path)
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
             raise QmpError(f"'file' driver requires '{self.filename}' to be a regular file")
@@ -239,12 +245,15 @@ class FileNode(BlockNode):
         await self._call(os.fdatasync, self.fd)
 
     async def do_block_status(self, offset: int, length: int) -> Extent:
-        """Data that was found is remembered until holes may have been made (bdrv_bsc_is_data).
+        """Return data or hole; data is remembered until holes may be made (bdrv_bsc_is_data).
 
-        To look for the end of data is to look at all of it, on some file systems.
+        On some file systems a search for the end of data examines all of the data,
+        so that asking piece by piece would take quadratic time.
         """
         if offset in self._data:
             return Extent(self._data.stop - offset, data=True, zero=False)
+        # Other requests run while the call looks: what it found is not kept if one of them may
+        # have made a hole.
         made = self._holes_made
         extent: Extent = await self._call(seek_extent, self.fd, offset, length)
         if extent.data and made == self._holes_made:
@@ -272,7 +281,10 @@ class FileNode(BlockNode):
             await LaneCall(OPENING, os.unlink, self.path)
 
     async def do_allocated_file_size(self) -> int | None:
-        """Bytes the file occupies; None if it is closed meanwhile, or its file system hangs."""
+        """Return the bytes that the file occupies.
+
+        None if the file is closed meanwhile, or if its file system seems to hang.
+        """
         try:
             status: os.stat_result | None = await self._ask(os.fstat)
         except OSError:
@@ -291,13 +303,14 @@ class FileNode(BlockNode):
         )
 
     async def extent_size_hint(self) -> int | None:
-        """In how large parts the file system is asked to allocate the file, in bytes.
+        """Return the extent size hint of the file in bytes (raw_get_specific_info).
 
-        None without a hint, or where the file system knows none.
+        None if the file or its file system has no hint, or if the file system seems
+        to hang.
         """
         try:
             attributes: bytes | None = await self._ask(fcntl.ioctl, FS_IOC_FSGETXATTR, bytes(28))
-        except (OSError, ValueError):  # the latter of a file that is closed meanwhile
+        except (OSError, ValueError):  # ValueError: the file was closed meanwhile (fd -1)
             return None
         if attributes is None:
             return None

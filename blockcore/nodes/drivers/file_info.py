@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a file node tells of its file besides what all nodes do (raw_get_specific_info)."""
+"""Information that only file nodes give about their file (raw_get_specific_info)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from blockcore.qapi.names import Size
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageInfoSpecificFile:
-    """QAPI's: the hint is known only of a file whose file system has one (FS_IOC_FSGETXATTR)."""
+    """QAPI's struct; the hint is missing if the file system has none (FS_IOC_FSGETXATTR)."""
 
     extent_size_hint: Size | None = None
 
@@ -22,7 +22,7 @@ class ImageInfoSpecificFileWrapper(ImageInfoSpecific):
 
 
 def file_info(extent_size_hint: int | None) -> ImageInfoSpecificFileWrapper:
-    """Say so of a file whose extents are to be of so many bytes, None without a hint."""
+    """Return the information about a file with an extent size hint in bytes, or None."""
     hint = None if extent_size_hint is None else Size(extent_size_hint)
     data = ImageInfoSpecificFile(extent_size_hint=hint)
     return ImageInfoSpecificFileWrapper(type="file", data=data)

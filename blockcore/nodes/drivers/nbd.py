@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The nbd client driver, on libnbd: a node whose data another server has."""
+"""The nbd client driver: a node whose data an NBD server has, on libnbd.
+
+Handles of libnbd are used on threads of the node's lane, without the big lock.
+`hang_up`, `yank` and `cancel_in_flight` run under the big lock and wait for nothing:
+they set a number or shut a socket down, and the threads notice.
+"""
 
 from __future__ import annotations
 
@@ -31,28 +36,36 @@ except ImportError:
     nbd = None
 
 CONNECTIONS = 4
-"""Handles to a server that allows multi-conn; a handle does one request at a time."""
+"""Number of connections to a server that allows multi-conn.
+
+A handle performs one request at a time, so it is also the number of requests
+under way; each has a thread.
+"""
 
 CONNECT_POLL_MS = 50
-"""How often a connection that is not there yet is given up if the process ends."""
+"""Interval, in ms, at which a thread that connects looks whether it is to stop.
+
+The end of the process and `yank` wait for it at most so long.
+"""
 
 CONNECT_S = 10
-"""How long a server may take to greet, and to agree on everything, when a node is opened.
+"""How long a server may take to greet and to negotiate when a node is opened, in seconds.
 
-QEMU waits for ever, and with it the whole machine.  Requests wait, as they do for an answer.
+QEMU waits without limit, and its whole machine waits.  Requests that connect again
+have no limit here either, just as they wait for an answer without limit.
 """
 
 RETRY_S = 0.1
-"""Pause between two attempts to reconnect within reconnect-delay."""
+"""Pause between two attempts to connect within reconnect-delay or open-timeout, in seconds."""
 
 
 class NbdNode(BlockNode):
-    """Requests go to the server as they come, each on a handle of its own.
+    """A node that sends each request to its server, on a free handle.
 
-    A lost connection fails the requests on it with EIO; the next request
-    connects again.  With `reconnect_delay` (seconds) requests wait that long
-    for the server to come back and are then sent again.  `open_timeout` is how
-    long to try to open, 0 for once.
+    If a connection is lost, the requests on it fail with EIO, and the next request
+    connects again.  With `reconnect_delay` (seconds) requests wait so long for the
+    server to come back, and are then sent again.  `open_timeout` (seconds) is how
+    long opening is tried; 0 tries it once.
     """
 
     driver = "nbd"
@@ -73,7 +86,10 @@ class NbdNode(BlockNode):
         self.open_timeout = open_timeout
         self._handles: list[nbd.NBD] = []
         self._sockets: dict[nbd.NBD, socket.socket] = {}
-        """Of our own: a handle does not tell its descriptor while a request is on it."""
+        """Duplicates of the handles' sockets, by which `hang_up` can shut them down.
+
+        A handle locks itself during a request, and would not give its descriptor.
+        """
         self._lane = Lane(f"nbd {options.node_name}", CONNECTIONS)
         self._free: queue.SimpleQueue[nbd.NBD] = queue.SimpleQueue()
         self._given_up = False
@@ -92,7 +108,7 @@ class NbdNode(BlockNode):
         )
 
     async def do_open(self) -> None:
-        """Raises QmpError in QEMU's words (nbd_client_connect)."""
+        """Connect to the server (nbd_client_connect); raise QmpError in QEMU's words."""
         if nbd is None:
             version = f"{sys.version_info.major}.{sys.version_info.minor}"
             raise QmpError(f"The driver 'nbd' needs libnbd's module for Python {version}")
@@ -111,17 +127,23 @@ class NbdNode(BlockNode):
         self.yank()
 
     def yank(self) -> None:
-        """As in QEMU (nbd_yank), it does not connect again: every request fails from now on."""
+        """Fail all requests, now and later, as the node never connects again (nbd_yank)."""
         self._given_up = True
         self.hang_up()
 
     def hang_up(self) -> None:
         self._cancels += 1
         for connection in list(self._sockets.values()):
-            with contextlib.suppress(OSError):  # not connected (any more)
+            with contextlib.suppress(OSError):  # the peer has hung up already
                 connection.shutdown(socket.SHUT_RDWR)
 
     def _open(self) -> None:
+        """Connect, learn what the server supports, and make the handles; runs in a lane.
+
+        Attempts go on until `open_timeout` is over.  Only the first handle connects:
+        the others do when a request uses them, if the server allows several
+        connections.  Raises QmpError.
+        """
         begin = time.monotonic()
         while True:
             first = nbd.NBD()
@@ -153,7 +175,11 @@ class NbdNode(BlockNode):
             self._free.put(handle)
 
     def _connect(self, handle: nbd.NBD, deadline: float) -> None:
-        """Raises nbd.Error, also if somebody hangs up, or it is late, before the server answers."""
+        """Connect a new handle and negotiate.
+
+        Raises nbd.Error; ETIMEDOUT at `deadline` (monotonic, seconds), ECANCELED after
+        `yank`, `hang_up` or `cancel_in_flight`.
+        """
         cancels = self._cancels
         self.server.begin_to_connect(handle)
         while handle.aio_is_connecting():
@@ -163,6 +189,8 @@ class NbdNode(BlockNode):
                 raise nbd.Error(os.strerror(errno.ETIMEDOUT), errno.ETIMEDOUT)
             handle.poll(CONNECT_POLL_MS)
         self._sockets[handle] = socket.socket(fileno=os.dup(handle.aio_get_fd()))
+        # A `hang_up` before the socket was entered has not shut it down, but has raised the
+        # number; one from here on finds the socket.
         if self._given_up or cancels != self._cancels:
             self._forget(handle)
             raise nbd.Error(os.strerror(errno.ECANCELED), errno.ECANCELED)
@@ -173,7 +201,7 @@ class NbdNode(BlockNode):
             connection.close()
 
     def _part_with(self, handle: nbd.NBD) -> None:
-        """Say good-bye, without waiting for an answer."""
+        """Disconnect politely, but without waiting for an answer."""
         with contextlib.suppress(nbd.Error):
             if handle.aio_is_ready():
                 handle.aio_disconnect(0)
@@ -189,7 +217,14 @@ class NbdNode(BlockNode):
         await LaneCall(self._lane, self._request, send)
 
     def _request(self, send: Callable[[nbd.NBD], Any]) -> Any:
-        """Send one request on a free handle; raises OSError with the server's errno."""
+        """Perform one request on a free handle, and return its result; runs in the node's lane.
+
+        A handle that is not connected connects first.  An error while the handle
+        stays connected is the server's answer, and is raised as OSError.  Any other
+        error means that the connection is lost: the request is sent again until
+        `reconnect_delay` is over or requests are cancelled, and then fails with EIO.
+        A closed node does not connect again.
+        """
         begin, cancels = time.monotonic(), self._cancels
         handle = self._free.get()
         try:
@@ -213,7 +248,7 @@ class NbdNode(BlockNode):
             self._free.put(handle)
 
     def _usable(self, handle: nbd.NBD) -> nbd.NBD:
-        """The handle, or a new one in its place if its connection is over."""
+        """Return the handle, or a new one in its place if its connection is over."""
         if handle.aio_is_created() or (handle.aio_is_ready() and not _hung_up(handle)):
             return handle
         fresh = nbd.NBD()
@@ -255,7 +290,7 @@ class NbdNode(BlockNode):
             await self._send(lambda handle: handle.flush())
 
     async def do_truncate(self, size: int) -> None:
-        """The server decides about the size (nbd_co_truncate)."""
+        """Raise QmpError unless the size stays: the server decides about it (nbd_co_truncate)."""
         if size > self.size:
             raise QmpError("Cannot grow NBD nodes")
         if size < self.size:
@@ -276,7 +311,10 @@ class NbdNode(BlockNode):
 
 
 def _hung_up(handle: nbd.NBD) -> bool:
-    """Whether the server has closed an idle connection; it has nothing to say on one."""
+    """Tell whether the server has closed an idle connection.
+
+    A server sends nothing while no request is under way, so anything readable is the end.
+    """
     poll = select.poll()
     poll.register(handle.aio_get_fd(), select.POLLIN)
     return bool(poll.poll(0))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The server of an nbd node: how to connect to it, and why that has failed, in QEMU's words."""
+"""The server of an nbd node: connecting to it, and QEMU's words for failures."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ except ImportError:
 
 _NO_EXPORT = "server has no export"
 _UNRESOLVED = "getaddrinfo"
-"""In messages of libnbd."""
+"""Part of libnbd's message if a host name cannot be resolved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NbdServer:
-    """Where the server is: a Unix socket (`path` absolute, `shown` as given), or host and port."""
+    """A server's address: a Unix socket (absolute `path`, `shown` as typed) or host and port."""
 
     path: str | None = None
     shown: str = ""
@@ -33,7 +33,7 @@ class NbdServer:
 
     @classmethod
     def at(cls, address: SocketAddress, export: str, path: Callable[[str], str]) -> NbdServer:
-        """The server that a definition names; `path` makes a socket's path absolute."""
+        """Return the server at `address`; `path` makes the path of a socket absolute."""
         match address:
             case UnixSocketAddress():
                 return cls(path=path(address.path), shown=address.path, export=export)
@@ -42,9 +42,10 @@ class NbdServer:
         raise AssertionError(f"no address in {address}")
 
     def begin_to_connect(self, handle: nbd.NBD) -> None:
-        """Connect, and negotiate as the handle is polled; raises nbd.Error.
+        """Begin to connect; the negotiation goes on when the handle is polled.
 
-        What a request beyond the end is answered with is for the server to say.
+        libnbd's check of bounds is off: the server answers a request beyond the end.
+        Raises nbd.Error.
         """
         handle.set_strict_mode(handle.get_strict_mode() & ~nbd.STRICT_BOUNDS)
         try:
@@ -61,7 +62,7 @@ class NbdServer:
             raise nbd.Error(f"{_UNRESOLVED}: Name or service not known", "ENOENT") from None
 
     def why_not(self, exc: nbd.Error) -> str:
-        """What is said of an attempt to connect that has failed."""
+        """Return QEMU's message for a failed attempt to connect."""
         if _UNRESOLVED in exc.string:
             reason = exc.string.rpartition(": ")[2]
             return f"address resolution failed for {self}: {reason}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The null-co driver: takes everything, keeps nothing."""
+"""The null-co driver: accepts all writes, and reads as zeroes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ DEFAULT_SIZE = 1 << 30
 
 
 class NullNode(BlockNode):
-    """QAPI's BlockdevOptionsNull: `size` in bytes, `latency_ns` for every request.
+    """A null device; `size` is in bytes, `latency_ns` (ns) the duration of each request.
 
-    QEMU leaves the buffer of a read as it was unless read-zeroes is on; over
-    NBD that would hand out another request's data, so reads give zeroes.
+    QEMU does not touch the buffer of a read unless read-zeroes is on.  Over NBD
+    that would give one client another request's data, so reads return zeroes.
     """
 
     driver = "null-co"
@@ -62,7 +62,7 @@ class NullNode(BlockNode):
         return True
 
     async def write_through(self) -> None:
-        """Nothing is kept, and the write itself has taken its time."""
+        """Do nothing: there is no data to flush, and the write has taken the latency."""
 
     async def do_zero(self, offset: int, length: int, may_unmap: bool) -> None:
         await self._take_time()

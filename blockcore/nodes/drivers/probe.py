@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which format a file has, by its first bytes (bdrv_probe_all)."""
+"""Recognition of a format by the first bytes of a file (bdrv_probe_all)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.names import QmpError
 
 PROBE_BYTES: Final = 512
+"""How many bytes are looked at (BLOCK_PROBE_BUF_SIZE)."""
 
 _MAGICS: Final = (
     (0, b"QFI\xfb\0\0\0\1", "qcow"),
@@ -35,7 +36,7 @@ _PATTERNS: Final = ((_QCOW2, "qcow2"), (_VMDK_TEXT, "vmdk"), (_BOCHS, "bochs"))
 
 
 def format_of(data: bytes | bytearray) -> str:
-    """The format that the first `PROBE_BYTES` of an image stand for; raw if they do not."""
+    """Return the format that the first `PROBE_BYTES` of a file show; raw if they show none."""
     for offset, magic, name in _MAGICS:
         if data[offset : offset + len(magic)] == magic:
             return name
@@ -46,7 +47,7 @@ def format_of(data: bytes | bytearray) -> str:
 
 
 async def probe(file: BlockNode) -> str:
-    """The format of what is in a node; QmpError if it cannot be read."""
+    """Return the format of the data in a node; raise QmpError if it cannot be read."""
     data = bytearray(min(file.size, PROBE_BYTES))
     try:
         await file.pread(0, memoryview(data))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The raw format: its child's bytes, or a window of them."""
+"""The raw format: the child's bytes, or a window of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import BlkdebugEvent, QmpError
 
 MAX_OFFSET = (1 << 63) - 1
-"""Of a file, on any system."""
+"""The highest offset in a file on any system (off_t), in bytes."""
 
 
 PROBED_RAW = (
@@ -29,13 +29,15 @@ PROBED_RAW = (
 
 
 class RawNode(BlockNode):
-    """Passes requests on, `offset` bytes further down, and says so to its child.
+    """A node that passes requests to its child at offsets that are `offset` bytes higher.
 
-    `offset` and `size` are QAPI's BlockdevOptionsRaw, bytes; `size` None is
-    all there is behind `offset`.  What a `size` leaves out is out of reach: a
-    format above looks for room there, too.  Of a `probed` one nobody has said that it
-    is raw: a guest must not make it look like an image of another format,
-    which could refer to any file, for the next who opens it.
+    `offset` and `size` are QAPI's BlockdevOptionsRaw, in bytes; without a `size`
+    the window ends with the child.  Requests beyond a given `size` fail, also those
+    with which a format above tries to grow.
+
+    `probed` says that the format was guessed.  A guest must not write the header of
+    another format then: the next one to open the file would take it for an image,
+    which could name any file as its backing file.
     """
 
     driver = "raw"
@@ -71,13 +73,17 @@ class RawNode(BlockNode):
             self.below = child
 
     def format_guessed(self) -> None:
-        """Watch what is written, and warn of what that means for whoever writes."""
+        """Restrict writes to the first bytes from now on, and warn of that restriction."""
         self.probed = True
         if not self.read_only:
             self._host.warn(PROBED_RAW.format(self.below.filename))
 
     def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
-        """Like a filter's, unless only a window is shown (raw_open, raw_child_perm)."""
+        """Return a filter's permissions, or those of a data child for a window.
+
+        (raw_open, raw_child_perm.)  WRITE and RESIZE are needed only if users need
+        them: more would conflict with the users of other windows.
+        """
         if not self.offset and self.window is None:
             return filtered_child(perm, shared)
         writes = Perm.WRITE | Perm.RESIZE
@@ -112,7 +118,10 @@ class RawNode(BlockNode):
             self.resized(size)
 
     def _place(self, offset: int, length: int, beyond: int = errno.ENOSPC) -> int:
-        """Where a range is in the child; OSError if it is not shown (raw_adjust_offset)."""
+        """Return the offset of a range in the child (raw_adjust_offset).
+
+        Raises OSError with errno `beyond` if the range exceeds the window.
+        """
         if self.window is not None and offset + length > self.window:
             raise failure(beyond)
         return self.offset + offset
@@ -130,7 +139,7 @@ class RawNode(BlockNode):
         await self.below.pwrite(place, buf)
 
     async def _check_format(self, offset: int, buf: memoryview) -> None:
-        """OSError(EPERM) if a write would make a known format of this."""
+        """Raise OSError(EPERM) if the first bytes would be a known format after the write."""
         data = bytearray(min(PROBE_BYTES, max(self.size, offset + len(buf))))
         if offset or len(buf) < len(data):
             await self.below.pread(self.offset, memoryview(data))
@@ -175,7 +184,10 @@ class RawNode(BlockNode):
 
 
 def _check_window(offset: int, window: int | None, there: int) -> None:
-    """QmpError, in QEMU's words, if `there` are not enough bytes (raw_apply_options)."""
+    """Raise QmpError, in QEMU's words, unless a child of `there` bytes contains the window.
+
+    (raw_apply_options.)
+    """
     if offset > there:
         raise QmpError(
             f"Offset ({offset}) cannot be greater than size of the containing file ({there})"
