@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Copy-on-read: what a read finds below an image is written to the image as well.
+"""Copy-on-read: data that a read gets from below an image is written to the image as well.
 
-The caller has made the request serialising at cluster granularity
-(`tracking`), so that no guest write comes between the read from below and the
-write to the top.
+The caller has made the request serialising at cluster granularity (`tracking`),
+so that no guest write comes between the read from below and the write to the
+image: it would be overwritten with older data.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from typing import Protocol
 from blockcore.rules.ranges import align_down, align_up
 
 MAX_BOUNCE_BYTES = 16 << 20
-"""What is read from below and kept in one go."""
+"""Largest piece, in bytes, that is read from below and written in one go: it bounds memory."""
 
 
 class Keeper(Protocol):
-    """What is needed of the node; bytes, and OSError for failed I/O."""
+    """The methods that are needed of the node; offsets in bytes, OSError for failed I/O."""
 
     size: int
     cluster_size: int | None
 
     async def is_allocated(self, offset: int, length: int) -> tuple[bool, int]:
-        """Whether the beginning of a range is in the node itself, and how much of it."""
+        """Return whether the node itself has a range's beginning, and for how many bytes."""
 
     async def do_pread(self, offset: int, buf: memoryview) -> None:
-        """Read from wherever the data is."""
+        """Fill `buf`, from the node or from below."""
 
     async def keep(self, offset: int, buf: memoryview) -> None:
-        """Write what a read gives anyway."""
+        """Write data that a read returns already."""
 
 
 async def keep_what_is_read(node: Keeper, offset: int, length: int, buf: memoryview | None) -> None:
-    """Allocate all clusters that a range touches; with `buf`, read the range into it too.
+    """Allocate all clusters that a range touches; with `buf`, also read the range into it.
 
-    A write that fails is the error of the whole (bdrv_co_do_copy_on_readv):
-    without it the guest would get its data, but what was asked for is both.
+    Raises OSError also if only the write fails, as QEMU does, although the guest's
+    data could be read (bdrv_co_do_copy_on_readv).
     """
     if await _is_all_allocated(node, offset, length):
         if buf is not None:
@@ -66,7 +66,11 @@ async def _is_all_allocated(node: Keeper, offset: int, length: int) -> bool:
 
 
 async def _allocation(node: Keeper, offset: int, length: int) -> tuple[bool, int]:
-    """As `is_allocated`; if that cannot be found out, the read will fail with a reason."""
+    """Return what `is_allocated` does, in pieces that fit into memory.
+
+    On OSError the range counts as unallocated: the read that follows fails too, and
+    its error is the better one.
+    """
     try:
         allocated, there = await node.is_allocated(offset, length)
     except OSError:

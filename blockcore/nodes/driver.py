@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What a node driver is asked to do: the callbacks of QEMU's BlockDriver.
+"""The callbacks of a node driver, as in QEMU's BlockDriver, with their defaults.
 
-A driver subclasses `node.BlockNode` and has those of these methods that it can
-do.  They are coroutines of the core; offsets and lengths are bytes, an OSError
-is the outcome of the I/O.
+A driver subclasses `node.BlockNode` and overrides the methods that it supports.
+The ``do_`` methods are coroutines of the core; offsets and lengths are in bytes, an
+OSError is the outcome of the I/O.
 """
 
 from __future__ import annotations
@@ -36,25 +36,28 @@ from blockcore.rules.host import (
 from blockcore.rules.volume import Volume
 
 MAX_OPENINGS = 64
-"""How many nodes may be about to be opened; each of them may wait for a server."""
+"""How many nodes may be in the middle of opening at a time.
+
+Each may wait for a server that does not answer, with a thread; further ones are refused.
+"""
 
 OPENING = Lane("opening", MAX_OPENINGS)
-"""Of the calls that open something: a server that does not answer, or a dead file system."""
+"""The lane of calls that open files and servers, which may hang."""
 
 
 class NodeHost(
     Clocked, Draws, Emits, HasRelease, Locks, NamesDrives, Reports, Shortcuts, Warns, Protocol
 ):
-    """What a node needs of its machine."""
+    """The part of the machine that nodes use."""
 
     allow_backing: AllowedBacking
 
     def shortcut_slots(self) -> Iterable[Slot]:
-        """The slots of the workers that may be on the shortcut."""
+        """Return the slots of all workers that may be on the shortcut."""
 
 
 class Extent(NamedTuple):
-    """What block status says of the first `length` bytes: allocated data, reads as zeroes."""
+    """Block status of the first `length` bytes: whether allocated, whether reading as zeroes."""
 
     length: int
     data: bool
@@ -63,7 +66,7 @@ class Extent(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeOptions:
-    """The options all drivers share, after inheritance (bdrv_inherited_options)."""
+    """The options that all drivers share, after inheritance (bdrv_inherited_options)."""
 
     node_name: str
     read_only: bool = False
@@ -75,131 +78,132 @@ class NodeOptions:
 
 
 class BackingFile(NamedTuple):
-    """What an image says of its backing file; without a format that is probed."""
+    """The backing file according to an image's header; format None asks for probing."""
 
     name: str
     format: str | None
 
 
 NewChildren = Mapping[str, "BlockDriver | None"]
-"""The children that are replaced, by their names."""
+"""The new nodes of replaced children, by the children's names; None removes a child."""
 
 
 class BlockDriver:
-    """The callbacks, and what happens where a driver does not have one."""
+    """The callbacks of a driver, each with what happens if the driver does not have it."""
 
     driver: ClassVar[str]
 
     supports_backing: ClassVar[bool] = False
-    """Whether it can have a backing file."""
+    """Whether a node can have a backing file."""
 
     creates_images: ClassVar[bool] = False
-    """Whether new images can be made of it, or in what it is opened on (bdrv_co_create_opts)."""
+    """Whether images can be created in this format or protocol (bdrv_co_create_opts)."""
 
     creates_in_empty: ClassVar[bool] = False
-    """Whether `do_create` gets an empty file, not one that is as long as the image."""
+    """Whether `do_create` needs an empty file, instead of one as long as the image."""
 
     mutable_opts: ClassVar[frozenset[str]] = frozenset()
-    """Members of the definition, of the driver's own, that may change while the node is open."""
+    """The driver's own members of the definition that may change while the node is open."""
 
     has_zero_init: ClassVar[bool] = False
-    """Whether a new image reads as zeroes, of those with no child that it depends on."""
+    """Whether a new image reads as zeroes, whatever child it is on."""
 
     shows_child: ClassVar[bool] = False
-    """Whether the data is its child's: it is as long, and grows with it."""
+    """Whether the node shows its child's data, so that it grows and shrinks with the child."""
 
     of_job: ClassVar[bool] = False
-    """Whether it is a filter that is there only as long as a job is."""
+    """Whether the node is a filter that exists only as long as a job."""
 
     connected: ClassVar[bool] = False
-    """Whether somebody else answers its requests, or never does; `yank` may name it."""
+    """Whether a server answers the node's requests, perhaps never; `yank` can name the node."""
 
     specific_info: ClassVar[type[ImageInfoSpecific] | None] = None
-    """The variant of QAPI's union that `do_specific_info` gives."""
+    """The variant of QAPI's union that `do_specific_info` returns."""
 
     volume: Volume | None = None
-    """The volume that limits what can be written."""
+    """The volume that limits how much can be written, if there is one."""
 
     identity: tuple[int, int] | None = None
-    """Of a file its device and number."""
+    """Device and inode number of the node's file, if it has one."""
 
     passes_fua: ClassVar[bool] = False
-    """Whether a write with FUA is passed on with it (of `supported_write_flags`)."""
+    """Whether FUA is passed on to the child with a write (supported_write_flags)."""
 
     @property
     def zeroes_unmap(self) -> bool | None:
-        """Whether write-zeroes can deallocate (BDRV_REQ_MAY_UNMAP); None: as the child's can."""
+        """Whether write-zeroes can deallocate (BDRV_REQ_MAY_UNMAP); None asks the child."""
         return None
 
     @property
     def backing_file(self) -> BackingFile | None:
-        """What the image itself says of its backing file; None if it says that there is none."""
+        """The backing file that the image's header names, or None."""
         return None
 
     @property
     def is_dirty(self) -> bool | None:
-        """Whether the image was not closed properly (bdrv_get_info); None: as the child."""
+        """Whether the image was not closed properly (bdrv_get_info); None asks the child."""
         return None
 
     @property
     def dirname(self) -> str | None:
-        """What relative names in an image on it are relative to (bdrv_dirname).
+        """The directory to which names in an image on this node are relative (bdrv_dirname).
 
-        None: what those in its child are.
+        None asks the child.
         """
         return None
 
     def writes_through(self) -> bool:
-        """Whether the driver itself sees to it that a write with FUA is stable."""
+        """Tell whether the driver itself makes a write with FUA stable."""
         return False
 
     async def do_open(self) -> None:
-        """Acquire what the driver needs and set `size`; raises OSError or QmpError."""
+        """Acquire what the driver needs and set `size`; raise OSError or QmpError."""
 
     @classmethod
     async def do_create(cls, file: Any, size: int, backing: BackingFile | None) -> None:
-        """Write a new image of `size` bytes into a file (bdrv_co_create); as it is, it is one."""
+        """Write a new image of `size` bytes into a file (bdrv_co_create).
+
+        The default writes nothing: a file of that length is an image already.
+        """
 
     async def do_reopen(
         self, options: NodeOptions, definition: BlockdevOptions, children: NewChildren
     ) -> None:
-        """Get ready to go on with other options, and perhaps another definition and children.
+        """Prepare for other options, and perhaps another definition and other children.
 
-        They become the node's after it, and then `reconfigured` is called.
-
-        OSError or QmpError if that cannot be; then everything is as before.
-        No request is under way.
+        The caller sets them afterwards, and then calls `reconfigured`.  On OSError or
+        QmpError everything must be as before.  No request is under way.
         """
 
     def reconfigured(self) -> None:
-        """`definition` and children are others now; `options` are dealt with elsewhere."""
+        """Follow a new `definition` and new children; `do_reopen` has seen the options."""
 
     def format_guessed(self) -> None:
-        """Nobody has said what the format of the open image is: it was probed."""
+        """Note that the format of the open image was not given, but found by probing."""
 
     async def do_close(self) -> None:
-        """Give back what `do_open` acquired."""
+        """Release what `do_open` acquired."""
 
     def abort(self) -> None:
-        """Make blocked calls of the driver return soon: the process is ending."""
+        """Make blocked calls of the driver return soon, because the process is ending."""
 
     def cancel_in_flight(self) -> None:
-        """Let requests fail that wait for a connection (bdrv_cancel_in_flight).
+        """Fail the requests that wait for a connection (bdrv_cancel_in_flight).
 
-        Neither this nor what the other methods for a `connected` node do waits for anything.
+        Like the other methods for a `connected` node, this one waits for nothing.
         """
 
     def hang_up(self) -> None:
-        """Let all requests fail that are under way; the next one connects again."""
+        """Fail all requests that are under way; the next one connects again."""
 
     def yank(self) -> None:
-        """Let all requests fail, now and later, also an attempt to open the node."""
+        """Fail all requests, now and later, and an attempt to open the node."""
 
     def do_request(self, request: Request) -> Awaitable[Any]:
-        """Begin the driver's part of a request; block-status gives an `Extent`.
+        """Return the awaitable of the driver's part of a request; block-status gives an `Extent`.
 
-        No coroutine itself: one frame more for each node, and chains of images that fit on a
-        stack would be shorter (`process/recursion.py`).
+        This is no coroutine itself: each frame more for a node shortens the chains of
+        images that fit on a thread's stack (`process/recursion.py`).
         """
         _, offset, nbytes, _, _ = request
         match request.iotype:
@@ -229,49 +233,53 @@ class BlockDriver:
         raise failure(errno.ENOTSUP)
 
     async def do_flush_to_os(self) -> None:
-        """Give what the driver keeps in memory to its children; also with cache.no-flush."""
+        """Write what the driver keeps in memory to its children; also with cache.no-flush."""
 
     async def do_flush(self) -> None:
-        """Nothing but the children to flush, unless a driver knows better."""
+        """Bring the driver's own storage to disk; the caller flushes the children."""
 
     async def do_block_status(self, offset: int, length: int) -> Extent:
         return Extent(length, data=True, zero=False)
 
     async def do_is_allocated(self, offset: int, length: int) -> tuple[bool, int]:
-        """Where nothing can be below, all is; a filter says what its child says."""
+        """Return whether the node itself has a range's beginning, and for how many bytes.
+
+        The default is for nodes without a backing file, which have everything.
+        """
         return True, length
 
     async def do_truncate(self, size: int) -> None:
         raise QmpError("Image format driver does not support resize")
 
     async def do_change_backing_file(self, name: str | None, image_format: str | None) -> None:
-        """Write another `backing_file` into the image, or none; raises OSError.
+        """Write another backing file into the image's header, or none; raise OSError.
 
         The backing node stays as it is (bdrv_change_backing_file).
         """
         raise failure(errno.ENOTSUP)
 
     async def do_delete_file(self) -> None:
-        """Delete what the node is stored in, if it can be deleted (bdrv_co_delete_file)."""
+        """Delete the node's file, if the driver can (bdrv_co_delete_file)."""
 
     async def do_allocated_file_size(self) -> int | None:
-        """Bytes on the host (bdrv_get_allocated_file_size); None if that is not known.
+        """Return the bytes occupied on the host, or None (bdrv_get_allocated_file_size).
 
-        OSError(ENOTSUP): as many as the child has.
+        OSError(ENOTSUP) makes the caller ask the child.
         """
         raise failure(errno.ENOTSUP)
 
     async def do_specific_info(self) -> ImageInfoSpecific | None:
-        """What only this driver knows of its image (bdrv_get_specific_info)."""
+        """Return information that only this driver has (bdrv_get_specific_info)."""
         return None
 
     def specific_stats(self) -> BlockStatsSpecificFile | None:
-        """What only this driver counts (bdrv_get_specific_stats)."""
+        """Return statistics that only this driver keeps (bdrv_get_specific_stats)."""
         return None
 
     def extend_volume(self, size: int) -> bool:
-        """Let the `volume` grow to `size` bytes, and say so; whether it has grown."""
+        """Let the `volume` grow to `size` bytes and send an event; return whether it grew."""
         raise NotImplementedError
 
     def do_way(self) -> Way | None:
+        """Return how plain I/O can bypass this node; None if every request must come here."""
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Filters: nodes that show one child's data as it is, and do something on the way."""
+"""The base of filters: nodes that show one child's data, and do something on the way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blockcore.qapi.names import BlkdebugIOType
 
 
 class FilterNode(BlockNode):
-    """Passes everything on to `below`, the child that `filters` names."""
+    """A node that passes all requests to `below`, its child with the name `filters`."""
 
     filters: ClassVar[str]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The beginning and the end of a node, which nothing that goes wrong in its driver prevents."""
+"""Opening and closing of a node, whatever errors its driver raises."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from blockcore.qapi.names import QmpError
 
 
 async def open_node(node: BlockNode) -> None:
-    """Let the driver open what it needs; QmpError."""
+    """Open a node; raise QmpError, into which an OSError of the driver is turned."""
     try:
         with node.outcome:
             await node.do_open()
@@ -21,13 +21,16 @@ async def open_node(node: BlockNode) -> None:
 
 
 async def close_node(node: BlockNode) -> None:
-    """Bring everything to the children, which are to be closed next, and be closed."""
+    """Flush and close a node; errors are ignored.
+
+    Its children are closed later, so they can take the last writes.
+    """
     await flush_quietly(node)
     with suppress(OSError), node.outcome:
         await node.do_close()
 
 
 async def flush_quietly(node: BlockNode) -> None:
-    """Flush a node where nobody could be told of an error."""
+    """Flush a node, and ignore errors: for places that cannot report one."""
     with suppress(OSError):
         await node.flush()

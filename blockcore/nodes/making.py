@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a driver makes a node from, and what makes a class a driver that can be asked for."""
+"""The interface between the graph and drivers that make nodes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from blockcore.nodes.specific import ImageInfoSpecific
 
 @dataclass(frozen=True, slots=True)
 class Making:
-    """Beside its definition: the options all nodes have, and where to get the rest.
+    """The arguments for making a node, apart from its definition.
 
-    `path` makes a file name absolute; `child` opens a child, or finds it; it
-    raises QmpError.
+    `options` are those that all nodes have.  `path` makes a file name absolute.
+    `child` opens or finds a child, and raises QmpError.
     """
 
     options: NodeOptions
@@ -28,33 +28,36 @@ class Making:
 
 
 class Driver(Protocol):
-    """A class of nodes that a user can ask for, as the graph sees it."""
+    """A class of nodes that users can ask for, as the graph sees it (`driver.BlockDriver`)."""
 
     @property
     def driver(self) -> str:
-        """QAPI's name of it (BlockdevDriver)."""
+        """QAPI's name of the driver (BlockdevDriver)."""
 
     @property
     def supports_backing(self) -> bool:
-        """Whether its images can have a backing file."""
+        """Whether images can have a backing file."""
 
     @property
     def creates_images(self) -> bool:
-        """Whether new images can be made of it, or in what its nodes are opened on."""
+        """Whether images can be created in this format or protocol."""
 
     @property
     def creates_in_empty(self) -> bool:
-        """Whether `do_create` gets an empty file, not one that is as long as the image."""
+        """Whether `do_create` needs an empty file, instead of one as long as the image."""
 
     @property
     def specific_info(self) -> type[ImageInfoSpecific] | None:
-        """What its nodes give as `do_specific_info`, if anything."""
+        """The variant that `do_specific_info` of the nodes returns, if any."""
 
     async def make(self, definition: Any, making: Making) -> BlockNode:
-        """Return a node that is not open yet, of the driver's own definition; QmpError."""
+        """Return a new node that is not open yet, by the driver's own definition.
+
+        Raises QmpError.
+        """
 
     async def do_create(self, file: BlockNode, size: int, backing: BackingFile | None) -> None:
-        """Write a new image of `size` bytes into a file; QmpError.
+        """Write a new image of `size` bytes into a file; raise QmpError.
 
-        What is said of the backing file goes into it as it is.
+        The backing file's name and format go into the header as they are.
         """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Operations on a node that something forbids as long as it lasts: QEMU's op blockers.
+"""Op blockers: operations on a node that a job or an overlay forbids while it exists.
 
-A job blocks all operations on the nodes that it works on, an overlay most of
-those on its backing file.
+A job blocks all operations on its nodes, an overlay most operations on its
+backing file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import StrEnum, auto
 
 
 class BlockOpType(StrEnum):
-    """What commands want to do with a node (BLOCK_OP_TYPE_*)."""
+    """The operations of commands on a node (BLOCK_OP_TYPE_*)."""
 
     BACKUP_SOURCE = auto()
     BACKUP_TARGET = auto()
@@ -36,27 +36,27 @@ ALLOWED_ON_BACKING = frozenset(
         *(BlockOpType.BACKUP_SOURCE, BlockOpType.BACKUP_TARGET),
     }
 )
-"""What an overlay does not forbid on its backing file (bdrv_backing_attach)."""
+"""The operations on its backing file that an overlay allows (bdrv_backing_attach)."""
 
 
 class OpBlockers:
-    """What is forbidden on one node, each time with the owner and the reason, newest first."""
+    """The blockers of one node: for each operation owners and reasons, the newest first."""
 
     def __init__(self) -> None:
         self._blockers: dict[BlockOpType, list[tuple[object, str]]] = {op: [] for op in BlockOpType}
 
     def block(self, owner: object, reason: str, ops: Collection[BlockOpType] = ALL_OPS) -> None:
-        """Forbid operations; `reason` is what the user is told."""
+        """Forbid operations; `reason` is the text that users get."""
         for op in ops:
             self._blockers[op].insert(0, (owner, reason))
 
     def unblock(self, owner: object, ops: Collection[BlockOpType] = ALL_OPS) -> None:
-        """The owner does not forbid them any more; others may."""
+        """Remove an owner's blockers of operations; those of other owners stay."""
         for op in ops:
             entries = self._blockers[op]
             self._blockers[op] = [entry for entry in entries if entry[0] is not owner]
 
     def reason(self, op: BlockOpType) -> str | None:
-        """Why an operation is forbidden; None if it is not."""
+        """Return why an operation is forbidden, or None if it is allowed."""
         entries = self._blockers[op]
         return entries[0][1] if entries else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What may come of a driver's part of a request: an outcome, whatever happens in there."""
+"""The context that turns a bug in a driver into the failure of one request."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from blockcore.rules.host import Reports
 class Outcome:
     """The context in which a node's driver is called.
 
-    OSError and QmpError are outcomes.  Every other exception is a bug of ours,
-    and must not be more than that: whoever is above, a format, a job or a
-    guest, has to undo what it had begun, and can do so for an OSError.  It
-    becomes EIO, or ENOMEM for want of memory, and is told of.
+    OSError and QmpError pass.  Every other exception is a bug of this program.  It
+    is reported and becomes OSError, EIO or (MemoryError) ENOMEM, because the caller,
+    a format, a job or a guest's request, can undo what it has begun on an OSError.
     """
 
     __slots__ = ("_host", "_where")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Who may do what with a node, and who lets others: QEMU's BLK_PERM_*.
+"""Permissions on nodes: QEMU's BLK_PERM_*.
 
-Every user of a node needs some permissions on it and shares some with the
-others.  What a node needs of its children follows from what its own users
-need of it, by the child's role; the functions here say how
-(`bdrv_default_perms`).  All take and give (needed, shared).
+Each user of a node needs some permissions on it, and shares some with other
+users.  A node's needs on its children follow from its own users' needs, by the
+role of the child; the functions here compute them (`bdrv_default_perms`).  They
+take and return pairs (needed, shared).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ N = TypeVar("N", contravariant=True)
 
 
 class Perm(IntFlag):
-    """In the order in which messages name them."""
+    """The permissions, in the order in which messages name them."""
 
     CONSISTENT_READ = 1
     WRITE = 2
@@ -36,17 +36,17 @@ class Holder(Protocol[N]):
     perm: Perm
     shared: Perm
     stay_at_node: bool
-    """Whether it is the node that is meant, and not whatever takes its place."""
+    """Whether the holder keeps its node when `bdrv_replace_node` moves other users."""
 
     def describe(self) -> str:
-        """Who it is, for messages about conflicts."""
+        """Return the holder's name for messages about conflicts."""
 
     def node_replaced(self, node: N) -> None:
-        """The node that it used has been replaced."""
+        """Use `node` from now on, in place of the node that was replaced."""
 
 
 class NodeUser:
-    """A holder that needs no more than that: for as long as a command or a job works."""
+    """A holder with constant permissions: a command or a job while it works."""
 
     def __init__(
         self, perm: Perm, shared: Perm = ALL, who: str = "an unnamed block device"
@@ -64,18 +64,25 @@ class NodeUser:
 
 
 def filtered_child(perm: Perm, shared: Perm) -> Pair:
-    """A child whose data is shown as it is."""
+    """Return the permissions on a child whose data is shown as it is."""
     return perm, shared
 
 
 def backing_child(perm: Perm, shared: Perm) -> Pair:
-    """A backing file: others may write it only where changing data disturbs nobody above."""
+    """Return the permissions on a backing file.
+
+    Other users may write it only if the overlay's users share writing: they see
+    its data change.
+    """
     writes = Perm.WRITE | Perm.RESIZE if shared & Perm.WRITE else NONE
     return perm & Perm.CONSISTENT_READ, writes | Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED
 
 
 def data_child(perm: Perm, shared: Perm) -> Pair:
-    """A child with guest data in an order of the parent's own: nobody else may resize it."""
+    """Return the permissions on a child with guest data that the parent arranges.
+
+    No other user may resize the child.
+    """
     if perm & Perm.WRITE_UNCHANGED:
         perm |= Perm.WRITE
     if perm & Perm.WRITE:
@@ -84,9 +91,10 @@ def data_child(perm: Perm, shared: Perm) -> Pair:
 
 
 def image_child(perm: Perm, shared: Perm, writable: bool) -> Pair:
-    """A child with metadata of the parent as well: nobody else may write it.
+    """Return the permissions on a child that also has the parent's metadata.
 
-    A writable parent may write metadata although no guest writes.
+    No other user may write it.  A writable parent needs to write even if no user
+    does, because it may change metadata.
     """
     perm |= Perm.CONSISTENT_READ
     if writable:
@@ -95,5 +103,5 @@ def image_child(perm: Perm, shared: Perm, writable: bool) -> Pair:
 
 
 def names(perm: Perm) -> str:
-    """As messages have them."""
+    """Return the names of permissions as messages list them."""
     return ", ".join(str(one.name).lower().replace("_", " ") for one in Perm if one & perm)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What only some drivers know of their images, as QAPI has it; variants are beside the drivers."""
+"""QAPI's types for information that only some drivers give; their variants are with the drivers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageInfoSpecific:
-    """QAPI's union, of which a driver's variant has `data` besides."""
+    """The base of QAPI's union; each variant adds `data`."""
 
     type: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockStatsSpecificFile:
-    """Discards that reached a file: how many, and how many bytes."""
+    """Numbers of discards that reached a file: done, failed, and bytes of those done."""
 
     driver: str
     discard_nb_ok: int

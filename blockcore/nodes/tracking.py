@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Requests of one node that may not pass each other: QEMU's tracked requests.
+"""Tracked requests of one node: requests that must not overlap in time, as in QEMU.
 
-A request that is *serialising* waits for those under way that overlap it, and
-later ones that overlap it wait for its end; all others go side by side.  What
-counts as overlapping is, for a serialising request, its range rounded out to
-an alignment (`bdrv_make_request_serialising`).
+A *serialising* request waits until requests under way that overlap it have ended,
+and later requests that overlap it wait for its end.  All other requests run side
+by side.  The range of a serialising request is rounded out to an alignment first
+(`bdrv_make_request_serialising`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from blockcore.rules.ranges import align_down, align_up
 
 
 class TrackedRequest:
-    """One request under way, as a context: the bytes from `start` to before `end`."""
+    """A request under way, as a context: the bytes from `start` up to, not including, `end`."""
 
     __slots__ = ("_tracker", "end", "serialising", "start", "waiting")
 
@@ -39,10 +39,10 @@ class RequestTracker:
     def __init__(self) -> None:
         self._requests: list[TrackedRequest] = []
         self.serialising = 0
-        """How many of them are."""
+        """The number of serialising requests under way."""
 
     def tracked(self, offset: int, length: int) -> TrackedRequest:
-        """A request, to be entered at its beginning and left at its end."""
+        """Return a request, as a context to enter when it begins."""
         return TrackedRequest(self, offset, length)
 
     def begin(self, request: TrackedRequest) -> None:
@@ -53,7 +53,10 @@ class RequestTracker:
         self.serialising -= request.serialising
 
     async def serialise(self, request: TrackedRequest, align: int) -> None:
-        """Let the request be alone with what it touches, rounded out to `align` bytes."""
+        """Make a request serialising, with its range rounded out to `align`, and wait.
+
+        On return no other request overlaps it.
+        """
         request.start = align_down(request.start, align)
         request.end = align_up(request.end, align)
         self.serialising += not request.serialising
@@ -61,10 +64,10 @@ class RequestTracker:
         await self.settled(request)
 
     async def settled(self, request: TrackedRequest) -> None:
-        """Wait until the request may go on (bdrv_wait_serialising_requests).
+        """Wait until a request may go on (bdrv_wait_serialising_requests).
 
-        One that is waiting itself is not waited for: it looks again, and then
-        finds this one.
+        Requests that are waiting themselves are not waited for, which would be a
+        deadlock: they look again afterwards, and find this request.
         """
         if not self.serialising:
             return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A node's place in the graph: its name, its children, who uses it, and what that forbids."""
+"""A node's place in the graph: name, children, users, and what the users forbid."""
 
 from __future__ import annotations
 
@@ -13,35 +13,36 @@ N = TypeVar("N", bound="Vertex")  # type: ignore[type-arg]  # a node is a vertex
 
 
 class Vertex(Generic[N]):
-    """A vertex of a graph of `N`; `links` and `graph` change it."""
+    """A vertex in a graph of `N`; only `graph.links` and `graph.graph` change its links."""
 
     filters: ClassVar[str | None] = None
-    """The child whose data is shown as it is, if that is all there is to see (is_filter)."""
+    """The name of the child that a filter shows; None if the node is no filter (is_filter)."""
 
     never_frozen: ClassVar[bool] = False
-    """Whether it will go, however others may rely on the links to it (never_freeze)."""
+    """Whether links to the node cannot be frozen, because a job will remove it (never_freeze)."""
 
     def __init__(self, node_name: str) -> None:
         self.node_name = node_name
         self.children: dict[str, N] = {}
         self.parents: list[N | Holder[N]] = []
-        """All users, each as often as it uses this one, in the order in which they came."""
+        """All users in the order in which they came, each as often as it uses the node."""
         self.inherits_from: N | None = None
+        """The parent that this node was opened with: it inherits options from there."""
         self.frozen: set[str] = set()
         """Names of children that may not be replaced."""
         self.op_blockers = OpBlockers()
         self.monitor_owned = False
         self.why_read_only: str | None = None
-        """What keeps it from being writable, where nobody has asked for that."""
+        """Why the node is read-only although writing was asked for; None if it is not."""
         self.implicit = False
-        """Put there by a job without the user's asking: commands about drives look past it."""
+        """Whether a job inserted the node without a name: commands about drives look past it."""
         self.closed = False
         self.auto_backing_file = ""
-        """The name that the backing file has if it is the one that the image says."""
+        """The file name that the backing node has if it is the one in the image's header."""
 
     @property
     def device_or_node_name(self) -> str:
-        """What messages call it."""
+        """The name by which messages call the node."""
         return self.node_name
 
     @property
@@ -51,17 +52,17 @@ class Vertex(Generic[N]):
 
     @property
     def backing(self) -> N | None:
-        """The image that a read falls through to where this one has nothing."""
+        """The child `backing`, whose data shows where this node has none."""
         return self.children.get("backing")
 
     @property
     def filtered(self) -> N | None:
-        """What a filter shows; None if this is none."""
+        """The child that a filter shows; None if the node is no filter."""
         return None if self.filters is None else self.children.get(self.filters)
 
     @property
     def cow(self) -> N | None:
-        """The backing file, of an image (bdrv_cow_bs)."""
+        """The backing file of an image; None for a filter (bdrv_cow_bs)."""
         return self.backing if self.filters is None else None
 
     @property
@@ -70,13 +71,13 @@ class Vertex(Generic[N]):
         return self.children.get("file") or self.children.get("image")
 
     def check_op(self, op: BlockOpType) -> None:
-        """QmpError if something forbids an operation on the node (bdrv_op_is_blocked)."""
+        """Raise QmpError if a blocker forbids an operation on the node (bdrv_op_is_blocked)."""
         reason = self.op_blockers.reason(op)
         if reason is not None:
             raise QmpError(f"Node '{self.device_or_node_name}' is busy: {reason}")
 
     def check_link(self, name: str) -> None:
-        """QmpError if a job needs the link to a child to stay as it is."""
+        """Raise QmpError if a job has frozen the link to child `name`."""
         child = self.children.get(name)
         if name in self.frozen and child is not None:
             raise QmpError(
@@ -84,12 +85,12 @@ class Vertex(Generic[N]):
             )
 
     def set_child(self, name: str, child: N | None) -> None:
-        """Use another child, or none; `links` does this, and tells the children."""
+        """Replace or remove a child on this side of the link; `graph.links` tells the child."""
         if child is None:
             del self.children[name]
         else:
             self.children[name] = child
 
     def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
-        """What the node needs and shares of a child, given what its users need and share."""
+        """Return what the node needs and shares of child `name`, by its users' needs and shares."""
         return (backing_child if name == "backing" else filtered_child)(perm, shared)
