@@ -2,13 +2,13 @@
 """A block node: the I/O core (`block/io.c`) that all drivers share.
 
 The public methods (`pread`, `pwrite`, `zero`, `discard`, `flush`,
-`block_status`, `truncate`) do what every node owes its users: fault rules,
-events, write thresholds, dirty bitmaps, the highest written offset, FUA, flush
-generations.
-They call the driver's own part, the methods of `driver.BlockDriver`.  All are
-coroutines of the core (`bql/effects.py`); an OSError is the outcome of the I/O.
-Offsets and lengths are bytes; buffers are memoryviews, filled or read in
-place.
+`block_status`, `truncate`) do what is common to all nodes: fault rules, events,
+write thresholds, dirty bitmaps, the highest written offset, FUA, flush
+generations.  They call the driver's part, the methods of `driver.BlockDriver`.
+
+All are coroutines of the core (`bql/effects.py`); an OSError is the outcome of
+the I/O.  Offsets and lengths are in bytes; buffers are memoryviews, filled or
+read in place.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from blockcore.rules.bitmap import NodeBitmaps
 
 
 class BlockNode(Vertex["BlockNode"], BlockDriver):
-    """One node of the graph; drivers subclass it."""
+    """A node of the graph; drivers subclass it."""
 
     definition: BlockdevOptions
-    """What the node was opened from."""
+    """The definition that the node was opened or reopened with."""
 
     def __init__(self, options: NodeOptions, host: NodeHost) -> None:
         super().__init__(options.node_name)
@@ -61,32 +61,35 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
 
     @property
     def inserted(self) -> bool:
-        """Whether there is a medium: an image that was found corrupt has none any more."""
+        """Whether there is a medium: an image that became unusable by corruption has none."""
         return True
 
     @property
     def wr_highest_offset(self) -> int:
-        """Where writes have ended at most, in bytes, but for those that a drive has to publish."""
+        """The highest offset at which a write has ended, in bytes.
+
+        Writes on the shortcut are missing until their drive publishes them.
+        """
         return self.traces.highest
 
     @property
     def device_or_node_name(self) -> str:
-        """The drive on the node, if it has a name, else the node's own."""
+        """The name of the drive on the node if there is one, otherwise the node's own."""
         return self._host.device_of(self) or self.node_name
 
     def injector(self) -> FaultInjector:
-        """The node's fault rules, made on first use."""
+        """Return the node's fault rules, made on first use."""
         if self.faults is None:
             self.faults = FaultInjector(self._host.random, self._host.concerns_changed)
         return self.faults
 
     def debug_event(self, event: BlkdebugEvent) -> None:
-        """Tell the node's own rules that a moment has come (bdrv_debug_event)."""
+        """Raise an event for the node's own fault rules (bdrv_debug_event)."""
         if self.faults is not None:
             self.faults.event(event)
 
     def child_event(self, event: BlkdebugEvent) -> None:
-        """Tell the child that carries the data (BLKDBG_EVENT)."""
+        """Raise an event at the child that carries the data (BLKDBG_EVENT)."""
         child = self.file
         if child is not None:
             child.debug_event(event)
@@ -94,7 +97,10 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
     async def pread(
         self, offset: int, buf: memoryview, *, copy_on_read: bool = False
     ) -> None:
-        """Fill `buf` from `offset`; raises OSError.  `copy_on_read` for this one request."""
+        """Fill `buf` from `offset`; raise OSError.
+
+        `copy_on_read` applies to this request, on a node that tracks requests.
+        """
         request = Request(BlkdebugIOType.READ, offset, len(buf), buf)
         if self.requests is None:
             await self.perform(request)
@@ -108,9 +114,9 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
                 await self.perform(request)
 
     async def populate(self, offset: int, length: int) -> None:
-        """Copy what a range lacks from below, as copy-on-read does (BDRV_REQ_PREFETCH).
+        """Copy a range's unallocated parts from below into the node (BDRV_REQ_PREFETCH).
 
-        The node must be tracking its requests.
+        The node must be tracking its requests.  Raises OSError.
         """
         assert self.requests is not None
         with self.requests.tracked(offset, length) as tracked:
@@ -119,22 +125,26 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
             await self.perform(request, self._read_and_keep)
 
     def enable_copy_on_read(self, on: bool = True) -> None:
-        """Read so from now on, until switched off as often; no request may be under way."""
+        """Switch copy-on-read of all reads on, until it is switched off as often.
+
+        No request may be under way.
+        """
         self.copies_on_read += 1 if on else -1
         assert self.copies_on_read >= 0
         self.track_requests()
 
     def track_requests(self) -> None:
-        """Let requests be serialised from now on; none may be under way."""
+        """Track requests from now on, so that they can be serialised; none may be under way."""
         if self.requests is None:
             self.requests = RequestTracker()
 
     async def pwrite(self, offset: int, buf: memoryview, *, fua: bool = False) -> None:
-        """Write `buf` at `offset`; with `fua` it is on stable storage on return.
+        """Write `buf` at `offset`; with `fua` the data is on stable storage on return.
 
-        A flush follows then: of this node (bdrv_driver_pwritev emulates it),
-        or only of the one whose driver takes care of FUA, past the rules of
-        those that pass it on.
+        With `fua` a flush follows the write.  Drivers that pass FUA on leave it to a
+        node below; if that node's driver writes through itself, only it is flushed,
+        and rules of nodes above do not see a flush.  Otherwise this node is flushed
+        (bdrv_driver_pwritev emulates FUA).  Raises OSError.
         """
         zeroes = self.options.detect_zeroes
         if zeroes is not BlockdevDetectZeroesOptions.OFF and is_zero(buf):
@@ -158,7 +168,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         await (node if node is not None and node.writes_through() else self).write_through()
 
     async def write_through(self) -> None:
-        """Make the write with FUA stable that has just been carried out here."""
+        """Make the write with FUA stable that this node has just carried out."""
         await self.flush()
 
     async def _pwrite(self, offset: int, buf: memoryview) -> None:
@@ -170,13 +180,16 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
             self.debug_event(BlkdebugEvent.PWRITEV)
             request = Request(BlkdebugIOType.WRITE, offset, length, buf)
             await self.perform(request)
-            if end > self.size:  # only the requests of format drivers are
+            if end > self.size:  # a guest's request never is, a format's may be
                 self.resized(end)
         finally:
             self._end_write(offset, length)
 
     async def keep(self, offset: int, buf: memoryview) -> None:
-        """Write what reads give already (BDRV_REQ_WRITE_UNCHANGED): nothing becomes dirty."""
+        """Write data that reads return already (BDRV_REQ_WRITE_UNCHANGED).
+
+        Bitmaps do not record it.
+        """
         self.debug_event(BlkdebugEvent.COR_WRITE)
         if not is_zero(buf):
             request = Request(BlkdebugIOType.WRITE, offset, len(buf), buf)
@@ -193,11 +206,11 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         fua: bool = False,
         no_fallback: bool = False,
     ) -> None:
-        """Make a range read as zeroes (blk_co_pwrite_zeroes).
+        """Make a range read as zeroes (blk_co_pwrite_zeroes); raise OSError.
 
-        With `may_unmap` it may be deallocated, whatever the node's `discard`
-        says: that is about discards.  `no_fallback` raises
-        OSError(ENOTSUP) rather than writing zeroes as data.
+        With `may_unmap` the range may be deallocated, whatever the node's `discard`
+        option says: it concerns only discards, and zeroes that a parent passes on.
+        With `no_fallback`, OSError(ENOTSUP) is raised instead of writing zeroes as data.
         """
         if self.requests is None:
             await self._zero(offset, length, may_unmap, no_fallback)
@@ -209,7 +222,11 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
             await self.flush()
 
     async def zero_as_child(self, offset: int, length: int, *, may_unmap: bool) -> None:
-        """What a node above passes on: here `discard` counts (bdrv_co_pwrite_zeroes)."""
+        """Make a range read as zeroes for a parent, without writing zeroes as data.
+
+        `may_unmap` counts only if the node's `discard` option allows to deallocate
+        (bdrv_co_pwrite_zeroes).
+        """
         unmap = may_unmap and self.options.discard_unmap
         await self.zero(offset, length, may_unmap=unmap, no_fallback=True)
 
@@ -237,7 +254,10 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
             await self._write_zeroes(offset, length)
 
     async def discard(self, offset: int, length: int) -> None:
-        """Tell that a range is not needed; without discard=unmap this does nothing."""
+        """Discard a range whose data is not needed; without discard=unmap do nothing.
+
+        A driver that cannot discard is no error.  Raises OSError.
+        """
         if not self.options.discard_unmap:
             return
         if self.requests is None:
@@ -255,16 +275,19 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
             if exc.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP):
                 raise
         finally:
-            # Not before it is over: a flush under way meanwhile does not cover it.
+            # The generation is raised after the discard: raised before it, a flush that runs
+            # meanwhile would count as covering the discard, and may not.
             self.traces.changed(offset, length)
 
     async def flush(self, *, of_write: bool = False) -> None:
-        """Bring what was written to stable storage (bdrv_co_flush).
+        """Bring all completed writes to stable storage (bdrv_co_flush); raise OSError.
 
-        The events go to the child; the disk is only asked if something was
-        written since the last flush, and never with cache.no-flush.  For the
-        flush `of_write` with FUA that write does not count yet.
+        Events go to the child.  The driver flushes only if something was written
+        since the last flush, and never with cache.no-flush; children are flushed in
+        any case.  `of_write` is the flush of a write with FUA, whose own generation is
+        not counted yet: it raises no FLUSH_TO_DISK, and does not count as a flush.
         """
+        # Writes that end while the flush runs raise the generation, and need another flush.
         generation = self.traces.generation
         self.child_event(BlkdebugEvent.FLUSH_TO_OS)
         with self.outcome:
@@ -274,56 +297,61 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
                 self.child_event(BlkdebugEvent.FLUSH_TO_DISK)
             await self.perform(Request(BlkdebugIOType.FLUSH, 0, 0))
         for child in list(self.children.values()):
-            # Those that come after it may have gone while another was flushed.
+            # A child later in the list may have been closed while another one was flushed.
             if not child.read_only and not child.closed:
                 await child.flush()
         if not of_write:
             self._flushed_gen = max(self._flushed_gen, generation)
 
     async def block_status(self, offset: int, length: int) -> Extent:
-        """What the beginning of a range is; the extent lies within the range."""
+        """Return the extent at the beginning of a range, which it does not exceed.
+
+        Raises OSError.
+        """
         request = Request(BlkdebugIOType.BLOCK_STATUS, offset, length)
         extent: Extent = await self.perform(request)
         return extent._replace(length=min(extent.length, length))
 
     async def is_allocated(self, offset: int, length: int) -> tuple[bool, int]:
-        """Whether the beginning of a range is in this image itself, and how much of it."""
+        """Return whether the image itself has a range's beginning, and for how many bytes."""
         with self.outcome:
             return await self.do_is_allocated(offset, length)
 
     async def truncate(self, size: int) -> None:
-        """Change the length to `size` bytes; raises OSError or QmpError."""
+        """Change the length to `size` bytes; raise OSError or QmpError."""
         with self.outcome:
             await self.do_truncate(size)
         self.traces.generation += 1
         self.resized(size)
 
     def concerns_changed(self) -> None:
-        """Send requests the long way that went past this node: what it is or uses has changed."""
+        """Invalidate all shortcuts, after a change at this node that requests must notice."""
         self._host.concerns_changed()
 
     def resized(self, size: int) -> None:
-        """Adopt a new length, and let the nodes above look at theirs (bdrv_parent_cb_resize)."""
+        """Adopt a length of `size` bytes, and tell the parents (bdrv_parent_cb_resize)."""
         self.size = size
         self.bitmaps.resize(size)
         for parent in self.node_parents:
             parent.child_resized()
 
     def child_resized(self) -> None:
-        """The child that carries the data has another length now; a filter has the same."""
+        """Follow a new length of the child that carries the data; only filters and raw do."""
 
     def set_write_threshold(self, threshold: int) -> None:
-        """Arm BLOCK_WRITE_THRESHOLD at an offset in bytes; 0 disarms."""
+        """Arm BLOCK_WRITE_THRESHOLD at an offset in bytes; 0 disarms it."""
         self.write_threshold = threshold
         self.concerns_changed()
 
     def way(
         self, reads: tuple[BlkdebugEvent, ...] = (), writes: tuple[BlkdebugEvent, ...] = ()
     ) -> Way | None:
-        """Return the shortcut to the file; None if something concerns this node or one below.
+        """Return the way to the file for requests that bypass this node, or None.
 
-        `reads` and `writes` are the events that the parent raises here for
-        such requests.  A driver that merely passes requests on overrides `do_way`.
+        None if this node or one below must see every request: because of a write
+        threshold, detect-zeroes, fault rules that may hit anywhere, or its driver.
+        `reads` and `writes` are the events that the parent raises here for each
+        request.  Drivers override `do_way`.
         """
         if (
             self.write_threshold
@@ -341,9 +369,10 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         return way
 
     async def perform(self, request: Request, go: Go[Any] | None = None) -> Any:
-        """Carry out a request, or what a fault rule makes of it: the only place that does.
+        """Carry out a request, or what the fault rule that hits it makes of it.
 
-        `go` is the driver's part, if not the usual one.  Raises OSError.
+        All requests of all nodes come through here.  `go` performs the driver's part
+        if it is not `do_request`.  Raises OSError.
         """
         with self.outcome:
             if self.faults is not None:
@@ -357,12 +386,18 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         return keep_what_is_read(self, request.offset, request.nbytes, request.buf)
 
     def _end_write(self, offset: int, length: int) -> None:
-        """bdrv_co_write_req_finish: a failed write counts as well, for it may have done a part."""
+        """Leave the traces of a write (bdrv_co_write_req_finish).
+
+        A failed write leaves them too, because it may have written a part.
+        """
         self.traces.wrote(offset, length)
         self.debug_event(BlkdebugEvent.PWRITEV_DONE)
 
     def _check_threshold(self, end: int) -> None:
-        """bdrv_write_threshold_check_write: before the write, whatever comes of it."""
+        """Send BLOCK_WRITE_THRESHOLD if a write up to `end` exceeds the threshold.
+
+        Called before the write, whatever its outcome (bdrv_write_threshold_check_write).
+        """
         threshold = self.write_threshold
         if not threshold or end <= threshold:
             return

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Guest reads and writes that nothing concerns, without lock or coroutine.
+"""Guest reads and writes that need no decision, without lock or coroutine.
 
-Most requests of most drives need no decision: the machine runs, no rule can
-hit them, nothing is throttled or watched.  They go straight to the file
-descriptor, on the worker's thread.
+They go straight to the file descriptor, on the worker's thread.  Every step here
+costs measurable throughput.
 """
 
 from __future__ import annotations
@@ -15,14 +14,20 @@ from blockcore.nodes.shortcut.slot import Slot
 from blockcore.nodes.shortcut.way import Way
 
 Tried = bool | OSError
-"""What came of trying the shortcut: True, the request is done; False, it is for the long way.
+"""The result of trying the shortcut: True if the request is done, False for the long way.
 
-An OSError is the outcome of a first attempt, which the drive's policy has to see.
+An OSError is the outcome of the attempt, about which the drive's policy decides.
 """
 
 
 class GuestShortcut:
-    """Where a drive's plain requests go; immutable, replaced as a whole."""
+    """The shortcut of one drive: never changed, but replaced as a whole.
+
+    Workers call `pread` and `pwrite` without the big lock, each with its own slot,
+    whose `busy` is set before they look for the shortcut.  So a request may still
+    use a shortcut that was replaced; code that cannot allow that waits until no
+    slot is busy.
+    """
 
     __slots__ = (
         *("fd", "mark", "now_ns", "read_guard", "shift", "size"),
@@ -40,9 +45,10 @@ class GuestShortcut:
         self.write_guard = way.write_guard()
 
     def pread(self, slot: Slot, offset: int, buf: memoryview) -> bool:
-        """Fill `buf`, and count that in `slot`; False if the long way has to do it.
+        """Fill `buf`, and count the read in `slot`; False if it needs the long way.
 
-        Raises OSError if the read itself failed.
+        Raises OSError if the read fails.  A short read, at the end of the file, is
+        left to the long way, which fills up with zeroes.
         """
         length = len(buf)
         guard = self.read_guard
@@ -61,7 +67,11 @@ class GuestShortcut:
         return True
 
     def pwrite(self, slot: Slot, offset: int, buf: memoryview) -> bool:
-        """Write `buf`, and count that in `slot`; False and OSError as for `pread`."""
+        """Write `buf`, and count the write in `slot`; False if it needs the long way.
+
+        Raises OSError if the write fails.  The long way repeats a short write from its
+        beginning.
+        """
         length = len(buf)
         end = offset + length
         guard, mark = self.write_guard, self.mark
@@ -74,8 +84,8 @@ class GuestShortcut:
             else:
                 done = os.pwrite(self.fd, buf, offset + self.shift)
         finally:
-            # A write that fails may have done a part, and one that the long way has to do is
-            # marked there as well.
+            # A write that fails may have written a part.  The mark is superfluous for a write
+            # that is left to the long way, which marks it again.
             if mark is not None:
                 mark(offset, length)
         if done != length:

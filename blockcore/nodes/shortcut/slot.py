@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What workers on the shortcut have done, and whether they are in it."""
+"""Slots: each worker's counters on the shortcut, and whether the worker is on it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from blockcore.nodes.shortcut.traces import Traces
 
 
 class Slot:
-    """What one worker thread has done on the shortcut, and whether it is in it.
+    """The counters of one worker thread on the shortcut, and whether it is on it.
 
-    `wr_highest` is where its writes to the drive ended at most, `wr_highest_below`
-    where they did in the file of an image format.
+    Times are in ns.  `wr_highest` is the highest offset at which a write to the
+    drive has ended, `wr_highest_below` the highest offset in the file of an image.
 
-    Only its thread writes a slot, so that no lock is needed; the drive sums
-    its slots when somebody asks.  `busy` is half of "busy before look"
-    (`nodes.shortcut`).
+    Only its thread writes a slot, so no lock is needed; the drive adds its slots up
+    on demand.  A sum taken during a request may lack a part of that request's
+    numbers.  `busy` is half of "busy before look" (`nodes.shortcut`).
     """
 
     __slots__ = (
@@ -41,16 +41,16 @@ class Slot:
 
     @property
     def ops(self) -> int:
-        """How many requests have ended."""
+        """The number of requests that have ended."""
         return self.rd_ops + self.wr_ops
 
 
 class Slots:
-    """The slots of one drive's workers.  Under the big lock.
+    """The slots of one drive's workers; used under the big lock.
 
-    `traces` are where their writes are to be known, `traces_below` where
-    those to the file of an image format are; from one way to the next they
-    stay, since the last writes may not have been published.
+    `traces` has the nodes that learn of the writes, `traces_below` those that learn
+    of writes to an image's file.  Both stay until the next way is set, because the
+    last writes may not have been published when a shortcut is taken away.
     """
 
     def __init__(self) -> None:
@@ -67,26 +67,29 @@ class Slots:
         return len(self._slots)
 
     def append(self, slot: Slot) -> None:
-        """Add a new worker's."""
+        """Add the slot of a new worker."""
         self._slots.append(slot)
 
     def retire(self, slot: Slot) -> None:
-        """Drop an ended worker's; its requests stay in `ops`."""
+        """Remove the slot of an ended worker; its requests stay in `ops`."""
         self.publish()
         self._published -= slot.wr_ops
         self._retired_ops += slot.ops
         self._slots.remove(slot)
 
     def idle(self) -> bool:
-        """Whether no request is on the shortcut."""
+        """Tell whether no request is on the shortcut."""
         return not any(slot.busy for slot in self._slots)
 
     def ops(self) -> int:
-        """How many requests have ended, those of workers that are gone included."""
+        """Return how many requests have ended, including those of ended workers."""
         return self._retired_ops + sum(slot.ops for slot in self._slots)
 
     def publish(self) -> None:
-        """Leave the traces of the writes since the last time, but for those left at once."""
+        """Leave the traces of writes since the last call at the nodes that they bypassed.
+
+        Bitmaps and events are not published: they were marked and raised at once.
+        """
         writes = sum(slot.wr_ops for slot in self._slots)
         if writes == self._published:
             return

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What requests leave behind at the nodes: how far writes reached, bitmaps, events of rules.
+"""The traces of requests at nodes: highest offset, generation, bitmaps, events of rules.
 
 A flush compares generations of writes, blockstats show the highest offset, a
-backup copies what a bitmap has, and an event may make other fault rules
-active.  `NodeTraces` are one node's own; `Traces` are those of all nodes that
-a shortcut goes past, so that nobody can tell which way a request went.
+backup copies what a bitmap has recorded, and an event may activate fault rules.
+`NodeTraces` are those of one node.  `Traces` are those of all nodes that a
+shortcut bypasses: with them a request leaves the state that it would have left on
+the long way.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ from collections.abc import Callable
 from blockcore.rules.bitmap import DirtyBitmap, NodeBitmaps
 
 Raise = Callable[[], None]
-"""Lets a node's fault rules see the events of one request."""
+"""A function that raises the events of one request at a node's fault rules."""
 
 Mark = Callable[[int, int], None]
-"""Marks a range, offset and length, in whatever records it."""
+"""A function that marks a range (offset, length) in the bitmaps that record it."""
 
 
 class NodeTraces:
-    """What writes leave at one node.
+    """The traces of writes at one node.
 
-    `highest` is where they ended at most, in bytes; `generation` changes with
-    each, for flushes to compare; `bitmaps` say where they were.
+    `highest` is the highest offset at which a write has ended, in bytes.
+    `generation` rises with each write, for flushes to compare.  `bitmaps` record
+    the written ranges.
     """
 
     __slots__ = ("bitmaps", "generation", "highest")
@@ -35,29 +37,29 @@ class NodeTraces:
         self.bitmaps = bitmaps
 
     def wrote(self, offset: int, length: int) -> None:
-        """A write has ended, whatever its outcome: it may have done a part."""
+        """Record a write that has ended; a failed one too, as it may have written a part."""
         if offset + length > self.highest:
             self.highest = offset + length
         self.changed(offset, length)
 
     def changed(self, offset: int, length: int) -> None:
-        """A range may be other than before, but nothing was written there."""
+        """Record that a range may have changed without a write, as by a discard."""
         self.generation += 1
         self.bitmaps.mark(offset, length)
 
     def reached(self, highest: int) -> None:
-        """Writes have ended at `highest` at most, which the bitmaps have already."""
+        """Record that writes have ended at `highest` at most; bitmaps have them already."""
         if highest > self.highest:
             self.highest = highest
         self.generation += 1
 
 
 class Traces:
-    """What requests leave at all nodes that they go past.
+    """The traces of requests at all nodes that they bypass.
 
-    `nodes` and `bitmaps` have shifts: what is to be added to the offsets of
-    requests to have that node's.  `read_events` and `write_events` are to be
-    called for each request that no rule can hit, on any thread.
+    `nodes` and `bitmaps` come with shifts: a request's offset plus the shift is the
+    offset at that node.  `read_events` and `write_events` are called for each
+    request, on any thread.
     """
 
     __slots__ = ("bitmaps", "nodes", "read_events", "write_events")
@@ -69,12 +71,12 @@ class Traces:
         self.write_events: list[Raise] = []
 
     def pass_by(self, node: NodeTraces) -> None:
-        """Leave traces at one more node, whose offsets are those of the requests."""
+        """Add a node that is bypassed, with the offsets of the requests."""
         self.nodes.append((node, 0))
         self.bitmaps += [(bitmap, 0) for bitmap in node.bitmaps.recording]
 
     def shifted(self, by: int) -> Traces:
-        """Return what requests leave `by` bytes further down."""
+        """Return the traces for requests whose offsets are `by` bytes lower than here."""
         moved = Traces()
         moved.nodes = [(node, shift + by) for node, shift in self.nodes]
         moved.bitmaps = [(bitmap, shift + by) for bitmap, shift in self.bitmaps]
@@ -82,12 +84,15 @@ class Traces:
         return moved
 
     def read(self) -> None:
-        """A read goes past the nodes."""
+        """Leave the traces of a read."""
         for event in self.read_events:
             event()
 
     def wrote(self, offset: int, length: int) -> None:
-        """A write has ended, whatever its outcome: leave all of its traces.  Under the big lock."""
+        """Leave all traces of a write that has ended, whatever its outcome.
+
+        The caller has the big lock.
+        """
         for event in self.write_events:
             event()
         for bitmap, shift in self.bitmaps:
@@ -95,18 +100,18 @@ class Traces:
         self.reached(offset + length)
 
     def reached(self, highest: int) -> None:
-        """Writes whose other traces are there have ended at `highest` at most.
+        """Record at the nodes that writes have ended at `highest` at most.
 
-        Under the big lock.
+        Events and bitmaps have these writes already.  The caller has the big lock.
         """
         for node, shift in self.nodes:
             node.reached(highest + shift)
 
     def marker(self) -> Mark | None:
-        """Return what marks a write in the bitmaps, on any thread; None if there are none.
+        """Return a function that marks a write in all bitmaps, on any thread, or None.
 
-        One bitmap, not shifted, is what a backup or mirror of a plain drive
-        has: nothing is to stand between its writes and the bits.
+        A backup or mirror of a plain drive has one bitmap without a shift.  Its
+        marking function is returned as it is, which saves a call for each write.
         """
         marks = [(bitmap.set_unlocked, shift) for bitmap, shift in self.bitmaps]
         if not marks:

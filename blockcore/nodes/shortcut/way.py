@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How plain I/O of a node may go straight to a file descriptor (`BlockNode.way`)."""
+"""Ways: how plain I/O of a node can go straight to a file descriptor (`BlockNode.way`)."""
 
 from __future__ import annotations
 
@@ -15,43 +15,46 @@ from blockcore.nodes.shortcut.traces import Raise, Traces
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
 
 Guard = Callable[[int, int], bool]
-"""Whether the long way has to do a request; gets its offset and length."""
+"""A function that tells whether a request (offset, length) needs the long way."""
 
 
 class FileSystem(Protocol):
-    """What a file is of (`nodes.file_calls`)."""
+    """The file system of a file (`nodes.file_calls`)."""
 
     def copying_to(self, other: Self) -> Lane:
-        """The lane of what is copied to files of another file system, or of this one."""
+        """Return the lane of copies from this file system to files of `other`."""
 
 
 class Translation(Protocol):
-    """A format's way from its offsets to places in a file.
+    """A format's translation of guest offsets to places in a file.
 
-    Called by workers, without the big lock.
+    Workers call it without the big lock.
     """
 
     traces: Traces
-    """What its requests leave below the format's node."""
+    """The traces of its requests at nodes below the format's."""
 
     def pread(self, offset: int, buf: memoryview) -> bool:
-        """Fill `buf`; False if the long way has to do it.  OSError if the read failed."""
+        """Fill `buf`; False if the read needs the long way.  Raises OSError if it fails."""
 
     def pwrite(self, slot: Slot, offset: int, buf: memoryview) -> bool:
-        """Write `buf`, and note its end in the slot; False and OSError as for `pread`."""
+        """Write `buf`, and note its end in the slot; False if the write needs the long way.
+
+        Raises OSError if the write fails.
+        """
 
 
 @dataclass(slots=True)
 class Way:
-    """A file descriptor that a node's I/O may go straight to; of a file of `system`.
+    """The file descriptor `fd`, of a file in `system`, that a node's I/O may use directly.
 
-    `shift` is added to the node's offsets.  The gates hold the ranges that a
-    fault rule may concern, in the node's own offsets.  `traces` are left at
-    the nodes on the way.  `has_rules` says that some node has fault rules,
-    which may wait for any event.
+    `shift` is added to the node's offsets.  The gates hold the ranges, in the
+    node's own offsets, whose requests need the long way.  `traces` are left at the
+    bypassed nodes.  `has_rules` tells that some bypassed node has fault rules, which
+    may depend on any event.
 
-    With a `translation`, the shifted offsets are those of a node that maps
-    them to places in the file; what is below that node is the translation's.
+    With a `translation`, the shifted offsets are guest offsets of a format's node,
+    and the translation does the I/O at that node's file.
     """
 
     fd: int
@@ -64,7 +67,7 @@ class Way:
     translation: Translation | None = None
 
     def shifted(self, by: int) -> Way:
-        """Return the way of a parent whose offset 0 is this node's offset `by`."""
+        """Return the way of a parent whose offset 0 is this node's offset `by` (bytes)."""
         return replace(
             self,
             read_gate=Gate().union(self.read_gate, -by),
@@ -79,9 +82,11 @@ class Way:
         reads: Sequence[BlkdebugEvent],
         writes: Sequence[BlkdebugEvent],
     ) -> bool:
-        """Leave to a node's fault rules what they may hit; False if that is everything.
+        """Add a node's fault rules: its ranges to the gates, its events to the traces.
 
-        `reads` and `writes` are the events of such requests at that node.
+        `reads` and `writes` are the events that requests raise at that node.  Returns
+        False if the rules may hit a request anywhere, or change the state: then the
+        node cannot be bypassed.
         """
         read, written = faults.gate(BlkdebugIOType.READ), faults.gate(BlkdebugIOType.WRITE)
         if faults.changes_state or read is None or written is None:
@@ -94,15 +99,16 @@ class Way:
         return True
 
     def read_guard(self) -> Guard | None:
-        """Return what each read has to ask first; None if there is nothing to ask."""
+        """Return the guard that each read has to call first, or None."""
         return _guard(self.read_gate, self.traces.read_events)
 
     def write_guard(self) -> Guard | None:
-        """Return what each write has to ask first; None if there is nothing to ask."""
+        """Return the guard that each write has to call first, or None."""
         return _guard(self.write_gate, self.traces.write_events)
 
 
 def _guard(gate: Gate, events: list[Raise]) -> Guard | None:
+    """Return a guard for a gate, which raises the events of each request that passes."""
     if not events:
         return gate.touches if gate else None
 
