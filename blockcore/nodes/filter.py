@@ -49,6 +49,7 @@ class FilterNode(BlockNode):
             await super().pread(offset, buf)
             return
         request = Request(BlkdebugIOType.READ, offset, len(buf), buf)
+        # Passed on as it is: the node below has the image, and tracks the requests.
         await self.perform(request, self._read_below_and_keep)
 
     async def populate(self, offset: int, length: int) -> None:

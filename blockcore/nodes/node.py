@@ -66,10 +66,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
 
     @property
     def wr_highest_offset(self) -> int:
-        """The highest offset at which a write has ended, in bytes.
-
-        Writes on the shortcut are missing until their drive publishes them.
-        """
+        """The highest end of a write, in bytes, without writes that a drive has to publish."""
         return self.traces.highest
 
     @property
@@ -97,10 +94,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
     async def pread(
         self, offset: int, buf: memoryview, *, copy_on_read: bool = False
     ) -> None:
-        """Fill `buf` from `offset`; raise OSError.
-
-        `copy_on_read` applies to this request, on a node that tracks requests.
-        """
+        """Fill `buf` from `offset`, perhaps with copy-on-read of this request; raise OSError."""
         request = Request(BlkdebugIOType.READ, offset, len(buf), buf)
         if self.requests is None:
             await self.perform(request)
@@ -125,10 +119,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
             await self.perform(request, self._read_and_keep)
 
     def enable_copy_on_read(self, on: bool = True) -> None:
-        """Switch copy-on-read of all reads on, until it is switched off as often.
-
-        No request may be under way.
-        """
+        """Switch copy-on-read on, until it is switched off as often; no request is under way."""
         self.copies_on_read += 1 if on else -1
         assert self.copies_on_read >= 0
         self.track_requests()
@@ -186,10 +177,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
             self._end_write(offset, length)
 
     async def keep(self, offset: int, buf: memoryview) -> None:
-        """Write data that reads return already (BDRV_REQ_WRITE_UNCHANGED).
-
-        Bitmaps do not record it.
-        """
+        """Write data that reads return already (BDRV_REQ_WRITE_UNCHANGED), past all bitmaps."""
         self.debug_event(BlkdebugEvent.COR_WRITE)
         if not is_zero(buf):
             request = Request(BlkdebugIOType.WRITE, offset, len(buf), buf)
@@ -254,10 +242,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
             await self._write_zeroes(offset, length)
 
     async def discard(self, offset: int, length: int) -> None:
-        """Discard a range whose data is not needed; without discard=unmap do nothing.
-
-        A driver that cannot discard is no error.  Raises OSError.
-        """
+        """Discard a range, if the driver can and `discard` is unmap; raise OSError."""
         if not self.options.discard_unmap:
             return
         if self.requests is None:
@@ -304,10 +289,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
             self._flushed_gen = max(self._flushed_gen, generation)
 
     async def block_status(self, offset: int, length: int) -> Extent:
-        """Return the extent at the beginning of a range, which it does not exceed.
-
-        Raises OSError.
-        """
+        """Return the extent at the beginning of a range, at most the range; raise OSError."""
         request = Request(BlkdebugIOType.BLOCK_STATUS, offset, length)
         extent: Extent = await self.perform(request)
         return extent._replace(length=min(extent.length, length))
@@ -369,10 +351,9 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         return way
 
     async def perform(self, request: Request, go: Go[Any] | None = None) -> Any:
-        """Carry out a request, or what the fault rule that hits it makes of it.
+        """Carry out a request, or what a fault rule makes of it; raise OSError.
 
-        All requests of all nodes come through here.  `go` performs the driver's part
-        if it is not `do_request`.  Raises OSError.
+        All requests come through here.  `go` replaces `do_request` as the driver's part.
         """
         with self.outcome:
             if self.faults is not None:
@@ -386,18 +367,14 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         return keep_what_is_read(self, request.offset, request.nbytes, request.buf)
 
     def _end_write(self, offset: int, length: int) -> None:
-        """Leave the traces of a write (bdrv_co_write_req_finish).
-
-        A failed write leaves them too, because it may have written a part.
-        """
+        """Leave the traces of a write, even a failed one (bdrv_co_write_req_finish)."""
+        # A failed write may have written a part.
         self.traces.wrote(offset, length)
         self.debug_event(BlkdebugEvent.PWRITEV_DONE)
 
     def _check_threshold(self, end: int) -> None:
-        """Send BLOCK_WRITE_THRESHOLD if a write up to `end` exceeds the threshold.
-
-        Called before the write, whatever its outcome (bdrv_write_threshold_check_write).
-        """
+        """Report a write up to `end` above the threshold (bdrv_write_threshold_check_write)."""
+        # QEMU does so before the write, whatever its outcome.
         threshold = self.write_threshold
         if not threshold or end <= threshold:
             return

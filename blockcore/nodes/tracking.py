@@ -46,9 +46,11 @@ class RequestTracker:
         return TrackedRequest(self, offset, length)
 
     def begin(self, request: TrackedRequest) -> None:
+        """Enter a request, without waiting for others."""
         self._requests.append(request)
 
     def end(self, request: TrackedRequest) -> None:
+        """Remove a request; requests that wait for it go on."""
         self._requests.remove(request)
         self.serialising -= request.serialising
 

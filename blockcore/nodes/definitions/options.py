@@ -184,6 +184,8 @@ class BlockdevOptionsFile(BlockdevOptions):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockdevOptionsGenericFormat(BlockdevOptions):
+    """The base of formats, which have a `file`."""
+
     is_format = True
     file: Annotated[BlockdevRef, BLOCKDEV_REF]
 

@@ -14,6 +14,8 @@ from blockcore.qapi.schema import FlatUnion
 
 
 class OnOffAuto(StrEnum):
+    """A switch that can be left to the driver (`locking` of file)."""
+
     AUTO = "auto"
     ON = "on"
     OFF = "off"
@@ -28,6 +30,8 @@ class BlockdevAioOptions(StrEnum):
 
 
 class SocketAddressType(StrEnum):
+    """The kinds of socket addresses that are supported."""
+
     INET = "inet"
     UNIX = "unix"
 
@@ -42,17 +46,23 @@ class BlockdevCacheOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SocketAddress:
+    """The base of the union of socket addresses."""
+
     type: SocketAddressType
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InetSocketAddress(SocketAddress):
+    """A TCP address; `port` is text, as in QAPI."""
+
     host: str
     port: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnixSocketAddress(SocketAddress):
+    """The path of a Unix socket, as the user typed it."""
+
     path: str
 
 

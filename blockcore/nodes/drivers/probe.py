@@ -13,6 +13,7 @@ from blockcore.qapi.names import QmpError
 PROBE_BYTES: Final = 512
 """How many bytes are looked at (BLOCK_PROBE_BUF_SIZE)."""
 
+# What QEMU's drivers look for in their bdrv_probe; a format that this program lacks counts too.
 _MAGICS: Final = (
     (0, b"QFI\xfb\0\0\0\1", "qcow"),
     (0, b"QED\0", "qed"),

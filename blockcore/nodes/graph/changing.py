@@ -45,6 +45,7 @@ class Turn:
 
     @property
     def has_come(self) -> bool:
+        """Whether the turn has begun."""
         return self._held is not None
 
     def part(self) -> set[BlockNode]:

@@ -120,7 +120,7 @@ def _asked(
     decides which of several errors is reported (bdrv_reopen_prepare).
     """
     options = inherit(wanted, parent, node.node_name)
-    # QEMU keeps the flag of a root, because no option of the reopened node sets it.
+    # QEMU changes BDRV_O_UNMAP only if the option is given (bdrv_reopen_prepare).
     if parent is None and wanted.discard is None:
         options = replace(options, discard_unmap=node.options.discard_unmap)
     unmaps = options.discard_unmap

@@ -71,10 +71,12 @@ class InFlight:
             await Until(lambda: not self.meets(first, last))
 
     def begin(self, allocation: Allocation) -> None:
+        """Register an allocation; no other one may concern its guest clusters."""
         self._all.append(allocation)
         self._clusters.update(range(allocation.first, allocation.last + 1))
 
     def end(self, allocation: Allocation) -> None:
+        """Remove an allocation; requests that wait for its clusters go on."""
         self._all.remove(allocation)
         self._clusters.difference_update(range(allocation.first, allocation.last + 1))
 

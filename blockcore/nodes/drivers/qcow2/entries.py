@@ -12,8 +12,14 @@ COPIED: Final = 1 << 63
 """The flag that the cluster has one reference, and may be written in place."""
 
 COMPRESSED: Final = 1 << 62
+"""The flag of a compressed cluster, whose entry has offset and length (`compressed_range`)."""
+
 ZERO: Final = 1 << 0
+"""The flag that the guest cluster reads as zeroes, whether it has a cluster or not."""
+
 OFFSET_MASK: Final = 0x00FF_FFFF_FFFF_FE00
+"""The bits of an entry that are the cluster's offset in the file (L2E_OFFSET_MASK)."""
+
 OFFSET_END: Final = 1 << 56
 """The lowest number above all offsets: COPIED, COMPRESSED and reserved bits are at or above it."""
 

@@ -342,6 +342,7 @@ class Qcow2Node(BlockNode):
     def _report_corruption(
         self, message: str, offset: int | None, size: int | None, fatal: bool
     ) -> None:
+        """Send BLOCK_IMAGE_CORRUPTED; if `fatal`, shortcuts must not use the image any more."""
         self._host.emit(
             BlockImageCorrupted(
                 device=self._host.device_of(self),

@@ -120,6 +120,7 @@ class RefcountTable:
 
     @property
     def dirty(self) -> bool:
+        """Whether `write_back` has anything to write."""
         return bool(self._changed or self._old_table or self.blocks.changed)
 
     async def write_back(self) -> None:

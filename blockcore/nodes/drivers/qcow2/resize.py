@@ -64,6 +64,10 @@ class Resizer:
                 self.write_back.give_back(offset >> self.image.cluster_bits, count)
 
     async def _shrink(self, old: int, size: int, entries: int) -> None:
+        """Free the guest clusters beyond `size`, then the L2 tables beyond `entries`.
+
+        The flush in between keeps L1 entries in the file until their tables are empty there.
+        """
         start = (size + self.image.cluster_mask) & ~self.image.cluster_mask
         if start < old:
             await self.eraser.unmap(start, old - start)

@@ -28,7 +28,7 @@ from blockcore.qapi.names import QmpError
 _EXTENSION = struct.Struct(">IIQQ")
 _ENTRY = struct.Struct(">QIIBBHI")
 
-# QEMU's limits (BME_MAX_* in block/qcow2-bitmap.c).
+# QEMU's limits (QCOW2_MAX_BITMAP* in block/qcow2.h, BME_MAX_* in block/qcow2-bitmap.c).
 MAX_BITMAPS: Final = 65535
 MAX_DIRECTORY_BYTES: Final = MAX_BITMAPS * 1024
 MAX_TABLE_ENTRIES: Final = 0x8000000
