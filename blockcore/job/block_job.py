@@ -39,7 +39,7 @@ from blockcore.rules.policy import error_action, iostatus_after
 from blockcore.rules.ratelimit import RateLimit
 
 RETRY_NS = 10_000_000
-"""From an ignored error to the next try of the same place.
+"""The time from an ignored error to the next try of the same place, in ns.
 
 QEMU does not wait, and tells its clients of thousands of errors a second
 (recorded: mirror-persistent-ignore-flood).
@@ -47,14 +47,18 @@ QEMU does not wait, and tells its clients of thousands of errors a second
 
 
 CUT_OFF_NS = 200_000_000
-"""What a cancelled job's requests have to end in; a server that hangs gets no more."""
+"""How long a cancelled job's requests have to end before their connection is closed, in ns.
+
+A longer time delays the end of a job whose server hangs, a shorter one closes
+connections to servers that are merely slow.
+"""
 
 
 class Section(Protocol):
-    """A drained section (`drain.Drain`)."""
+    """A drained section (`machine.drain.Drain`)."""
 
     def meets(self, job: BlockJob) -> None:
-        """A job is about to start that the section may concern."""
+        """Ask a job that is about to start to pause, if the section concerns it."""
 
 
 class BlockJobHost(JobHost, HasRelease, NamesDrives, Protocol):
@@ -68,7 +72,7 @@ class BlockJobHost(JobHost, HasRelease, NamesDrives, Protocol):
 
 
 class JobUser(NodeUser):
-    """A job as a holder: its node is not a root, to those who need one.
+    """A job as a user of a node; such a node does not count as a root.
 
     `has_backend`: in QEMU the job's requests go through a BlockBackend without a name.
     """
@@ -81,7 +85,7 @@ class JobUser(NodeUser):
 class BlockJobDriver(JobDriver["BlockJob"]):
     """What a kind of block job has besides (QEMU's BlockJobDriver).
 
-    `on_source_error` and `on_target_error` are what it makes of errors.
+    `on_source_error` and `on_target_error` are the policies for its errors.
     """
 
     on_source_error = BlockdevOnError.REPORT
@@ -89,25 +93,26 @@ class BlockJobDriver(JobDriver["BlockJob"]):
 
     @property
     def actively_synced(self) -> bool | None:
-        """Whether writes reach a mirror's target before they are answered, and it has all others.
+        """Whether a mirror's target has all writes that were answered; None for other kinds.
 
-        None for other kinds.
+        It does if writes reach the target before they are answered, and the rest has
+        been copied.
         """
         return None
 
     def set_speed(self, job: BlockJob) -> None:
-        """The job has another speed limit."""
+        """Take note that the job has another speed limit."""
 
     async def change(self, job: BlockJob, mode: MirrorCopyMode) -> None:
-        """Copy guests' writes in another way from now on; QmpError if the job cannot."""
+        """Copy guests' writes in another way from now on; raise QmpError if the job cannot."""
         raise QmpError("Job type does not support change")
 
 
 class BlockJob(Job):
-    """Works on `nodes`, each with the permissions that the job needs and leaves to others.
+    """A job on `nodes`, each with the permissions that the job needs and leaves to others.
 
-    As long as the job lives, commands may not change them.  `iostatus` is the
-    job's own; the guest's drives have theirs.
+    As long as the job lives, commands may not change these nodes.  `iostatus` is
+    the job's own; the guests' drives have theirs.
     """
 
     host: BlockJobHost
@@ -140,7 +145,7 @@ class BlockJob(Job):
 
     @property
     def nodes(self) -> list[BlockNode]:
-        """What the job works on, the first of them first."""
+        """The nodes that the job works on, the main one first."""
         return [node for node, _ in self._users]
 
     def add_node(
@@ -151,19 +156,19 @@ class BlockJob(Job):
         *,
         has_backend: bool = False,
     ) -> None:
-        """Use a node as well; QmpError if its users do not allow that (block_job_add_bdrv)."""
+        """Use a node as well (block_job_add_bdrv); raise QmpError if its users do not allow it."""
         user = JobUser(perm, shared, f"{self.type} job '{self.id}'", has_backend)
         add_user(node, user, self.host.graph.subtree(node))
         node.op_blockers.block(self, f"block device is in use by block job: {self.type}")
         self._users.append((node, user))
 
     def keep_blocked(self, node: BlockNode, perm: Perm = NONE) -> None:
-        """Need no more of a node than `perm`; it is blocked as long as the job is there."""
+        """Need no more of a node than `perm`; commands may still not change the node."""
         for _, user in [use for use in self._users if use[0] is node]:
             user.perm, user.shared, user.has_backend = perm, ALL, False
 
     def remove_node(self, node: BlockNode) -> None:
-        """Give up a node; one that the job does not use stays as it is."""
+        """Give up a node; do nothing if the job does not use the node."""
         for use in [use for use in self._users if use[0] is node]:
             node.parents.remove(use[1])
             node.op_blockers.unblock(self)
@@ -179,31 +184,36 @@ class BlockJob(Job):
         super().fail_early()
 
     def start(self) -> None:
+        """Start, and pause first if a drained section concerns the job."""
         for section in list(self.host.drains):
             section.meets(self)
         super().start()
 
     def dismiss(self) -> None:
-        """Until then even a concluded job blocks its nodes."""
+        """Forget a concluded job, which has blocked its nodes until now."""
         self.remove_nodes()
         super().dismiss()
 
     def set_speed(self, speed: int) -> None:
-        """Bytes per second, 0 without a limit; QmpError if the job does not take it now."""
+        """Set the limit to `speed` bytes per second, 0 for none (block_job_set_speed).
+
+        Raise QmpError if `speed` is negative, or the job takes no limit in its state.
+        """
         self.check_verb(JobVerb.SET_SPEED)
         if speed < 0:
             raise QmpError("Parameter 'speed' expects a non-negative value")
         slower = speed and speed <= self.limit.speed
         self.limit.set_speed(speed)
+        # A lower limit is no reason to end the sleep that the old limit wanted.
         if self.is_sleeping and not slower:
             self.enter()
         self.driver.set_speed(self)
 
     def cut_off(self, node: BlockNode) -> None:
-        """The job is cancelled: let what it has under way at a node end, whatever it takes.
+        """Let the requests end that a cancelled job has under way at a node.
 
-        What waits for a connection fails at once, as in QEMU.  A server that
-        has not answered after a while is hung up on, for which QEMU needs a `yank`.
+        What waits for a connection fails at once, as in QEMU.  A server that has
+        not answered after `CUT_OFF_NS` is hung up on, for which QEMU needs a `yank`.
         """
         servers = list(connections(node))
         for server in servers:
@@ -212,6 +222,7 @@ class BlockJob(Job):
             self.host.spawn(self._hang_up_later(servers))
 
     async def _hang_up_later(self, servers: Iterable[BlockNode]) -> None:
+        """Close the connections of `servers` every `CUT_OFF_NS`, until the job has ended."""
         clock = self.host.clock
         while not await Until(self._is_over, clock.monotonic_ns() + CUT_OFF_NS):
             for server in servers:
@@ -221,7 +232,11 @@ class BlockJob(Job):
         return self.status in (JobStatus.CONCLUDED, JobStatus.NULL)
 
     async def sleep_for_limit(self, delay_ns: int) -> None:
-        """Sleep, and if that has been cut short perhaps go on, as long as the limit wants it."""
+        """Sleep for `delay_ns`, to keep to the speed limit.
+
+        If the sleep is cut short, sleep on while the limit wants it, or do not: that
+        depends on the release (`jobs_sleep_out`).
+        """
         await self.sleep(delay_ns)
         while self.host.qemu.jobs_sleep_out and not self.is_cancelled:
             if (left_ns := self.delay_ns(0)) <= 0:
@@ -229,13 +244,16 @@ class BlockJob(Job):
             await self.sleep(left_ns)
 
     def delay_ns(self, nbytes: int) -> int:
-        """Count copied bytes; how long to wait for the speed limit's sake."""
+        """Charge `nbytes` copied bytes to the speed limit; return how long to wait, in ns."""
         if not self.limit.speed:
             return 0
         return self.limit.delay_ns(self.host.clock.monotonic_ns(), nbytes)
 
     def failed(self, side: IoOperationType, exc: OSError) -> BlockErrorAction:
-        """Decide about an error by the policy for what is read from, or for what is written to."""
+        """Decide about an error of one side by that side's policy, and return the action.
+
+        `side` READ is what the job reads from, WRITE what it writes to.
+        """
         driver, reading = self.driver, side is IoOperationType.READ
         policy = driver.on_source_error if reading else driver.on_target_error
         return self.error_action(policy, side, exc.errno or errno.EIO)
@@ -243,10 +261,11 @@ class BlockJob(Job):
     def error_action(
         self, policy: BlockdevOnError, operation: IoOperationType, error: int
     ) -> BlockErrorAction:
-        """Decide about errno `error` of an I/O, say so, and pause if that is the decision.
+        """Decide about errno `error` of an I/O, send the event, pause if that is the decision.
 
-        (block_job_error_action.)  `auto` is as `enospc`.  The event comes
-        first; whoever waits for the pause waits for the change of status.
+        (block_job_error_action.)  `auto` is `enospc`.  The event comes first, then the
+        change of status: a client that waits for the pause waits for that.  Return
+        the action.
         """
         if policy is BlockdevOnError.AUTO:
             policy = BlockdevOnError.ENOSPC

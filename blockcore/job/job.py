@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""A job: something long that goes on beside the guest, and can be paused (QEMU's `job.c`).
+"""A job: work that goes on beside the guest, and can be paused (QEMU's `job.c`).
 
 What a kind of job has to do is in its `job_driver`, where its work waits in
-`waiting`, its last steps are in `job_txn`; here are its life up to there, and
-what users may want of it.  What they want takes effect when the work comes to
-its next pause point.
+`waiting`, its last steps are in `job_txn`.  Here are its life up to the last
+steps, and what users may ask of it.  What they ask takes effect when the work
+comes to its next pause point.
 
 All of it runs under the big lock.
 """
@@ -28,15 +28,18 @@ from blockcore.rules.job_status import COMPLETED, READY, check_transition, check
 
 
 class JobHost(Clocked, Emits, Spawns, Protocol):
-    """What a job needs of its machine: `jobs`, the newest first; who has a part of `changing`
-    may change that of the graph."""
+    """What a job needs of its machine.
+
+    `jobs` are all jobs, the newest first.  Changes of the graph take turns by
+    `changing`.
+    """
 
     changing: Changing
     jobs: list[Any]
 
 
 class Progress:
-    """How far a job is, and of how much, in bytes; the estimate may grow (ProgressMeter)."""
+    """How far a job is, and of how much, in bytes (ProgressMeter); `total` is an estimate."""
 
     __slots__ = ("current", "total")
 
@@ -51,7 +54,7 @@ class Progress:
         self.total += nbytes
 
     def update(self, nbytes: int) -> None:
-        """So much more is done."""
+        """Count `nbytes` more as done."""
         self.current += nbytes
 
 
@@ -61,26 +64,27 @@ class Completion(Protocol):
     finalizing: bool
 
     def add(self, job: Job) -> None:
-        """The job is part of it from now on."""
+        """Make the job a part of the transaction."""
 
     def remove(self, job: Job) -> None:
-        """The job is over."""
+        """Part with a job that is over."""
 
     async def completed(self, job: Job) -> None:
-        """The job's own work has ended, well or not."""
+        """Take note that the job's own work has ended, well or not."""
 
     async def abort(self, job: Job) -> None:
-        """The job is cancelled after its work has ended."""
+        """End a job that is cancelled after its work has ended."""
 
 
 class Job:
     """One job from `created` to `null`; `driver` is what its kind does.
 
-    `error` is what it ended with, an OSError or a QmpError.  `pause_count` is
-    how many want it to pause; it starts with one, whom the start of the work
-    takes away.  `user_paused`: the user is one of them, or an error in his
-    name.  `is_cancelled` is to end at once, `cancel_requested` perhaps only
-    once what was begun is finished.
+    `error` is the OSError or QmpError that the job has ended with.  `pause_count`
+    is the number of reasons to pause; it starts with one, which the start of the
+    work takes away.  `user_paused`: one of the reasons is the user's, or an error,
+    which only a user can resume from.  `is_cancelled`: the job is to end at once.
+    `cancel_requested`: it is to end, perhaps only after it has finished what it
+    began.
     """
 
     def __init__(
@@ -118,7 +122,7 @@ class Job:
 
     @property
     def nodes(self) -> list[BlockNode]:
-        """What the job works on."""
+        """The nodes that the job works on."""
         return []
 
     @property
@@ -145,13 +149,13 @@ class Job:
 
     @property
     def error_text(self) -> str | None:
-        """What `error` says to a user."""
+        """The text of `error` for a user; None without an error."""
         if isinstance(self.error, OSError):
             return reason_of(self.error)
         return None if self.error is None else self.error.desc
 
     def quiescent(self) -> bool:
-        """Whether it does nothing, and will not begin to as long as it is paused."""
+        """Return whether the job does nothing, and begins nothing as long as it is paused."""
         return self.is_completed or self._waiting.is_idle()
 
     def start(self) -> None:
@@ -170,21 +174,24 @@ class Job:
             self.error = kept(exc)
         self._work_ended = True
         self._waiting.busy = False
+        # QEMU completes a job in a bottom half (job_exit), which runs after the jobs that were
+        # entered before it: what they say comes first.
         await Until(self._others_have_moved)
         await self.txn.completed(self)
 
     def _others_have_moved(self) -> bool:
-        """Whether all jobs that have been entered go on: job_exit is a bottom half in QEMU."""
+        """Return whether all jobs that have been entered have noticed it."""
         return all(job.entry_taken() for job in self.host.jobs)
 
     def entry_taken(self) -> bool:
-        """Whether the work has noticed the last `enter`, if it waits for one at all."""
+        """Return whether the work has noticed the last `enter`, if it waits for one at all."""
         return self._waiting.is_noticed()
 
     async def pause_point(self) -> None:
-        """Pause here if somebody wants that, until nobody does or the job is cancelled."""
+        """Pause here if there is a reason to, until there is none or the job is cancelled."""
         if self._may_pass():
             return
+        # This may wait for requests under way: the reason may be gone afterwards.
         await self.driver.pause(self)
         if self._may_pass():
             return
@@ -197,9 +204,9 @@ class Job:
         return not self.should_pause or self.is_cancelled
 
     async def sleep(self, delay_ns: int) -> None:
-        """Wait so long, or until somebody enters the job; then comes a pause point.
+        """Wait for `delay_ns`, or until `enter`; then comes a pause point (job_sleep_ns).
 
-        Without a delay others still get their turn.
+        Without a delay other work still gets its turn now and then.
         """
         if self.is_cancelled:
             return
@@ -211,7 +218,7 @@ class Job:
         await self.pause_point()
 
     async def wait(self) -> None:
-        """Wait until somebody enters the job; then comes a pause point (job_yield)."""
+        """Wait until `enter`; then comes a pause point (job_yield)."""
         if self.is_cancelled:
             return
         if not self.should_pause:
@@ -219,15 +226,15 @@ class Job:
         await self.pause_point()
 
     async def become_ready(self) -> None:
-        """Source and target are in sync for the first time."""
+        """Say that source and target are in sync for the first time (job_transition_to_ready)."""
         self.go_to(JobStatus.READY)
         self.emit_ready()
 
     def enter(self) -> None:
         """Wake the work if it waits (job_enter); if not, nothing happens.
 
-        One that has to pause goes on pausing, unlike in QEMU, where nobody
-        can ask for anything while a section is drained.
+        A job that has to pause stays paused.  QEMU has no such case: no command can
+        come while a section is drained.
         """
         if self.busy or not self.started or self._work_ended:
             return
@@ -235,20 +242,20 @@ class Job:
             self._waiting.enter()
 
     def pause(self) -> None:
-        """One more who wants the job to pause."""
+        """Add a reason to pause (job_pause)."""
         self.pause_count += 1
         if not self._waiting.paused:
             self.enter()
 
     def resume(self) -> None:
-        """One less who wants that."""
+        """Take away a reason to pause; go on if there is none left (job_resume)."""
         assert self.pause_count > 0
         self.pause_count -= 1
         if not self.pause_count:
             self.enter()
 
     def go_to(self, status: JobStatus) -> None:
-        """Change the status, and say so (job_state_transition)."""
+        """Change the status, and send JOB_STATUS_CHANGE (job_state_transition)."""
         check_transition(self.status, status)
         if status is self.status:
             return
@@ -256,11 +263,11 @@ class Job:
         self.host.emit(JobStatusChange(id=self.id, status=status))
 
     def check_verb(self, verb: JobVerb) -> None:
-        """QmpError if the job does not take the verb in its present state."""
+        """Raise QmpError if the job does not take the verb in its state (job_apply_verb)."""
         check_verb(self.id, self.status, verb)
 
     def user_pause(self) -> None:
-        """QmpError if the user has paused it already, or it cannot be paused."""
+        """Pause for the user (job_user_pause); raise QmpError if that is impossible."""
         self.check_verb(JobVerb.PAUSE)
         if self.user_paused:
             raise QmpError("Job is already paused")
@@ -268,7 +275,10 @@ class Job:
         self.pause()
 
     def user_resume(self) -> None:
-        """Take the user's pause away, which may also be an error's; QmpError if there is none."""
+        """Take away the user's pause, which may be an error's; raise QmpError if there is none.
+
+        (job_user_resume.)
+        """
         if not self.user_paused:
             raise QmpError("Can't resume a job that was not paused")
         self.check_verb(JobVerb.RESUME)
@@ -277,7 +287,7 @@ class Job:
         self.resume()
 
     def user_complete(self) -> None:
-        """Let a ready job come to its end; QmpError if it cannot."""
+        """Let a ready job come to its end (job_complete); raise QmpError if it cannot."""
         self.check_verb(JobVerb.COMPLETE)
         if self.cancel_requested or not self.driver.complete(self):
             raise QmpError(f"The active block job '{self.id}' cannot be completed")
@@ -285,8 +295,9 @@ class Job:
             self.enter()
 
     async def cancel(self, force: bool = True) -> None:
-        """Cancel in any state; without `force` a ready job finishes, and no more than that."""
+        """Cancel in any state (job_cancel); without `force` a ready job finishes what it began."""
         self.request_cancel(force)
+        # Where there is no work that could notice it, the job is ended from here.
         if not self.started:
             await self.txn.completed(self)
         elif self._work_ended:
@@ -296,7 +307,7 @@ class Job:
             self.enter()
 
     def request_cancel(self, force: bool) -> None:
-        """The part of `cancel` that does not wake the job (job_cancel_async)."""
+        """Mark the job as cancelled, but do not wake it (job_cancel_async)."""
         force = self.driver.cancel(self, force)
         if self.user_paused:
             self.on_user_resume()
@@ -312,28 +323,28 @@ class Job:
         self.go_to(JobStatus.NULL)
 
     def fail_early(self) -> None:
-        """A job that could not even be created comes to its end (job_early_fail)."""
+        """End a job that could not be created completely (job_early_fail)."""
         self.txn.remove(self)
         self.dismiss()
 
     def on_user_resume(self) -> None:
-        """The user wants it to go on."""
+        """Take note that the user wants the job to go on."""
 
     def emit_ready(self) -> None:
-        """Say that the job is ready."""
+        """Send the event that the job is ready."""
 
     def emit_pending(self) -> None:
-        """Say that it waits to be finalized."""
+        """Send the event that the job waits to be finalized."""
 
     def emit_completed(self) -> None:
-        """Say that it has ended, with `error` or without."""
+        """Send the event that the job has ended, with `error` or without."""
 
     def emit_cancelled(self) -> None:
-        """Say that it was cancelled."""
+        """Send the event that the job was cancelled."""
 
 
 def check_job_id(host: JobHost, job_id: str) -> None:
-    """QmpError unless a new job may have the id."""
+    """Raise QmpError unless a new job may have the id (job_create)."""
     if not well_formed_id(job_id):
         raise QmpError(f"Invalid job ID '{job_id}'")
     if any(other.id == job_id for other in host.jobs):

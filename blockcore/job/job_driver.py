@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a kind of job has: the work, and the steps of its end (QEMU's JobDriver).
+"""What a kind of job does: the work, and the steps of its end (QEMU's JobDriver).
 
 `run` is the work.  After it, `prepare` may still fail; then come `commit` or
 `abort`, and `clean`.
@@ -16,37 +16,43 @@ J = TypeVar("J", contravariant=True)
 
 
 class JobDriver(Generic[J]):
-    """The steps of one job, and what happens where a kind does not have one.
+    """The steps of one job; a kind overrides those that it has.
 
-    A job has its driver; the driver is told of the job each time, and does not
-    keep it: what refers to each other waits for Python's collector.
+    A job has its driver.  The driver gets the job with each call, and does not keep
+    it: two objects that refer to each other wait for Python's collector.
     """
 
     type: JobType
 
     async def run(self, job: J) -> None:
-        """The work; raises OSError or QmpError if it has failed."""
+        """Do the work; raise OSError or QmpError if it fails."""
         raise NotImplementedError
 
     async def prepare(self, job: J) -> None:
-        """What can fail of the end of a job that has succeeded so far: OSError or QmpError."""
+        """Do those last steps of a successful job that can fail: by OSError or QmpError."""
 
     async def commit(self, job: J) -> None:
-        """The job has succeeded, and all of its transaction."""
+        """Settle a job that has succeeded, as all jobs of its transaction have."""
 
     async def abort(self, job: J) -> None:
-        """The job has failed or was cancelled."""
+        """Settle a job that has failed or was cancelled."""
 
     async def clean(self, job: J) -> None:
-        """Give back everything, after either."""
+        """Give back everything, after `commit` and after `abort`."""
 
     async def pause(self, job: J) -> None:
         """Come to rest, before the job counts as paused."""
 
     def cancel(self, job: J, force: bool) -> bool:
-        """Whether to cancel at once (True), or to finish what was begun."""
+        """Return whether to cancel at once; False: finish what was begun.
+
+        `force` is what the client wants.
+        """
         return True
 
     def complete(self, job: J) -> bool:
-        """Come to an end, as the user wants; False if there is none to come to now, or QmpError."""
+        """Bring a ready job to its end, as the user wants.
+
+        Return False if the job cannot be completed now, or raise QmpError with a reason.
+        """
         return False

@@ -2,8 +2,9 @@
 """Jobs that succeed or fail together: QEMU's JobTxn.
 
 Every job is in a transaction, most in one of their own.  When the work of all
-its jobs has succeeded they are finalized together; when one fails, the others
-are cancelled.  The last steps of each, from the end of its work on, are here.
+its jobs has succeeded, the jobs are finalized together; when one fails, the
+others are cancelled.  The last steps of a job, from the end of its work on, are
+here.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from blockcore.qapi.names import JobStatus, QmpError
 class JobTxn:
     """The jobs that belong together, the newest first.
 
-    `finalizing`: the last steps are under way, and nobody may interfere.
+    `finalizing`: the last steps of a job are under way, and no command may
+    interfere (`commands.jobs.find_job` waits).
     """
 
     def __init__(self, host: JobHost) -> None:
@@ -39,7 +41,7 @@ class JobTxn:
         self.jobs.remove(job)
 
     async def completed(self, job: Job) -> None:
-        """The work of a job has ended (job_completed); it may be the last one."""
+        """Go on after the work of a job has ended (job_completed); it may be the last one."""
         _update_result(job)
         if job.error is not None:
             await self.abort(job)
@@ -61,6 +63,7 @@ class JobTxn:
                 await self._finalize()
 
     async def _finalize(self) -> None:
+        # While this waited for its turn with the graph, a job may have been cancelled.
         if self._aborting:
             return
         for job in list(self.jobs):
@@ -72,10 +75,10 @@ class JobTxn:
             await _finalize_single(job)
 
     async def abort(self, job: Job) -> None:
-        """A job has failed: cancel the others, and end one after the other, the newest first.
+        """Cancel the others because a job has failed, and end all of them, the newest first.
 
-        (job_completed_txn_abort.)  Nothing to do if another job has failed
-        before, and its end includes this one's.
+        (job_completed_txn_abort.)  Do nothing if another job has failed before: its
+        end includes that of this job.
         """
         if self._aborting:
             return
@@ -90,23 +93,26 @@ class JobTxn:
                     await _finalize_single(other)
 
     async def roll_back(self, job: Job) -> None:
-        """The same for jobs that have not started, by a caller who changes the graph already."""
+        """Cancel and end all jobs because of a job that has not started; none of the others has.
+
+        The caller has its turn with the graph already (`_undisturbed` would wait for it).
+        """
         if not self._aborting:
             job.request_cancel(True)
             self._cancel_others(job)
             await self._finalize_all()
 
     def _undisturbed(self) -> Turn:
-        """As a context: nobody else changes the graph of the jobs.
+        """Return a context in which no command changes the graph around the jobs' nodes.
 
-        The nodes are those of now: who has this first gives them up.
+        The nodes are those of now: the last steps give them up on the way.
         """
         nodes = [node for job in self.jobs for node in job.nodes]
         return self._host.changing.part(lambda: nodes)
 
     @contextmanager
     def _last_steps(self) -> Iterator[None]:
-        """Nobody wants anything of the jobs meanwhile."""
+        """Keep commands from the jobs inside the context."""
         self.finalizing = True
         try:
             yield
@@ -129,7 +135,7 @@ def _is_completed(job: Job) -> bool:
 
 
 def _update_result(job: Job) -> None:
-    """What was cancelled has failed; what has failed is aborting (job_update_rc)."""
+    """Make a cancelled job a failed one, and a failed one aborting (job_update_rc)."""
     if job.error is None and job.is_cancelled:
         job.error = failure(errno.ECANCELED)
     if job.error is not None:
@@ -137,7 +143,7 @@ def _update_result(job: Job) -> None:
 
 
 async def _try_prepare(job: Job) -> bool:
-    """`prepare`, whose failure is the job's; whether it has gone well."""
+    """Call `prepare`, whose failure is the job's; return whether the job is still good."""
     try:
         await job.driver.prepare(job)
     except (OSError, QmpError) as exc:
@@ -147,7 +153,7 @@ async def _try_prepare(job: Job) -> bool:
 
 
 async def _finalize_single(job: Job) -> None:
-    """The last steps, the event, and the end (job_finalize_single)."""
+    """Take the last steps of one job, send the event, conclude it (job_finalize_single)."""
     _update_result(job)
     if job.error is None:
         await job.driver.commit(job)

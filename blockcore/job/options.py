@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What every command that starts a job takes."""
+"""The options that every command that starts a job takes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOptions:
-    """`speed` in bytes per second, 0 without a limit.
+    """The options of a job; `speed` in bytes per second, 0 without a limit.
 
-    `job_id` None: the name of the drive.  `filter_node_name` is for the node that
-    the job puts over another; without it the node is implicit.
+    `job_id` None: the name of the drive.  `filter_node_name` names the filter that
+    the job puts over a node; without a name the filter is implicit.
     """
 
     job_id: str | None = None

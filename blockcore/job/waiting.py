@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Where the work of a job waits: for the end of a pause or of a sleep, or for something to do.
 
-A job that nobody lets go on waits in `_entry` and nowhere else, and `enter`
-wakes it there, as job_enter does in QEMU.
+The work waits in `_entry` and nowhere else, and `enter` wakes it there, as
+job_enter does in QEMU.
 """
 
 from __future__ import annotations
@@ -10,11 +10,18 @@ from __future__ import annotations
 from blockcore.bql.effects import Call, Until
 
 STEPS_PER_BREATH = 32
-"""A job that never has to wait for a disk lets others go first once in so many steps."""
+"""The number of steps without a wait after which a job lets other work go first.
+
+A job that never has to wait for a disk would keep the big lock.  Fewer steps
+cost a job more changes of thread, more steps make guests wait longer.
+"""
 
 
 class Waiting:
-    """`busy`: the work does not wait here.  `paused`, `sleeping`: that is what it waits for."""
+    """The state of a job's work: at work, or what it waits for.
+
+    `busy`: the work does not wait here.  `paused`, `sleeping`: what it waits for.
+    """
 
     def __init__(self) -> None:
         self.busy = False
@@ -24,11 +31,11 @@ class Waiting:
         self._steps = 0
 
     def is_idle(self) -> bool:
-        """Whether the work does nothing, and is not about to."""
+        """Return whether the work does nothing, and is not about to."""
         return not (self.busy or self._entered)
 
     def is_noticed(self) -> bool:
-        """Whether the work has noticed the last `enter`, if it waits for one at all."""
+        """Return whether the work has noticed the last `enter`, if it waits for one at all."""
         return self.busy or not self._entered
 
     def enter(self) -> None:
@@ -36,13 +43,13 @@ class Waiting:
         self._entered = True
 
     async def pause(self) -> None:
-        """Wait for `enter`, as somebody who is paused."""
+        """Wait for `enter`, in the state `paused`."""
         self.paused = True
         await self._entry(None)
         self.paused = False
 
     async def sleep(self, deadline_ns: int) -> None:
-        """Wait for `enter`, or until the deadline."""
+        """Wait for `enter`, or until the deadline of the monotonic clock."""
         self.sleeping = True
         await self._entry(deadline_ns)
         self.sleeping = False
@@ -52,7 +59,7 @@ class Waiting:
         await self._entry(None)
 
     async def breathe(self) -> None:
-        """Let others go first, now and then."""
+        """Let other work go first, once in `STEPS_PER_BREATH` calls."""
         self._steps += 1
         if self._steps % STEPS_PER_BREATH == 0:
             await Call(_breathe)
@@ -67,4 +74,4 @@ class Waiting:
 
 
 def _breathe() -> None:
-    """To wait for this lets the lock go."""
+    """Do nothing: a coroutine that waits for this call lets the big lock go."""
