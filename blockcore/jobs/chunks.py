@@ -13,24 +13,27 @@ from blockcore.jobs.sides import side_of
 from blockcore.qapi.names import BlockErrorAction, IoOperationType
 
 CHUNK = 512 << 10
-"""How much is looked at, and copied, in one go (STREAM_CHUNK, COMMIT_BUFFER_SIZE)."""
+"""The most bytes that one step looks at and copies (STREAM_CHUNK, COMMIT_BUFFER_SIZE)."""
 
 Find = Callable[[int, int], Awaitable[tuple[bool, int]]]
-"""Says whether the beginning of a range is to be copied, and how much of it; OSError."""
+"""Returns whether the beginning of a range is to be copied, and its length; raises OSError."""
 
 Copy = Callable[[int, int], Awaitable[None]]
-"""Copies what was found; SourceError, or OSError if it was the target that failed."""
+"""Copies what was found; raises SourceError, or OSError if the target failed."""
 
 
 async def copy_by_chunks(
     job: BlockJob, length: int, find: Find, copy: Copy, *, skips_ignored: bool = False
 ) -> None:
-    """Copy what is found in `length` bytes; ends early if the job is cancelled.
+    """Copy what `find` finds in `length` bytes; return early if the job is cancelled.
 
-    An error that the policy ignores is met again after a while.  With
-    `skips_ignored` what is behind it comes next; then the first of such errors is
-    the job's in the end.  Raises OSError.
+    An error that the policy ignores is met again after `RETRY_NS`.  With
+    `skips_ignored` the job goes on behind it instead, and the first such error is
+    the job's in the end.  Raise the OSError that the policy reports.
     """
+    # Each round looks at one chunk and copies what is to be copied of it.  After an error the
+    # policy decides: STOP has paused the job, which tries again after that; IGNORE tries again
+    # or skips; REPORT ends the loop.
     first_error: OSError | None = None
     offset = delay_ns = 0
     while offset < length:
@@ -53,6 +56,7 @@ async def copy_by_chunks(
             first_error = first_error or exc
             if action is BlockErrorAction.REPORT:
                 break
+            # The look itself failed: nothing is known of this chunk.
             done = done or size
         job.progress.update(done)
         offset += done

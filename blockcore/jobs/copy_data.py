@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Data from one node to another: a read and a write, or the shortcut."""
+"""Moving data from one node to another: by a read and a write, or by the shortcut."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from blockcore.rules.host import Concerned
 
 
 class DataCopier:
-    """Copies parts of `source` to the same places of `target`; `most` bytes are usual."""
+    """Copies parts of `source` to the same places of `target`.
+
+    `most` is the usual length of a part at most, in bytes: the size of its buffers.
+    """
 
     def __init__(
         self, host: Concerned, source: BlockNode, target: BlockNode, most: int
@@ -31,7 +34,7 @@ class DataCopier:
         self._found: CopyShortcut | None = None
 
     async def copy(self, offset: int, length: int) -> None:
-        """Raises SourceError, or OSError if it was the target that failed."""
+        """Copy one part; raise SourceError, or OSError if the target failed."""
         shortcut = self._shortcut(offset, length)
         if shortcut is not None:
             _, error = await shortcut.copy(((offset, length),))
@@ -47,12 +50,19 @@ class DataCopier:
             self._buffers.put_back(buffer)
 
     def has_shortcut(self, offset: int, length: int) -> bool:
-        """Whether to read and write a part, and to ask what it is, concerns nobody now."""
+        """Return whether a part may be looked at, read and written past the nodes now.
+
+        No fault rule may be on the way, wherever it strikes: it may count questions for the
+        block status.
+        """
         shortcut = self._shortcut(offset, length)
         return shortcut is not None and not shortcut.has_rules
 
     async def copy_all(self, parts: Sequence[Part]) -> Copied:
-        """Copy one part after the other, until one fails, whose error is as `copy` raises it."""
+        """Copy one part after the other; return how many, and the error of the next one.
+
+        The error is a SourceError if the source failed.
+        """
         shortcut = self._shortcut(*parts[0])
         if shortcut is not None and all(self._shortcut(*part) for part in parts[1:]):
             return await shortcut.copy(parts)
@@ -64,9 +74,10 @@ class DataCopier:
         return Copied(len(parts))
 
     def _shortcut(self, offset: int, length: int) -> CopyShortcut | None:
-        """Return the shortcut, if what is to be read and written there concerns nobody now."""
+        """Return the shortcut, if a read and a write of this part may take it now."""
         if offset + length > min(self._source.size, self._target.size):
             return None
+        # `concerns` is another number whenever something may forbid the shortcut.
         concerns = self._host.concerns
         if self._concerns != concerns:
             self._found = find_shortcut(self._source, self._target, self._buffers)

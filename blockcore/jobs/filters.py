@@ -27,10 +27,10 @@ async def insert_filter(
     *,
     read_only: bool = False,
 ) -> F:
-    """Whoever uses `over` uses a filter on it from now on (bdrv_append); QmpError.
+    """Put a filter over a node, and let the node's users use it (bdrv_append); raise QmpError.
 
-    `definition` says its name, or that it is to have none of the user's; then
-    it is implicit.
+    `make` creates the filter.  `definition` has the filter's name; without one the
+    filter is implicit.
     """
     node = _make(machine, over, make, definition, read_only)
     node.implicit = definition.node_name is None
@@ -50,9 +50,10 @@ async def insert_node(
     *,
     implicit: bool = True,
 ) -> F:
-    """The same for a filter that is opened first, and told apart in errors (bdrv_insert_node).
+    """Open a filter, then put it over a node, with prefixed errors (bdrv_insert_node).
 
-    `implicit` says whether one without a name of the user's may be so.
+    The errors tell whether the filter could not be opened or not take the place.
+    `implicit`: a filter without a name of the user's is implicit.
     """
     with told("Could not create node: "):
         node = _make(machine, over, make, definition, False)
@@ -100,6 +101,6 @@ def _make(
 
 
 async def drop_filter(machine: Machine, node: FilterNode) -> None:
-    """Let the users of a filter use what it shows, in a drained section."""
+    """Let the users of a filter use what it shows, and close it, in a drained section."""
     async with Drain(machine, [node]):
         await take_away(machine.graph, node)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What all commands that start a job have to check."""
+"""The checks of all commands that start a job, and what images say of each other after it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _STOPPING = (BlockdevOnError.STOP, BlockdevOnError.ENOSPC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewBacking:
-    """What a job writes into the header of an image that comes to be on another one.
+    """What a job writes into the header of an image that gets another backing file.
 
-    `name` None: the file name of that one; an empty one is no backing file.
-    `mask_protocol`: call it `raw` if it has no format of its own.
+    `name` None: the file name of the backing node; an empty name is no backing file.
+    `mask_protocol`: write the format `raw` if the backing node has no format.
     """
 
     name: str | None = None
     mask_protocol: bool = False
 
     def of(self, node: BlockNode) -> tuple[str, str]:
-        """The name and the format for `node`."""
+        """Return the file name and the format to write for the backing node `node`."""
         masked = self.mask_protocol and node.driver not in FORMATS
         return node.filename if self.name is None else self.name, "raw" if masked else node.driver
 
 
 def check_on_error(machine: Machine, node: BlockNode, policy: BlockdevOnError, name: str) -> None:
-    """QmpError if a job on the node may not stop for errors.
+    """Raise QmpError if a job on the node may not stop for errors.
 
     The rule of the design that this machine follows ("block: introduce block
     job error"): only if the device has rerror=stop and werror=stop or enospc.
@@ -48,13 +48,13 @@ def check_on_error(machine: Machine, node: BlockNode, policy: BlockdevOnError, n
 
 
 def check_ops(nodes: list[BlockNode], op: BlockOpType) -> None:
-    """QmpError if a job or an overlay forbids the operation on one of the nodes."""
+    """Raise QmpError if a job or an overlay forbids the operation on one of the nodes."""
     for node in nodes:
         node.check_op(op)
 
 
 async def quietly_read_only(machine: Machine, node: BlockNode) -> None:
-    """Make a node read-only again; nobody is there to hear that it cannot be."""
+    """Make a node read-only again; drop an error, which no client could be told of."""
     try:
         await set_read_only(machine, node, True)
     except QmpError:

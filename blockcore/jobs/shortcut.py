@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Data from one file to another in one call, past the nodes over them.
+"""Moving data from one file to another in one call, past the nodes over them.
 
 What forbids a guest the shortcut forbids this one too (`BlockNode.way`).
 """
@@ -16,27 +16,35 @@ from blockcore.nodes.node import BlockNode
 from blockcore.nodes.shortcut.way import Way
 
 Part = tuple[int, int]
-"""Offset and length, in bytes."""
+"""The offset and the length of a part, in bytes."""
 
 
 class Copied(NamedTuple):
-    """How many parts have been copied, one after the other, and the error of the next."""
+    """How many parts have been copied, in order, and the error of the next one.
+
+    The error is a SourceError if the read failed.
+    """
 
     parts: int
     error: OSError | None = None
 
 
 class Buffers:
-    """Buffers of `most` bytes, which is usual, for whoever copies; with or without the lock."""
+    """Buffers of `most` bytes, for the usual parts, kept for the next copy.
+
+    Used by coroutines under the big lock and by threads without it: a pop and an
+    append of a list are one step each.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._free: list[memoryview] = []
 
     def take(self, length: int) -> memoryview:
-        """Return a buffer of at least `length` bytes, to be put back."""
+        """Return a buffer of at least `length` bytes, which the caller puts back."""
         try:
             buffer = self._free.pop()
+        # Not asked beforehand: another thread may take the last one in between.
         except IndexError:
             buffer = memoryview(bytearray(self._most))
         return buffer if len(buffer) >= length else memoryview(bytearray(length))
@@ -46,9 +54,9 @@ class Buffers:
 
 
 class CopyShortcut:
-    """From the file of `read` to the file of `write`, as long as nothing concerns either.
+    """The way from the file of `read` to the file of `write`, while nothing concerns either.
 
-    With one call for both, there are no more buffers in use than threads, and
+    One call reads and writes.  So there are no more buffers in use than threads, and
     what a buffer holds is still in a processor's cache when it is written.
     """
 
@@ -61,25 +69,29 @@ class CopyShortcut:
         self._gated = bool(read.read_gate or write.write_gate)
 
     def is_open(self, offset: int, length: int) -> bool:
-        """Whether no rule may hit the read or the write of a part."""
+        """Return whether no fault rule may hit the read or the write of a part."""
         if not self._gated:
             return True
         read, write = self._read.read_gate, self._write.write_gate
         return not (read.touches(offset, length) or write.touches(offset, length))
 
     async def copy(self, parts: Sequence[Part]) -> Copied:
-        """Copy one part after the other, until one fails, and leave the nodes' traces."""
+        """Copy one part after the other, until one fails, and leave the nodes' traces.
+
+        Called under the big lock, which the data is moved without.
+        """
         read, write = self._read, self._write
         read.traces.read()
         copied: Copied = await LaneCall(self._lane, self._move_all, parts)
         done, error = copied
+        # A write that has failed may have written a part of its data.
         touched = done if error is None or isinstance(error, SourceError) else done + 1
         for part in parts[:touched]:
             write.traces.wrote(*part)
         return copied
 
     def _move_all(self, parts: Sequence[Part]) -> Copied:
-        """Called without the lock, on several threads."""
+        """Copy the parts, without the big lock; several threads may be in here."""
         for done, part in enumerate(parts):
             try:
                 self._move(*part)
@@ -112,6 +124,7 @@ def _way(node: BlockNode) -> Way | None:
     """Return the way to the file of a node whose requests need not wait for each other."""
     below: BlockNode | None = node
     while below is not None:
+        # Requests of this node are tracked, so that overlapping ones wait for each other.
         if below.requests is not None:
             return None
         below = below.file or below.filtered

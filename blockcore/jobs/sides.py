@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which side of a job has failed: what is read from, or what is written to."""
+"""Which side of a job has failed: the node it reads from, or the node it writes to."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from blockcore.qapi.names import IoOperationType
 
 
 class SourceError(OSError):
-    """It was the source that failed."""
+    """An error of the source."""
 
 
 @contextmanager
 def of_source() -> Iterator[None]:
-    """Make an OSError a SourceError."""
+    """Turn an OSError inside the context into a SourceError."""
     try:
         yield
     except OSError as exc:
@@ -23,5 +23,5 @@ def of_source() -> Iterator[None]:
 
 
 def side_of(exc: OSError) -> IoOperationType:
-    """Return READ if it was the source that failed, else WRITE."""
+    """Return READ if the source failed, WRITE if the target did."""
     return IoOperationType.READ if isinstance(exc, SourceError) else IoOperationType.WRITE

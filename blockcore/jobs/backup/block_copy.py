@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Copying clusters once each: what a backup job and guests' writes share (`block/block-copy.c`).
 
-A bitmap says which clusters are still to be copied.  Whoever copies one takes
-it out of the bitmap, and puts it back if that has failed; others who need the
-same cluster wait for the outcome.
+A bitmap says which clusters are still to be copied.  A task takes a cluster out of
+the bitmap when it begins to copy, and puts it back if that fails.  Calls that need
+a cluster of another call's task wait for its outcome.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ from blockcore.rules.host import CopyHost
 from blockcore.rules.ranges import align_down
 
 MIN_CLUSTER = 64 << 10
+"""The smallest unit of copying, in bytes (BLOCK_COPY_CLUSTER_SIZE_DEFAULT)."""
 
 MAX_CHUNK = 1 << 20
-"""How much one task copies, unless clusters are larger (BLOCK_COPY_MAX_BUFFER)."""
+"""The most bytes that one task copies, unless clusters are larger (BLOCK_COPY_MAX_BUFFER)."""
 
 
 class Meter(Protocol):
-    """Who is told of progress, in bytes."""
+    """A receiver of the progress, in bytes."""
 
     def set_remaining(self, nbytes: int) -> None:
-        """So much is still to be done."""
+        """Take note that `nbytes` are still to be copied."""
 
     def update(self, nbytes: int) -> None:
-        """So much more is done."""
+        """Take note that `nbytes` more have been copied."""
 
 
 class _Task:
-    """A part on its way."""
+    """A part that is being copied, from `offset` to `end`; `zero`: it is zero in the source."""
 
     __slots__ = ("end", "offset", "zero")
 
@@ -51,9 +52,9 @@ class _Task:
 class BlockCopy:
     """The state that all calls on one pair of nodes share.
 
-    `skip_unallocated`: what is not in the top image of the source is not
-    copied, and found out on the way.  `discard_source`: what has been copied is
-    not needed any more.  `abandoned`: the copy is not needed any more.
+    `skip_unallocated`: data that is not in the top image of the source is not copied;
+    each task finds that out.  `discard_source`: what has been copied is discarded in
+    the source.  `abandoned`: the backup is cancelled, and nothing needs to be copied.
     """
 
     def __init__(
@@ -82,8 +83,12 @@ class BlockCopy:
         self._data = DataCopier(host, source, target, MAX_CHUNK)
 
     async def run(self, call: CopyCall) -> None:
-        """Copy what of a call's range is not copied yet; `call` has the outcome."""
+        """Copy what of a call's range is not copied yet (block_copy_common).
+
+        The outcome is in `call.error`.
+        """
         while not call.cancelled:
+            # Tasks of other calls may fail and put their clusters back: then it goes round again.
             found = await self._copy_dirty(call)
             if call.error is not None:
                 break
@@ -94,7 +99,7 @@ class BlockCopy:
     async def reset_unallocated(self, offset: int) -> int:
         """Take out of the bitmap what begins at `offset` and is not in the top image.
 
-        How many bytes are known then.  (block_copy_reset_unallocated.)
+        (block_copy_reset_unallocated.)  Return how many bytes have been looked at.
         """
         allocated, known = await self._top_allocation(offset, self.source.size - offset)
         if not allocated:
@@ -103,7 +108,10 @@ class BlockCopy:
         return known
 
     async def _copy_dirty(self, call: CopyCall) -> bool:
-        """Whether there was something to do."""
+        """Copy the dirty clusters of a call's range, by tasks; return whether there were any.
+
+        (block_copy_dirty_clusters.)
+        """
         found, offset = False, call.offset
         chunk = max(MAX_CHUNK, self.cluster_size)
         if call.max_chunk:
@@ -119,6 +127,7 @@ class BlockCopy:
                 if not await self._has_slot(call):
                     self._end(task, again=True)
                     break
+                # The only task: no coroutine of its own is needed.
                 if offset >= call.end and not call.running:
                     await self._carry_out(call, task)
                 else:
@@ -129,11 +138,9 @@ class BlockCopy:
         return found
 
     async def _has_slot(self, call: CopyCall) -> bool:
-        """Wait until one more may run; False if by then nothing is to be begun any more.
-
-        What QEMU begins together may here meet the failure of what was begun
-        first, since looking at the source takes time: it is begun all the same.
-        """
+        """Wait until one more task may run; return False if no task is to begin any more."""
+        # In QEMU tasks of one batch begin together.  Here the look at the source takes time, so
+        # that the first task may have failed by now: the next one is begun all the same.
         if call.running < call.max_workers and call.max_workers > 1:
             return True
         await Until(lambda: call.running < call.max_workers)
@@ -146,7 +153,10 @@ class BlockCopy:
             call.running -= 1
 
     async def _prepare(self, call: CopyCall, task: _Task) -> bool:
-        """Whether the task is to be carried out now; if not, it is over."""
+        """Return whether the task is to be carried out now; if not, it is over.
+
+        It is not if there is nothing to copy, or if the speed limit has made the call sleep.
+        """
         if not await self._look(task):
             self._end(task)
             return False
@@ -162,7 +172,7 @@ class BlockCopy:
         return True
 
     async def _look(self, task: _Task) -> bool:
-        """Shorten the task to what is all of one kind; False if it is not wanted at all."""
+        """Shorten the task to what is all of one kind; return False if it is not wanted at all."""
         length = task.end - task.offset
         if self.skip_unallocated:
             allocated, known = await self._top_allocation(task.offset, length)
@@ -181,12 +191,16 @@ class BlockCopy:
         return True
 
     def _whole(self, offset: int, length: int) -> int:
-        """In whole clusters, but for the end of the source."""
+        """Return the length of the whole clusters in a range; the last one may be short."""
         at_end = offset + length >= self.source.size
         return length if at_end else align_down(length, self.cluster_size)
 
     async def _top_allocation(self, offset: int, length: int) -> tuple[bool, int]:
-        """In whole clusters; what cannot be found out counts as allocated."""
+        """Return whether the beginning of a range is in the top image, and its length in bytes.
+
+        The length is of whole clusters.  A cluster whose state cannot be found out
+        counts as allocated.
+        """
         try:
             allocated, known = await is_allocated_above(
                 self.source, backing_chain_next(self.source), offset, length
@@ -205,9 +219,9 @@ class BlockCopy:
             self._end(task, again=True)
             return
         if self.discard_source:
-            # Whether it works is nobody's affair (block_copy_task_entry).  Those who wait for
-            # the task are about to write there, and go on only after it: in QEMU the discard
-            # is on its way before they can be.
+            # A failure of the discard is dropped (block_copy_task_entry).  Calls that wait for the
+            # task are about to write here, and go on only after the discard: in QEMU it is on its
+            # way before they can be.
             with contextlib.suppress(OSError):
                 await self.source.discard(task.offset, task.end - task.offset)
         if self.meter is not None:
@@ -246,7 +260,7 @@ class BlockCopy:
             self.meter.set_remaining(self.bitmap.count + self._in_flight_bytes)
 
     async def _others_end(self, call: CopyCall) -> bool:
-        """Wait for somebody else's copy of a part of the range; False if there is none."""
+        """Wait for a task of another call in the range; return False if there is none."""
         for task in self._tasks:
             if task.offset < call.end and call.offset < task.end:
                 await Until(partial(self._is_over, task))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One wish to have a range copied: by a backup for all of its source, by a guest for a write."""
+"""One request to have a range copied: by a backup for its whole source, by a guest for a write."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from blockcore.bql.effects import Until
 from blockcore.rules.ratelimit import RateLimit
 
 MAX_WORKERS = 64
-"""How many parts one call has on their way (BLOCK_COPY_MAX_WORKERS)."""
+"""How many tasks of one call run at the same time (BLOCK_COPY_MAX_WORKERS)."""
 
 
 class CopyCall:
-    """One wish to have a range copied; offsets in bytes.
+    """One request to have a range copied; offsets in bytes (BlockCopyCallState).
 
-    `error` is the first that was met; a SourceError if it was the source that failed.
+    `error` is the first error that was met; a SourceError if the source failed.
     """
 
     def __init__(
@@ -31,22 +31,25 @@ class CopyCall:
         self._woken = False
 
     def cancel(self) -> None:
-        """Begin nothing more; what has begun goes on to its end."""
+        """Begin no more tasks; those that have begun go on to their end."""
         self.cancelled = True
         self.wake()
 
     def wake(self) -> None:
-        """Do not sleep any longer: the speed limit is another."""
+        """End the sleep, because the speed limit is another."""
         self._woken = True
 
     def over(self) -> bool:
-        """Whether nothing more is to be begun."""
+        """Return whether no more tasks are to begin."""
         return self.cancelled or self.error is not None
 
     def is_finished(self) -> bool:
         return self.finished
 
     async def sleep(self, deadline_ns: int) -> None:
-        """Not for one that is cancelled: nobody wakes it any more (in QEMU it sleeps)."""
+        """Sleep until the deadline or `wake`; not at all if the call is cancelled.
+
+        Nothing would wake it then.  QEMU sleeps on in this case.
+        """
         self._woken = self.cancelled
         await Until(lambda: self._woken, deadline_ns)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The copy-before-write filter: what is about to be overwritten is copied first.
+"""The copy-before-write filter: data that is about to be overwritten is copied first.
 
 (`block/copy-before-write.c`.)  Backups put it over their source, so that the
 target has what was there when they began.
@@ -20,12 +20,14 @@ from blockcore.rules.ranges import align_down, align_up
 
 
 class CopyBeforeWriteNode(FilterNode):
-    """A copy that fails fails the guest's write; the backup itself hears nothing of that.
+    """Copies what a guest's write is about to overwrite, before it lets the write go on.
 
-    Not if the backup has been cancelled: nobody needs the old data any more.
+    If the copy fails, the guest's write fails, and the backup does not learn of it
+    (on-cbw-error=break-guest-write).  After the backup has been cancelled nothing is
+    copied: the old data is no longer needed.
 
-    `keeper` is the node that the bitmap of what is to be copied belongs to:
-    the source, or None for the filter itself.
+    `keeper` is the node that has the bitmap of what is to be copied: the source, or
+    None for the filter itself.
     """
 
     driver = "copy-before-write"
@@ -58,9 +60,10 @@ class CopyBeforeWriteNode(FilterNode):
         return self if self._keeper is None else self._keeper
 
     def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
-        """The target may be written by others as well: it may be under the source's guests.
+        """Return the permissions on a child (cbw_child_perm).
 
-        As long as nobody is above the filter, others may write the source.
+        The target may be written by others as well: it may be below the source's guests.
+        As long as there is nothing above the filter, others may write to the source.
         """
         if name == "target":
             return Perm.WRITE, ALL & ~Perm.RESIZE
@@ -82,7 +85,7 @@ class CopyBeforeWriteNode(FilterNode):
         await super().do_zero(offset, length, may_unmap)
 
     async def _save(self, offset: int, length: int) -> None:
-        """Copy the clusters that a request touches, unless they have been; raises OSError."""
+        """Copy the clusters that a request touches and that have not been copied; raise OSError."""
         if self.copy.abandoned:
             return
         cluster = self.copy.cluster_size
@@ -94,7 +97,7 @@ class CopyBeforeWriteNode(FilterNode):
         self._done.set(start, end - start)
 
     async def flush(self, *, of_write: bool = False) -> None:
-        """The guest's data is in `file`; the target is the backup's affair."""
+        """Flush the guest's data only; the target is the backup's affair (cbw_co_flush)."""
         await self.below.flush()
 
     def do_way(self) -> Way | None:

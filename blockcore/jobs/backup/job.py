@@ -30,10 +30,11 @@ from blockcore.qapi.names import (
 from blockcore.rules.bitmap import DirtyBitmap
 
 INT64_MAX = (1 << 63) - 1
+"""The largest cluster size that bdrv_cbw_append takes, in bytes."""
 
 
 class BitmapSyncMode(StrEnum):
-    """When a bitmap that says what to copy forgets it."""
+    """When the bitmap that says what to copy is cleared."""
 
     ON_SUCCESS = "on-success"
     NEVER = "never"
@@ -42,10 +43,10 @@ class BitmapSyncMode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupOptions:
-    """How to back up; `bitmap` is one of the source's.
+    """How to back up; `bitmap` is one of the source's bitmaps.
 
-    `max_chunk` and `min_cluster_size` in bytes, 0 without a limit.
-    `discard_source`: what has been copied is discarded from the source.
+    `max_chunk` and `min_cluster_size` are in bytes, 0 for no limit.
+    `discard_source`: what has been copied is discarded in the source.
     """
 
     sync: MirrorSyncMode
@@ -60,7 +61,7 @@ class BackupOptions:
 
 
 class Backup(BlockJobDriver):
-    """Copies what guests have not made the filter copy before."""
+    """The driver of a backup: it copies what guests' writes have not made the filter copy."""
 
     type = JobType.BACKUP
 
@@ -75,15 +76,16 @@ class Backup(BlockJobDriver):
         self._call: CopyCall | None = None
 
     def take_nodes(self, job: BlockJob) -> None:
-        """Use the target, and tell the job of what is copied; QmpError."""
+        """Use the target, and give the job the progress of the copying; raise QmpError."""
         job.add_node(self._copy.target)
         self._choose_clusters()
         self._copy.meter = job.progress
 
     def _choose_clusters(self) -> None:
-        """Before guests go on, who may be the first to copy: a user may pause the job right away.
+        """Say in the bitmap what is to be copied (backup_init_bcs_bitmap).
 
-        (backup_init_bcs_bitmap.)
+        This comes before guests go on: their writes may be the first to copy, and a user
+        may pause the job right away.
         """
         copy, sync = self._copy, self._backup.sync
         if sync is MirrorSyncMode.BITMAP:
@@ -103,6 +105,7 @@ class Backup(BlockJobDriver):
         await self._copy_all(job)
 
     async def _leave_out_unallocated(self, job: BlockJob) -> None:
+        """Take out of the bitmap what is not in the top image (backup_run, for sync=top)."""
         offset = 0
         while offset < self._source.size:
             await job.sleep(0)
@@ -112,7 +115,10 @@ class Backup(BlockJobDriver):
         self._copy.skip_unallocated = False
 
     async def _copy_all(self, job: BlockJob) -> None:
-        """backup_loop: after an error, or a pause, the rest is copied by another call."""
+        """Copy everything that is in the bitmap (backup_loop).
+
+        After an error, or a pause, another call copies the rest.
+        """
         while not job.is_cancelled:
             call = self._call = self._new_call(job)
             self._machine.spawn(self._carry_out(job, call))
@@ -142,6 +148,7 @@ class Backup(BlockJobDriver):
         job.enter()
 
     async def _after_error(self, job: BlockJob, error: OSError) -> None:
+        """Apply the policy to a call's error: raise it, wait for the user, or wait `RETRY_NS`."""
         if job.is_cancelled:
             return
         action = job.failed(side_of(error), error)
@@ -153,12 +160,14 @@ class Backup(BlockJobDriver):
             await job.sleep(RETRY_NS)
 
     async def pause(self, job: BlockJob) -> None:
+        """Cancel the call, and wait until what it has begun has ended."""
         call = self._call
         if call is not None and not call.finished:
             call.cancel()
             await Until(call.is_finished)
 
     def cancel(self, job: BlockJob, force: bool) -> bool:
+        """Cancel at once, and let guests' writes go on without a copy."""
         self._copy.abandoned = True
         job.cut_off(self._copy.target)
         return True
@@ -174,7 +183,10 @@ class Backup(BlockJobDriver):
         self._settle_bitmap(failed=True)
 
     def _settle_bitmap(self, *, failed: bool) -> None:
-        """What becomes of the bitmap that was copied by (backup_cleanup_sync_bitmap)."""
+        """Keep or clear the bitmap that was copied by (backup_cleanup_sync_bitmap).
+
+        Its successor has recorded what guests have written since the job began.
+        """
         bitmap, mode = self._backup.bitmap, self._backup.bitmap_mode
         if bitmap is None or bitmap.successor is None:
             return
@@ -195,7 +207,7 @@ class Backup(BlockJobDriver):
 
 
 async def _leave_it_to_guests(job: BlockJob) -> None:
-    """Only what they overwrite is copied, until somebody cancels the job."""
+    """Wait until the job is cancelled; only what guests overwrite is copied."""
     while not job.is_cancelled:
         await job.wait()
 
@@ -208,9 +220,9 @@ async def create_backup(
     options: JobOptions,
     backup: BackupOptions,
 ) -> BlockJob:
-    """A backup that can be started (backup_job_create); QmpError, and nothing has changed.
+    """Create a backup that can be started (backup_job_create); raise QmpError and change nothing.
 
-    The source is drained by the caller until it is.
+    The caller has drained the source, until it has started the job.
     """
     _check_cluster_size(backup.min_cluster_size)
     copy = BlockCopy(
@@ -253,7 +265,7 @@ async def create_backup(
 
 
 def _check_cluster_size(size: int) -> None:
-    """In the words of bdrv_cbw_append and of block_copy_state_new."""
+    """Raise QmpError in the words of bdrv_cbw_append and block_copy_state_new."""
     if size > INT64_MAX:
         raise QmpError(f"min-cluster-size too large: {size} > {INT64_MAX}")
     if size & (size - 1):
@@ -264,7 +276,7 @@ def _check_cluster_size(size: int) -> None:
 async def drop_backup_filter(machine: Machine, cbw: CopyBeforeWriteNode) -> None:
     """Take the filter away, with the bitmap of what is to be copied (bdrv_cbw_drop).
 
-    An overlay of the source may be under the filter by now.
+    An overlay of the source may be below the filter by now.
     """
     await drop_filter(machine, cbw)
     cbw.keeper.bitmaps.remove(cbw.copy.bitmap)

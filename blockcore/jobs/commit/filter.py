@@ -8,10 +8,9 @@ from blockcore.nodes.permissions import ALL, NONE, Pair, Perm
 
 
 class CommitTopNode(FilterNode):
-    """Needs nothing of what is below and allows the job everything.
+    """A filter that needs nothing of the node below and allows the job everything.
 
-    Whoever reads from above sees the same data all the time, wherever it is
-    by then.
+    Its users see the same data all the time, wherever the data is by then.
     """
 
     driver = "commit_top"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""block-commit of an image that nobody writes: its data goes down into one below it.
+"""block-commit of an image that has no writer: its data goes down into an image below it.
 
-(`block/commit.c`.)  Committing the image under a running guest is a mirror.
+(`block/commit.c`.)  A commit of the image under a running guest is a mirror.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from blockcore.qapi.names import BlockdevOnError, JobType, QmpError
 
 
 class Commit(BlockJobDriver):
-    """Reads from `top`, as those above see it, and writes to `base`."""
+    """The driver of a commit: it reads `top`, as the users of `top` see it, and writes `base`."""
 
     type = JobType.COMMIT
 
@@ -62,13 +62,13 @@ class Commit(BlockJobDriver):
         self._frozen: FrozenChain | None = None
 
     def take_nodes(self, job: BlockJob, commit_top: CommitTopNode) -> None:
-        """Use everything from under the filter down to the base; QmpError."""
+        """Use all nodes from below the filter down to the base; raise QmpError."""
         base, self._filter, self._top = self._base, commit_top, commit_top.below
         nodes = list(chain(self._top))
         self._between = nodes[: nodes.index(base)]
-        # What is written to `base` makes those between inconsistent, but for
-        # filters on it.  Not to allow writes to them would forbid writes to
-        # what they are on.
+        # What is written to `base` makes the nodes between inconsistent, except filters on
+        # `base`.  The job allows writes to all of them: otherwise it would forbid writes to
+        # the nodes below them, its own among them.
         for node in self._between:
             shared = Perm.WRITE_UNCHANGED | Perm.WRITE
             if skip_filters(node) is skip_filters(base):
@@ -92,7 +92,7 @@ class Commit(BlockJobDriver):
         await copy_by_chunks(job, length, self._find, self._copy)
 
     async def _find(self, offset: int, length: int) -> tuple[bool, int]:
-        """Whether the beginning of a range is above `base`, and how much of it."""
+        """Return whether the beginning of a range is above `base`, and its length in bytes."""
         copied, done = await is_allocated_above(self._top, self._base, offset, length)
         self._zero = False
         if copied and self._machine.qemu.commits_write_zeroes:
@@ -101,7 +101,7 @@ class Commit(BlockJobDriver):
         return copied, done
 
     async def _copy(self, offset: int, length: int) -> None:
-        """Copy what was found last; SourceError, or OSError if it was the base that failed."""
+        """Copy what was found last; raise SourceError, or OSError if the base failed."""
         if self._zero:
             await self._base.zero(offset, length, may_unmap=True)
             return
@@ -111,10 +111,10 @@ class Commit(BlockJobDriver):
         await self._base.pwrite(offset, part)
 
     async def prepare(self, job: BlockJob) -> None:
-        """Let whoever is on the committed images be on `base` (bdrv_drop_intermediate).
+        """Put the users of the committed images on `base` (bdrv_drop_intermediate).
 
-        What has been copied is in the file before an overlay's header says
-        that it is to be found there.
+        The base is flushed before: what has been copied must be in the file when an
+        overlay's header names the base.
         """
         self._unfreeze()
         top_filter = self._filter
@@ -130,7 +130,10 @@ class Commit(BlockJobDriver):
             await self._put_on_base(job, top_filter)
 
     async def _put_on_base(self, job: BlockJob, top_filter: CommitTopNode) -> None:
-        """Close what is between; OSError(EIO) if the users of the filter cannot use the base."""
+        """Move the filter's users to the base and close the nodes between; raise OSError(EIO).
+
+        That is the error if a user's permissions do not allow the base.
+        """
         try:
             async with Relink(self._machine.graph) as change:
                 change.replace(top_filter, self._base)
@@ -143,7 +146,10 @@ class Commit(BlockJobDriver):
             raise failure(errno.EIO) from None
 
     def _overlays(self, top_filter: CommitTopNode) -> list[BlockNode]:
-        """The nodes on it; OSError(EIO) if another job relies on it or on one of the links."""
+        """Return the nodes on the filter; raise OSError(EIO) if another job relies on it.
+
+        It does if it is a user of the filter, or has frozen a link to it.
+        """
         overlays = top_filter.node_parents
         frozen = [
             name
@@ -156,10 +162,10 @@ class Commit(BlockJobDriver):
         return overlays
 
     async def _rename(self, image: BlockNode) -> None:
-        """Write the new name into the header of an image, which may be read-only.
+        """Write the new backing file name into the header of an image, which may be read-only.
 
-        As in QEMU the image above a filter that is in between keeps its name
-        for what it is on.
+        A filter above the committed image has no header.  The image above that filter keeps
+        the old name, as in QEMU.
         """
         if not image.supports_backing:
             return
@@ -172,7 +178,7 @@ class Commit(BlockJobDriver):
                 await quietly_read_only(self._machine, image)
 
     async def abort(self, job: BlockJob) -> None:
-        """The images are as before, but for what has been written to `base`."""
+        """Leave the images as they were, except for what has been written to `base`."""
         self._unfreeze()
         job.remove_nodes()
         await self.drop_filter()
@@ -203,7 +209,7 @@ async def start_commit(
     on_error: BlockdevOnError,
     backing: NewBacking,
 ) -> None:
-    """Start committing `top`, which is under `root`, into `base` (commit_start); QmpError."""
+    """Start committing `top`, which is below `root`, into `base` (commit_start); raise QmpError."""
     if skip_filters(top) is skip_filters(base):
         raise QmpError("Invalid files for merge: top and base are the same")
     check_job_id(machine, machine.device_of(root) if options.job_id is None else options.job_id)
@@ -233,7 +239,7 @@ async def start_commit(
 
 
 def overlay_of(root: BlockNode, top: BlockNode) -> BlockNode:
-    """The image whose backing file is committed; there is one, since `top` is not the root."""
+    """Return the image whose backing file is `top`; there is one, since `top` is not the root."""
     overlay = find_overlay(root, top)
     assert overlay is not None
     return overlay

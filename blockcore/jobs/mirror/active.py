@@ -13,10 +13,10 @@ from blockcore.rules.ranges import align_down, align_up
 
 
 class ActiveWrites:
-    """What mirror_top is given as its job, once the copying has begun.
+    """The object that mirror_top calls for guests' writes, once the copying has begun.
 
-    `wanted` says whether writes are to be copied, `failed` is told of errors:
-    no guest's request fails for that.  `missed` is told of writes that were
+    `wanted` tells whether writes are to be copied.  `failed` receives errors of the
+    target: no guest's request fails for these.  `missed` is called for writes that were
     not copied.
     """
 
@@ -37,7 +37,10 @@ class ActiveWrites:
 
     @asynccontextmanager
     async def write(self, offset: int, length: int) -> AsyncIterator[None]:
-        """From before the source is written until the target is."""
+        """Keep the job from the range, from before the source is written until the target is.
+
+        Wait first until nothing else is on its way there (active_write_prepare).
+        """
         op = Op(*self._copier.widened(offset, offset + length))
         await self._copier.ops.alone(op)
         self._copier.ops.active.append(op)
@@ -47,11 +50,14 @@ class ActiveWrites:
             self._copier.ops.active.remove(op)
 
     async def to_target(self, offset: int, length: int, do: ToTarget) -> None:
-        """Do the same to the target (do_sync_target_write).
+        """Write the target as the source was written (do_sync_target_write).
 
-        Partly dirty granules at the edges are left to the job, which has to
-        copy them anyway.
+        `do` does it.  Granules that the write covers in part, at its edges, are left to the
+        job if they are dirty: the job has to copy them anyway.
         """
+        # First cut off the dirty granules at the edges.  Then make clean what the write covers
+        # whole: from now on this write is what the target needs there.  A failure makes it dirty
+        # again.
         bitmap, granularity = self._copier.bitmap, self._copier.bitmap.granularity
         end = offset + length
         if offset % granularity and bitmap.get(offset):
@@ -66,6 +72,7 @@ class ActiveWrites:
             bitmap.reset(first, last - first)
         self._progress.increase_remaining(nbytes)
         self.bytes_in_flight += nbytes
+        # A cluster that the target cannot fill from below yet is copied as a whole.
         start, stop = self._copier.widened(offset, end)
         try:
             if (start, stop) == (offset, end):

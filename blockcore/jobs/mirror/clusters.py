@@ -10,10 +10,10 @@ from blockcore.rules.ranges import align_down, align_up
 
 
 class Clusters:
-    """The clusters of a target that cannot fill them from below yet; bytes.
+    """The clusters of a target that cannot fill them from below yet; offsets in bytes.
 
-    Each has to be copied as a whole at first, also for a guest's small write,
-    around which QEMU leaves zeroes.
+    Each has to be copied as a whole at first, also for a guest's small write, around
+    which QEMU leaves zeroes.
     """
 
     def __init__(self, size: int, cluster: int, granularity: int) -> None:
@@ -22,7 +22,7 @@ class Clusters:
         self._there = DirtyBitmap(size, min(granularity, cluster))
 
     def widened(self, offset: int, end: int) -> tuple[int, int]:
-        """Return the range, or all of its clusters if one that is not all in it is missing."""
+        """Return the range, widened to whole clusters if one is missing that it covers in part."""
         cluster = self._cluster
         start, stop = align_down(offset, cluster), min(align_up(end, cluster), self._size)
         if (start, stop) == (offset, end) or self._there.next_clean(offset, end) is None:
@@ -30,14 +30,14 @@ class Clusters:
         return start, stop
 
     def has(self, offset: int, length: int) -> None:
-        """The target has a range now."""
+        """Take note that the target has a range now."""
         self._there.set(offset, length)
 
 
 def clusters_without_backing(target: BlockNode, bitmap: DirtyBitmap) -> Clusters | None:
-    """Return what a target is missing that has the name of a backing file, which is opened later.
+    """Return the clusters of a target whose backing file is named, but not opened until the end.
 
-    None if it can fill its clusters from below, or has nothing below.
+    None if the target can fill its clusters from below, or has no backing file.
     """
     image = skip_filters(target)
     if image.backing_file is None or image.cow is not None:

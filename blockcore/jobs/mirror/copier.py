@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The copying of a mirror: what is dirty, part by part (`block/mirror.c`: mirror_iteration).
 
-Several parts are copied side by side, each by a coroutine of its own that
-nobody waits for by name.  No two of them, and no guest's write that goes to the
-target as well, touch the same granule at the same time (ops_in_flight).
+Several parts are copied side by side, each by a coroutine of its own that nothing
+awaits.  No two of them, and no guest's write that goes to the target as well, touch
+the same granule at the same time (ops_in_flight).
 """
 
 from __future__ import annotations
@@ -23,23 +23,27 @@ from blockcore.rules.host import CopyHost
 from blockcore.rules.ranges import align_down, align_up
 
 MAX_IN_FLIGHT = 16
-"""How many parts are copied at the same time."""
+"""How many parts are copied at the same time (mirror.c: MAX_IN_FLIGHT)."""
 
 MAX_PARTS = 16
-"""How many small parts are copied by one."""
+"""How many small parts one call copies.
+
+To begin a part costs more than to copy a small one.  More parts in a call would
+keep one thread longer from everything else that copies.
+"""
 
 MAX_IO_BYTES = 1 << 20
-"""How large a part is, unless the buffer allows for larger ones."""
+"""The largest part, in bytes, unless the buffer allows for larger ones (mirror.c: MAX_IO_BYTES)."""
 
 MAX_ZERO_BYTES = 1 << 30
-"""How much is made zero in one go."""
+"""The most bytes that one request makes zero."""
 
 
 @dataclass(slots=True, eq=False)
 class Op:
-    """A part on its way, in bytes; `buffered` of them are in memory.
+    """A part on its way, in bytes; `buffered` of them are in memory (MirrorOp).
 
-    Of several small parts it is all from the first to the last.
+    Of several small parts it is the range from the first to the last.
     """
 
     offset: int
@@ -52,7 +56,10 @@ class Op:
 
 
 class OpsInFlight:
-    """`own` are the job's, `active` the writes of guests that go to the target as well."""
+    """The parts on their way.
+
+    `own` are the job's, `active` guests' writes that go to the target as well.
+    """
 
     def __init__(self, granularity: int) -> None:
         self.own: list[Op] = []
@@ -64,12 +71,12 @@ class OpsInFlight:
         yield from self.active
 
     async def one_ends(self) -> None:
-        """Wait until one of the job's that are on their way has ended."""
+        """Wait until one of the job's parts that are on their way has ended."""
         before = list(self.own)
         await Until(lambda: any(op not in self.own for op in before) or not before)
 
     async def all_end(self) -> None:
-        """Wait until nothing of the job's is on its way."""
+        """Wait until none of the job's parts is on its way."""
         await Until(self._is_idle)
 
     def _is_idle(self) -> bool:
@@ -87,7 +94,7 @@ class OpsInFlight:
         )
 
     def free_until(self, offset: int, end: int) -> int:
-        """How far whole granules from `offset` on are free of what is on its way."""
+        """Return the end of the whole granules from `offset` on that nothing is on its way to."""
         for op in self:
             if op.offset < end and offset < self._up(op.end):
                 end = max(self._down(op.offset), offset)
@@ -101,10 +108,10 @@ class OpsInFlight:
 
 
 class Copier:
-    """Copies from `source` to `target` what `bitmap` says, which guests' writes mark.
+    """Copies from `source` to `target` what is marked in `bitmap`, where guests' writes mark.
 
-    `failed` is told of every error, a SourceError if it was the source that failed,
-    `copied` of every part that is done, in bytes.
+    `failed` receives every error, a SourceError if the source failed; `copied` receives
+    the length of every part that is done, in bytes.
     """
 
     def __init__(
@@ -142,15 +149,15 @@ class Copier:
         self._data = DataCopier(host, source, target, self._max_io)
 
     def is_full(self) -> bool:
-        """Whether nothing can be begun before something has ended."""
+        """Return whether nothing can begin before something has ended."""
         return len(self.ops.own) >= MAX_IN_FLIGHT or self._buffered >= self._buf_size
 
     async def iteration(self, account: Callable[[int], int]) -> int:
-        """Begin to copy the next dirty parts that are neighbours (mirror_iteration).
+        """Begin to copy the next dirty area; return how long to wait for the speed limit, in ns.
 
-        `account` is told of copied bytes and says how long to wait, in
-        nanoseconds; the last answer is the result.  What has not begun yet is
-        on its way as well: `rest` stands for it.
+        (mirror_iteration.)  `account` charges copied bytes and returns that time.  `rest` is
+        what has not begun yet: it stands in `ops` for its range, so that no guest's write
+        comes in between.
         """
         rest = await self._next_area()
         if rest is None:
@@ -177,7 +184,11 @@ class Copier:
         return delay_ns
 
     async def _next_area(self) -> Op | None:
-        """The next dirty granules, up to what is in the way or the buffer's size."""
+        """Return the next dirty granules, as far as nothing is in the way, up to the buffer's size.
+
+        None if nothing is dirty.  Wait if the first of them is on its way.
+        """
+        # After a failed part, what follows it has its turn.
         if self._turn is not None:
             self._position, self._turn = self._turn, None
         while True:
@@ -193,23 +204,31 @@ class Copier:
             await self.ops.alone(found)
 
     def _horizon(self, rest: Op) -> int:
-        """How much to know of what there is: more than the area, if it is small and unseen."""
+        """Return how many bytes from `rest` on to ask the status of.
+
+        More than the area if it is small and may be copied past the nodes: then other
+        small areas in the same data are copied by the same call.
+        """
         if rest.nbytes < self._max_io and not self._aligns:
             if self._data.has_shortcut(rest.offset, rest.nbytes):
                 return min(MAX_ZERO_BYTES, self.bitmap.size - rest.offset)
         return rest.nbytes
 
     def _clip(self, stop: int, rest: Op) -> int:
-        """Whole granules only, at least one (the last of the drive may be short)."""
+        """Return `stop` at the end of a whole granule, at least one, within `rest`.
+
+        The last granule of the drive may be short.
+        """
         granularity = self.bitmap.granularity
         if stop < rest.end:
             stop -= stop % granularity
         return min(max(stop, rest.offset + granularity), rest.end)
 
     async def _status(self, rest: Op) -> Extent:
-        """What is there; what cannot be found out is copied, and the copy will fail.
+        """Return what is at the beginning of `rest`.
 
-        So is a granule that is of one kind in a part only.
+        What cannot be found out counts as data, and the copy will fail.  A granule that is of
+        one kind in a part only counts as data as well.
         """
         length = self._horizon(rest)
         try:
@@ -221,7 +240,7 @@ class Copier:
         return extent
 
     async def _begin(self, op: Op, rest: Op, extent: Extent) -> int:
-        """Start one part, which is taken from `rest`; how much of it counts for the speed limit."""
+        """Start one part, taken from `rest`; return its bytes that count for the speed limit."""
         at_end = op.end == self.bitmap.size
         whole = not (op.offset % self._cluster or (op.end % self._cluster and not at_end))
         taken = op.nbytes
@@ -229,6 +248,7 @@ class Copier:
             self._align_to_clusters(op)
             op.buffered = op.nbytes
         await Until(lambda: len(self.ops.own) <= MAX_IN_FLIGHT and self._fits(op.buffered))
+        # From here on nothing waits: the range passes from `rest` to `op` in one step.
         rest.offset += taken
         self.bytes_in_flight -= taken
         if op.buffered:
@@ -240,13 +260,16 @@ class Copier:
         return op.buffered
 
     async def _begin_several(self, rest: Op, known: int) -> int:
-        """Start `rest`, and with it what else is dirty in the `known` bytes of data from there.
+        """Start `rest`, together with what else is dirty in the `known` bytes of data from there.
 
-        To begin a part costs as much as to copy a small one, and guests who
-        write here and there leave many.
+        To begin a part costs as much as to copy a small one, and guests who write here and
+        there leave many.  Return the bytes that count for the speed limit.
         """
         await Until(lambda: len(self.ops.own) <= MAX_IN_FLIGHT and self._fits(rest.nbytes))
         most = min(self._max_io, max(self._buf_size - self._buffered, rest.nbytes))
+        # Take dirty areas as long as they fit into a call and its buffer, nothing is on its way
+        # to them, and they may be copied past the nodes.  From here on nothing waits: what is
+        # free stays free.
         parts = [(rest.offset, rest.nbytes)]
         whole = Op(rest.offset, rest.end, rest.nbytes)
         granularity = self.bitmap.granularity
@@ -275,9 +298,9 @@ class Copier:
         return whole.buffered
 
     async def _carry_out_several(self, op: Op, parts: list[Part]) -> None:
-        """Until one of them fails: then the policy decides, and what follows is dirty again.
+        """Copy the parts until one fails; then the policy decides, and later parts are dirty again.
 
-        It has its turn next, even if the same one always fails.
+        The part after the failed one has its turn next, even if one part always fails.
         """
         try:
             done, error = await self._data.copy_all(parts)
@@ -302,12 +325,12 @@ class Copier:
             op.offset, op.end = self.widened(op.offset, op.end)
 
     def widened(self, offset: int, end: int) -> tuple[int, int]:
-        """The range, or all of its clusters if the target cannot fill one that is not all in it."""
+        """Return the range, widened to whole clusters if the target cannot fill one of them yet."""
         clusters = self._clusters
         return (offset, end) if clusters is None else clusters.widened(offset, end)
 
     async def copy_clusters(self, offset: int, length: int) -> None:
-        """Copy clusters that were not there, with what somebody has just written to the source."""
+        """Copy whole clusters that the target lacks, after a guest's write to the source."""
         await self._data.copy(offset, length)
         self._has(offset, length)
 
@@ -316,7 +339,7 @@ class Copier:
             self._clusters.has(offset, length)
 
     def zero(self, offset: int, length: int) -> None:
-        """Begin to make a range of the target zero; no progress is told of it."""
+        """Begin to make a range of the target zero; it does not count as progress."""
         op = Op(offset, offset + length)
         work = self.target.zero(offset, length, may_unmap=self._unmap)
         self._start(op, work, counts=False)

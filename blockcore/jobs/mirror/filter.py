@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The filter over the source of a mirror (`block/mirror.c`: bdrv_mirror_top).
 
-In the background copy mode it only marks where the source is; with
-write-blocking a guest's write goes to the target as well before it is answered.
+In the background copy mode it passes requests on, and marks what is written unless
+the source does.  With write-blocking a guest's write goes to the target as well
+before it is answered.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from blockcore.nodes.shortcut.way import Way
 from blockcore.rules.bitmap import DirtyBitmap
 
 ToTarget = Callable[[BlockNode, int, int], Awaitable[None]]
-"""Does to the target what was done to the source, in a part of it: target, offset, length."""
+"""Repeats on the target, in a part, what was done to the source: target, offset, length."""
 
 
 class Active(Protocol):
@@ -30,24 +31,23 @@ class Active(Protocol):
 
     @property
     def wanted(self) -> Callable[[], bool]:
-        """Whether writes are to go to the target now."""
+        """The test of whether writes are to go to the target now."""
 
     def missed(self) -> None:
-        """Something was written that did not go to the target."""
+        """Take note of a write that did not go to the target."""
 
     def write(self, offset: int, length: int) -> AbstractAsyncContextManager[None]:
-        """From before the source is written until the target is; waits for its other copies."""
+        """Keep the job from a range until the target is written, after its copies there."""
 
     async def to_target(self, offset: int, length: int, do: ToTarget) -> None:
-        """The source has been written: write the target as well.  Never fails for the guest."""
+        """Write the target after the source has been written; never fail for the guest."""
 
 
 class MirrorTopNode(FilterNode):
-    """`job` is there while the mirror works; `stopped` when it needs the source no more.
+    """The filter over a mirror's source.
 
-    `marks` is the job's bitmap if the source does not keep it itself: what
-    does not go to the target at once is marked there.  `copies` is set from
-    when the job may want writes to go there.
+    `job` is there while the mirror works; `stopped` is set when it needs the source no
+    more.  `is_commit`: the target is a node of the source's own chain.
     """
 
     driver = "mirror_top"
@@ -64,11 +64,11 @@ class MirrorTopNode(FilterNode):
         self._marks: DirtyBitmap | None = None
         self._copies = False
         self._unmarked: list[tuple[int, int]] = []
-        """Where something is written that will be marked when it has been."""
+        """The ranges that are being written and will be marked afterwards."""
 
     @property
     def marks(self) -> DirtyBitmap | None:
-        """The job's bitmap, unless the source keeps it itself."""
+        """The job's bitmap, where this filter marks writes; None if the source records in it."""
         return self._marks
 
     @marks.setter
@@ -87,7 +87,10 @@ class MirrorTopNode(FilterNode):
         self.concerns_changed()
 
     def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
-        """Of a commit's, what is below may be inconsistent and is written by the job."""
+        """Return the permissions on the source (bdrv_mirror_top_child_perm).
+
+        In a commit the nodes below may be inconsistent, and the job writes to them.
+        """
         if self.stopped:
             return NONE, ALL
         perm, shared = filtered_child(perm, shared)
@@ -111,18 +114,19 @@ class MirrorTopNode(FilterNode):
     async def _twice(
         self, offset: int, length: int, once: Callable[[], Awaitable[None]], again: ToTarget
     ) -> None:
+        """Do a write to the source, then to the target if the job wants that."""
         job = self.job
         if job is None or not job.wanted():
             await self._once(offset, length, once)
             return
-        # Of a write that began before, the mark comes at its end; what overlaps it must not
-        # have taken away by then what it marks.  (QEMU does not wait: mirror_change.)
+        # A write that began before the copying is marked when it ends.  This write must wait
+        # until then, or it would clear that mark.  (QEMU does not wait: mirror_change.)
         await Until(partial(self._is_settled, offset, offset + length))
         async with job.write(offset, length):
             try:
                 await once()
             except OSError:
-                # QEMU does not mark it, but a part may have been written.
+                # A part may have been written, so that it is marked; QEMU does not.
                 self._missed(offset, length)
                 raise
             await job.to_target(offset, length, again)
@@ -130,12 +134,13 @@ class MirrorTopNode(FilterNode):
     async def _once(
         self, offset: int, length: int, once: Callable[[], Awaitable[None]]
     ) -> None:
-        """Do it to the source only, and mark where."""
+        """Do a write to the source only, and mark where."""
         place = (offset, offset + length)
         self._unmarked.append(place)
         try:
             await once()
         finally:
+            # Marked also after a failure: a part may have been written.
             self._unmarked.remove(place)
             self._missed(offset, length)
 

@@ -11,15 +11,14 @@ from blockcore.nodes.graph.abilities import zeroes_with_unmap
 from blockcore.nodes.graph.chain import is_allocated_above
 
 GoOn = Callable[[], Awaitable[bool]]
-"""Lets others have their turn; False if the job is cancelled."""
+"""Lets other work have its turn; returns False if the job is cancelled."""
 
 
 async def find_out_what_to_copy(copier: Copier, mirror: MirrorOptions, go_on: GoOn) -> None:
     """Mark in the copier's bitmap what the source has above `mirror.base`.
 
-    What is zero in the source is made zero in the target by few requests, if
-    the target has to be zeroed and can do that; if it cannot, all is copied.
-    Raises OSError.
+    If the target has to be zeroed, and can be by unmapping, it is zeroed by few
+    requests first; if it cannot, everything is marked.  Raise OSError.
     """
     source, target, bitmap = copier.source, copier.target, copier.bitmap
     size = source.size

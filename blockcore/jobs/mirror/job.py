@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Mirrors: a copy that follows the drive until it takes its place (`block/mirror.c`).
+"""Mirrors: a copy that follows the drive until it takes the drive's place (`block/mirror.c`).
 
-The same engine commits the image that a guest writes to: its target is then a
-node of its own chain.
+The same engine commits the image that a guest writes to: the target is then a
+node of the source's own chain.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _READ, _WRITE, _UNCHANGED = Perm.CONSISTENT_READ, Perm.WRITE, Perm.WRITE_UNCHANG
 
 
 class Mirror(BlockJobDriver):
-    """A mirror: its work (`work`), what users may want of it, and its end.
+    """The driver of a mirror: its work (`work`), what users may ask of it, and its end.
 
     The bitmap of what differs belongs to `keeper`, the source or the filter.
     """
@@ -47,7 +47,7 @@ class Mirror(BlockJobDriver):
     def __init__(
         self, machine: Machine, top: MirrorTopNode, target: BlockNode, mirror: MirrorOptions
     ) -> None:
-        # What users have always seen of commits of the active image.
+        # QEMU shows a commit of the active image as a commit (commit_active_job_driver).
         self.type = JobType.COMMIT if mirror.is_commit else JobType.MIRROR
         self.on_source_error = mirror.on_source_error
         self.on_target_error = mirror.on_target_error
@@ -72,13 +72,13 @@ class Mirror(BlockJobDriver):
         return None if self._mirror.is_commit else self.work.synced
 
     def take_nodes(self, job: BlockJob) -> None:
-        """Use the source, the target, and those between if there are any; QmpError."""
+        """Use the source, the target, and in a commit the nodes between; raise QmpError."""
         job.add_node(self._source, NONE, _READ | _WRITE | _UNCHANGED)
         nodes = list(chain(self._top))
         if self._target not in nodes:
             job.add_node(self._target, _WRITE, _UNCHANGED, has_backend=True)
             return
-        # Not to allow writes to those between would forbid them to the target.
+        # The job allows writes to the nodes between: otherwise it would forbid them to the target.
         for node in nodes[2 : nodes.index(self._target)]:
             on_target = skip_filters(node) is skip_filters(self._target)
             job.add_node(node, NONE, _UNCHANGED | _WRITE | (_READ if on_target else NONE))
@@ -93,7 +93,10 @@ class Mirror(BlockJobDriver):
         await self.work.rest()
 
     def cancel(self, job: BlockJob, force: bool) -> bool:
-        """Once it is ready, to cancel it gently is to let it finish, and to stay on the source."""
+        """Return whether to cancel at once, and end the target's requests in that case.
+
+        Without `force` a ready mirror ends in sync, and the drive stays on the source.
+        """
         force = force or not job.is_ready
         if force:
             job.cut_off(self._target)
@@ -115,9 +118,10 @@ class Mirror(BlockJobDriver):
         return True
 
     async def change(self, job: BlockJob, mode: MirrorCopyMode) -> None:
-        """From `background` to `write-blocking`, which is all that QEMU can (mirror_change).
+        """Go from `background` to `write-blocking`, the only change that QEMU has (mirror_change).
 
-        No write goes past the filter any more before one is copied.
+        Raise QmpError for another one.  Before the first write is copied, no write goes past
+        the filter any more.
         """
         if self._mirror.is_commit:
             await super().change(job, mode)
@@ -137,9 +141,9 @@ class Mirror(BlockJobDriver):
         await self._exit(job, failed=True)
 
     async def _exit(self, job: BlockJob, *, failed: bool) -> None:
-        """Take mirror_top away; unless the job has failed, give the target its place.
+        """Take mirror_top away; unless the job has failed, put the target in its place.
 
-        OSError if that cannot be; what else can be done is done.
+        (mirror_exit_common.)  If that is impossible, do the rest, and raise OSError.
         """
         if self._over:
             return
@@ -147,6 +151,9 @@ class Mirror(BlockJobDriver):
         if self._frozen is not None:
             self._frozen.thaw()
         machine, top, source, target = self._machine, self._top, self._source, self._target
+        # With everything at rest: give up the target, so that links to it may change; give it its
+        # backing file; put users on it; take the filter away.  After an error the target gets no
+        # users; the rest is done all the same.
         drain = Drain(machine, [top])
         drain.begin()
         await drain.settled()
@@ -171,9 +178,9 @@ class Mirror(BlockJobDriver):
             raise failure(error)
 
     async def _set_backing(self) -> int:
-        """Give the target the backing file that it is to have; 0, or an errno.
+        """Give the target the backing file that it is to have; return 0 or an errno.
 
-        Without it the target is not what the source was: nobody is put on it.
+        Without it the target does not show what the source did, and gets no users.
         """
         target = skip_filters(self._target)
         try:
@@ -192,12 +199,13 @@ class Mirror(BlockJobDriver):
         return 0
 
     async def _pivot(self, source: BlockNode, target: BlockNode) -> bool:
-        """Let whoever uses the source, or what is to be replaced, use the target."""
+        """Put the users of the source, or of the node to replace, on the target; return success."""
         old = self._replaced or source
         try:
             if old.read_only is not target.read_only:
                 await set_read_only(self._machine, target, old.read_only)
             async with Drain(self._machine, [target]):
+                # The node may have left the chain since the job began (mirror_exit_common).
                 if old not in _shown(source):
                     return False
                 async with Relink(self._machine.graph) as change:
@@ -208,7 +216,7 @@ class Mirror(BlockJobDriver):
 
 
 def _shown(node: BlockNode) -> list[BlockNode]:
-    """The node, and what is the same to whoever reads it: those that it filters."""
+    """Return the node and the nodes that it filters: all of them show the same data."""
     nodes = [node]
     while (below := nodes[-1].filtered) is not None:
         nodes.append(below)
@@ -216,7 +224,7 @@ def _shown(node: BlockNode) -> list[BlockNode]:
 
 
 def check_to_replace(machine: Machine, source: BlockNode, name: str) -> BlockNode:
-    """The node that a mirror is to replace; QmpError if it cannot (check_to_replace_node)."""
+    """Return the node that a mirror is to replace (check_to_replace_node); raise QmpError."""
     node = machine.graph.nodes.get(name)
     if node is None:
         raise QmpError(f"Failed to find node with node-name='{name}'")
@@ -236,7 +244,7 @@ async def start_mirror(
     options: JobOptions,
     mirror: MirrorOptions,
 ) -> None:
-    """Start to mirror (mirror_start_job); QmpError, and nothing has changed."""
+    """Start to mirror (mirror_start_job); raise QmpError, and nothing has changed."""
     if skip_filters(source) is skip_filters(target):
         raise QmpError("Can't mirror node into itself")
     job_id = machine.device_of(source) if options.job_id is None else options.job_id
@@ -264,7 +272,7 @@ async def start_mirror(
         )
         undo.callback(job.fail_early)
         driver.take_nodes(job)
-        # Before the section ends: nothing is written that is not marked.
+        # Guests write again when the section ends: from then on everything has to be marked.
         driver.keeper.bitmaps.add(driver.work.bitmap)
         undo.pop_all()
     job.start()
@@ -277,7 +285,7 @@ async def start_active_commit(
     options: JobOptions,
     mirror: MirrorOptions,
 ) -> None:
-    """Start to commit an image that is written to (commit_active_start); QmpError."""
+    """Start to commit an image that has a writer (commit_active_start); raise QmpError."""
     async with AsyncExitStack() as undo:
         read_only = base.read_only
         if read_only:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How to mirror."""
+"""The options of a mirror."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import BlockdevOnError, MirrorCopyMode
 
 DEFAULT_BUF_SIZE = 16 << 20
-"""How much is in memory at most, in bytes."""
+"""How much data is in memory at most, in bytes (mirror.c: DEFAULT_MIRROR_BUF_SIZE)."""
 
 
 class BackingMode(StrEnum):
@@ -23,12 +23,13 @@ class BackingMode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MirrorOptions:
-    """How to mirror.  `granularity` and `buf_size` in bytes.
+    """How to mirror; `granularity` and `buf_size` in bytes.
 
     Everything above `base` is copied (None: all of the chain), with
-    `is_none_mode` only what is written from now on.  `zero_target`: what is
-    not copied has to be made zero.  `base_read_only`: if the job fails, the
-    target is to be read-only again.
+    `is_none_mode` only what is written from now on.  `zero_target`: what is not copied
+    has to be made zero.  `replaces`: the name of the node that the target replaces in
+    the end (None: the source).  `base_read_only`: if the job fails, the target becomes
+    read-only again.
     """
 
     granularity: int

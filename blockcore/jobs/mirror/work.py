@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The work of a mirror: from the first copy until source and target are the same.
+"""The work of a mirror: from the first copy until source and target are equal.
 
 (`block/mirror.c`: mirror_run.)
 """
@@ -30,11 +30,11 @@ from blockcore.rules.ratelimit import SLICE_NS
 
 
 class MirrorWork:
-    """The work of one mirror; `bitmap` says what differs.
+    """The work of one mirror; `bitmap` says where source and target differ.
 
     `should_complete`: the user wants it to end.  `failure` is the error that ends
     the job once what is on its way has ended.  `synced`: writes reach the target
-    before they are answered, and it has all others.
+    before they are answered, and the target has all others.
     """
 
     def __init__(
@@ -63,17 +63,21 @@ class MirrorWork:
 
     @property
     def copier(self) -> Copier:
-        """What copies, while the work goes on."""
+        """The copier, while the work goes on."""
         assert self._copier is not None
         return self._copier
 
     @property
     def active(self) -> ActiveWrites | None:
-        """What copies guests' writes, once it is known what else is to be copied."""
+        """The copier of guests' writes, once it is known what else is to be copied."""
         return self._active
 
     async def run(self, job: BlockJob) -> None:
-        """However it ends, nothing is on its way, and guests wait for what comes of it."""
+        """Mirror until the user wants the end, the job is cancelled, or an error ends it.
+
+        When it returns or raises, nothing is on its way, and guests wait until the job has
+        settled which node they use.
+        """
         try:
             await self._begin(job)
             if not self._source.size:
@@ -86,7 +90,7 @@ class MirrorWork:
         await self._come_to_rest(job)
 
     async def rest(self) -> None:
-        """Wait until nothing of the job's own is on its way."""
+        """Wait until none of the job's own parts is on its way."""
         if self._copier is not None:
             await self._copier.ops.all_end()
 
@@ -101,7 +105,7 @@ class MirrorWork:
             drain.end()
 
     def let_go(self) -> None:
-        """Part with what knows the job: nothing of it is to wait for the collector."""
+        """Drop the objects that refer to the job, so that the collector is not needed."""
         self._top.job = self._active = self._copier = None
 
     async def _begin(self, job: BlockJob) -> None:
@@ -124,13 +128,17 @@ class MirrorWork:
         self._last_pause_ns = self._machine.clock.monotonic_ns()
 
     async def _mirror_nothing(self, job: BlockJob) -> None:
+        """Be ready at once with a source of size 0, and wait for the end."""
         await job.become_ready()
         self.synced = True
         while not job.cancel_requested and not self.should_complete:
             await job.wait()
 
     async def _know_what_to_copy(self, job: BlockJob) -> bool:
-        """Mark it; from then on guests' writes go to the target.  False if it is cancelled."""
+        """Mark what is to be copied; from then on guests' writes go to the target.
+
+        Return False if the job is cancelled.
+        """
         if not self._mirror.is_none_mode:
             await find_out_what_to_copy(self.copier, self._mirror, partial(self._go_on, job))
         if job.is_cancelled:
@@ -145,6 +153,7 @@ class MirrorWork:
         return True
 
     async def _go_on(self, job: BlockJob) -> bool:
+        """Let other work have its turn; return False if the job is cancelled."""
         now_ns = self._machine.clock.monotonic_ns()
         if now_ns - self._last_pause_ns > SLICE_NS:
             self._last_pause_ns = now_ns
@@ -154,7 +163,13 @@ class MirrorWork:
         return not job.is_cancelled
 
     async def _mirror_all(self, job: BlockJob) -> None:
-        """The main loop of mirror_run; at its end the source is drained, if all is well."""
+        """Copy until source and target are equal and the job is to end (mirror_run's main loop).
+
+        When it returns without being cancelled, the source is drained.
+        """
+        # Each round: end if the job has to; begin to copy the next area; if nothing is dirty or on
+        # its way, flush and be ready; if the job is to complete as well, keep guests out and look
+        # once more; else sleep.  The order is mirror_run's.
         ops = self.copier.ops
         delay_ns = 0
         while True:
@@ -184,7 +199,10 @@ class MirrorWork:
             delay_ns = await self._sleep(job, delay_ns, dirty, completing)
 
     def _tell_remaining(self, job: BlockJob) -> int:
-        """How many bytes are dirty; those on their way are still to be copied as well."""
+        """Set the progress, and return how many bytes are dirty.
+
+        What is on its way is still to be copied as well.
+        """
         assert self._active is not None
         dirty = self.bitmap.count
         on_their_way = self.copier.bytes_in_flight + self._active.bytes_in_flight
@@ -192,12 +210,16 @@ class MirrorWork:
         return dirty
 
     def _may_iterate(self, job: BlockJob) -> bool:
-        """Not after an error, and not for ever without a pause, so that drains have an end."""
+        """Return whether to begin a part now.
+
+        Not after an error that has stopped the job.  Not after SLICE_NS without a pause,
+        so that a drain comes to an end.
+        """
         lasted_ns = self._machine.clock.monotonic_ns() - self._last_pause_ns
         return lasted_ns < SLICE_NS and job.iostatus is BlockDeviceIoStatus.OK
 
     async def _reach_sync(self, job: BlockJob) -> bool:
-        """All has been copied: be ready, unless the target cannot be flushed."""
+        """Become ready, when all has been copied; return False if the target cannot be flushed."""
         if not job.is_ready:
             if not await self._flush(job):
                 return False
@@ -207,9 +229,9 @@ class MirrorWork:
         return True
 
     async def _stay_in_sync(self, job: BlockJob) -> bool:
-        """Keep guests out; whether they have written nothing more, and the target is flushed.
+        """Keep guests out, and return whether all they have written is copied and flushed.
 
-        If it is not so they may go on, and so does the work.
+        If not, guests go on, and so does the work.
         """
         await self._drain(job)
         if not self.bitmap.count and await self._flush(job):
@@ -218,10 +240,11 @@ class MirrorWork:
         return False
 
     async def _sleep(self, job: BlockJob, delay_ns: int, dirty: int, completing: bool) -> int:
-        """Sleep before the next iteration: `delay_ns`, or what applies instead; gives which.
+        """Sleep before the next iteration, and return for how long, in ns.
 
-        A mirror that is ready follows the guest whatever its speed is, and looks every SLICE_NS
-        if there is nothing to copy.  One that is to complete has no reason to wait for that.
+        That is `delay_ns`, or what applies instead.  A ready mirror follows the guest
+        whatever its speed limit is, and looks every SLICE_NS if there is nothing to
+        copy.  A mirror that is to complete does not wait for that.
         """
         follows = job.is_ready and not completing
         if follows:
@@ -242,7 +265,7 @@ class MirrorWork:
             await self._last_drain.settled(but=job)
 
     async def _flush(self, job: BlockJob) -> bool:
-        """Flush the target; an error of that is one of its errors."""
+        """Flush the target; return False after an error, which the policy has decided about."""
         try:
             await self._target.flush()
         except OSError as exc:
@@ -251,18 +274,18 @@ class MirrorWork:
         return True
 
     def _copies_writes(self, job: BlockJob) -> bool:
-        """Whether guests' writes go to the target as well."""
+        """Return whether guests' writes go to the target as well."""
         blocking = self.copy_mode is MirrorCopyMode.WRITE_BLOCKING
         return blocking and self.failure is None and not job.is_cancelled
 
     def _missed(self) -> None:
-        """Something was written that did not go to the target."""
+        """Take note of a write that did not go to the target."""
         self.synced = False
 
     def _failed(self, job: BlockJob, exc: OSError) -> None:
         """Apply the policy of the side that has failed.
 
-        To copy a guest's write may be to read as well: the clusters around it.
+        The copy of a guest's write may fail by reading, too: of the cluster around it.
         """
         self.synced = False
         action = job.failed(side_of(exc), exc)

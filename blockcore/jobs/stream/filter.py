@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The copy-on-read filter: what a read finds further down is kept in the image right below.
+"""The copy-on-read filter: data that a read finds further down is kept in the image right below.
 
 (`block/copy-on-read.c`.)  Streaming puts it over the image, so that guests'
 reads do a part of the job's work.
@@ -16,7 +16,7 @@ from blockcore.nodes.shortcut.way import Way
 
 
 class CopyOnReadNode(FilterNode):
-    """Copies what lies in the images from the next one down to `bottom`, that included."""
+    """Copies what lies in the images from the next one down to `bottom`, including `bottom`."""
 
     driver = "copy-on-read"
     filters = "file"
@@ -30,7 +30,7 @@ class CopyOnReadNode(FilterNode):
         self.bottom = bottom
 
     def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
-        """Reading writes, though never anything new."""
+        """Return a filter's permissions, and WRITE_UNCHANGED: reads write what is there already."""
         perm, shared = filtered_child(perm, shared)
         return perm | Perm.WRITE_UNCHANGED, shared | Perm.WRITE_UNCHANGED
 
@@ -43,9 +43,9 @@ class CopyOnReadNode(FilterNode):
             done += there
 
     async def _source(self, offset: int, length: int) -> tuple[bool, int]:
-        """Whether the beginning of a range is to be kept, and how much of it.
+        """Return whether the beginning of a range is to be kept, and its length in bytes.
 
-        What cannot be found out is kept: reading it will tell what is wrong.
+        A range whose state cannot be found out is kept: the read will give the error.
         """
         try:
             there, known = await self.below.is_allocated(offset, length)
@@ -60,4 +60,5 @@ class CopyOnReadNode(FilterNode):
         return found, reaches or known
 
     def do_way(self) -> Way | None:
+        """Return None: a read may have to write."""
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""block-stream: an image gets what it lacks from below, until it needs that no more.
+"""block-stream: copy into an image what it needs from the images below it.
 
 (`block/stream.c`.)
 """
@@ -37,14 +37,15 @@ from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import BlockdevOnError, JobType, QmpError
 
 _SHARED = Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED
+"""The permissions that the job leaves to others on the nodes that it reads."""
 
 
 class Extent:
-    """Which part of a chain is streamed: from below `target` down to `bottom`, that included.
+    """The part of a chain that is streamed: below `target`, down to `bottom` inclusive.
 
-    `above_base` is the lowest node that the target will not need: what is under
-    it will be under `target`.  Filters over `base` are done without, those
-    under `bottom` are not.
+    `above_base` is the lowest node that the target will not need: the node below it
+    will be below `target`.  Filters over `base` go away with the images, filters below
+    `bottom` stay.
     """
 
     def __init__(self, target: BlockNode, base: BlockNode | None, bottom: BlockNode | None) -> None:
@@ -62,13 +63,13 @@ class Extent:
             self.above_base, below = below, below.filtered
 
     def intermediate(self) -> list[BlockNode]:
-        """The nodes under the target that it will not need any more."""
+        """Return the nodes below the target that it will not need any more."""
         nodes = list(chain(self.target))
         return nodes[1 : nodes.index(self.above_base) + 1]
 
 
 class Stream(BlockJobDriver):
-    """Reads through the filter, which is where guests read as well."""
+    """The driver of a stream: it reads through the filter, which keeps the data, as guests do."""
 
     type = JobType.STREAM
 
@@ -93,7 +94,7 @@ class Stream(BlockJobDriver):
         self._frozen = frozen
 
     def take_nodes(self, job: BlockJob) -> None:
-        """Use the target, and what it will not need any more; QmpError."""
+        """Use the target, and the nodes that it will not need any more; raise QmpError."""
         job.add_node(self._target, Perm.WRITE_UNCHANGED, _SHARED | Perm.WRITE)
         for node in self._extent.intermediate():
             job.add_node(node, NONE, _SHARED)
@@ -106,7 +107,7 @@ class Stream(BlockJobDriver):
         await copy_by_chunks(job, length, self._find, self._populate, skips_ignored=True)
 
     async def _find(self, offset: int, length: int) -> tuple[bool, int]:
-        """Whether the beginning of a range is to be copied, and how much of it."""
+        """Return whether the beginning of a range is to be copied, and its length in bytes."""
         target = skip_filters(self._target)
         there, known = await target.is_allocated(offset, length)
         if there:
@@ -116,20 +117,21 @@ class Stream(BlockJobDriver):
         found, reaches = await is_allocated_above(
             below, self._extent.bottom, offset, known, include_base=True
         )
+        # The images below end before this place: nothing is left to copy.
         if not found and not reaches:
             return False, self._target.size - offset
         return found, reaches
 
     async def _populate(self, offset: int, length: int) -> None:
-        """Whatever fails, it is the reading that clients are told of, as in QEMU."""
+        """Copy a range into the target; every failure counts as one of reading, as in QEMU."""
         with of_source():
             await self._target.populate(offset, length)
 
     async def prepare(self, job: BlockJob) -> None:
-        """Make what is under the streamed part the backing file, in the header and the graph.
+        """Make the node below the streamed part the backing file, in the header and the graph.
 
-        What has been copied is on the disk before the header does without
-        what it was copied from, as with commits.
+        (stream_prepare.)  The target is flushed before: what has been copied must be on
+        the disk when the header no longer names the images that it came from.
         """
         self._frozen.thaw()
         await self._drop_filter(job)
@@ -144,11 +146,11 @@ class Stream(BlockJobDriver):
             await self._put_on(job, target, base)
 
     async def _put_on(self, job: BlockJob, target: BlockNode, base: BlockNode | None) -> None:
-        """Change the link and close what is streamed, or nothing and OSError(EPERM).
+        """Change the backing link and close the streamed images (bdrv_set_backing_hd).
 
-        (bdrv_set_backing_hd.)  The job reads the target still, as it did
-        through the filter.
+        Raise OSError(EPERM), and change nothing, if permissions do not allow it.
         """
+        # The job still reads the target, as it did through the filter: the new link must allow it.
         reader = NodeUser(Perm.CONSISTENT_READ, _SHARED | Perm.WRITE)
         target.parents.append(reader)
         try:
@@ -170,6 +172,7 @@ class Stream(BlockJobDriver):
             await target.do_change_backing_file(*self._backing.of(base))
 
     async def clean(self, job: BlockJob) -> None:
+        """Take the filter away, and make the target read-only again if the release does so."""
         self._frozen.thaw()
         await self._drop_filter(job)
         if self._target_read_only and self._machine.qemu.streams_restore_read_only:
@@ -193,7 +196,11 @@ async def start_stream(
     on_error: BlockdevOnError,
     backing: NewBacking,
 ) -> None:
-    """Start streaming (stream_start); QmpError, and nothing has changed."""
+    """Start streaming (stream_start); raise QmpError, and nothing has changed.
+
+    `base` is the node that stays below, `bottom` the lowest node to copy; at most one
+    of them is given.
+    """
     extent = Extent(target, base, bottom)
 
     def make(node: NodeOptions) -> CopyOnReadNode:
@@ -232,7 +239,7 @@ async def start_stream(
 
 
 async def _make_writable(machine: Machine, extent: Extent) -> None:
-    """With the chain held, as it will be from then on."""
+    """Reopen the target as writable, with the chain frozen as it will be during the job."""
     held = FrozenChain(extent.target, extent.above_base)
     try:
         await set_read_only(machine, extent.target, False)
