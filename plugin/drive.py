@@ -132,6 +132,8 @@ def _run(h: Connection, coro: Coroutine[Any, Any, Any], fast: bool = False) -> A
         return server.lock.run_in_thread(coro, _alive)
     except OSError as error:
         number, reason = error.errno, error.strerror
+    # Raised outside the `except` clause: otherwise the OSError would be the failure's context,
+    # and be kept with all of its frames.
     known = number in NBD_ERRNOS or (fast and number == ENOTSUP)
     nbdkit.set_error(number if known else EIO)
     raise failure.Failure(number, reason)
@@ -213,6 +215,8 @@ def can_flush(h: Connection) -> bool:
     return True
 
 
+# Multi-conn: all connections of a drive write to the same nodes, so a flush on one of them covers
+# the writes of all.
 can_trim = can_zero = can_fast_zero = can_extents = can_multi_conn = can_flush
 
 
@@ -232,7 +236,7 @@ def pread(h: Connection, buf: memoryview, offset: int, flags: int) -> None:
 
 
 def pwrite(h: Connection, buf: memoryview, offset: int, flags: int) -> None:
-    if flags & nbdkit.FLAG_FUA:
+    if flags & nbdkit.FLAG_FUA:  # the shortcut cannot flush
         _run(h, h.blk.pwrite(offset, buf, fua=True))
         return
     tried = h.shortcut_pwrite(_slot(h), offset, buf)

@@ -2,8 +2,8 @@
 """The parser of ``drive=``: QEMU's ``-drive``, from text to a frozen `DriveConfig`.
 
 Checks are made in the order of QEMU's drive_new and blockdev_init, so that of
-several mistakes QEMU and this parser report the same.  Options that are no
-properties of the drive define its nodes (`nodes/definitions/flat_options.py`).
+several mistakes this parser reports the one that QEMU reports.  Options that are
+no properties of the drive define its nodes (`nodes/definitions/flat_options.py`).
 Some things that QEMU accepts are refused: interfaces without error policies,
 media=cdrom, index, bus, unit, snapshot=on, and drives without a medium.
 """

@@ -148,9 +148,11 @@ class Client(asyncio.BufferedProtocol):
         self._turn()
 
     def pause_writing(self) -> None:
+        """Stop running commands, because asyncio's write buffer is above its limit."""
         self._full = True
 
     def resume_writing(self) -> None:
+        """Go on with commands, because the client has read enough."""
         self._full = False
         self._schedule()
 

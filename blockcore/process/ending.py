@@ -89,6 +89,7 @@ class Ending:
                 self._begun.set()
 
     def has_begun(self) -> bool:
+        """Return whether the end has begun; on any thread."""
         return self._begun.is_set()
 
     def finish(self) -> None:

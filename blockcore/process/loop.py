@@ -122,10 +122,16 @@ class MainLoop:
             self._pools[GENERAL].submit(work)
 
     def is_wanted(self, lane: Lane) -> bool:
+        """Return whether other work waits for a thread of that lane (`ThreadPool.is_wanted`)."""
         pool = self._pools.get(lane)
         return self._lanes.is_wanted(lane) if pool is None else pool.is_wanted()
 
     def call_at(self, deadline_ns: int, timer: Timer) -> None:
+        """Let `timer` fire on the loop's thread when the clock is at `deadline_ns` (monotonic).
+
+        On any thread.  A timer that is cancelled in time does nothing when it fires.
+        """
+
         def arm() -> None:
             delay_s = (deadline_ns - self._machine.clock.monotonic_ns()) / 1e9
             self._asyncio.call_later(max(delay_s, 0.0), timer.fire)

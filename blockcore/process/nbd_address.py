@@ -32,7 +32,7 @@ class NbdAddress:
         return f"nbd://{host}:{self._port}/{export}"
 
     def withhold(self) -> None:
-        """Set the umask so that nobody can connect to the socket that nbdkit is about to bind.
+        """Set the umask so that no client can connect to the socket that nbdkit will bind.
 
         `open` sets the socket's mode afterwards: between the two there is no
         moment in which other users could connect.
