@@ -156,15 +156,13 @@ class BlockBackend:
             and not self.device.logical_block_size
         ):
             way = root.way()
-        # The traces of the old way belong to its nodes: they go there before `slots` forgets it.
-        self.publish_traces()
-        if way is not None:
-            # Workers may write there from here on.  It is early enough to set `slots` afterwards:
-            # `publish` runs under the lock.
-            self.shortcut = GuestShortcut(way, root.size, self._host.clock)
-            below = way.translation
-            self.slots.traces = way.traces
-            self.slots.traces_below = below.traces if below is not None else Traces()
+        if way is None:
+            self.publish_traces()
+            return
+        below = way.translation
+        self.slots.lead_to(way.traces, Traces() if below is None else below.traces)
+        # From here on workers may write there.
+        self.shortcut = GuestShortcut(way, root.size, self._host.clock)
 
     def open_requests(self) -> list[Request]:
         """Return the requests that have come and are not answered, except on the shortcut."""

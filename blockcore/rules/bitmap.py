@@ -270,7 +270,6 @@ class NodeBitmaps:
         successor.enabled = bitmap.enabled
         self.add(successor)
         bitmap.enabled, bitmap.busy, bitmap.successor = False, True, successor
-        self._changed()
 
     def abdicate(self, bitmap: DirtyBitmap) -> DirtyBitmap:
         """Replace a bitmap by its successor, and return the successor.

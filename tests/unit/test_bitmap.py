@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -185,6 +186,23 @@ def test_writes_go_to_what_records() -> None:
     bitmaps.mark(1 << 19, 1)
     assert names(bitmaps) == [("b", False, False, 64 * KIB)]
     assert seen == [True, False]
+
+
+BITMAP_CHANGES: dict[str, Callable[[NodeBitmaps, DirtyBitmap], object]] = {
+    "add": lambda bitmaps, bitmap: bitmaps.add(DirtyBitmap(1 << 20, 64 * KIB)),
+    "remove": lambda bitmaps, bitmap: bitmaps.remove(bitmap),
+    "disable": lambda bitmaps, bitmap: bitmaps.enable(bitmap, False),
+    "successor": lambda bitmaps, bitmap: bitmaps.create_successor(bitmap),
+}
+
+
+@pytest.mark.parametrize("change", BITMAP_CHANGES.values(), ids=BITMAP_CHANGES)
+def test_each_change_is_told(change: Callable[[NodeBitmaps, DirtyBitmap], object]) -> None:
+    """Whoever goes past the node decides anew where writes are marked."""
+    bitmaps, bitmap, seen = node_bitmaps()
+    before = len(seen)
+    change(bitmaps, bitmap)
+    assert len(seen) > before
 
 
 def test_marks_from_other_threads_are_counted() -> None:

@@ -548,7 +548,9 @@ def test_detect_zeroes_takes_it_away(machine: Machine, tmp_path: Path) -> None:
 
 def test_it_comes_back(machine: Machine, blk: BlockBackend) -> None:
     """As soon as what took it away is gone, be it used up or removed."""
+    assert shortcut(blk)
     with blk.quiesced():
+        assert blk.shortcut is None
         assert not shortcut(blk)
     assert shortcut(blk)
     machine.vm.stop(RunState.PAUSED)
@@ -580,6 +582,26 @@ def test_short_writes_are_the_nodes_writes(machine: Machine, blk: BlockBackend) 
     assert blk.root.traces.generation == blk.root._flushed_gen
     blk.publish_traces()
     assert blk.root.traces.generation == blk.root._flushed_gen
+
+
+def test_another_root_begins_at_nothing(
+    machine: Machine, blk: BlockBackend, tmp_path: Path
+) -> None:
+    """How far writes reached is the old root's, which an overlay need not be told of."""
+    (tmp_path / "other").write_bytes(bytes(SIZE))
+    other = FileNode(NodeOptions(node_name="o"), machine, "other", str(tmp_path / "other"))
+    perform(other.do_open())
+    old, slot = blk.root, Slot()
+    blk.slots.append(slot)
+    path = shortcut(blk)
+    assert path is not None and path.pwrite(slot, 4096, memoryview(b"abc"))
+    links.replace(old, other, [other])
+    assert blk.root is other and blk.shortcut is None
+    path = shortcut(blk)
+    assert path is not None and path.pwrite(slot, 8, memoryview(b"abc"))
+    blk.publish_traces()
+    assert (old.wr_highest_offset, other.wr_highest_offset) == (4099, 11)
+    perform(other.do_close())
 
 
 def test_a_drained_section_flushes_short_writes(

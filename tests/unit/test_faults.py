@@ -410,6 +410,27 @@ def test_gates_follow_the_rules() -> None:
     assert injector.gate(READ) is not None
 
 
+CHANGES: dict[str, Callable[[FaultInjector], object]] = {
+    "load": lambda injector: injector.load([rule(READ_AIO)], []),
+    "add": lambda injector: injector.add(rule()),
+    "add for an event": lambda injector: injector.add(rule(READ_AIO)),
+    "remove": lambda injector: injector.remove(injector.rules[0]),
+    "clear": lambda injector: injector.clear(),
+    "use up": lambda injector: request(injector),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_each_change_is_told(change: Callable[[FaultInjector], object]) -> None:
+    """Whoever goes past the node decides anew then."""
+    told: list[int] = []
+    injector = FaultInjector(no_dice, lambda: told.append(len(injector.rules)))
+    injector.add(rule(count=1))
+    before = len(told)
+    change(injector)
+    assert len(told) > before
+
+
 def test_rules_to_come_are_in_the_gate() -> None:
     """A rule that an event will activate must not be passed by."""
     injector = loaded(rule(READ_AIO, offset=512, length=512))

@@ -77,6 +77,20 @@ class Slots:
         self._retired_ops += slot.ops
         self._slots.remove(slot)
 
+    def lead_to(self, traces: Traces, traces_below: Traces) -> None:
+        """Leave the traces of the writes from now on at other nodes, or at the same ones anew.
+
+        How far writes have reached counts for the nodes that they have reached:
+        an overlay that takes the place of a longer image begins at nothing.
+        Workers may be on their way still, and write their slots, only while the
+        nodes are the same as before: others come in drained sections.
+        """
+        self.publish()
+        self.traces, self.traces_below = traces, traces_below
+        if self.idle():
+            for slot in self._slots:
+                slot.wr_highest = slot.wr_highest_below = 0
+
     def idle(self) -> bool:
         """Tell whether no request is on the shortcut."""
         return not any(slot.busy for slot in self._slots)
