@@ -21,6 +21,7 @@ from blockcore.bql.clock import SystemClock
 from blockcore.bql.routine import Routine
 from blockcore.drive.block_backend import BlockBackend
 from blockcore.faults.gate import Gate
+from blockcore.faults.injector import FaultInjector
 from blockcore.nodes.definitions.flat_options import open_options
 from blockcore.nodes.file_calls import FileSystem
 from blockcore.nodes.shortcut.guest import GuestShortcut, Tried
@@ -29,9 +30,10 @@ from blockcore.nodes.shortcut.way import Way
 from blockcore.process.connection import Connection
 from blockcore.process.server import Server
 from blockcore.qapi.events import Event
-from blockcore.qapi.names import RunState
+from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, RunState
 from blockcore.rules.accounting import AcctType
 from blockcore.rules.bitmap import DirtyBitmap
+from rules import fail
 from sim import add_drive, execute, perform, shortcut
 
 K = 1024
@@ -374,3 +376,21 @@ def test_an_error_on_the_shortcut_is_the_drive_s(world: Setup) -> None:
     assert world.blk.stats().tallies[AcctType.READ].failed == 1
     assert world.machine.vm.state is RunState.RUNNING
     connection.retire(slot)
+
+
+@pytest.mark.parametrize("side", ["read", "write"])
+def test_events_of_what_goes_past(side: str) -> None:
+    """A request that no rule can hit makes rules active that wait for its event."""
+    event = BlkdebugEvent.READ_AIO if side == "read" else BlkdebugEvent.WRITE_AIO
+    injector = FaultInjector(lambda: 0.0, lambda: None)
+    injector.add(fail(event=event, iotype=BlkdebugIOType.WRITE, offset=4096, length=512))
+    way = Way(-1, FileSystem(0), Gate(), Gate(), 0)
+    assert way.keep_to(injector, (BlkdebugEvent.READ_AIO,), (BlkdebugEvent.WRITE_AIO,))
+    other, guard = way.write_guard(), way.read_guard()
+    if side == "write":
+        other, guard = guard, other
+    assert injector.check(BlkdebugIOType.WRITE, 4096, 512) is None
+    assert other is None or not other(0, 512)
+    assert injector.check(BlkdebugIOType.WRITE, 4096, 512) is None
+    assert guard is not None and not guard(0, 512)
+    assert injector.check(BlkdebugIOType.WRITE, 4096, 512) is not None
