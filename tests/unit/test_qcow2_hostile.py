@@ -149,7 +149,7 @@ def test_corruption_is_reported_and_stops_everything(
     around = Around()
     disk = Disk(bytes(data), around)
     node = open_on(disk, around)
-    before = bytes(disk.data)
+    before, concerns = bytes(disk.data), around.concerns
     with pytest.raises(OSError) as caught:
         if request_kind == "read":
             read(node, 0, 512)
@@ -175,7 +175,7 @@ def test_corruption_is_reported_and_stops_everything(
         assert caught.value.errno == errno.ENOMEDIUM
     with pytest.raises(QmpError, match="^No medium inserted$"):
         perform(node.truncate(4096))
-    assert node.way() is None and not node.inserted
+    assert around.concerns > concerns and node.way() is None and not node.inserted
     perform(node.do_close())
     assert disk.data[80:] == before[80:]
     assert "cannot be opened read/write" in open_error(bytes(disk.data))
