@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from beside_qemu import Shared
 from both_ways import WAYS, force
+from live import directory_of_all
 
 # A shell starts what it runs in the background with SIGINT ignored, which children inherit;
 # tests interrupt theirs.
@@ -39,6 +41,13 @@ def _forced_way(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         force(patch, request.param)
         yield
+
+
+@pytest.fixture
+def common_path() -> Iterator[Path]:
+    """Like tmp_path, but other users reach it, too."""
+    with directory_of_all() as directory:
+        yield directory
 
 
 @pytest.fixture(scope="module")

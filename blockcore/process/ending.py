@@ -101,8 +101,7 @@ class Ending:
         self.begin(reason="nbdkit has ended")
         self._watcher.join()
         assert self._loop is not None
-        self._loop.stop()
-        run_alone(self._machine.close())
+        self._loop.stop(self._close)
         self._leave()
 
     def exit(self) -> None:
@@ -146,10 +145,11 @@ class Ending:
         if self._answered.wait(REPLY_S):
             return
         assert self._loop is not None
-        self._loop.stop()
-        if quiet:
-            run_alone(self._machine.close())
+        self._loop.stop(self._close if quiet else None)
         self.exit()
+
+    def _close(self) -> None:
+        run_alone(self._machine.close())
 
     def _quiet(self) -> bool:
         with self._lock.region():

@@ -72,6 +72,7 @@ class MainLoop:
         self._unlogged: deque[dict[str, Any]] = deque()
         self._flush_scheduled = False
         self._failure: BaseException | None = None
+        self._last: Callable[[], None] | None = None
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, name="main loop")
 
@@ -97,18 +98,27 @@ class MainLoop:
             for coro in (stopping.stop_on_error(), stopping.flush_after_stop()):
                 self._spawn(coro)
 
-    def stop(self) -> None:
-        """Disconnect all clients and end the threads; waits for the loop's thread only.
+    def stop(self, last: Callable[[], None] | None = None) -> None:
+        """Do what comes last, disconnect all clients, and end the threads.
 
-        A thread of a pool may hang in its call.  Not on the loop's thread, and not
-        under the big lock.
+        No command is run any more when `last` is called, on the loop's thread.
+        Clients are disconnected after it: what it closes is closed for one that
+        has waited for the end of its connection, as in QEMU (qemu_cleanup has
+        bdrv_close_all before monitor_cleanup).
+
+        Waits for the loop's thread only: a thread of a pool may hang in its call.
+        Not on the loop's thread, and not under the big lock.  Raises what `last` raises.
         """
+        self._last = last
         with contextlib.suppress(RuntimeError):  # the loop has ended already
             self._asyncio.call_soon_threadsafe(self._finish)
         self._thread.join()
         for pool in self._pools.values():
             pool.close()
         self._lanes.close()
+        self._do_last()
+        if self._failure is not None:
+            raise self._failure
 
     def submit(self, work: Callable[[], None], lane: Lane) -> None:
         """Run `work` soon on a thread of its lane (`routine.Pool`); on any thread.
@@ -172,7 +182,18 @@ class MainLoop:
         await self._ended.wait()
         if server is not None:
             server.close()
+        self._do_last()
+        if server is not None:
             await self._hang_up()
+
+    def _do_last(self) -> None:
+        """Call what `stop` was given, once: on the loop's thread, unless the loop had ended."""
+        last, self._last = self._last, None
+        try:
+            if last is not None:
+                last()
+        except BaseException as exc:
+            self._failure = exc
 
     async def _hang_up(self) -> None:
         """Disconnect all clients, and wait until asyncio has closed every connection.

@@ -16,7 +16,7 @@ import pytest
 
 from blockcore.config.assemble import Assembly
 from blockcore.process.server import Server
-from live import FAULTLINE, TIMEOUT_S, Flight, Live, Qmp, let_others_in, make_image
+from live import FAULTLINE, TIMEOUT_S, Flight, Live, Qmp, make_image
 from tree import TREE
 
 MIB = 1 << 20
@@ -266,16 +266,15 @@ def test_a_bug_is_not_silent(
     ],
 )
 def test_an_image_that_its_user_may_not_write(
-    keys: list[str], which: int, tmp_path: Path
+    keys: list[str], which: int, common_path: Path
 ) -> None:
     """It is not that anybody has made it read-only; the words are QEMU's."""
-    make_image(tmp_path / "d.img", MIB).chmod(0o444)
-    let_others_in(tmp_path)
+    make_image(common_path / "d.img", MIB).chmod(0o444)
 
     def start(*more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*FAULTLINE, "serve", "control=q", *keys, *more],
-            cwd=tmp_path,
+            cwd=common_path,
             env={**ENVIRON, "TMPDIR": "/tmp"},
             capture_output=True,
             text=True,
@@ -285,7 +284,6 @@ def test_an_image_that_its_user_may_not_write(
             extra_groups=[],
         )
 
-    tmp_path.chmod(0o777)
     done = start()
     assert done.returncode == 1
     reason = "Could not open 'd.img': Permission denied"

@@ -23,7 +23,7 @@ from blockcore.cli.runtime_dir import candidates, first_fitting
 from blockcore.process.control import bind_control_socket
 from blockcore.process.nbd_address import NbdAddress
 from blockcore.qapi.names import QmpError
-from live import FAULTLINE, TIMEOUT_S, let_others_in
+from live import FAULTLINE, TIMEOUT_S
 from tree import TREE
 
 ENVIRON = {**os.environ, "PYTHONPATH": str(TREE)}
@@ -75,16 +75,15 @@ def test_who_may_connect(umask: int, options: list[str], mode: int, tmp_path: Pa
 
 
 @root_only
-def test_another_user_connects(tmp_path: Path) -> None:
+def test_another_user_connects(common_path: Path) -> None:
     """One of the group does, another does not."""
-    let_others_in(tmp_path)
     code = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
-    with serving(tmp_path, "--nbd", "n", "--socket-group", "65534"):
+    with serving(common_path, "--nbd", "n", "--socket-group", "65534"):
         for group, message in ((65534, ""), (65533, "PermissionError")):
             # The one of an environment may be where nobody else can read.
             python = os.path.realpath(sys.executable)
             done = subprocess.run(
-                [python, "-I", "-c", code, str(tmp_path / "n")],
+                [python, "-I", "-c", code, str(common_path / "n")],
                 user=65534,
                 group=group,
                 extra_groups=[],

@@ -382,11 +382,16 @@ def freeze(process: subprocess.Popen[Any]) -> None:
     os.waitid(os.P_PID, process.pid, os.WSTOPPED)
 
 
-def let_others_in(directory: Path) -> None:
-    """Let other users reach a directory of a test, which pytest keeps for itself."""
-    for above in (directory, *directory.parents):
-        if above.stat().st_uid == os.geteuid() and above.is_relative_to(tempfile.gettempdir()):
-            above.chmod(above.stat().st_mode | 0o055)
+@contextlib.contextmanager
+def directory_of_all() -> Iterator[Path]:
+    """Make a directory that all users reach, which those of pytest are not.
+
+    Not below them either: each run of pytest that begins takes their rights away again.
+    """
+    with tempfile.TemporaryDirectory(prefix="test-faultline-") as name:
+        directory = Path(name)
+        directory.chmod(0o777)
+        yield directory
 
 
 def make_image(path: Path, size: int, pattern: int = 0) -> Path:
