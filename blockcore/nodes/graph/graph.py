@@ -127,7 +127,7 @@ class BlockGraph:
         """Open a node on its children; if that fails, close children that only it used.
 
         Permissions are checked twice: before the driver opens, because it may write
-        at once (a qcow2 image marks itself), and after the backing file was opened.
+        at once (qcow2 clears autoclear bits), and after the backing file was opened.
         """
         for name, opened in node.children.items():
             adopt(node, name, opened)

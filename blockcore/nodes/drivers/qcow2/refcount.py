@@ -31,8 +31,9 @@ class Refcounts(RefcountTable):
         """Take the `count` clusters that `allocate` would take, if one block in memory shows them.
 
         Returns the first cluster's number, or None if `allocate` has to search.
-        Called under the big lock, without the image's lock being held: it does not
-        await, so no other allocation comes in between.
+        The big lock is enough, also without the image's lock: there is no await, so no
+        other allocation comes in between.  A caller without the image's lock must have
+        found it free.
         """
         number = self._hint >> self.block_bits
         block = self.blocks.peek(self.table[number]) if number < len(self.table) else None

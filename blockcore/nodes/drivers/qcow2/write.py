@@ -15,8 +15,8 @@ from blockcore.qapi.names import BlkdebugEvent
 MERGE_BYTES = 256 << 10
 """Largest allocation, in bytes, that is written in one go together with the old data around it.
 
-Fewer calls for small allocations are paid with a copy of the guest's data; for
-larger ones the copy would cost more than the calls.
+One call instead of three costs a copy of the guest's data.  Larger allocations are
+written in parts, to spare that copy.
 """
 
 

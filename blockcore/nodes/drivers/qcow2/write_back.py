@@ -174,7 +174,8 @@ class WriteBack:
     async def run(self, *, everything: bool = False) -> None:
         """Write all changes; the caller holds the image's lock.
 
-        1. Refcount blocks, in which new clusters are counted.
+        1. Free clusters whose references are gone, then write the refcount blocks, in
+           which new clusters are counted.
         2. A flush, also for guest data in these clusters; then the L2 tables as they
            were before the flush.
         3. A flush, then L1 entries.
