@@ -18,6 +18,7 @@ from blockcore.bql.effects import Until
 from blockcore.drive.block_backend import BlockBackend
 from blockcore.drive.guest_request import Device
 from blockcore.faults.options import Request
+from blockcore.jobs.mirror.filter import MirrorTopNode
 from blockcore.machine.drain import Drain
 from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.options import parse_blockdev_options
@@ -38,9 +39,10 @@ from blockcore.qapi.names import (
     RunState,
 )
 from blockcore.rules.accounting import AcctType, Tally
+from blockcore.rules.bitmap import DirtyBitmap
 from blockcore.rules.throttle import Limit, ThrottleConfig
 from rules import fail
-from sim import MemoryNode, Sim, add_drive, new_machine, perform, shortcut
+from sim import MemoryNode, Sim, add_drive, add_node, new_machine, perform, shortcut
 
 SIZE = 64 << 10
 
@@ -602,6 +604,32 @@ def test_another_root_begins_at_nothing(
     blk.publish_traces()
     assert (old.wr_highest_offset, other.wr_highest_offset) == (4099, 11)
     perform(other.do_close())
+
+
+def test_the_filter_of_a_mirror_takes_it_away(machine: Machine, tmp_path: Path) -> None:
+    """As soon as writes are to be marked there, and as long as they go to the target, too."""
+    (tmp_path / "d").write_bytes(bytes(SIZE))
+    file = FileNode(NodeOptions(node_name="d"), machine, "d", str(tmp_path / "d"))
+    perform(file.do_open())
+    add_node(machine, file)
+    top = MirrorTopNode(NodeOptions(node_name="top"), machine, file)
+    perform(top.do_open())
+    blk = add_drive(machine, top)
+    slot = Slot()
+
+    def writes() -> object:
+        path = shortcut(blk)
+        assert path is not None
+        return path.pwrite(slot, 512, memoryview(b"abc"))
+
+    assert writes()
+    top.copies = True
+    assert not writes()
+    top.copies = False
+    assert writes()
+    top.marks = marks = DirtyBitmap(SIZE, 512)
+    assert writes() and marks.count == 512
+    perform(file.do_close())
 
 
 def test_a_drained_section_flushes_short_writes(
