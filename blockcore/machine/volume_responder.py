@@ -135,6 +135,7 @@ class VolumeResponder:
         return self._stopped or self._node.closed
 
     def _arm(self) -> None:
+        # `wr_highest_offset` does not know yet of writes that went past the node.
         for blk in self._host.find.drives_above(self._node):
             blk.publish_traces()
         self._armed = self.threshold
@@ -144,9 +145,9 @@ class VolumeResponder:
     def _crossed(self) -> bool:
         """Return whether a write went past the threshold, even if before the threshold was armed.
 
-        QEMU does not report such a write; vdsm makes up for the event it missed.
-        The volume hears of no write on the shortcut, which is open while
-        nothing is armed.
+        QEMU does not report such a write; vdsm makes up for the event it missed.  The
+        volume does not see writes on the shortcut, which guests may take while nothing
+        is armed: the node's highest offset counts as well.
         """
         highest = max(self._volume.demand, self._node.wr_highest_offset)
         return highest > self.threshold

@@ -101,6 +101,7 @@ class CopyBeforeWriteNode(FilterNode):
         await self.below.flush()
 
     def do_way(self) -> Way | None:
+        """Return the way past the filter for reads; every write has to be saved first."""
         way = super().do_way()
         if way is not None:
             way.write_gate = EVERYWHERE

@@ -95,6 +95,7 @@ class Backup(BlockJobDriver):
         copy.skip_unallocated = sync is MirrorSyncMode.TOP
 
     async def run(self, job: BlockJob) -> None:
+        """Copy what `sync` wants, until it is done, the job is cancelled, or OSError."""
         sync = self._backup.sync
         job.progress.set_remaining(self._copy.bitmap.count)
         if sync is MirrorSyncMode.NONE:
@@ -200,6 +201,7 @@ class Backup(BlockJobDriver):
             bitmaps.reclaim(bitmap)
 
     async def clean(self, job: BlockJob) -> None:
+        """Give up the nodes, take the filter away, and close the target if it has no other user."""
         job.remove_nodes()
         target = self._copy.target
         await drop_backup_filter(self._machine, self._cbw)

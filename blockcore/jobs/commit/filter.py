@@ -19,4 +19,5 @@ class CommitTopNode(FilterNode):
     never_frozen = True
 
     def child_permissions(self, name: str, perm: Perm, shared: Perm) -> Pair:
+        """Return no needs, and everything shared (bdrv_commit_top_child_perm)."""
         return NONE, ALL

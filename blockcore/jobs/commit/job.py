@@ -85,6 +85,7 @@ class Commit(BlockJobDriver):
             raise
 
     async def run(self, job: BlockJob) -> None:
+        """Copy what is above `base` into it, after `base` has grown to the size of `top`."""
         length = self._top.size
         job.progress.set_remaining(length)
         if self._base.size < length:
@@ -190,6 +191,7 @@ class Commit(BlockJobDriver):
             await drop_filter(self._machine, commit_top)
 
     async def clean(self, job: BlockJob) -> None:
+        """Give up writing to the base, and make it read-only again if it was."""
         job.keep_blocked(self._base)
         if self._base_read_only:
             await quietly_read_only(self._machine, self._base)

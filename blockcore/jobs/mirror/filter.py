@@ -154,6 +154,11 @@ class MirrorTopNode(FilterNode):
         return not any(start < others and other < end for other, others in self._unmarked)
 
     def do_way(self) -> Way | None:
+        """Return the way past the filter.
+
+        A write may not take it if it may have to go to the target as well; else it marks
+        the job's bitmap, as a write on the long way does.
+        """
         way = super().do_way()
         if way is not None and self.copies:
             way.write_gate = EVERYWHERE

@@ -103,6 +103,10 @@ class Mirror(BlockJobDriver):
         return force
 
     def complete(self, job: BlockJob) -> bool:
+        """Let a ready mirror end, and reserve the node to replace; raise QmpError if it is gone.
+
+        (mirror_complete.)  Return False if the mirror is not ready.
+        """
         if not job.is_ready:
             return False
         name = self._mirror.replaces

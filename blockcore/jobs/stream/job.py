@@ -100,6 +100,7 @@ class Stream(BlockJobDriver):
             job.add_node(node, NONE, _SHARED)
 
     async def run(self, job: BlockJob) -> None:
+        """Copy what the target lacks, unless nothing is below it in the streamed part."""
         if skip_filters(self._target) is self._extent.bottom:
             return
         length = self._target.size
