@@ -189,6 +189,7 @@ async def _prepare(
         raise QmpError(f"Compression is not supported for this drive {name}")
     source.check_op(BlockOpType.BACKUP_SOURCE)
     target.check_op(BlockOpType.BACKUP_TARGET)
+    _check_perf(backup)
     check_on_error(machine, source, backup.on_source_error, "on-source-error")
     if backup.bitmap is not None:
         backup.bitmap.check_usable()
@@ -214,14 +215,8 @@ async def _prepare(
 
 def _backup_options(source: BlockNode, data: BackupCommon) -> BackupOptions:
     """Return the options of the job; raise QmpError if arguments contradict each other."""
-    # First the numbers of `x-perf`, then the bitmap and its mode, each of which needs the other.
     # What is not given has QEMU's default (do_backup_common).
     perf = data.x_perf or BackupPerf()
-    workers = MAX_WORKERS if perf.max_workers is None else perf.max_workers
-    if not 1 <= workers <= INT_MAX:
-        raise QmpError(f"max-workers must be between 1 and {INT_MAX}")
-    if perf.max_chunk is not None and perf.max_chunk < 0:
-        raise QmpError("max-chunk must be zero (which means no limit) or positive")
     mode = _bitmap_mode(data)
     bitmap = None if data.bitmap is None else _bitmap(source, data, mode)
     # The modes that work by a bitmap have refused its absence already (`_bitmap_mode`).
@@ -233,11 +228,19 @@ def _backup_options(source: BlockNode, data: BackupCommon) -> BackupOptions:
         bitmap_mode=mode or BitmapSyncMode.ON_SUCCESS,
         on_source_error=data.on_source_error or BlockdevOnError.REPORT,
         on_target_error=data.on_target_error or BlockdevOnError.REPORT,
-        max_workers=workers,
+        max_workers=MAX_WORKERS if perf.max_workers is None else perf.max_workers,
         max_chunk=perf.max_chunk or 0,
         min_cluster_size=perf.min_cluster_size or 0,
         discard_source=data.discard_source is True,
     )
+
+
+def _check_perf(backup: BackupOptions) -> None:
+    """Raise QmpError if a number of `x-perf` is out of range."""
+    if not 1 <= backup.max_workers <= INT_MAX:
+        raise QmpError(f"max-workers must be between 1 and {INT_MAX}")
+    if backup.max_chunk < 0:
+        raise QmpError("max-chunk must be zero (which means no limit) or positive")
 
 
 def _bitmap_mode(data: BackupCommon) -> BitmapSyncMode | None:
