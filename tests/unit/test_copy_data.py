@@ -227,6 +227,24 @@ def test_those_before_the_one_that_fails_are_done(
     assert (tmp_path / "pair" / "target").read_bytes()[: done * PART] == DATA[: done * PART]
 
 
+def test_a_bitmap_that_comes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data reach the target when it is there; one that has gone marks nothing any more."""
+    pair = make_pair(tmp_path / "pair")
+    pair("block-dirty-bitmap-add", node="target", name="off")
+    real, target = getattr(shortcut, "write_all"), pair.node("target")  # noqa: B009
+
+    def writes(*arguments: Any) -> None:
+        if not target.bitmaps.recording[1:]:
+            pair("block-dirty-bitmap-disable", node="target", name="off")
+            pair("block-dirty-bitmap-add", node="target", name="b")
+        real(*arguments)
+
+    monkeypatch.setattr(shortcut, "write_all", writes)
+    assert perform(pair.copier.copy_all([(0, PART)])) == (1, None)
+    marked = {one.name: list(one.areas()) for one in target.bitmaps}
+    assert marked == {"b": [(0, PART)], "off": []}
+
+
 def test_what_has_a_shortcut(tmp_path: Path) -> None:
     """A rule anywhere at the source could be about the question what is there."""
     pair = make_pair(tmp_path / "pair")

@@ -101,9 +101,9 @@ def test_writes_are_marked_where_each_node_has_them(image: Path, mode: str) -> N
     with image.open(mode, buffering=0) as file:
         system = FileSystem(0)
         way = Way(file.fileno(), system, Gate(), Gate())
-        way.traces.bitmaps.append((below, 0))
+        way.traces.mark_in(below)
         way = way.shifted(4 * K)
-        way.traces.bitmaps.append((above, 0))
+        way.traces.mark_in(above)
         path = GuestShortcut(way, SIZE, Ticks())
         with contextlib.nullcontext() if mode == "r+b" else pytest.raises(OSError):
             assert path.pwrite(Slot(), K - 1, memoryview(b"ab"))

@@ -163,5 +163,5 @@ class MirrorTopNode(FilterNode):
         if way is not None and self.copies:
             way.write_gate = EVERYWHERE
         elif way is not None and self.marks is not None:
-            way.traces.bitmaps.append((self.marks, 0))
+            way.traces.mark_in(self.marks)
         return way

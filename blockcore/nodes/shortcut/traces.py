@@ -57,16 +57,18 @@ class NodeTraces:
 class Traces:
     """The traces of requests at all nodes that they bypass.
 
-    `nodes` and `bitmaps` come with shifts: a request's offset plus the shift is the
-    offset at that node.  `read_events` and `write_events` are called for each
-    request, on any thread.
+    All come with shifts: a request's offset plus the shift is the offset at that
+    node.  `bitmaps` are those that recorded when the way was found; `others` are
+    those among them that are no node's.  `read_events` and `write_events` are
+    called for each request, on any thread.
     """
 
-    __slots__ = ("bitmaps", "nodes", "read_events", "write_events")
+    __slots__ = ("bitmaps", "nodes", "others", "read_events", "write_events")
 
     def __init__(self) -> None:
         self.nodes: list[tuple[NodeTraces, int]] = []
         self.bitmaps: list[tuple[DirtyBitmap, int]] = []
+        self.others: list[tuple[DirtyBitmap, int]] = []
         self.read_events: list[Raise] = []
         self.write_events: list[Raise] = []
 
@@ -75,11 +77,17 @@ class Traces:
         self.nodes.append((node, 0))
         self.bitmaps += [(bitmap, 0) for bitmap in node.bitmaps.recording]
 
+    def mark_in(self, bitmap: DirtyBitmap) -> None:
+        """Add a bitmap that is not one of its node's."""
+        self.bitmaps.append((bitmap, 0))
+        self.others.append((bitmap, 0))
+
     def shifted(self, by: int) -> Traces:
         """Return the traces for requests whose offsets are `by` bytes lower than here."""
         moved = Traces()
         moved.nodes = [(node, shift + by) for node, shift in self.nodes]
         moved.bitmaps = [(bitmap, shift + by) for bitmap, shift in self.bitmaps]
+        moved.others = [(bitmap, shift + by) for bitmap, shift in self.others]
         moved.read_events, moved.write_events = self.read_events, self.write_events
         return moved
 
@@ -91,13 +99,15 @@ class Traces:
     def wrote(self, offset: int, length: int) -> None:
         """Leave all traces of a write that has ended, whatever its outcome.
 
-        The caller has the big lock.
+        The caller has the big lock.  The nodes' bitmaps are those of this moment, as on
+        the long way: one that came while the write was under way has to have it.
         """
         for event in self.write_events:
             event()
-        for bitmap, shift in self.bitmaps:
+        for bitmap, shift in self.others:
             bitmap.set(offset + shift, length)
-        self.reached(offset + length)
+        for node, shift in self.nodes:
+            node.wrote(offset + shift, length)
 
     def reached(self, highest: int) -> None:
         """Record at the nodes that writes have ended at `highest` at most.
