@@ -13,6 +13,7 @@ from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.options import BLOCKDEV_OPTIONS, BlockdevOptions
 from blockcore.nodes.graph.changing import references
 from blockcore.nodes.graph.reopen import asked_changes
+from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.nodes.permissions import Perm
 from blockcore.qapi.errnos import reason_of
@@ -38,23 +39,28 @@ async def block_resize(
     The drives above are drained meanwhile.  An NBD client learns the new size
     when it connects again: the protocol has no message for it.
     """
-    node = machine.find.node_or_device(device, node_name)
-    if size < 0:
-        raise QmpError("Parameter 'size' expects a >0 size")
-    if not machine.qemu.resize_names_blocker and node.op_blockers.reason(BlockOpType.RESIZE):
-        raise QmpError(f"Device '{device or node_name}' is in use")
-    node.check_op(BlockOpType.RESIZE)
-    async with changing_graph(machine, device, node_name), Drain(machine, [node]):
-        with using(node, Perm.RESIZE):
-            if node.read_only:
-                raise QmpError("Image is read-only")
-            if size > MAX_LENGTH:
-                raise QmpError(f"offset({size}) exceeds maximum({MAX_LENGTH})")
-            try:
-                await node.truncate(size)
-            except OSError as exc:
-                reason = reason_of(exc)
-                raise QmpError(f"Could not resize file: {reason}") from None
+    async with changing_graph(machine, device, node_name):
+        node = machine.find.node_or_device(device, node_name)
+        if size < 0:
+            raise QmpError("Parameter 'size' expects a >0 size")
+        if not machine.qemu.resize_names_blocker and node.op_blockers.reason(BlockOpType.RESIZE):
+            raise QmpError(f"Device '{device or node_name}' is in use")
+        node.check_op(BlockOpType.RESIZE)
+        async with Drain(machine, [node]):
+            await _resize(node, size)
+
+
+async def _resize(node: BlockNode, size: int) -> None:
+    with using(node, Perm.RESIZE):
+        if node.read_only:
+            raise QmpError("Image is read-only")
+        if size > MAX_LENGTH:
+            raise QmpError(f"offset({size}) exceeds maximum({MAX_LENGTH})")
+        try:
+            await node.truncate(size)
+        except OSError as exc:
+            reason = reason_of(exc)
+            raise QmpError(f"Could not resize file: {reason}") from None
 
 
 @table.command("block-set-write-threshold")

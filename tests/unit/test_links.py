@@ -13,6 +13,7 @@ import pytest
 from blockcore.bql.effects import Until
 from blockcore.config.assemble import Assembly
 from blockcore.config.config import parse_config
+from blockcore.machine.graph_changes import blockdev_del, changing_graph
 from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevOptionsFile
 from blockcore.nodes.driver import NewChildren, NodeOptions
@@ -391,3 +392,29 @@ def test_turns_at_parts_of_the_graph() -> None:
     for wanted in ("b", "c", "n", ""):
         end(wanted)
     assert not has and not machine.changing.taken
+
+
+def test_a_node_is_looked_up_in_the_turn_of_its_command() -> None:
+    """The turn before may have taken it away."""
+    sim, go, told = Sim(0), list[int](), list[str]()
+    machine = new_machine(sim)
+    node = MemoryNode(NodeOptions(node_name="n"), machine, 4096)
+    add_node(machine, node, monitor_owned=True)
+
+    async def deletes() -> None:
+        async with changing_graph(machine, "n"):
+            await Until(lambda: bool(go))
+            await blockdev_del(machine, "n")
+
+    async def resizes() -> None:
+        try:
+            await execute(machine, "block_resize", node_name="n", size=8192)
+        except QmpError as exc:
+            told.append(exc.desc)
+
+    sim.start("delete", deletes(), now=True)
+    sim.start("resize", resizes(), now=True)
+    with sim.lock.region():
+        go.append(1)
+    sim.run()
+    assert told == ["Cannot find device='' nor node-name='n'"] and node.size == 4096
