@@ -171,7 +171,11 @@ class Machine:
         blk.throttle = self.throttle_groups.limit(blk.throttle, config, group, now_ns)
 
     async def close(self) -> None:
-        """Close all nodes.  No guest or job sends requests any more: the process is ending."""
+        """Close all nodes, because the process is ending.
+
+        Guests send no requests any more.  A job that has not ended in time may hang in a
+        call, whose file is closed under it: what images have in memory is worth more.
+        """
         for blk in self.backends:
             blk.publish_traces()
         await self.graph.close_all()

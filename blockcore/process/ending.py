@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: MIT
 """The end of the process: from the first reason to end (a signal, `quit`, nbdkit) to the exit.
 
+In this order: SHUTDOWN; jobs are cancelled (`CANCEL_NS`); the lock closes, so that
+requests that wait end with ESHUTDOWN; nbdkit is told; servers are hung up on; requests
+in system calls end (GRACE_S); nbdkit sends the last replies (REPLY_S); images are
+closed; control clients are disconnected; files are removed.  If a request hangs in a
+system call, images are not closed, and the process exits with 0 all the same: what was
+flushed is there.
+
 Two threads wait for it from the start, because at the end there may be no
-memory or descriptor for a thread.  The watcher ends everything in order:
-SHUTDOWN, jobs, waiting requests, nbdkit, then requests in system calls.  The
-last resort ends the process by force if the watcher, the main loop or nbdkit
+memory or descriptor for a thread.  The watcher ends everything in that order.
+The last resort ends the process by force if the watcher, the main loop or nbdkit
 is stuck.
 """
 
@@ -34,9 +40,12 @@ slow disk.
 REPLY_S = 0.1
 """How long nbdkit may take to send the last replies and call `cleanup`, in seconds."""
 
-FORCE_S = 0.5
-"""How long everything else may take, in seconds: the process ends by force GRACE_S + FORCE_S
-after the end has begun."""
+FORCE_S = 0.4
+"""How long everything else may take, in seconds; then the process ends by force.
+
+That is 2 seconds after the end has begun, or an end that uses each of its
+allowances would be cut off.
+"""
 
 POLL_S = 0.005
 """How often the watcher looks whether jobs and requests have ended, in seconds."""
@@ -158,9 +167,9 @@ class Ending:
     def _end_by_force(self) -> None:
         """End the process if the orderly end takes too long (the last resort's thread)."""
         self._begun.wait()
-        time.sleep(GRACE_S + FORCE_S)
+        time.sleep(CANCEL_NS / 1e9 + GRACE_S + REPLY_S + FORCE_S)
         try:
-            _log.error("the main loop is stuck, ended by force")
+            _log.error("something is stuck at the end, ended by force")
         finally:
             # Whatever becomes of that line: if logging fails, the process must end all the same.
             self.exit()
