@@ -23,7 +23,9 @@ class Request(NamedTuple):
     """One request to a node, as its driver is going to get it.
 
     `offset` and `nbytes` are bytes; a flush has 0 for both.  `buf` has `nbytes`
-    bytes: a read fills it, a write takes it, other requests have none.
+    bytes: a read fills it, a write takes it; other requests have None, and so has
+    a read that only copies data up the chain (`BlockNode.populate`), of which no
+    byte is returned.
     `may_unmap` allows write-zeroes to deallocate.
     """
 

@@ -9,8 +9,9 @@
 | a drive's or node's name | `drive_on`       | the drive, or the one on the node;  |
 |                          |                  | Node '...' is not attached          |
 | `node-name` alone        | `node`           | the node; Failed to find node       |
-| `device`, `node-name`    | `node_or_device` | the drive's root, or the node;      |
-|                          |                  | Cannot find device='...'            |
+| `device`, `node-name`    | `node_or_device` | the root of the drive `device` if   |
+|                          |                  | there is one, else the node; Cannot |
+|                          |                  | find device='...'                   |
 | both, for jobs           | `root_node`      | the drive's root, or the node, if   |
 |                          |                  | no node or job is above it; Need a  |
 |                          |                  | root block node                     |

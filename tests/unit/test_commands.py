@@ -9,7 +9,7 @@ import sys
 from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -684,6 +684,11 @@ def test_arguments_are_qemu_s(release: str, name: str) -> None:
 def _is_missing(line: str, name: str) -> bool:
     partly = ("blockdev-add", "blockdev-reopen", "transaction")
     return name in partly and line.endswith(" there only")
+
+
+def test_every_event_is_in_the_schema() -> None:
+    """One that no table has is sent all the same, and nobody could know its members."""
+    assert set(table.events.values()) == set(get_args(Event))
 
 
 @pytest.mark.parametrize("release", RELEASES)

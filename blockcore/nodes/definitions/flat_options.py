@@ -44,9 +44,9 @@ from blockcore.qapi.names import QmpError
 from blockcore.qapi.schema import Null, parse
 
 FORMATS: Final = frozenset(
-    driver for driver, cls in BLOCKDEV_OPTIONS.variants.items() if "file" in cls.child_members()
+    driver for driver, cls in BLOCKDEV_OPTIONS.variants.items() if cls.is_format
 )
-"""The drivers that have a `file` below them; all others are protocols."""
+"""The drivers that say how a file holds a disk; all others count as protocols."""
 
 _CANNOT_REFERENCE: Final = (
     "Cannot reference an existing block device with additional options or a new filename"

@@ -8,8 +8,8 @@
 Without an await in the block, no request sees its intermediate states, so they
 may be states that would be refused.  At the end of the block
 
-1. permissions are checked; a conflict, like any other exception, puts every
-   link back, the last one first, and is raised;
+1. permissions are checked; a conflict, like any other exception in the block or
+   in the check, puts every link back, the last one first, and is raised;
 2. the file names of all nodes that are connected with the change are recomputed;
 3. nodes that the change has left without users are closed.
 
@@ -56,7 +56,7 @@ class Relink:
             if self._unchecked:
                 self.check()
             self._refresh()
-        except QmpError:
+        except Exception:
             self.undo()
             raise
         finally:
