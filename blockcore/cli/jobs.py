@@ -17,8 +17,8 @@ from blockcore.cli.job_wait import JobListener, wait
 from blockcore.cli.job_watch import JobWatch, Need
 from blockcore.cli.once import Command, Group
 from blockcore.cli.session import execute, reply, session, socket_option, socket_path
-from blockcore.qapi.keyval import opt_size
 from blockcore.qapi.names import QmpError
+from blockcore.qapi.texts import opt_size
 
 FUTURE = {
     "pause": "will pause",

@@ -36,9 +36,10 @@ from blockcore.nodes.definitions.options import (
     parse_blockdev_options,
 )
 from blockcore.qapi.json.stream import parse_json
-from blockcore.qapi.keyval import opt_bool, opt_number, parse_keyval
+from blockcore.qapi.keyval import parse_keyval
 from blockcore.qapi.names import QmpError
 from blockcore.qapi.qemu import LATEST, Release, release_of
+from blockcore.qapi.texts import opt_bool, opt_number
 
 REPEATED = frozenset({"blockdev", "device", "drive"})
 """Keys that may be given more than once."""

@@ -13,9 +13,10 @@ from typing import Final
 
 from blockcore.nodes.definitions.structs import OnOffAuto
 from blockcore.qapi.json.stream import parse_json
-from blockcore.qapi.keyval import opt_size, parse_opts, well_formed_id
+from blockcore.qapi.keyval import parse_opts, well_formed_id
 from blockcore.qapi.names import BlockdevOnError, QmpError
 from blockcore.qapi.qemu import LATEST, Release
+from blockcore.qapi.texts import opt_size
 
 BLOCK_SIZE_MIN: Final = 512
 BLOCK_SIZE_MAX: Final = 2 << 20

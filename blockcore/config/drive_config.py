@@ -16,8 +16,9 @@ from typing import Final
 from blockcore.nodes.definitions.flat_options import open_options
 from blockcore.nodes.definitions.options import BlockdevOptions
 from blockcore.nodes.definitions.structs import BlockdevAioOptions
-from blockcore.qapi.keyval import opt_bool, opt_number, parse_opts, well_formed_id
+from blockcore.qapi.keyval import parse_opts, well_formed_id
 from blockcore.qapi.names import BlockdevDetectZeroesOptions, BlockdevOnError, QmpError
+from blockcore.qapi.texts import opt_bool, opt_number
 from blockcore.rules.policy import parse_rerror, parse_werror
 from blockcore.rules.throttle import Limit, ThrottleConfig
 

@@ -11,5 +11,6 @@
 - `schema`: the tables of commands and events, and the wire form of results.
 - `introspect`: turns a table into the answer of ``query-qmp-schema``.
 - `keyval`: parses the ``key=value,...`` syntaxes of QEMU's command line.
+- `texts`: booleans, numbers and sizes as texts.
 - `json`: parses and writes the JSON text of QMP.
 """

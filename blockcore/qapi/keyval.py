@@ -23,9 +23,6 @@ Tree = str | int | bool | dict[str, "Tree"] | list["Tree"]
 _FRAGMENT = re.compile(r"[a-zA-Z][a-zA-Z0-9_-]*|[0-9]+|__[a-z0-9.-]+_[a-zA-Z][a-zA-Z0-9_-]*")
 _FRAGMENT_MAX = 127
 _IDENTIFIER = re.compile(r"[a-zA-Z][a-zA-Z0-9._-]*")
-_NUMBER = re.compile(r"\s*([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
-_SIZE = re.compile(r"\s*\+?(?:(0[xX][0-9a-fA-F]+)|([0-9]+)(\.[0-9]*)?([bBkKmMgGtTpPeE]?))")
-_SUFFIXES = "bkmgtpe"
 _KEY_END = re.compile(r"[=,]|$")
 _VALUE = re.compile(r"(?:[^,]|,,)*")
 _IMPLIED = re.compile(r"(?:[^,=]|,,)*")
@@ -35,11 +32,6 @@ NESTING_MAX = 64
 
 Far fewer than Python's stack has frames: parsing such keys and opening such nodes is recursive.
 """
-
-_BOOLEANS = {
-    **dict.fromkeys(("on", "yes", "true", "y"), True),
-    **dict.fromkeys(("off", "no", "false", "n"), False),
-}
 
 
 def well_formed_id(name: str) -> bool:
@@ -210,57 +202,3 @@ def crumple(flat: Mapping[str, str]) -> dict[str, Tree]:
     result = _listify(root, "")
     assert isinstance(result, dict)
     return result
-
-
-def opt_bool(text: str, name: str) -> bool:
-    """Return the boolean of an option, or raise QmpError (parse_option_bool)."""
-    if text not in _BOOLEANS:
-        raise QmpError(f"Parameter '{name}' expects 'on' or 'off'")
-    return _BOOLEANS[text]
-
-
-def opt_number(text: str, name: str) -> int:
-    """Return the number of an option, or raise QmpError (parse_option_number).
-
-    Unsigned, 64 bits; hexadecimal and octal have C's prefixes.  A negative
-    number wraps around, as with strtoull.
-    """
-    match = _NUMBER.fullmatch(text)
-    if match is None:
-        raise QmpError(f"Parameter '{name}' expects a number")
-    digits = match[2]
-    if digits[:2] in ("0x", "0X"):
-        value = _magnitude(digits[2:], 16)
-    else:
-        value = _magnitude(digits, 8 if digits[0] == "0" else 10)
-    if value >= 1 << 64:
-        raise QmpError(f"Value '{text}' is too large for parameter '{name}'")
-    return -value % (1 << 64) if match[1] == "-" else value
-
-
-def opt_size(text: str, name: str) -> int:
-    """Return the bytes of an option, or raise QmpError (parse_option_size).
-
-    The text may have a fraction, and a binary suffix: k, M, G, T, P or E.
-    """
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise QmpError(f"Parameter '{name}' expects a non-negative number below 2^64")
-    if match[1]:
-        value = _magnitude(match[1][2:], 16)
-    else:
-        unit = 1024 ** _SUFFIXES.index((match[4] or "b").lower())
-        fraction = (match[3] or ".")[1:40]
-        if fraction.strip("0") and unit == 1:
-            raise QmpError(f"Parameter '{name}' expects a non-negative number below 2^64")
-        value = _magnitude(match[2], 10) * unit + int(fraction or "0") * unit // 10 ** len(fraction)
-    if value >= 1 << 64:
-        raise QmpError(f"Value '{text}' is out of range for parameter '{name}'")
-    return value
-
-
-def _magnitude(digits: str, base: int) -> int:
-    """Return the number, or 2^64 if it has more digits than 64 bits can have."""
-    # int() would raise ValueError for a decimal of more than 4300 digits.
-    significant = digits.lstrip("0")
-    return 1 << 64 if len(significant) > 22 else int(significant or "0", base)

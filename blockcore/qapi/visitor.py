@@ -13,17 +13,23 @@ here.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from blockcore.qapi.names import QmpError
+from blockcore.qapi.texts import (
+    BOOLEANS,
+    INT64_MAX,
+    INT64_MIN,
+    UINT64_MAX,
+    integer,
+    number,
+    size,
+)
 
-INT64_MIN: Final = -(1 << 63)
-INT64_MAX: Final = (1 << 63) - 1
-UINT64_MAX: Final = (1 << 64) - 1
+T = TypeVar("T")
 
 NESTING_MAX: Final = 64
 """Levels of objects that are visited, as of nodes that are defined in each other.
@@ -186,19 +192,6 @@ def _json(kind: str, value: Any, name: Name) -> Any:
     return float(value) if kind == "number" else value
 
 
-_TRUTH: Final = dict.fromkeys(("on", "yes", "true", "y"), True) | dict.fromkeys(
-    ("off", "no", "false", "n"), False
-)
-# strtoll with base 0: white space, sign, then hexadecimal, octal or decimal.
-_INTEGER: Final = re.compile(r"[ \t-\r]*([+-]?)(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))")
-_NUMBER: Final = re.compile(r"[ \t-\r]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-# Hexadecimal takes the suffix too: b and e are digits there.
-_SIZE: Final = re.compile(
-    r"[ \t-\r]*\+?(?:0[xX]([0-9a-fA-F]+)|([0-9]+)(?:\.([0-9]*))?)([bBkKmMgGtTpPeE]?)"
-)
-_SUFFIXES: Final = "bkmgtpe"
-
-
 def _keyval(kind: str, value: Any, name: Name) -> Any:
     """Convert a scalar that keyval gave, and so is a string."""
     if type(value) is not str:
@@ -206,54 +199,16 @@ def _keyval(kind: str, value: Any, name: Name) -> Any:
     if kind == "str":
         return value
     if kind == "bool":
-        if value not in _TRUTH:
-            raise name.expects("'on' or 'off'")
-        return _TRUTH[value]
+        return _if_any(BOOLEANS.get(value), name, "'on' or 'off'")
     if kind == "size":
-        return _size(value, name)
+        return _if_any(size(value), name, "a size value")
     if kind == "number":
-        if not _NUMBER.fullmatch(value) or abs(float(value)) == float("inf"):
-            raise name.expects("number")
-        return float(value)
-    return _integer(value, name, signed=kind == "int")
+        return _if_any(number(value), name, "number")
+    return _if_any(integer(value, signed=kind == "int"), name, "integer")
 
 
-def _integer(value: str, name: Name, *, signed: bool) -> int:
-    """Convert an integer of 64 bits (qemu_strtoi64, qemu_strtou64)."""
-    # First the form, in any of the three bases; then the sign; then the range.  An unsigned
-    # number may be negative and wraps around, as with strtoull.
-    match = _INTEGER.fullmatch(value)
-    if match is None:
-        raise name.expects("integer")
-    sign, hexadecimal, octal, decimal = match.groups()
-    # More digits than 64 bits have; int() raises ValueError for thousands of them.
-    if decimal and len(decimal) > 20:
-        raise name.expects("integer")
-    if hexadecimal:
-        number = int(hexadecimal, 16)
-    else:
-        number = int(octal, 8) if octal else int(decimal)
-    if sign == "-":
-        number = -number
-    if signed and INT64_MIN <= number <= INT64_MAX:
-        return number
-    if not signed and -UINT64_MAX <= number <= UINT64_MAX:
-        return number & UINT64_MAX
-    raise name.expects("integer")
-
-
-def _size(value: str, name: Name) -> int:
-    """Convert a number of bytes with a fraction and a suffix (qemu_strtosz)."""
-    match = _SIZE.fullmatch(value)
-    if match is None or len(value) > 4096:
-        raise name.expects("a size value")
-    hexadecimal, whole, fraction, suffix = match.groups()
-    unit: int = 1024 ** _SUFFIXES.index(suffix.lower()) if suffix else 1
-    number = (int(hexadecimal, 16) if hexadecimal else int(whole)) * unit
-    if fraction and fraction.strip("0"):
-        if unit == 1:
-            raise name.expects("a size value")
-        number += int(float(f"0.{fraction}") * unit + 0.5)
-    if number > UINT64_MAX:
-        raise name.expects("a size value")
-    return number
+def _if_any(converted: T | None, name: Name, expected: str) -> T:
+    """Return a converted value, or raise QmpError if there is none."""
+    if converted is None:
+        raise name.expects(expected)
+    return converted

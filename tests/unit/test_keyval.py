@@ -9,17 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blockcore.qapi.keyval import (
-    Tree,
-    crumple,
-    flatten,
-    opt_bool,
-    opt_number,
-    opt_size,
-    parse_keyval,
-    parse_opts,
-)
+from blockcore.qapi.keyval import Tree, crumple, flatten, parse_keyval, parse_opts
 from blockcore.qapi.names import QmpError
+from blockcore.qapi.texts import opt_bool, opt_number, opt_size
 
 OPTS = {
     "": {},

@@ -22,8 +22,9 @@ from typing import Final, TypeVar
 
 from blockcore.nodes.definitions.structs import InjectError, SetState
 from blockcore.qapi.errnos import errno_named
-from blockcore.qapi.keyval import opt_bool, opt_number, well_formed_id
+from blockcore.qapi.keyval import well_formed_id
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, QmpError
+from blockcore.qapi.texts import opt_bool, opt_number
 
 E = TypeVar("E", bound=StrEnum)
 

@@ -12,7 +12,6 @@ from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
 from blockcore.nodes.definitions.blkdebug_config import enum_value
 from blockcore.nodes.definitions.options import BLOCKDEV_OPTIONS, BlockdevOptions, check_node_name
-from blockcore.qapi.keyval import opt_bool, opt_number, opt_size
 from blockcore.qapi.names import (
     BlockdevDetectZeroesOptions,
     BlockdevDiscardOptions,
@@ -21,6 +20,7 @@ from blockcore.qapi.names import (
     UInt32,
     UInt64,
 )
+from blockcore.qapi.texts import opt_bool, opt_number, opt_size
 
 Convert = Callable[[str, str], Any]
 """A function that takes the text and the key, and returns the value or raises QmpError."""
