@@ -156,6 +156,7 @@ async def _start(
     source.check_op(BlockOpType.MIRROR_SOURCE)
     target.check_op(BlockOpType.MIRROR_TARGET)
     check_on_error(machine, source, mirror.on_source_error, "on-source-error")
+    replaces = _replaced(machine, source, mirror.replaces)
     if sync in (MirrorSyncMode.INCREMENTAL, MirrorSyncMode.BITMAP):
         raise QmpError(f"Sync mode '{sync}' not supported")
     if mirror.buf_size < 0:
@@ -171,7 +172,7 @@ async def _start(
             buf_size=mirror.buf_size or DEFAULT_BUF_SIZE,
             base=backing_chain_next(source) if sync is MirrorSyncMode.TOP else None,
             is_none_mode=sync is MirrorSyncMode.NONE,
-            replaces=_replaced(machine, source, mirror.replaces),
+            replaces=replaces,
         ),
     )
 

@@ -151,27 +151,6 @@ def what_cannot_be_backed_up(m: Side) -> None:
     m.look()
 
 
-def backups_with_two_mistakes(m: Side) -> None:
-    """The one that is told says which is looked for first."""
-    source(m)
-    target(m, "1M")
-    m("block-dirty-bitmap-add", node="src", name="b")
-    mistakes: list[dict[str, Any]] = [
-        {"x_perf": {"max-workers": 0}},
-        {"x_perf": {"max-chunk": -1}},
-        {"target": "src"},
-        {"sync": "bitmap", "bitmap": "c", "bitmap_mode": "always"},
-        {"sync": "incremental"},
-        {"on_source_error": "stop"},
-        {"speed": -1},
-        {"filter_node_name": "src"},
-    ]
-    for first in mistakes:
-        for second in mistakes:
-            backup(m, **{**first, **second})
-    m.look()
-
-
 def jobs_that_stay_until_they_are_dismissed(m: Side) -> None:
     source(m)
     target(m)
@@ -385,7 +364,6 @@ CASES = [
     backups_to_probed_images_over_others,
     *(backup_of_all, backup_of_the_top, backup_of_nothing, backup_cancelled, backup_paused),
     *(backups_into_new_images, backup_to_an_image_that_is_there, what_cannot_be_backed_up),
-    backups_with_two_mistakes,
     *(jobs_that_stay_until_they_are_dismissed, a_failed_job_stays_until_it_is_dismissed),
     *(backups_of_one_moment, backups_of_which_one_is_cancelled, backups_that_cannot_be_grouped),
     *(an_incremental_chain, bitmaps_in_use, the_bitmap_of_a_failed_backup),
