@@ -14,7 +14,7 @@ from blockcore.bql.effects import Until
 from blockcore.machine.drain import Drain
 from blockcore.nodes.graph.links import attach, detach
 from blockcore.qapi.events import BlockJobCompleted
-from job_kinds import BLOCK, CLUSTER, KINDS, Flat, Kind
+from job_kinds import BLOCK, CLUSTER, KINDS, SIZE, Flat, Kind
 from job_world import Guest, JobWorld
 from sim import Sim, perform
 
@@ -205,3 +205,23 @@ def test_guests_reads_do_a_part_of_a_stream() -> None:
     world.run()
     assert perform(world.source.is_allocated(at, CLUSTER)) == (True, CLUSTER)
     world.finish(cancel=True)
+
+
+def test_a_copy_before_a_mirrors_write_that_fails_is_an_error_of_the_mirrors_target() -> None:
+    """What the backup of the target could not read is nothing that the mirror reads."""
+    world = new_world(MIRROR)
+    world.beside.add("backup")
+    third = world._flat("third", bytes(SIZE))
+    world.act("raw", world.command("blockdev-add", driver="raw", node_name="above", file="dst"))
+    world.run()
+    backup = {"job_id": "backup", "device": "dst", "target": third.node_name, "sync": "none"}
+    world.act("backup", world.command("blockdev-backup", **backup))
+    world.run()
+    world.fails = lambda side, disk, what: errno.EIO * ((disk, what) == ("dst", "read"))
+    world.start_job("report", target="above")
+    world.run()
+    world.run(lambda: "job" not in {job.id for job in world.machine.jobs})
+    (error,) = world.told["job"].errors
+    assert error.operation == "write"
+    (end,) = world.told["job"].ends
+    assert isinstance(end, BlockJobCompleted) and end.error == "Input/output error"

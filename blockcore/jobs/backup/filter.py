@@ -7,6 +7,8 @@ target has what was there when they began.
 
 from __future__ import annotations
 
+import errno
+
 from blockcore.faults.gate import EVERYWHERE
 from blockcore.jobs.backup.block_copy import BlockCopy
 from blockcore.jobs.backup.copy_call import CopyCall
@@ -15,6 +17,7 @@ from blockcore.nodes.filter import FilterNode
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import ALL, Pair, Perm, filtered_child
 from blockcore.nodes.shortcut.way import Way
+from blockcore.qapi.errnos import failure
 from blockcore.rules.bitmap import DirtyBitmap
 from blockcore.rules.ranges import align_down, align_up
 
@@ -85,7 +88,10 @@ class CopyBeforeWriteNode(FilterNode):
         await super().do_zero(offset, length, may_unmap)
 
     async def _save(self, offset: int, length: int) -> None:
-        """Copy the clusters that a request touches and that have not been copied; raise OSError."""
+        """Copy the clusters that a request touches and that have not been copied; raise OSError.
+
+        The error has the copy's errno, and does not tell which side of the backup has failed.
+        """
         if self.copy.abandoned:
             return
         cluster = self.copy.cluster_size
@@ -93,7 +99,8 @@ class CopyBeforeWriteNode(FilterNode):
         call = CopyCall(start, end)
         await self.copy.run(call)
         if call.error is not None and not self.copy.abandoned:
-            raise call.error
+            # A SourceError would count as one of the source for a job that writes here.
+            raise failure(call.error.errno or errno.EIO)
         self._done.set(start, end - start)
 
     async def flush(self, *, of_write: bool = False) -> None:
