@@ -13,6 +13,7 @@ import pytest
 from blockcore.bql.effects import Until
 from blockcore.machine.drain import Drain
 from blockcore.nodes.graph.links import attach, detach
+from blockcore.nodes.permissions import NodeUser
 from blockcore.qapi.events import BlockJobCompleted
 from job_kinds import BLOCK, CLUSTER, KINDS, SIZE, Flat, Kind
 from job_world import Guest, JobWorld
@@ -225,3 +226,27 @@ def test_a_copy_before_a_mirrors_write_that_fails_is_an_error_of_the_mirrors_tar
     assert error.operation == "write"
     (end,) = world.told["job"].ends
     assert isinstance(end, BlockJobCompleted) and end.error == "Input/output error"
+
+
+def test_a_stream_reads_its_target_no_more_while_the_images_below_are_closed() -> None:
+    """That may take as long as a server wants."""
+    world = JobWorld(Sim(1), KINDS["stream"], owned=False)
+    world.sim.be_orderly()
+    mid, closing = world.nodes["mid"], False
+    close = mid.do_close
+
+    async def do_close() -> None:
+        nonlocal closing
+        closing = True
+        await Until(lambda: not closing)
+        await close()
+
+    mid.do_close = do_close  # type: ignore[method-assign]
+    world.start_job("report")
+    world.run()
+    world.run(lambda: closing)
+    readers = [user for user in world.source.parents if type(user) is NodeUser]
+    closing = False
+    world.sim.lock.poke()
+    world.finish()
+    assert world.succeeded() and not readers

@@ -153,18 +153,21 @@ class Stream(BlockJobDriver):
         """
         # The job still reads the target, as it did through the filter: the new link must allow it.
         reader = NodeUser(Perm.CONSISTENT_READ, _SHARED | Perm.WRITE)
-        target.parents.append(reader)
         try:
             async with Relink(self._machine.graph) as change:
                 change.set_child(target, "backing", base)
-                change.check()
+                # At the end of the block a server may keep an image from closing: that must not
+                # leave the target with a user who is not there.
+                target.parents.append(reader)
+                try:
+                    change.check()
+                finally:
+                    target.parents.remove(reader)
                 for node in job.nodes:
                     if node is not self._target:
                         job.remove_node(node)
         except QmpError:
             raise failure(errno.EPERM) from None
-        finally:
-            target.parents.remove(reader)
 
     async def _write_header(self, target: BlockNode, base: BlockNode | None) -> None:
         if base is None:
