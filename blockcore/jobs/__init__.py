@@ -5,9 +5,10 @@ What all jobs have in common is in `blockcore.job`.  A folder here has one kind:
 the function that starts it, with the checks that need the graph; the driver,
 which does the work and the steps of the end; and the filter that the job puts
 over a node.  `rules` are the checks of all kinds, `filters` puts filters over
-nodes and takes them away.  `copy_data` moves data between nodes, by a `shortcut`
-where it can.  `sides` tells whose error it was.  `chunks` is the work of the kinds
-that go through an image once.
+nodes and takes them away, `undo` takes back the steps of a start that fails.
+`copy_data` moves data between nodes, by a `shortcut` where it can.  `sides` tells
+whose error it was.  `chunks` is the work of the kinds that go through an image
+once.
 
 `stream` fills an image with what it lacks from the images below.  `commit` writes
 an image down into an image below it.  `mirror` keeps a copy of a drive up to date

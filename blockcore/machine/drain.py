@@ -65,8 +65,13 @@ class Drain:
             self.end()
             raise
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.leave()
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, Exception):
+            await self.leave()
+        else:
+            # The process is ending.  A wait here would reach the caller as the RuntimeError of a
+            # coroutine that does not close, which looks like a failure of the work in the section.
+            self.end()
 
     def begin(self) -> None:
         """Begin the section: hold the drives' new requests, ask the jobs to pause.

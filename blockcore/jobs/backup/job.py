@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,6 +15,7 @@ from blockcore.jobs.backup.copy_call import MAX_WORKERS, CopyCall
 from blockcore.jobs.backup.filter import CopyBeforeWriteNode
 from blockcore.jobs.filters import drop_filter, insert_node, told
 from blockcore.jobs.sides import side_of
+from blockcore.jobs.undo import Undo
 from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.filter_options import BlockdevOptionsCbw
 from blockcore.nodes.driver import NodeOptions
@@ -250,7 +250,7 @@ async def create_backup(
         file=source.node_name,
         target=target.node_name,
     )
-    async with AsyncExitStack() as undo:
+    async with Undo() as undo:
         if backup.bitmap is not None:
             source.bitmaps.create_successor(backup.bitmap)
             undo.callback(source.bitmaps.reclaim, backup.bitmap)

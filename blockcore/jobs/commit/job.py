@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import errno
-from contextlib import AsyncExitStack
 
 from blockcore.job.block_job import BlockJob, BlockJobDriver
 from blockcore.job.job import check_job_id
@@ -18,6 +17,7 @@ from blockcore.jobs.commit.filter import CommitTopNode
 from blockcore.jobs.filters import drop_filter, insert_filter
 from blockcore.jobs.rules import NewBacking, quietly_read_only
 from blockcore.jobs.sides import of_source
+from blockcore.jobs.undo import Undo
 from blockcore.machine.drain import Drain
 from blockcore.machine.graph_changes import set_read_only
 from blockcore.machine.machine import Machine
@@ -222,7 +222,7 @@ async def start_commit(
     definition = BlockdevOptionsTop(
         driver="commit_top", node_name=options.filter_node_name, backing=top.node_name
     )
-    async with AsyncExitStack() as undo:
+    async with Undo() as undo:
         base_read_only = base.read_only
         if base_read_only:
             await set_read_only(machine, base, False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Coroutine
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +20,7 @@ from blockcore.jobs.mirror.filter import MirrorTopNode
 from blockcore.jobs.mirror.options import BackingMode, MirrorOptions
 from blockcore.jobs.mirror.work import MirrorWork
 from blockcore.jobs.rules import quietly_read_only
+from blockcore.jobs.undo import Undo
 from blockcore.machine.drain import Drain
 from blockcore.machine.graph_changes import set_read_only
 from blockcore.machine.machine import Machine
@@ -261,7 +261,7 @@ async def start_mirror(
     definition = BlockdevOptionsTop(
         driver="mirror_top", node_name=options.filter_node_name, backing=source.node_name
     )
-    async with Drain(machine, [source]), AsyncExitStack() as undo:
+    async with Drain(machine, [source]), Undo() as undo:
         top = await insert_filter(machine, source, make, definition)
         undo.push_async_callback(take_away, machine.graph, top)
         driver = Mirror(machine, top, target, mirror)
@@ -290,7 +290,7 @@ async def start_active_commit(
     mirror: MirrorOptions,
 ) -> None:
     """Start to commit an image that has a writer (commit_active_start); raise QmpError."""
-    async with AsyncExitStack() as undo:
+    async with Undo() as undo:
         read_only = base.read_only
         if read_only:
             await set_read_only(machine, base, False)

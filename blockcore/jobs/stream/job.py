@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import errno
-from contextlib import AsyncExitStack
 
 from blockcore.job.block_job import BlockJob, BlockJobDriver
 from blockcore.job.job_txn import JobTxn
@@ -17,6 +16,7 @@ from blockcore.jobs.filters import drop_filter, insert_node, told
 from blockcore.jobs.rules import NewBacking, quietly_read_only
 from blockcore.jobs.sides import of_source
 from blockcore.jobs.stream.filter import CopyOnReadNode
+from blockcore.jobs.undo import Undo
 from blockcore.machine.drain import Drain
 from blockcore.machine.graph_changes import set_read_only
 from blockcore.machine.machine import Machine
@@ -216,7 +216,7 @@ async def start_stream(
         file=target.node_name,
         bottom=extent.bottom.node_name,
     )
-    async with AsyncExitStack() as undo:
+    async with Undo() as undo:
         read_only = target.read_only
         if read_only:
             await _make_writable(machine, extent)
