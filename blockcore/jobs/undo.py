@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from types import TracebackType
+from typing import Any
 
 
 class Undo(AsyncExitStack):
@@ -19,7 +19,7 @@ class Undo(AsyncExitStack):
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
-        trace: TracebackType | None,
+        trace: Any,
     ) -> bool | None:
         if error is not None and not isinstance(error, Exception):
             return False
