@@ -14,6 +14,7 @@ from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevOptionsFile
 from blockcore.nodes.driver import NewChildren, NodeOptions
 from blockcore.nodes.drivers.qcow2.node import Qcow2Node
+from blockcore.nodes.permissions import NONE, NodeUser
 from blockcore.qapi.names import QmpError
 from qcow2_images import check_clean, create, qemu_io, read
 from sim import MemoryNode, Sim, add_node, execute, new_machine, perform
@@ -187,3 +188,21 @@ def test_a_window_is_checked_against_the_new_file(machine: Machine, tmp_path: Pa
     assert node.size == 4 * MIB
     reopen(machine, {**raw, "file": "short"})
     assert node.size == MIB
+
+
+def test_nothing_is_refused_when_the_drivers_have_reopened(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user who comes meanwhile, and does not share the new link, is too late."""
+    old, new = create(tmp_path / "old.qcow2", "4M"), create(tmp_path / "new.qcow2", "6M")
+    node = image_on(machine, old, new)
+    reopened = Qcow2Node.do_reopen
+
+    async def do_reopen(self: Qcow2Node, *args: Any) -> None:
+        await reopened(self, *args)
+        machine.graph.nodes["new"].parents.append(NodeUser(NONE, NONE))
+
+    monkeypatch.setattr(Qcow2Node, "do_reopen", do_reopen)
+    reopen(machine, ON_NEW)
+    assert node.children["file"] is machine.graph.nodes["new"] and node.size == 6 * MIB
+    assert node.definition.children()["file"] == "new"

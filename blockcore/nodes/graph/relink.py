@@ -8,7 +8,7 @@
 Without an await in the block, no request sees its intermediate states, so they
 may be states that would be refused.  At the end of the block
 
-1. permissions are checked; a conflict, like any other exception in the block or
+1. permissions are checked, unless they were; a conflict, like any other exception in the block or
    in the check, puts every link back, the last one first, and is raised;
 2. the file names of all nodes that are connected with the change are recomputed;
 3. nodes that the change has left without users are closed.
@@ -122,6 +122,10 @@ class Relink:
         """
         check_permissions(self._near() if nodes is None else nodes, closing)
         self._unchecked = self._unchecked and nodes is not None
+
+    def checked(self) -> None:
+        """Note that the links as they are now were checked before, and nobody may refuse them."""
+        self._unchecked = False
 
     def undo(self) -> None:
         """Put every link back, the last one first."""

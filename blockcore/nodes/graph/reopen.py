@@ -92,6 +92,8 @@ async def reopen(graph: BlockGraph, changes: list[Change]) -> None:
             change.node.definition = change.definition
             change.node.reconfigured()
             links.reconfigured(change.node)
+        # By `_check`.  The drivers have the new options: a refusal now would be half an undoing.
+        links.checked()
 
 
 def _inherited(
