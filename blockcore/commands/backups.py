@@ -205,11 +205,7 @@ async def _prepare(
     )
     txn = under_way.job_txn or JobTxn(machine)
     job = await create_backup(machine, source, target, txn, options, backup)
-
-    async def roll_back() -> None:
-        await txn.roll_back(job)
-
-    under_way.on_abort(roll_back)
+    under_way.on_abort(txn.roll_back)
     under_way.on_commit(job.start)
 
 

@@ -183,11 +183,10 @@ class BlockJob(Job):
         self.remove_nodes()
         super().fail_early()
 
-    def start(self) -> None:
-        """Start, and pause first if a drained section concerns the job."""
+    def on_start(self) -> None:
+        """Pause first if a drained section concerns the job."""
         for section in list(self.host.drains):
             section.meets(self)
-        super().start()
 
     def dismiss(self) -> None:
         """Forget a concluded job, which has blocked its nodes until now."""

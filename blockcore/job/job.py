@@ -61,6 +61,7 @@ class Progress:
 class Completion(Protocol):
     """What a job needs of its transaction (`job_txn.JobTxn`)."""
 
+    aborting: bool
     finalizing: bool
 
     def add(self, job: Job) -> None:
@@ -159,8 +160,16 @@ class Job:
         return self.is_completed or self._waiting.is_idle()
 
     def start(self) -> None:
-        """Let the work begin (job_start); it goes at once as far as it can."""
+        """Let the work begin (job_start); it goes at once as far as it can.
+
+        Do nothing if the job, or another one of its transaction, was cancelled since it
+        was created: whoever has cancelled it ends it.  In QEMU no command comes between.
+        Here the command that creates a job may wait before it starts the job.
+        """
         assert not self.started
+        if self.txn.aborting:
+            return
+        self.on_start()
         self.pause_count -= 1
         self.started = self._waiting.busy = True
         self.go_to(JobStatus.RUNNING)
@@ -323,9 +332,17 @@ class Job:
         self.go_to(JobStatus.NULL)
 
     def fail_early(self) -> None:
-        """End a job that could not be created completely (job_early_fail)."""
+        """End a job that could not be created completely (job_early_fail).
+
+        It may have been cancelled meanwhile.
+        """
         self.txn.remove(self)
+        if self.status is JobStatus.ABORTING:
+            self.go_to(JobStatus.CONCLUDED)
         self.dismiss()
+
+    def on_start(self) -> None:
+        """Take note that the work is about to begin."""
 
     def on_user_resume(self) -> None:
         """Take note that the user wants the job to go on."""

@@ -24,14 +24,15 @@ from blockcore.qapi.names import JobStatus, QmpError
 class JobTxn:
     """The jobs that belong together, the newest first.
 
-    `finalizing`: the last steps of a job are under way, and no command may
-    interfere (`commands.jobs.find_job` waits).
+    `aborting`: one of them has failed or was cancelled, and all are to end; none
+    starts any more.  `finalizing`: the last steps of a job are under way, and no
+    command may interfere (`commands.jobs.find_job` waits).
     """
 
     def __init__(self, host: JobHost) -> None:
         self.jobs: list[Job] = []
         self.finalizing = False
-        self._aborting = False
+        self.aborting = False
         self._host = host
 
     def add(self, job: Job) -> None:
@@ -64,7 +65,7 @@ class JobTxn:
 
     async def _finalize(self) -> None:
         # While this waited for its turn with the graph, a job may have been cancelled.
-        if self._aborting:
+        if self.aborting:
             return
         for job in list(self.jobs):
             if not await _try_prepare(job):
@@ -80,27 +81,34 @@ class JobTxn:
         (job_completed_txn_abort.)  Do nothing if another job has failed before: its
         end includes that of this job.
         """
-        if self._aborting:
+        if self.aborting:
             return
         self._cancel_others(job)
         while self.jobs:
             other = self.jobs[0]
+            # One that was created since then (`Job.start`).
+            if other is not job and not other.is_cancelled:
+                other.request_cancel(True)
             if other.started and not other.is_completed:
                 other.enter()
                 await Until(partial(_is_completed, other))
             async with self._undisturbed():
                 with self._last_steps():
-                    await _finalize_single(other)
+                    # The command that has created it may have given it up, in an earlier turn.
+                    if other in self.jobs:
+                        await _finalize_single(other)
 
-    async def roll_back(self, job: Job) -> None:
-        """Cancel and end all jobs because of a job that has not started; none of the others has.
+    async def roll_back(self) -> None:
+        """Cancel and end all jobs because the command that has created them fails.
 
-        The caller has its turn with the graph already (`_undisturbed` would wait for it).
+        None of them has started; some may be cancelled already.  The caller has its
+        turn with the graph (`_undisturbed` would wait for it).
         """
-        if not self._aborting:
-            job.request_cancel(True)
-            self._cancel_others(job)
-            await self._finalize_all()
+        self.aborting = True
+        for job in self.jobs:
+            if not job.is_cancelled:
+                job.request_cancel(True)
+        await self._finalize_all()
 
     def _undisturbed(self) -> Turn:
         """Return a context in which no command changes the graph around the jobs' nodes.
@@ -120,7 +128,7 @@ class JobTxn:
             self.finalizing = False
 
     def _cancel_others(self, job: Job) -> None:
-        self._aborting = True
+        self.aborting = True
         for other in self.jobs:
             if other is not job:
                 other.request_cancel(True)

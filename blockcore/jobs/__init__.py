@@ -21,7 +21,10 @@ filter: copy-on-read, commit_top, mirror_top, copy-before-write.
 A job starts in this order: the filter is inserted, in a drained section; the
 job is created, and takes the nodes that it uses; the job is started.  If a step
 fails, the steps before it are undone, the last one first, and the client gets
-the error.  A job ends in this order: `prepare` changes images and graph, as far
-as that can fail; `clean` takes away what is left.  For the start and for the end
-the job or command has its turn with that part of the graph (`Machine.changing`).
+the error.  A job that is cancelled before it is started does not start, and ends
+when the command has had its turn.
+
+A job ends in this order: `prepare` changes images and graph, as far as that can
+fail; `clean` takes away what is left.  For the start and for the end the job or
+command has its turn with that part of the graph (`Machine.changing`).
 """

@@ -410,7 +410,7 @@ class JobWorld:
         told = self.told[event.id]
         self.require(new in JOB_TRANSITIONS[told.status], f"{new} follows {told.status}")
         if new is JobStatus.CONCLUDED:
-            self.require(len(told.ends) == 1, "one end")
+            self.require(len(told.ends) == ("running" in told.seen), "one end, if it has begun")
         if new is JobStatus.WAITING:
             self._check_copy()
             job = self.jobs[0]

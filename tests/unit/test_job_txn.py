@@ -98,7 +98,7 @@ def test_roll_back() -> None:
     bench = Bench()
     one, two = group(bench)
     assert isinstance(one.txn, JobTxn)
-    bench.do(one.txn.roll_back(two), one.txn.roll_back(one))
+    bench.do(one.txn.roll_back(), one.txn.roll_back())
     assert [line for line in bench.log if line[3:] not in ("abort", "clean")] == [
         *("j1 created", "j2 created"),
         *("j2 aborting", "j2 concluded", "j2 null", "j1 aborting", "j1 concluded", "j1 null"),
