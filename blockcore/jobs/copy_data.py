@@ -43,8 +43,7 @@ class DataCopier:
             return
         buffer = self._buffers.take(length)
         try:
-            with of_source():
-                await self._source.pread(offset, buffer[:length])
+            await of_source(self._source.pread(offset, buffer[:length]))
             await self._target.pwrite(offset, buffer[:length])
         finally:
             self._buffers.put_back(buffer)

@@ -3,21 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from blockcore.qapi.names import IoOperationType
+
+T = TypeVar("T")
 
 
 class SourceError(OSError):
     """An error of the source."""
 
 
-@contextmanager
-def of_source() -> Iterator[None]:
-    """Turn an OSError inside the context into a SourceError."""
+async def of_source(request: Awaitable[T]) -> T:
+    """Await a request to the source; raise SourceError in place of its OSError.
+
+    Not a context manager of contextlib: on Python 3.13 an exception that leaves one
+    is in a cycle with its frames, which only the collector would free.
+    """
     try:
-        yield
+        return await request
     except OSError as exc:
         raise SourceError(exc.errno, exc.strerror) from None
 

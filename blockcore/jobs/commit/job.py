@@ -107,8 +107,7 @@ class Commit(BlockJobDriver):
             await self._base.zero(offset, length, may_unmap=True)
             return
         part = self._buffer[:length]
-        with of_source():
-            await self._top.pread(offset, part)
+        await of_source(self._top.pread(offset, part))
         await self._base.pwrite(offset, part)
 
     async def prepare(self, job: BlockJob) -> None:

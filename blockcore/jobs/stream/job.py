@@ -125,8 +125,7 @@ class Stream(BlockJobDriver):
 
     async def _populate(self, offset: int, length: int) -> None:
         """Copy a range into the target; every failure counts as one of reading, as in QEMU."""
-        with of_source():
-            await self._target.populate(offset, length)
+        await of_source(self._target.populate(offset, length))
 
     async def prepare(self, job: BlockJob) -> None:
         """Make the node below the streamed part the backing file, in the header and the graph.
