@@ -92,8 +92,9 @@ class Client(asyncio.BufferedProtocol):
     command runs while asyncio's write buffer is full: a client that does not
     read its replies gets no more work done.
 
-    `clients` are the clients to which events go.  `on_lost` is called when the
-    connection has ended, `after_reply` at the end of each turn.
+    `clients` are the clients to which events go.  `on_made` and `on_lost` are called
+    when there is a connection, and when it has ended; `after_reply` at the end of
+    each turn.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Client(asyncio.BufferedProtocol):
         machine: Machine,
         lock: BigLock,
         clients: set[Client],
+        on_made: Callable[[Client], None],
         on_lost: Callable[[Client], None],
         after_reply: Callable[[], None],
     ) -> None:
@@ -110,12 +112,14 @@ class Client(asyncio.BufferedProtocol):
         self._machine = machine
         self._lock = lock
         self._clients = clients
+        self._on_made = on_made
         self._on_lost = on_lost
         self._after_reply = after_reply
         self._overflow = False
         self._full = False
         self._scheduled = False
         self._spawning = False
+        self._stopped = False
         self._output = Output(self.session.take_message, _replacement)
         self._input = bytearray(INPUT_BYTES)
         self._loop = asyncio.get_running_loop()
@@ -124,6 +128,7 @@ class Client(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._on_made(self)
         transport.write(encode(self.session.greeting()))
         with self._lock.region():
             self._clients.add(self)
@@ -170,6 +175,12 @@ class Client(asyncio.BufferedProtocol):
         self._send(self._loop.time() + TURN_S)
         self._go_on()
 
+    def stop(self) -> None:
+        """Run no command any more, and read nothing; replies and events are still sent."""
+        self._stopped = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+
     def close(self) -> None:
         """Send as much of the queue as one turn allows, then close the connection.
 
@@ -208,12 +219,12 @@ class Client(asyncio.BufferedProtocol):
         end = now() + TURN_S
         if self._has_output():
             self._send(end)
-        more = self.session.may_be_command()
+        more = self._has_input()
         while self._transport is not None and more and not self._full and now() < end:
             self._step()
             if self._has_output():
                 self._send(end)
-            more = self.session.may_be_command()
+            more = self._has_input()
         self._go_on()
         self._after_reply()
 
@@ -222,12 +233,15 @@ class Client(asyncio.BufferedProtocol):
         if self._transport is None:
             return
         sent = not self._has_output()
-        if not sent or (not self._full and self.session.may_be_command()):
+        if not sent or (not self._full and self._has_input()):
             self._schedule()
-        if sent and not self._full and self.session.wants_data():
+        if sent and not self._full and not self._stopped and self.session.wants_data():
             self._transport.resume_reading()
         else:
             self._transport.pause_reading()
+
+    def _has_input(self) -> bool:
+        return not self._stopped and self.session.may_be_command()
 
     def _has_output(self) -> bool:
         return bool(self.session.outbox) or self._output.in_message

@@ -30,7 +30,7 @@ from blockcore.machine.machine import CANCEL_NS, Machine
 from blockcore.process.loop import MainLoop
 from blockcore.qapi.names import ShutdownCause
 
-GRACE_S = 1.0
+GRACE_S = 0.9
 """How long requests in system calls may take to end, in seconds.
 
 Longer keeps the user waiting for a disk that hangs; shorter loses replies of a
@@ -40,11 +40,11 @@ slow disk.
 REPLY_S = 0.1
 """How long nbdkit may take to send the last replies and call `cleanup`, in seconds."""
 
-FORCE_S = 0.4
+FORCE_S = 0.2
 """How long everything else may take, in seconds; then the process ends by force.
 
-That is 2 seconds after the end has begun, or an end that uses each of its
-allowances would be cut off.
+That is 1.7 seconds after the end has begun: an end that uses each of its
+allowances is not cut off, and the two seconds that are promised are kept.
 """
 
 POLL_S = 0.005

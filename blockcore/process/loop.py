@@ -113,9 +113,6 @@ class MainLoop:
         with contextlib.suppress(RuntimeError):  # the loop has ended already
             self._asyncio.call_soon_threadsafe(self._finish)
         self._thread.join()
-        for pool in self._pools.values():
-            pool.close()
-        self._lanes.close()
         self._do_last()
         if self._failure is not None:
             raise self._failure
@@ -181,13 +178,35 @@ class MainLoop:
         self._started.set()
         await self._ended.wait()
         if server is not None:
-            server.close()
+            await self._take_no_more(server)
         self._do_last()
         if server is not None:
             await self._hang_up()
 
+    async def _take_no_more(self, server: asyncio.Server) -> None:
+        """Accept no connection any more, and run no command of those that there are.
+
+        Connections that were just accepted are tasks of asyncio until they have a
+        `Client`.  asyncio fails with a traceback if its server is closed before.
+        """
+        for listener in server.sockets:
+            self._asyncio.remove_reader(listener.fileno())
+        accepted = asyncio.all_tasks() - {asyncio.current_task()}
+        if accepted:
+            await asyncio.wait(accepted)
+        server.close()
+        for client in self._connections:
+            client.stop()
+
     def _do_last(self) -> None:
-        """Call what `stop` was given, once: on the loop's thread, unless the loop had ended."""
+        """Close the pools and call what `stop` was given, once.
+
+        On the loop's thread, unless the loop had ended.  Calls that wait in a pool are
+        dropped: what they would read or write is about to be closed.
+        """
+        for pool in self._pools.values():
+            pool.close()
+        self._lanes.close()
         last, self._last = self._last, None
         try:
             if last is not None:
@@ -202,10 +221,6 @@ class MainLoop:
         before a connection, the garbage collector would find the connection, and
         asyncio's server (Python 3.13) would then fail with a traceback.
         """
-        # Connections that were just accepted are tasks of asyncio until they have a `Client`.
-        accepted = asyncio.all_tasks() - {asyncio.current_task()}
-        if accepted:
-            await asyncio.wait(accepted)
         for client in self._connections:
             client.close()
         for client in self._connections:
@@ -218,11 +233,14 @@ class MainLoop:
         self._ended.set()
 
     def _client(self) -> Client:
-        client = Client(
-            self._machine, self._lock, self._clients, self._connections.discard, self._after_reply
+        return Client(
+            self._machine,
+            self._lock,
+            self._clients,
+            on_made=self._connections.add,
+            on_lost=self._connections.discard,
+            after_reply=self._after_reply,
         )
-        self._connections.add(client)
-        return client
 
     def _after_reply(self) -> None:
         self.trim_soon()

@@ -102,6 +102,10 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> dict[str, Command]:
     return broken.commands
 
 
+def ignore(client: Client) -> None:
+    """Nobody keeps account of connections."""
+
+
 def feed(client: Client, data: bytes) -> None:
     """Let the client have sent `data`, as the transport tells it."""
     client.get_buffer(len(data))[: len(data)] = data
@@ -113,7 +117,7 @@ async def answers(*requests: dict[str, Any]) -> Transport:
     machine = cast(Machine, SimpleNamespace(qemu=LATEST, quit_requested=False, name="m"))
     lock = BigLock(SystemClock())
     lock.pool = cast(Pool, None)
-    client = Client(machine, lock, set(), lambda client: None, lambda: None)
+    client = Client(machine, lock, set(), ignore, ignore, lambda: None)
     transport = Transport()
     client.connection_made(transport)
     feed(client, b'{"execute":"qmp_capabilities"}')
@@ -197,7 +201,7 @@ def test_others_have_the_interpreter_between_turns(monkeypatch: pytest.MonkeyPat
     async def flood() -> None:
         lock = BigLock(SystemClock())
         machine = cast(Machine, SimpleNamespace(qemu=LATEST, quit_requested=False, name="m"))
-        client = Client(machine, lock, set(), lambda client: None, lambda: None)
+        client = Client(machine, lock, set(), ignore, ignore, lambda: None)
         transport = Transport()
         client.connection_made(transport)
         feed(client, b'{"execute":"qmp_capabilities"}' + b'{"execute":"query-name"}' * 5)
