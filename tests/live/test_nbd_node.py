@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import signal
 import time
@@ -14,8 +15,12 @@ from typing import Any
 import nbd
 import pytest
 
+from blockcore.nodes.driver import NodeOptions
+from blockcore.nodes.drivers.nbd import NbdNode
+from blockcore.nodes.drivers.nbd_server import NbdServer
 from live import TIMEOUT_S, Flight, Live, QmpFailed, freeze, make_image
 from nbd_servers import killed, nbdkit, silent
+from sim import Sim, new_machine
 
 MIB = 1 << 20
 BLOCK = 4096
@@ -251,3 +256,16 @@ def test_server_that_is_read_only(tmp_path: Path) -> None:
         assert node["ro"]
         with pytest.raises(QmpFailed, match="Block node is read-only"):
             qmp("blockdev-add", **top)
+
+
+def test_a_request_of_a_node_that_was_closed_meanwhile(tmp_path: Path) -> None:
+    """It was in its lane when the process began to end: an error of I/O, and no bug."""
+    machine = new_machine(Sim(0))
+    node = NbdNode(NodeOptions(node_name="n"), machine, NbdServer(path="none", shown="none"))
+    lost = nbd.NBD()
+    with pytest.raises(nbd.Error):
+        lost.connect_unix(str(tmp_path / "none"))
+    node._free.put(lost)
+    with pytest.raises(OSError) as caught:
+        node._request(lambda handle: handle.flush())
+    assert caught.value.errno == errno.EIO

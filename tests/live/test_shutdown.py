@@ -40,7 +40,7 @@ def ends(live: Live, how: int = signal.SIGTERM) -> None:
     assert time.monotonic() - started < LIMIT_S
     assert not os.path.exists(live.control)
     assert not os.path.exists(live.nbd_socket)
-    assert "Traceback" not in live.log.read_text()
+    assert "Traceback" not in live.log.read_text(), live.log.read_text()
 
 
 SIGNALS = pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT], ids=lambda how: how.name)

@@ -248,12 +248,19 @@ class NbdNode(BlockNode):
             self._free.put(handle)
 
     def _usable(self, handle: nbd.NBD) -> nbd.NBD:
-        """Return the handle, or a new one in its place if its connection is over."""
+        """Return the handle, or a new one in its place if its connection is over.
+
+        Raises OSError(EIO) if the node was closed meanwhile: its handles are gone.
+        """
         if handle.aio_is_created() or (handle.aio_is_ready() and not _hung_up(handle)):
             return handle
-        fresh = nbd.NBD()
+        handles = self._handles  # closing the node puts another list there
+        try:
+            at = handles.index(handle)
+        except ValueError:
+            raise failure(errno.EIO) from None
+        handles[at] = fresh = nbd.NBD()
         self._forget(handle)
-        self._handles[self._handles.index(handle)] = fresh
         return fresh
 
     def cancel_in_flight(self) -> None:
