@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 
 from blockcore.cli.listen import TcpPort, UnixSocket, group_id, mode_of_umask, parse_mode
-from blockcore.config.config import check_socket_path
+from blockcore.config.sockets import require_drives
+from blockcore.process.socket_file import socket_path
 from blockcore.qapi.names import QmpError
 
 KEY = re.compile(r"[A-Za-z][A-Za-z0-9._-]*=")
@@ -36,7 +37,10 @@ def endpoints(
     control_path = _control_path(keys, control)
     if isinstance(listen, UnixSocket) and listen.path == control_path:
         raise click.UsageError("the NBD and the control socket cannot be the same")
-    _require_drives(keys, control_path)
+    try:
+        require_drives(keys, control_path is not None)
+    except QmpError as exc:
+        raise click.UsageError(exc.desc) from exc
     return listen, control_path
 
 
@@ -84,21 +88,8 @@ def _control_path(keys: Sequence[str], option: str | None) -> Path | None:
     return _socket_path("control", values[0]) if values else None
 
 
-def _require_drives(keys: Sequence[str], control: Path | None) -> None:
-    """Raise UsageError if no client could reach the machine: no drive, and no control socket."""
-    given = {key.partition("=")[0] for key in keys}
-    if control is None and "blockdev" in given and not given & {"drive", "device"}:
-        raise click.UsageError(
-            "blockdev= alone is a node that no NBD client can reach: add"
-            " device=virtio-blk,drive=NODE-NAME (or control=SOCKET, if jobs are all it is for)"
-        )
-
-
 def _socket_path(name: str, value: str) -> Path:
-    if not value:
-        raise click.UsageError(f"{name}: the path is empty")
     try:
-        check_socket_path(value)
+        return Path(socket_path(name, value, os.getcwd()))
     except QmpError as exc:
-        raise click.UsageError(f"{name}: {exc.desc}") from exc
-    return Path(os.path.abspath(value))
+        raise click.UsageError(exc.desc) from exc

@@ -13,6 +13,7 @@ FAULTLINE_NBD_GROUP      the group (number) that the plugin gives the socket, if
 FAULTLINE_NBD_ADDRESS    the address that NBD URIs name, instead of a Unix socket
 FAULTLINE_NBD_PORT       the TCP port, with an address
 FAULTLINE_RUNTIME_DIR    a private directory; the plugin removes it at the end
+FAULTLINE_STANDBY=1      take the parameters from stdin (`process/standby.py`)
 FAULTLINE_QUOTED=1       the values of the parameters are percent-encoded
 FAULTLINE_PARENT         the process id of the parent
 FAULTLINE_PARENT_FD      a pidfd of the parent, if the machine ends with it
@@ -36,13 +37,12 @@ from blockcore.cli.output import require_stdout
 from blockcore.cli.plugin_packages import plugin_packages
 from blockcore.cli.runtime_dir import runtime_dir
 from blockcore.cli.surroundings import checked, open_parent
+from blockcore.config.sockets import needs_drive
 from blockcore.process.signals import held
+from blockcore.process.temporary_drive import temporary_drive
 
 TOP = Path(__file__).absolute().parents[2]
 """The directory that has the package `blockcore`: the source tree, or site-packages."""
-
-EMBEDDED_SIZE = 1 << 30
-"""Bytes of the drive that is served if the user names none."""
 
 PRIVATE_VARIABLES = (
     "FAULTLINE_SERVE",
@@ -53,6 +53,7 @@ PRIVATE_VARIABLES = (
     "FAULTLINE_NBD_ADDRESS",
     "FAULTLINE_NBD_PORT",
     "FAULTLINE_RUNTIME_DIR",
+    "FAULTLINE_STANDBY",
     "FAULTLINE_QUOTED",
     "FAULTLINE_PARENT",
     "FAULTLINE_PARENT_FD",
@@ -86,6 +87,9 @@ PRIVATE_VARIABLES = (
     "--exit-with-parent", is_flag=True, help="End when the process that has started this ends."
 )
 @click.option(
+    "--standby", is_flag=True, help="Start, and wait for the keys as a line of JSON on stdin."
+)
+@click.option(
     "--log-format",
     type=click.Choice(["json", "console"]),
     help="Log on stderr.  [default: console on a terminal, else json]",
@@ -100,6 +104,7 @@ def serve(
     control: str | None,
     threads: int | None,
     exit_with_parent: bool,
+    standby: bool,
     log_format: str | None,
 ) -> None:
     """Serve one machine's drives over NBD until SIGTERM or SIGINT.
@@ -108,6 +113,8 @@ def serve(
     the NBD URI of every drive, and the control socket.  Logs go to stderr.
     Sockets without a name are made in a private directory and removed at the
     end.  Without drive= and blockdev= it serves a temporary drive of 1 GiB, vda.
+    With --standby it starts without keys, and serves within milliseconds of a
+    line such as {"keys": ["drive=..."], "directory": "/of/relative/names"}.
 
     \b
     Keys (the first three may be repeated):
@@ -130,6 +137,8 @@ def serve(
       faultline serve --nbd m0.nbd drive=id=vda,file=blkdebug:faults.conf:disk.img
     """
     # First what can fail: options, limits, nbdkit, sockets.  Then make files, and become nbdkit.
+    if standby and keys:
+        raise click.UsageError("--standby takes keys from standard input only")
     parent = open_parent() if exit_with_parent else None
     unix, tcp = (nbd_socket, socket_mode, socket_group), (port, address)
     listen, control_path = endpoints(keys, unix, tcp, control)
@@ -140,19 +149,14 @@ def serve(
     packages = plugin_packages(nbdkit, environ)
     if listen is not None:
         listen.claim()
-    embedded = not any(key.startswith(("drive=", "blockdev=")) for key in keys)
+    embedded = needs_drive(keys)  # also in standby: the keys that come may name no drive
     everything_named = listen is not None and control_path is not None
     # The plugin removes files made from here on, and takes signals that come from here on.
     with held(), runtime_dir(embedded, everything_named, environ) as directory:
-        if embedded:
-            assert directory is not None
-            keys = (*keys, embedded_drive(directory / "vda.img"))
         if listen is None:
-            assert directory is not None
-            listen = UnixSocket(directory / "nbd")
-            listen.claim()
+            listen = _private_socket(directory)
         argv, env = serve_command(
-            keys,
+            keys if standby or not embedded else _with_drive(keys, directory),
             nbdkit=nbdkit,
             plugin=plugin,
             packages=packages,
@@ -161,12 +165,25 @@ def serve(
             threads=threads,
             log_format=log_format or ("console" if sys.stderr.isatty() else "json"),
             runtime_dir=directory,
+            standby=standby,
             environ=environ,
         )
         env["FAULTLINE_PARENT"] = str(os.getppid())
         if parent is not None:
             env["FAULTLINE_PARENT_FD"] = str(parent)
         os.execve(argv[0], argv, env)
+
+
+def _private_socket(directory: Path | None) -> UnixSocket:
+    assert directory is not None
+    listen = UnixSocket(directory / "nbd")
+    listen.claim()
+    return listen
+
+
+def _with_drive(keys: tuple[str, ...], directory: Path | None) -> tuple[str, ...]:
+    assert directory is not None
+    return (*keys, temporary_drive(directory))
 
 
 def serve_command(
@@ -180,15 +197,17 @@ def serve_command(
     threads: int | None = None,
     log_format: str,
     runtime_dir: Path | None,
+    standby: bool = False,
     environ: Mapping[str, str],
 ) -> tuple[list[str], dict[str, str]]:
     """Return nbdkit's argument vector and environment for one machine; changes nothing.
 
     `packages` are directories with what the plugin imports.  `control` None
-    means a socket in `runtime_dir`.  A `control=` among `keys` is replaced,
-    because its path may be relative and `control` is absolute.
+    means a socket in `runtime_dir`; with `standby` the plugin names it, unless the keys
+    that come do.  A `control=` among `keys` is replaced, because its path may be relative
+    and `control` is absolute.
     """
-    if control is None:
+    if control is None and not standby:
         assert runtime_dir is not None
         control = runtime_dir / "control"
     # The plugin reports its errors itself; nbdkit would log each one twice, with a traceback.
@@ -197,7 +216,8 @@ def serve_command(
         argv += ["-t", str(threads)]
     argv += ["python", str(plugin)]
     # nbdkit's Python plugin cannot pass on values that are not UTF-8, so they are encoded.
-    pairs = [key for key in keys if not key.startswith("control=")] + [f"control={control}"]
+    pairs = [key for key in keys if not key.startswith("control=")]
+    pairs += [] if control is None else [f"control={control}"]
     quoted = not all(_is_utf8(pair) for pair in pairs)
     argv += [_quoted(pair) if quoted else pair for pair in pairs]
 
@@ -207,6 +227,8 @@ def serve_command(
     env |= {"FAULTLINE_SERVE": "1", "FAULTLINE_LOG": log_format, **listen.environment()}
     if runtime_dir is not None:
         env["FAULTLINE_RUNTIME_DIR"] = str(runtime_dir)
+    if standby:
+        env["FAULTLINE_STANDBY"] = "1"
     if quoted:
         env["FAULTLINE_QUOTED"] = "1"
     return argv, env
@@ -224,14 +246,6 @@ def _is_utf8(text: str) -> bool:
 def _quoted(pair: str) -> str:
     key, _, value = pair.partition("=")
     return f"{key}={quote(os.fsencode(value))}"
-
-
-def embedded_drive(image: Path) -> str:
-    """Create the sparse file of the drive that is served if none is named; return its key."""
-    with image.open("xb") as file:
-        file.truncate(EMBEDDED_SIZE)
-    name = str(image).replace(",", ",,")
-    return f"drive=id=vda,file={name},format=raw,rerror=stop,werror=enospc"
 
 
 def find_plugin() -> Path:

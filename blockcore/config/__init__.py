@@ -2,6 +2,7 @@
 """From nbdkit's KEY=VALUE pairs to a machine.
 
 `config` parses all keys into a frozen `Config`, `drive_config` the value of
-``drive=``, `device_config` the value of ``device=``; `assemble` makes the nodes
-and drives of the machine.
+``drive=``, `device_config` the value of ``device=``; `sockets` has the rules about
+sockets that are checked before there is a machine; `assemble` makes its nodes and
+drives.
 """

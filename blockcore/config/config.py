@@ -29,6 +29,7 @@ from dataclasses import dataclass
 
 from blockcore.config.device_config import DRIVERS, DeviceConfig, parse_device
 from blockcore.config.drive_config import DriveConfig, automatic_id, interface_of, parse_drive
+from blockcore.config.sockets import check_socket_path
 from blockcore.nodes.definitions.allowed_backing import ANY, AllowedBacking, parse_allowed
 from blockcore.nodes.definitions.options import (
     BlockdevOptions,
@@ -43,9 +44,6 @@ from blockcore.qapi.texts import opt_bool, opt_number
 
 REPEATED = frozenset({"blockdev", "device", "drive"})
 """Keys that may be given more than once."""
-
-_ADDRESSES = frozenset({"fd", "inet", "socket", "tcp", "telnet", "unix", "vsock", "websocket"})
-"""What begins an address in QEMU's -qmp and -chardev, before a colon."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,19 +200,6 @@ def _check_connection(drive: DriveConfig, device: DeviceConfig) -> None:
     # An IDE disk has no read-only mode (ide_dev_initfn); the others then are read-only disks.
     if drive.read_only and device.driver == "ide-hd":
         raise QmpError("Block node is read-only")
-
-
-def check_socket_path(path: str) -> None:
-    """Raise QmpError for a path that is an address to QEMU's -qmp and -chardev.
-
-    Users of QEMU type "unix:m0.qmp"; here that would make a file of that name.
-    """
-    kind = path.partition(":")[0]
-    if ":" in path and kind in _ADDRESSES:
-        raise QmpError(
-            f"'{path}' is an address, and this is the path of a Unix socket"
-            f" (for a file of that name, ./{path})"
-        )
 
 
 def parse_config(pairs: Iterable[tuple[str, str]]) -> Config:

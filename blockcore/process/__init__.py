@@ -8,9 +8,10 @@ Serving: `server` is the life of the process, `connection` a guest's connection,
 the control socket, `nbd_address` the address of the NBD server, `socket_file`
 the files of sockets, `recursion` the depth to which calls may nest.
 
-Beginning and end: `start` is the process until it serves, `ending` its way to
-the exit, `signals` the signals that end it, `leftovers` the files that it
-removes at its end.
+Beginning and end: `start` is the process until it serves, `standby` its wait for
+keys that come later, `temporary_drive` the drive of a machine without any, `ending`
+its way to the exit, `signals` the signals that end it, `leftovers` the files that
+it removes at its end.
 
 The log, for which no other thread waits: `log` is its form, `log_writer` the
 thread that writes it, `stderr` the pipe that collects everything else on

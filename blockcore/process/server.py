@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -31,7 +32,7 @@ from blockcore.bql.routine import run_alone
 from blockcore.config.assemble import Assembly
 from blockcore.config.config import ConfigParser
 from blockcore.machine.machine import Machine
-from blockcore.process import log
+from blockcore.process import log, standby
 from blockcore.process.connection import Connection
 from blockcore.process.control import bind_control_socket
 from blockcore.process.ending import Ending
@@ -83,15 +84,43 @@ class Server:
         """
         if "FAULTLINE_QUOTED" in self._environ:
             value = os.fsdecode(unquote_to_bytes(value))
+        self._take(key, value)
+
+    def _take(self, key: str, value: str) -> None:
         with self._reported(f"{key}={value}"):
             _refuse_what_cannot_be_named(value)
             self._parser.add(key, value)
         self._given.setdefault(key, []).append(value)
 
     def config_complete(self) -> None:
-        """Check all pairs, and that they fit together; raises QmpError, one line, if not."""
+        """Check all pairs, and that they fit together; raises QmpError, one line, if not.
+
+        Under `faultline serve --standby` the pairs come now, as a line on stdin.
+        """
+        if "FAULTLINE_STANDBY" in self._environ:
+            self._wait_for_order()
         with self._reported():
             self._config = self._parser.finish()
+
+    def _wait_for_order(self) -> None:
+        """Take the pairs that come on stdin; end the process if none come (`standby`)."""
+        line = standby.wait_for_line(0, self._start.parent)
+        if line is None:
+            self._start.leftovers.remove()
+            os._exit(0)  # nbdkit takes every other way out for a failure
+        with self._reported("standard input"):
+            order = standby.parse_order(line)
+        # Relative names, also that of the control socket, begin there.
+        self._directory = order.directory or self._directory
+        with self._reported(f"standard input: directory {self._directory}"):
+            os.chdir(self._directory)
+        with self._reported("standard input"):
+            private = Path(self._environ["FAULTLINE_RUNTIME_DIR"])
+            control = self._given.get("control", [None])[0]
+            nbd = self._environ.get("FAULTLINE_NBD_SOCKET")
+            order = standby.completed(order, private, control, nbd)
+        for key, value in order.pairs:
+            self._take(key, value)
 
     def get_ready(self) -> None:
         """Make the machine with its nodes and drives, and bind the control socket.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Files of Unix sockets: removal of those that killed servers have left, and permissions."""
+"""Files of Unix sockets: paths, removal of those that killed servers have left, permissions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,23 @@ import os
 import socket
 import stat
 
+from blockcore.config.sockets import check_socket_path
 from blockcore.qapi.errnos import failure
+from blockcore.qapi.names import QmpError
+
+
+def socket_path(name: str, value: str, directory: str) -> str:
+    """Return the absolute path of a socket that users name relative to `directory`.
+
+    Raises QmpError, which begins with `name`, if `value` is no path.
+    """
+    if not value:
+        raise QmpError(f"{name}: the path is empty")
+    try:
+        check_socket_path(value)
+    except QmpError as exc:
+        raise QmpError(f"{name}: {exc.desc}") from exc
+    return os.path.abspath(os.path.join(directory, value))
 
 
 def make_room(path: str) -> None:

@@ -42,7 +42,7 @@ class Start:
 
     def __init__(self, environ: Mapping[str, str], parent: int = -1) -> None:
         self.leftovers = Leftovers(environ)
-        self._parent = int(environ.get("FAULTLINE_PARENT_FD", parent))
+        self.parent = int(environ.get("FAULTLINE_PARENT_FD", parent))
         self._serving = "FAULTLINE_SERVE" in environ
         self._signals = signals.SignalWatch(self._told)
 
@@ -95,7 +95,7 @@ class Start:
 
         self._signals.told = told
         self._signals.start()
-        if self._parent >= 0:
+        if self.parent >= 0:
             threading.Thread(
                 target=self._watch_parent, args=(end,), name="parent", daemon=True
             ).start()
@@ -110,7 +110,7 @@ class Start:
         # A pidfd is readable once the whole process has ended.  PR_SET_PDEATHSIG, which nbdkit
         # uses, watches the thread that has started this process.
         poller = select.poll()
-        poller.register(self._parent, select.POLLIN)
+        poller.register(self.parent, select.POLLIN)
         poller.poll()
         end(reason="the parent process has ended")
 

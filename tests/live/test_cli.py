@@ -23,7 +23,8 @@ from blockcore.cli.arguments import parse_arguments
 from blockcore.cli.embedding import Nbdkit, find_nbdkit
 from blockcore.cli.listen import TcpPort, UnixSocket
 from blockcore.cli.plugin_packages import plugin_packages
-from blockcore.cli.serve import TOP, embedded_drive, serve_command
+from blockcore.cli.serve import TOP, serve_command
+from blockcore.process.temporary_drive import temporary_drive
 from live import Live
 
 NBDKIT = Nbdkit(Path("/opt/kit/sbin/nbdkit"), (3, 11))
@@ -272,10 +273,13 @@ def test_embedded_interpreter_finds_every_package(tmp_path: Path) -> None:
     assert json.loads(out) == [keys, "1"]
 
 
-def test_embedded_drive_is_sparse_and_escaped(tmp_path: Path) -> None:
-    image = tmp_path / "a,b.img"
-    key = embedded_drive(image)
-    assert key == f"drive=id=vda,file={tmp_path}/a,,b.img,format=raw,rerror=stop,werror=enospc"
+def test_temporary_drive_is_sparse_and_escaped(tmp_path: Path) -> None:
+    directory = tmp_path / "a,b"
+    directory.mkdir()
+    key = temporary_drive(directory)
+    image = directory / "vda.img"
+    name = f"{tmp_path}/a,,b/vda.img"
+    assert key == f"drive=id=vda,file={name},format=raw,rerror=stop,werror=enospc"
     assert image.stat().st_size == 1 << 30
     assert image.stat().st_blocks == 0
 
