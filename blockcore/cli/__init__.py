@@ -7,8 +7,9 @@ here takes part in serving, and no other room imports from here.
 
 `command` is the group of all commands.  `serve` finds nbdkit and its Python
 (`embedding`, `plugin_packages`, `private_environment`), checks the sockets to
-listen at (`endpoints`, `listen`, `runtime_dir`), and checks the limits and
-descriptors that the process was started with (`surroundings`).  `client` has the
+listen at (`endpoints`, `listen`, `runtime_dir`), checks the limits and
+descriptors that the process was started with (`surroundings`), and starts nbdkit
+(`nbdkit_command`, `launch`).  `client` has the
 commands `qmp` and `events`; `arguments` and `event_names` parse what users type
 for them.  `jobs` has the commands `jobs` and `job`, on top of `job_list`,
 `job_screen`, `job_wait` and `job_watch`.  `session` is the connection to a

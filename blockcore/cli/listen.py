@@ -3,7 +3,9 @@
 
 nbdkit reports a socket that it cannot bind only after the plugin has opened every
 image, and it never replaces the socket file of a server that was killed.  `claim`
-finds such problems before, and removes such files.
+finds such problems before, and removes such files.  TCP ports are bound here, and
+nbdkit gets the sockets: so no other process can take the port meanwhile, and a port
+that the kernel chooses is known.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from blockcore.process.socket_file import make_room
 
 PATH_BYTES_MAX = 107
 """The longest path of a Unix socket: sun_path holds 108 bytes with its terminator."""
+
+ATTEMPTS = 16
+"""How many free ports are tried until one is free at all addresses of a name."""
 
 CLAIM_ERRORS = {
     errno.EEXIST: "exists and is not a socket",
@@ -55,7 +60,12 @@ class UnixSocket:
         env = {"FAULTLINE_NBD_SOCKET": str(self.path), "FAULTLINE_NBD_MODE": f"{self.mode:o}"}
         return env if self.group is None else {**env, "FAULTLINE_NBD_GROUP": str(self.group)}
 
-    def claim(self) -> None:
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """The sockets that listen already: none, because nbdkit binds the path."""
+        return ()
+
+    def claim(self) -> UnixSocket:
         """Make sure that nbdkit can bind the path; remove the socket of a killed server.
 
         Raises ClickException if a server listens there, if the file is no socket,
@@ -78,6 +88,7 @@ class UnixSocket:
             raise click.ClickException(
                 f"{self.path}: only root and its members can give a socket to a group"
             )
+        return self
 
 
 def parse_mode(text: str) -> int:
@@ -113,17 +124,63 @@ def _may_give_to(group: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TcpPort:
-    """A TCP port of one local address."""
+    """A TCP port of one local address, to be bound; port 0 is any free one."""
 
     address: str
     port: int
 
+    def claim(self) -> BoundPort:
+        """Listen at the port of every address that the name has.
+
+        Raises ClickException if the port is in use or reserved, or if the address is
+        not local.
+        """
+        for attempt in range(ATTEMPTS):
+            sockets: list[socket.socket] = []
+            try:
+                return BoundPort(self.address, self._bind(sockets), tuple(sockets))
+            except OSError as exc:
+                for bound in sockets:
+                    bound.close()
+                # A free port of the name's first address may be in use at its second.
+                if self.port or exc.errno != errno.EADDRINUSE or attempt == ATTEMPTS - 1:
+                    host = f"[{self.address}]" if ":" in self.address else self.address
+                    raise _failure(f"{host}:{self.port}", exc) from exc
+        raise AssertionError
+
+    def _bind(self, sockets: list[socket.socket]) -> int:
+        """Append a listening socket for each address to `sockets`; return their port."""
+        port = self.port
+        found = socket.getaddrinfo(
+            self.address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        for family, kind, protocol, _, address in found:
+            bound = socket.socket(family, kind, protocol)
+            sockets.append(bound)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                # Users of "::" expect IPv4 as well.  For a name that has addresses of both
+                # versions, each has a socket of its own.
+                only = _unspecified(self.address) != 6
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
+            bound.bind((address[0], port, *address[2:]))
+            # A second bind with SO_REUSEADDR succeeds until one of the two listens.
+            bound.listen(socket.SOMAXCONN)
+            port = bound.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True, slots=True)
+class BoundPort:
+    """A TCP port of one local address, at which `sockets` listen."""
+
+    address: str
+    port: int
+    sockets: tuple[socket.socket, ...] = ()
+
     def arguments(self) -> list[str]:
-        """Return nbdkit's options for the port."""
-        port = ["-p", str(self.port)]
-        # For an IPv6 address nbdkit makes a socket for IPv6 only.  Without -i it makes a socket
-        # for either version, as users of "::" expect.
-        return port if self._unspecified == 6 else ["-i", self.address, *port]
+        """Return nbdkit's options: none, because it gets the sockets by socket activation."""
+        return []
 
     def environment(self) -> dict[str, str]:
         """Return the plugin's variables for the port: the address that its URIs name.
@@ -131,38 +188,22 @@ class TcpPort:
         For an address that stands for all addresses that is the loopback address.
         """
         loopback = {4: "127.0.0.1", 6: "::1"}
-        host = self.address if self._unspecified is None else loopback[self._unspecified]
+        version = _unspecified(self.address)
+        host = self.address if version is None else loopback[version]
         return {"FAULTLINE_NBD_ADDRESS": host, "FAULTLINE_NBD_PORT": str(self.port)}
 
-    @property
-    def _unspecified(self) -> int | None:
-        """The version of IP if the address stands for all local ones (0.0.0.0, ::), else None."""
-        try:
-            address = ip_address(self.address)
-        except ValueError:
-            return None
-        return address.version if address.is_unspecified else None
 
-    def claim(self) -> None:
-        """Make sure that the port is free now; another process may take it before nbdkit does.
+Listener = UnixSocket | BoundPort
+"""An address at which nbdkit will listen."""
 
-        Raises ClickException if the port is in use or reserved, or if the address is
-        not local.
-        """
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        where = f"{host}:{self.port}"
-        try:
-            found = socket.getaddrinfo(
-                self.address, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
-            for family, kind, protocol, _, address in found:
-                with socket.socket(family, kind, protocol) as probe:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind(address)
-                    # A second bind with SO_REUSEADDR succeeds until one of the two listens.
-                    probe.listen()
-        except OSError as exc:
-            raise _failure(where, exc) from exc
+
+def _unspecified(text: str) -> int | None:
+    """Return the version of IP of an address that stands for all (0.0.0.0, ::), else None."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return address.version if address.is_unspecified else None
 
 
 def _failure(where: str, exc: OSError, text: str | None = None) -> click.ClickException:

@@ -34,17 +34,15 @@ def runtime_dir(
 
     It is removed if the body raises, that is, if nbdkit does not start.  `embedded`
     says that the directory gets a disk.  Raises ClickException if there is no
-    place for the directory, or if nbdkit cannot be executed.
+    place for the directory.
     """
     needed = embedded or not everything_named
     directory = make_runtime_dir(embedded, environ) if needed else None
     try:
         yield directory
-    except BaseException as exc:
+    except BaseException:
         if directory is not None:
             shutil.rmtree(directory, ignore_errors=True)
-        if isinstance(exc, OSError):
-            raise click.ClickException(f"nbdkit: {exc.strerror}") from exc
         raise
 
 

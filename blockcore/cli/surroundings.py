@@ -62,7 +62,7 @@ def _without_activation(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def open_parent() -> int:
-    """Open a pidfd of the parent process, for the program that this process becomes.
+    """Open a pidfd of the parent process.
 
     Raises ClickException if the parent has ended.
     """
@@ -71,5 +71,4 @@ def open_parent() -> int:
     # If the parent ended before pidfd_open, the number may be another process's by now.
     if os.getppid() != parent:
         raise click.ClickException("the parent process has ended already")
-    os.set_inheritable(descriptor, True)
     return descriptor

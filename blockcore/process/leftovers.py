@@ -15,7 +15,7 @@ class Leftovers:
 
     A socket's file is removed only while it is the file that this process has
     bound: another process may have replaced it.  `environ` has the variables
-    that `faultline serve` sets (`cli/serve.py`).
+    that `faultline serve` sets (`cli/nbdkit_command.py`).
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ from blockcore.process.socket_file import admit
 class NbdAddress:
     """The address of the NBD server: a Unix socket, or a TCP port.
 
-    `environ` has the variables that `faultline serve` sets (`cli/serve.py`).
+    `environ` has the variables that `faultline serve` sets (`cli/nbdkit_command.py`).
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:

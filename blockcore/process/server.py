@@ -54,7 +54,7 @@ _log = structlog.get_logger()
 class Server:
     """The machine and everything around it; one per process.
 
-    `environ` has the variables that `faultline serve` sets (`cli/serve.py`);
+    `environ` has the variables that `faultline serve` sets (`cli/nbdkit_command.py`);
     `directory` is the one that relative file names refer to.
     """
 

@@ -35,7 +35,7 @@ SPARE_BYTES = 16 << 20
 class Start:
     """The start of one process; made before anything else.
 
-    `environ` has the variables that `faultline serve` sets (`cli/serve.py`).
+    `environ` has the variables that `faultline serve` sets (`cli/nbdkit_command.py`).
     `parent` is a pidfd of the process with whose end this one ends, or -1;
     FAULTLINE_PARENT_FD takes precedence.
     """

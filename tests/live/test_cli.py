@@ -21,9 +21,9 @@ import pytest
 from blockcore.cli import main, session
 from blockcore.cli.arguments import parse_arguments
 from blockcore.cli.embedding import Nbdkit, find_nbdkit
-from blockcore.cli.listen import TcpPort, UnixSocket
+from blockcore.cli.listen import BoundPort, TcpPort, UnixSocket
+from blockcore.cli.nbdkit_command import TOP, serve_command
 from blockcore.cli.plugin_packages import plugin_packages
-from blockcore.cli.serve import TOP, serve_command
 from blockcore.process.temporary_drive import temporary_drive
 from live import Live
 
@@ -221,14 +221,14 @@ def test_serve_command_line_tcp_and_private_directory() -> None:
         nbdkit=NBDKIT,
         plugin=Path("/p/drive.py"),
         packages=[Path("/packages")],
-        listen=TcpPort("127.0.0.1", 10809),
+        listen=BoundPort("127.0.0.1", 10809),
         control=None,
         log_format="console",
         runtime_dir=Path("/run/private"),
         environ={},
     )
     assert argv == [
-        *("/opt/kit/sbin/nbdkit", "-f", "--log=null", "-i", "127.0.0.1", "-p", "10809"),
+        *("/opt/kit/sbin/nbdkit", "-f", "--log=null"),
         *("python", "/p/drive.py", "control=/run/private/control"),
     ]
     assert env["FAULTLINE_NBD_PORT"] == "10809"
@@ -332,7 +332,45 @@ def test_claim_of_a_port() -> None:
         port = TcpPort("127.0.0.1", server.getsockname()[1])
         with pytest.raises(Exception, match=f"127.0.0.1:{port.port}: Address already in use"):
             port.claim()
-    port.claim()
+    (bound,) = port.claim().sockets
+    with bound:
+        assert bound.getsockname() == ("127.0.0.1", port.port)
+
+
+def test_any_free_port() -> None:
+    """One for all addresses, and nobody else can have it."""
+    claimed = TcpPort("localhost", 0).claim()
+    with contextlib.ExitStack() as stack:
+        for bound in claimed.sockets:
+            stack.enter_context(bound)
+        assert claimed.sockets and claimed.port
+        assert {bound.getsockname()[1] for bound in claimed.sockets} == {claimed.port}
+        with pytest.raises(Exception, match="Address already in use"):
+            TcpPort("localhost", claimed.port).claim()
+
+
+def test_a_port_that_is_free_at_one_address_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one is tried; none of the attempts leaves a socket."""
+    first, second = ("127.0.0.1", "127.0.0.2")
+    bind, made = socket.socket.bind, []
+
+    class Watched(socket.socket):
+        def bind(self, address: Any) -> None:
+            made.append(self)
+            bind(self, address)
+            if address[0] == first and len(made) == 1:
+                taken.bind((second, self.getsockname()[1]))
+                taken.listen()
+
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, 0)) for host in (first, second)]
+    with socket.socket() as taken:
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: found)
+        monkeypatch.setattr("blockcore.cli.listen.socket.socket", Watched)
+        claimed = TcpPort("both", 0).claim()
+    assert len(made) == 4 and claimed.sockets == tuple(made[2:])
+    assert [each.fileno() >= 0 for each in made] == [False, False, True, True]
+    for bound in claimed.sockets:
+        bound.close()
 
 
 @pytest.mark.parametrize(

@@ -146,29 +146,21 @@ def test_without_libnbd(tmp_path: Path) -> None:
 
 
 def test_tcp(tmp_path: Path) -> None:
-    """A port that is free now may be taken a moment later: try another then."""
-    for _ in range(10):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        process = subprocess.Popen(
-            [*FAULTLINE, "serve", "--port", str(port), "--control", str(tmp_path / "q")]
-            + ["drive=id=d,driver=null-co,size=1M"],
-            env=ENVIRON,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        assert process.stdout is not None
-        with process.stdout:
-            line = process.stdout.readline()
-            if line:
-                break
-            process.wait(TIMEOUT_S)
+    process = subprocess.Popen(
+        [*FAULTLINE, "serve", "--port", "0", "--control", str(tmp_path / "q")]
+        + ["drive=id=d,driver=null-co,size=1M"],
+        env=ENVIRON,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        line = process.stdout.readline()
     guest = nbd.NBD()
     guest.connect_uri(json.loads(line)["drives"]["d"])
     assert guest.get_size() == MIB
     held = nbd.NBD()
-    held.connect_tcp("127.0.0.1", str(port))
+    held.connect_uri(json.loads(line)["drives"]["d"])
     with Qmp(str(tmp_path / "q")) as qmp:
         qmp("stop")
         flight = Flight()

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import re
 import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import nbd
 import pytest
 
 from blockcore.cli import main
-from blockcore.cli.listen import TcpPort, UnixSocket
+from blockcore.cli.listen import BoundPort, UnixSocket
 from blockcore.cli.runtime_dir import candidates, first_fitting
 from blockcore.process.control import bind_control_socket
 from blockcore.process.nbd_address import NbdAddress
@@ -136,8 +138,12 @@ def test_a_group_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         UnixSocket(tmp_path / "n", 0o660, 6).claim()
 
 
-WAYS = {
-    "nbd": lambda path: UnixSocket(path).claim(),
+def claim(path: Path) -> None:
+    UnixSocket(path).claim()
+
+
+WAYS: dict[str, Callable[[Path], None]] = {
+    "nbd": claim,
     "control": lambda path: bind_control_socket(str(path)).close(),
 }
 """Both ways to a socket at a path, up to where nothing is in the way any more."""
@@ -188,25 +194,46 @@ def test_control_at_a_path_that_cannot_be(tmp_path: Path) -> None:
 )
 def test_uri_of_a_port(address: str, uri: str) -> None:
     """All addresses of a host are none that can be connected to."""
-    assert NbdAddress(TcpPort(address, 9).environment()).uri("d") == uri
+    assert NbdAddress(BoundPort(address, 9).environment()).uri("d") == uri
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0", "::"])
-def test_all_addresses(address: str, tmp_path: Path) -> None:
-    """With `::` IPv4, too, where there is IPv6 at all."""
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "localhost"])
+def test_any_free_port_of_all_addresses(address: str, tmp_path: Path) -> None:
+    """The ready line has it.  With `::` IPv4, too, where there is IPv6 at all."""
+    with socket.socket(socket.AF_INET6 if address == "::" else socket.AF_INET) as probe:
         try:
             probe.bind((address, 0))
         except OSError:
             pytest.skip("no IPv6 here")
-        port = probe.getsockname()[1]
-    with serving(tmp_path, "--address", address, "--port", str(port)) as ready:
-        uris = {ready["drives"]["d"], f"nbd://127.0.0.1:{port}/d"}
-        for uri in uris:
+    with serving(tmp_path, "--address", address, "--port", "0") as ready:
+        uri = ready["drives"]["d"]
+        port = int(re.fullmatch(r"nbd://.*:(\d+)/d", uri)[1])  # type: ignore[index]
+        for each in {uri, f"nbd://127.0.0.1:{port}/d"}:
             guest = nbd.NBD()
-            guest.connect_uri(uri)
+            guest.connect_uri(each)
             assert guest.get_size() == 1 << 20
             guest.shutdown()
+
+
+def test_what_the_machine_inherits_is_kept(tmp_path: Path) -> None:
+    """A lock is held by whoever has its descriptor; the machine's socket needs its number."""
+    with (tmp_path / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        script = f'exec 3>&{lock.fileno()} {lock.fileno()}>&-; exec "$@"'
+        process = subprocess.Popen(
+            ["bash", "-c", script, "bash", *FAULTLINE, "serve", "--port", "0", NULL],
+            env=ENVIRON,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[lock.fileno()],
+        )
+        assert process.stdout is not None and process.stdout.readline()
+    with process.stdout, (tmp_path / "lock").open("w") as other:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        process.terminate()
+        assert process.wait(TIMEOUT_S) == 0
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @pytest.mark.parametrize(

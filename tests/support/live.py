@@ -23,8 +23,8 @@ import nbd
 
 from blockcore.cli.embedding import Nbdkit, find_nbdkit
 from blockcore.cli.listen import UnixSocket
+from blockcore.cli.nbdkit_command import find_plugin, serve_command
 from blockcore.cli.plugin_packages import plugin_packages
-from blockcore.cli.serve import find_plugin, serve_command
 from tree import TREE
 
 FAULTLINE = [sys.executable, "-c", "from blockcore.cli import main; raise SystemExit(main())"]

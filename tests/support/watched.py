@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-from blockcore.cli.serve import find_plugin
+from blockcore.cli.nbdkit_command import find_plugin
 from live import Bare
 
 PLUGIN = """
