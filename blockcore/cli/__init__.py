@@ -9,10 +9,16 @@ here takes part in serving, and no other room imports from here.
 (`embedding`, `plugin_packages`, `private_environment`), checks the sockets to
 listen at (`endpoints`, `listen`, `runtime_dir`), checks the limits and
 descriptors that the process was started with (`surroundings`), and starts nbdkit
-(`nbdkit_command`, `launch`).  `client` has the
-commands `qmp` and `events`; `arguments` and `event_names` parse what users type
-for them.  `jobs` has the commands `jobs` and `job`, on top of `job_list`,
-`job_screen`, `job_wait` and `job_watch`.  `session` is the connection to a
+(`nbdkit_command`, `launch`).
+
+`qmp` has the command of that name: `words` become arguments by the `schema` of
+the server, `qmp_help` shows what a command takes, `own_commands` are those of
+this version, `answers` and `reply_hints` are for what is not there.  `events` has
+the command of that name, `event_names` what users type for it.  `jobs` has the
+commands `jobs` and `job`, on top of `job_list`, `job_screen`, `job_wait` and
+`job_watch`.
+
+`session` is the connection to a
 machine, `output` the standard streams, `once` a command whose options may be
 given once only.
 """

@@ -13,10 +13,10 @@ from blockcore.cli.output import abandon, described, flush, open_missing_streams
 from blockcore.process.signals import interrupts_raise
 
 MODULES = {
-    "events": "blockcore.cli.client",
+    "events": "blockcore.cli.events",
     "job": "blockcore.cli.jobs",
     "jobs": "blockcore.cli.jobs",
-    "qmp": "blockcore.cli.client",
+    "qmp": "blockcore.cli.qmp",
     "serve": "blockcore.cli.serve",
 }
 """The module of each command."""
@@ -85,7 +85,8 @@ def _invoke(argv: Sequence[str] | None) -> int:
         return exc.exit_code
     except click.UsageError as exc:
         name = exc.ctx.command_path if exc.ctx else "faultline"
-        tell(f"{name}: {_one_line(exc)} (see {name} --help)")
+        see = getattr(exc, "see", f"{name} --help")
+        tell(f"{name}: {_one_line(exc)} (see {see})")
         return exc.exit_code
     except click.ClickException as exc:
         tell(f"faultline: {_one_line(exc)}")

@@ -3,14 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from difflib import get_close_matches
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
 
-
-def events_of(schema: Iterable[Mapping[str, Any]]) -> set[str]:
-    """Return the names of all events in a schema (the reply to query-qmp-schema)."""
-    return {entity["name"] for entity in schema if entity["meta-type"] == "event"}
+from blockcore.qapi.nearest import did_you_mean
 
 
 def separated(names: Sequence[str]) -> str | None:
@@ -26,14 +21,5 @@ def unknown(names: Iterable[str], known: Collection[str]) -> str | None:
     """Return an error message about the first name that is not `known`; None if all are."""
     for name in names:
         if name not in known:
-            alike = nearest(name, known)
-            hint = f" Did you mean '{alike}'?" if alike else ""
-            return f"there is no event '{name}'.{hint}"
+            return f"there is no event '{name}'{did_you_mean(name, known)}"
     return None
-
-
-def nearest(name: str, known: Collection[str]) -> str | None:
-    """Return the known name that the user probably meant, in any case; None if none is close."""
-    written = name.upper().replace("-", "_")
-    found = get_close_matches(written, sorted(known), n=1, cutoff=0.7)
-    return found[0] if found else None

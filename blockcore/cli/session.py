@@ -40,6 +40,10 @@ socket_option = click.option(
 )
 
 
+class ErrorReply(click.ClickException):
+    """The error for an error reply; its message is the server's."""
+
+
 class ConnectionLost(click.ClickException):
     """The error for a session that the machine has ended before a reply came."""
 
@@ -56,13 +60,13 @@ async def reply(
 ) -> object:
     """Run a command in a session, and return its value.
 
-    Raises ClickException with the server's own words for an error reply, and
-    ConnectionLost if there is no reply.
+    Raises ErrorReply with the server's own words, and ConnectionLost if there is no
+    reply.
     """
     try:
         return await client.execute(command, dict(arguments or {}))
     except ExecuteError as exc:
-        raise click.ClickException(exc.error.error.desc) from exc
+        raise ErrorReply(exc.error.error.desc) from exc
     except (ExecInterruptedError, StateError) as exc:
         raise ConnectionLost(f"{path}: closed before the reply came") from exc
     except QMPError as exc:

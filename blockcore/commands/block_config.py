@@ -168,6 +168,8 @@ def x_drive_set_policy(
     `device` is a drive's id or a node-name.  Held requests stay held.
     """
     blk = machine.find.drive_on(device)
+    if rerror is None and werror is None:
+        raise QmpError("Must specify 'rerror' or 'werror'")
     new_rerror = blk.rerror if rerror is None else parse_rerror(rerror)
     new_werror = blk.werror if werror is None else parse_werror(werror)
     # Both values are valid here: nothing is half applied.

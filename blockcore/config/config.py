@@ -119,7 +119,10 @@ class ConfigParser:
                 self._machine[key] = value
             case "job-error-check":
                 if value not in ("strict", "modern"):
-                    raise QmpError(f"Parameter '{key}' does not accept value '{value}'")
+                    raise QmpError(
+                        f"Parameter '{key}' does not accept value '{value}'"
+                        " (it may be strict or modern)"
+                    )
                 self._machine[key] = value
             case "qemu":
                 """`add` has taken its value already."""

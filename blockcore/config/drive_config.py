@@ -52,9 +52,9 @@ def _aliases() -> dict[str, str]:
     return aliases
 
 
-_ALIASES: Final = _aliases()
+ALIASES: Final = _aliases()
 
-_CACHE_MODES: Final = {
+CACHE_MODES: Final = {
     "off": (True, True, False),
     "none": (True, True, False),
     "writeback": (True, False, False),
@@ -143,7 +143,7 @@ def parse_drive(text: str, default_id: str) -> DriveConfig:
 
 
 def _rename_aliases(opts: dict[str, str]) -> None:
-    for alias, name in _ALIASES.items():
+    for alias, name in ALIASES.items():
         if alias not in opts:
             continue
         if name in opts:
@@ -158,9 +158,9 @@ def _cache_mode(opts: dict[str, str]) -> bool:
     """
     mode = opts.pop("cache", None)
     if mode is not None:
-        if mode not in _CACHE_MODES:
+        if mode not in CACHE_MODES:
             raise QmpError("invalid cache option")
-        for key, on in zip(("writeback", "direct", "no-flush"), _CACHE_MODES[mode], strict=True):
+        for key, on in zip(("writeback", "direct", "no-flush"), CACHE_MODES[mode], strict=True):
             opts.setdefault(f"cache.{key}", "on" if on else "off")
     return _flag(opts, "cache.writeback", default=True)
 

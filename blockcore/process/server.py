@@ -20,6 +20,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -288,12 +289,14 @@ class Server:
         Turns QmpError, and failures of the system (`reason_of`) if `what` is
         given, into a QmpError with that line.  Everything else is a bug of ours,
         and raised as it is.  Under `faultline serve` nbdkit prints nothing, so
-        either is printed here (`Start.failed`).
+        either is printed here (`Start.failed`).  Behind QEMU's words may be a hint.
         """
         try:
             yield
         except QmpError as exc:
-            line = f"{what or self._parser.pair}: {exc.desc}"
+            pair = what or self._parser.pair
+            hints = import_module("blockcore.process.hints")
+            line = f"{pair}: {exc.desc}{hints.hint(exc.desc, pair, exc.where)}"
             self._start.failed(line)
             raise QmpError(line) from None
         except BaseException as exc:

@@ -11,6 +11,7 @@
 - `schema`: the tables of commands and events, and the wire form of results.
 - `introspect`: turns a table into the answer of ``query-qmp-schema``.
 - `keyval`: parses the ``key=value,...`` syntaxes of QEMU's command line.
+- `nearest`: the right answer that is nearest to what somebody has typed.
 - `texts`: booleans, numbers and sizes as texts.
 - `json`: parses and writes the JSON text of QMP.
 """

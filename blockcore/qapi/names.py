@@ -30,8 +30,11 @@ class QapiErrorClass(StrEnum):
 class QmpError(Exception):
     """A request of a client, or of the command line, that cannot be carried out.
 
-    `desc` is one line of text; it is QEMU's where QEMU has one.
+    `desc` is one line of text; it is QEMU's where QEMU has one.  `where` is the place
+    in a file, which a reply does not have; the command line says it.
     """
+
+    where = ""
 
     def __init__(
         self, desc: str, error_class: QapiErrorClass = QapiErrorClass.GENERIC_ERROR

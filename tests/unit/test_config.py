@@ -383,7 +383,7 @@ REFUSED_PAIRS: dict[str, tuple[list[tuple[str, str]], str]] = {
     "seed-negative": ([("seed", " -1")], "Parameter 'seed' expects a non-negative number"),
     "job-error-check": (
         [("job-error-check", "x")],
-        "Parameter 'job-error-check' does not accept value 'x'",
+        "Parameter 'job-error-check' does not accept value 'x' (it may be strict or modern)",
     ),
     "same drive": ([("drive", NULL)] * 2, "Duplicate ID 'd' for drive"),
     "same device": (

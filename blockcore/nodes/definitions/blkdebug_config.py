@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Final, TypeVar
 
@@ -27,6 +28,10 @@ from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, QmpError
 from blockcore.qapi.texts import opt_bool, opt_number
 
 E = TypeVar("E", bound=StrEnum)
+R = TypeVar("R")
+
+Group = tuple[str, dict[str, str], int]
+"""A group's name, its options, and the number of the line with which it begins."""
 
 INJECT_ERROR: Final = "inject-error"
 SET_STATE: Final = "set-state"
@@ -47,24 +52,43 @@ _PARAMETER = re.compile(r'\s*(\S{1,63}+)(?:\s*=\s*"([^"]{0,1023}+)("?))?')
 def parse_blkdebug_config(text: str) -> tuple[list[InjectError], list[SetState]]:
     """Parse the text of a rule file; raise QmpError for the first mistake in it.
 
+    The error's `where` is its line, or that of the group with the mistake.
+
     As in QEMU, all groups are read before any event is checked, and the
     inject-error rules are made before the set-state rules.
     """
-    groups: list[tuple[str, dict[str, str]]] = []
-    for line in text.splitlines():
+    groups: list[Group] = []
+    for number, line in enumerate(text.splitlines(), 1):
         if not line or line.startswith("#"):
             continue
-        if line.startswith("[") and (group := _group(line)):
-            _end_group(groups)
-            groups.append(group)
-        else:
-            _parameter(line, groups)
+        with _at(number):
+            if line.startswith("[") and (group := _group(line)):
+                _end_group(groups)
+                groups.append((*group, number))
+            else:
+                _parameter(line, groups)
     _end_group(groups)
     _check_ids(groups)
     return (
-        [inject_error(options) for name, options in groups if name == INJECT_ERROR],
-        [set_state(options) for name, options in groups if name == SET_STATE],
+        [_rule(inject_error, group) for group in groups if group[0] == INJECT_ERROR],
+        [_rule(set_state, group) for group in groups if group[0] == SET_STATE],
     )
+
+
+@contextmanager
+def _at(line: int) -> Iterator[None]:
+    """Give errors of the body the number of a line, unless they have one."""
+    try:
+        yield
+    except QmpError as error:
+        error.where = error.where or f"line {line}"
+        raise
+
+
+def _rule(make: Callable[[Mapping[str, str]], R], group: Group) -> R:
+    _, options, number = group
+    with _at(number):
+        return make(options)
 
 
 def _group(line: str) -> tuple[str, dict[str, str]] | None:
@@ -84,7 +108,7 @@ def _group(line: str) -> tuple[str, dict[str, str]] | None:
     return match[1], options
 
 
-def _parameter(line: str, groups: list[tuple[str, dict[str, str]]]) -> None:
+def _parameter(line: str, groups: list[Group]) -> None:
     match = _PARAMETER.match(line)
     if match is None or (match[2] is not None and not match[3] and len(match[2]) < 1023):
         raise QmpError("parse error")
@@ -93,26 +117,28 @@ def _parameter(line: str, groups: list[tuple[str, dict[str, str]]]) -> None:
     groups[-1][1][match[1]] = match[2] or ""
 
 
-def _end_group(groups: list[tuple[str, dict[str, str]]]) -> None:
+def _end_group(groups: list[Group]) -> None:
     """Check the keys and the types of the options in the last group."""
     if not groups:
         return
-    name, options = groups[-1]
-    if not well_formed_id(options.get("id", "ok")):
-        raise QmpError("Parameter 'id' expects an identifier")
-    for key, value in options.items():
-        if key not in RULE_KEYS[name] and key != "id":
-            raise QmpError(f"Invalid parameter '{key}'")
-        _typed(key, value)
+    name, options, number = groups[-1]
+    with _at(number):
+        if not well_formed_id(options.get("id", "ok")):
+            raise QmpError("Parameter 'id' expects an identifier")
+        for key, value in options.items():
+            if key not in RULE_KEYS[name] and key != "id":
+                raise QmpError(f"Invalid parameter '{key}'")
+            _typed(key, value)
 
 
-def _check_ids(groups: list[tuple[str, dict[str, str]]]) -> None:
+def _check_ids(groups: list[Group]) -> None:
     seen = set()
-    for name, options in groups:
+    for name, options, number in groups:
         if "id" not in options:
             continue
         if (name, options["id"]) in seen:
-            raise QmpError(f"Duplicate ID '{options['id']}' for {name}")
+            with _at(number):
+                raise QmpError(f"Duplicate ID '{options['id']}' for {name}")
         seen.add((name, options["id"]))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`faultline qmp` and `faultline events`: the control socket as it is."""
+"""`faultline events`: the events of a machine, as they come."""
 
 from __future__ import annotations
 
@@ -15,42 +15,11 @@ from typing import Any
 import click
 from qemu.qmp import EventListener, Message, QMPClient
 
-from blockcore.cli.arguments import parse_arguments
-from blockcore.cli.event_names import events_of, separated, unknown
+from blockcore.cli.event_names import separated, unknown
 from blockcore.cli.once import Command
 from blockcore.cli.output import abandon, tell
-from blockcore.cli.session import (
-    disconnected,
-    execute,
-    reply,
-    session,
-    socket_option,
-    socket_path,
-)
-
-
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@socket_option
-@click.argument("command")
-@click.argument("words", metavar="[KEY=VALUE]...", nargs=-1)
-def qmp(path: str | None, command: str, words: tuple[str, ...]) -> None:
-    """Send one QMP command and print what it returns, as JSON.
-
-    A VALUE that is JSON is sent as JSON, any other VALUE as a string; a dotted
-    KEY is a member of a nested object.  An error reply is printed on stderr,
-    and the exit status is 1.
-
-    \b
-    Examples:
-      faultline qmp -s m0.qmp query-status
-      export FAULTLINE_CONTROL=m0.qmp
-      faultline qmp x-fault-add node-name=vda iotype=write errno=ENOSPC
-      faultline qmp block_resize device=vda size=2147483648
-      faultline qmp blockdev-add node-name=n1 driver=raw file.driver=null-co
-      faultline qmp cont
-    """
-    where, arguments = socket_path(path), parse_arguments(words)
-    click.echo(json.dumps(asyncio.run(execute(where, command, arguments)), indent=2))
+from blockcore.cli.schema import Schema
+from blockcore.cli.session import disconnected, reply, session, socket_option, socket_path
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -146,7 +115,7 @@ async def follow(path: str, printer: EventPrinter) -> None:
     async with session(client, path):
         if printer.names:
             schema: Any = await reply(client, path, "query-qmp-schema")
-            if (wrong := unknown(sorted(printer.names), events_of(schema))) is not None:
+            if (wrong := unknown(sorted(printer.names), Schema(schema).events)) is not None:
                 raise click.UsageError(wrong)
         async with _pipe_watch(printer.reader_gone):
             tell(f"faultline: following {path}")

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: MIT
+"""`faultline qmp`: one QMP command, typed as words; the list of all; the help of each.
+
+The schema of the server, which is asked for it, says what the words mean.  So
+the server may be QEMU, with commands that this project has never heard of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+import click
+from qemu.qmp import QMPClient
+
+from blockcore.cli import answers, words
+from blockcore.cli.once import Command
+from blockcore.cli.own_commands import help_texts, own_schema
+from blockcore.cli.qmp_help import described, listed
+from blockcore.cli.schema import Schema
+from blockcore.cli.session import ErrorReply, reply, session, socket_option, socket_path
+
+Ask = Callable[[str, Mapping[str, object]], Awaitable[Any]]
+"""Sends a command to the server, and returns what it returns; raises ErrorReply."""
+
+
+@click.command(cls=Command, add_help_option=False, context_settings={"max_content_width": 80})
+@socket_option
+@click.option("--list", "listing", is_flag=True, help="List all commands.")
+@click.option("-h", "--help", "helping", is_flag=True, help="Show this, or what COMMAND takes.")
+@click.argument("command", required=False)
+@click.argument("pairs", metavar="[KEY=VALUE]...", nargs=-1)
+@click.pass_context
+def qmp(
+    ctx: click.Context,
+    path: str | None,
+    listing: bool,
+    helping: bool,
+    command: str | None,
+    pairs: tuple[str, ...],
+) -> None:
+    """Send one QMP command and print what it returns, as JSON.
+
+    What a VALUE means is known from the server's schema: texts stay texts, numbers
+    may have a suffix (k, M, G), booleans are on or off.  A dotted KEY is a member
+    of a nested object, a KEY that is repeated makes a list; objects and lists may
+    be JSON as well.  An error reply is printed on stderr, and the exit status is 1.
+
+    Without a socket, --list and COMMAND --help tell what a machine of this version
+    has.
+
+    \b
+    Examples:
+      faultline qmp -s m0.qmp query-status
+      export FAULTLINE_CONTROL=m0.qmp
+      faultline qmp x-fault-add node-name=vda iotype=write errno=ENOSPC offset=32M
+      faultline qmp block_resize device=vda size=2G
+      faultline qmp blockdev-add node-name=n1 driver=raw file.driver=null-co
+      faultline qmp --list
+      faultline qmp x-fault-add --help
+    """
+    if listing:
+        click.echo(listed(*_known(path)))
+    elif helping and command is not None:
+        click.echo(_help(*_known(path), command, pairs))
+    elif helping:
+        click.echo(ctx.get_help())
+    elif command is None:
+        raise click.UsageError(f"which command? '{answers.LIST}' lists them")
+    else:
+        where, tree = socket_path(path), words.tree(pairs, command)
+        result = _in_session(where, lambda ask: converse(ask, command, tree))
+        click.echo(json.dumps(result, indent=2))
+
+
+async def converse(ask: Ask, command: str, tree: words.Tree) -> Any:
+    """Carry out a command with the arguments that `tree` means, and return its result.
+
+    Raises UsageError for words that the command cannot mean, and ErrorReply with
+    a hint behind the server's words.
+    """
+    arguments = {}
+    if tree:
+        schema = await _schema(ask)
+        if schema is None:
+            arguments = words.untyped(tree)
+        elif command not in schema.commands:
+            raise ErrorReply(unknown_command(command, schema))
+        else:
+            arguments = words.arguments(schema, command, tree)
+    try:
+        return await ask(command, arguments)
+    except ErrorReply as exc:
+        hint = await _hint(ask, command, arguments, exc.message)
+        raise ErrorReply(exc.message + hint) from exc
+
+
+def unknown_command(command: str, schema: Schema) -> str:
+    """Return QEMU's words for a command that it does not have, and what may have been meant."""
+    hint = answers.qmp_command(command, schema.commands)
+    return f"The command {command} has not been found{hint} (see {answers.LIST})"
+
+
+async def _hint(
+    ask: Ask, command: str, arguments: Mapping[str, object], message: str
+) -> str:
+    """Return a clause that goes behind the message of an error reply."""
+    if message == f"The command {command} has not been found":
+        schema = await _schema(ask)
+        return "" if schema is None else unknown_command(command, schema).removeprefix(message)
+    if message.startswith("Parameter ") and message.endswith(" is missing"):
+        return f" (see faultline qmp {command} --help)"
+    names: list[str] = []
+    replies = import_module("blockcore.cli.reply_hints")
+    if replies.is_about_names(message):
+        names = await _names(ask)
+    return str(replies.hint(message, arguments, names))
+
+
+async def _schema(ask: Ask) -> Schema | None:
+    """Return the server's schema; None if it does not have any."""
+    try:
+        return Schema(await ask("query-qmp-schema", {}))
+    except ErrorReply:
+        return None
+
+
+async def _names(ask: Ask) -> list[str]:
+    """Return the names of all drives and named nodes; without those that a server does not tell."""
+    names = []
+    for query, key in (("query-block", "device"), ("query-named-block-nodes", "node-name")):
+        try:
+            names += [thing.get(key) for thing in await ask(query, {})]
+        except ErrorReply:
+            continue
+    return [name for name in names if name and not name.startswith("#")]
+
+
+def _known(path: str | None) -> tuple[Schema, dict[str, str]]:
+    """Return the schema and the help of a server, or without one those of this version."""
+    if not path:
+        return own_schema(), help_texts()
+    return _in_session(path, _known_by)  # type: ignore[no-any-return]
+
+
+async def _known_by(ask: Ask) -> tuple[Schema, dict[str, str]]:
+    schema = Schema(await ask("query-qmp-schema", {}))
+    version = await ask("query-version", {})
+    return schema, help_texts() if version["package"] == "faultline" else {}
+
+
+def _help(schema: Schema, texts: dict[str, str], command: str, pairs: tuple[str, ...]) -> str:
+    if command not in schema.commands:
+        raise click.ClickException(unknown_command(command, schema))
+    tag = schema.arguments(command).tag
+    cases = [pair.partition("=")[2] for pair in pairs if pair.startswith(f"{tag}=")]
+    return described(schema, command, texts, cases[0] if cases else None)
+
+
+def _in_session(path: str, talk: Callable[[Ask], Awaitable[Any]]) -> Any:
+    """Return what `talk` returns, with a session of its own to ask in."""
+
+    async def run() -> Any:
+        client = QMPClient()
+
+        async def ask(command: str, arguments: Mapping[str, object]) -> Any:
+            return await reply(client, path, command, arguments)
+
+        async with session(client, path):
+            return await talk(ask)
+
+    return asyncio.run(run())
