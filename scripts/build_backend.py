@@ -12,7 +12,7 @@ import tempfile
 from setuptools import build_meta
 
 SOURCES = ("LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.cfg")
-PACKAGES = ("blockcore", "plugin")
+PACKAGES = ("blockcore", "client", "plugin")
 BACKEND = "scripts/build_backend.py"
 
 # An editable installation refers to the tree itself, so it cannot be made of a copy.

@@ -1,0 +1,1440 @@
+# SPDX-License-Identifier: MIT
+# Written by scripts/generate_client.py from the commands of blockcore.
+"""The commands of a machine, each a method, with the types of the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from faultline.schema import (
+    BackupPerf,
+    BitmapSyncMode,
+    BlkdebugEvent,
+    BlkdebugIOType,
+    BlockdevCacheOptions,
+    BlockdevDetectZeroesOptions,
+    BlockdevDiscardOptions,
+    BlockDeviceInfo,
+    BlockdevOnError,
+    BlockdevOptions,
+    BlockdevOptionsTag,
+    BlockDirtyBitmap,
+    BlockDirtyBitmapSha256,
+    BlockInfo,
+    BlockJobInfo,
+    BlockStats,
+    CommandInfo,
+    FaultId,
+    FaultInfo,
+    FaultOptionsTag,
+    IOThreadInfo,
+    JobInfo,
+    JobType,
+    MirrorCopyMode,
+    MirrorSyncMode,
+    NameInfo,
+    NewImageMode,
+    PanicAction,
+    RebootAction,
+    RequestInfo,
+    ShutdownAction,
+    StatusInfo,
+    TransactionAction,
+    TransactionProperties,
+    VersionInfo,
+    VolumeInfo,
+    WatchdogAction,
+    YankInstance,
+)
+from faultline.sizes import Size, size_of
+from faultline.wire import wire_names
+
+
+class Commands:
+    """All commands; each raises CommandError, TimedOut and MachineEnded.
+
+    Sizes may be texts such as "64k"; `timeout` is the deadline, in seconds.
+    """
+
+    async def _run(
+        self, command: str, members: Mapping[str, Any], timeout: float | None
+    ) -> Any:
+        raise NotImplementedError
+
+    async def block_commit(
+        self,
+        *,
+        device: str,
+        job_id: str | None = None,
+        base_node: str | None = None,
+        base: str | None = None,
+        top_node: str | None = None,
+        top: str | None = None,
+        backing_file: str | None = None,
+        backing_mask_protocol: bool | None = None,
+        speed: int | None = None,
+        on_error: BlockdevOnError | None = None,
+        filter_node_name: str | None = None,
+        auto_finalize: bool | None = None,
+        auto_dismiss: bool | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Write the data of `top`, and of the images between, into `base`, and drop these
+        images.
+
+        `top` is the drive's own image if it is not given; then the job becomes
+        ready, and the drive is on `base` once the job is completed.
+        `backing_mask_protocol` is as for `block-stream`.
+        """
+        await self._run(
+            "block-commit",
+            {
+                "device": device,
+                "job-id": job_id,
+                "base-node": base_node,
+                "base": base,
+                "top-node": top_node,
+                "top": top,
+                "backing-file": backing_file,
+                "backing-mask-protocol": backing_mask_protocol,
+                "speed": speed,
+                "on-error": on_error,
+                "filter-node-name": filter_node_name,
+                "auto-finalize": auto_finalize,
+                "auto-dismiss": auto_dismiss,
+            },
+            timeout,
+        )
+
+    async def block_dirty_bitmap_add(
+        self,
+        *,
+        node: str,
+        name: str,
+        granularity: int | None = None,
+        persistent: bool | None = None,
+        disabled: bool | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Record from now on which parts of a node are written to."""
+        await self._run(
+            "block-dirty-bitmap-add",
+            {
+                "node": node,
+                "name": name,
+                "granularity": granularity,
+                "persistent": persistent,
+                "disabled": disabled,
+            },
+            timeout,
+        )
+
+    async def block_dirty_bitmap_clear(
+        self,
+        *,
+        node: str,
+        name: str,
+        timeout: float | None = None,
+    ) -> None:
+        """Mark everything in a bitmap as clean."""
+        await self._run(
+            "block-dirty-bitmap-clear",
+            {
+                "node": node,
+                "name": name,
+            },
+            timeout,
+        )
+
+    async def block_dirty_bitmap_disable(
+        self,
+        *,
+        node: str,
+        name: str,
+        timeout: float | None = None,
+    ) -> None:
+        """Let a bitmap keep its state: it records no more writes until it is enabled."""
+        await self._run(
+            "block-dirty-bitmap-disable",
+            {
+                "node": node,
+                "name": name,
+            },
+            timeout,
+        )
+
+    async def block_dirty_bitmap_enable(
+        self,
+        *,
+        node: str,
+        name: str,
+        timeout: float | None = None,
+    ) -> None:
+        """Let a bitmap record from now on."""
+        await self._run(
+            "block-dirty-bitmap-enable",
+            {
+                "node": node,
+                "name": name,
+            },
+            timeout,
+        )
+
+    async def block_dirty_bitmap_merge(
+        self,
+        *,
+        node: str,
+        target: str,
+        bitmaps: list[str | BlockDirtyBitmap],
+        timeout: float | None = None,
+    ) -> None:
+        """Mark as dirty in `target` what is dirty in any of `bitmaps`; all of them or none."""
+        await self._run(
+            "block-dirty-bitmap-merge",
+            {
+                "node": node,
+                "target": target,
+                "bitmaps": bitmaps,
+            },
+            timeout,
+        )
+
+    async def block_dirty_bitmap_remove(
+        self,
+        *,
+        node: str,
+        name: str,
+        timeout: float | None = None,
+    ) -> None:
+        """Forget a bitmap."""
+        await self._run(
+            "block-dirty-bitmap-remove",
+            {
+                "node": node,
+                "name": name,
+            },
+            timeout,
+        )
+
+    async def block_job_cancel(
+        self,
+        *,
+        device: str,
+        force: bool | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Cancel a job; without `force` a ready one completes its copy, and the drive stays
+        put."""
+        await self._run(
+            "block-job-cancel",
+            {
+                "device": device,
+                "force": force,
+            },
+            timeout,
+        )
+
+    async def block_job_change(
+        self,
+        *,
+        id: str,
+        type: JobType,
+        copy_mode: MirrorCopyMode | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Let a mirror copy guests' writes before they are answered, from now on.
+
+        QEMU has no other change of a job (block_job_change).
+        """
+        await self._run(
+            "block-job-change",
+            {
+                "id": id,
+                "type": type,
+                "copy-mode": copy_mode,
+            },
+            timeout,
+        )
+
+    async def block_job_complete(
+        self,
+        *,
+        device: str,
+        timeout: float | None = None,
+    ) -> None:
+        """Let a ready job come to its end, as `job-complete` does."""
+        await self._run(
+            "block-job-complete",
+            {
+                "device": device,
+            },
+            timeout,
+        )
+
+    async def block_job_dismiss(
+        self,
+        *,
+        id: str,
+        timeout: float | None = None,
+    ) -> None:
+        """Forget a concluded job, as `job-dismiss` does."""
+        await self._run(
+            "block-job-dismiss",
+            {
+                "id": id,
+            },
+            timeout,
+        )
+
+    async def block_job_finalize(
+        self,
+        *,
+        id: str,
+        timeout: float | None = None,
+    ) -> None:
+        """Take the last steps of a pending job, as `job-finalize` does."""
+        await self._run(
+            "block-job-finalize",
+            {
+                "id": id,
+            },
+            timeout,
+        )
+
+    async def block_job_pause(
+        self,
+        *,
+        device: str,
+        timeout: float | None = None,
+    ) -> None:
+        """Ask a job to pause, as `job-pause` does."""
+        await self._run(
+            "block-job-pause",
+            {
+                "device": device,
+            },
+            timeout,
+        )
+
+    async def block_job_resume(
+        self,
+        *,
+        device: str,
+        timeout: float | None = None,
+    ) -> None:
+        """Let a job go on, as `job-resume` does."""
+        await self._run(
+            "block-job-resume",
+            {
+                "device": device,
+            },
+            timeout,
+        )
+
+    async def block_job_set_speed(
+        self,
+        *,
+        device: str,
+        speed: int,
+        timeout: float | None = None,
+    ) -> None:
+        """Limit a job to `speed` bytes per second; 0 is no limit."""
+        await self._run(
+            "block-job-set-speed",
+            {
+                "device": device,
+                "speed": speed,
+            },
+            timeout,
+        )
+
+    async def block_set_write_threshold(
+        self,
+        *,
+        node_name: str,
+        write_threshold: int,
+        timeout: float | None = None,
+    ) -> None:
+        """Send BLOCK_WRITE_THRESHOLD once, when a write ends beyond this offset in bytes; 0:
+        never."""
+        await self._run(
+            "block-set-write-threshold",
+            {
+                "node-name": node_name,
+                "write-threshold": write_threshold,
+            },
+            timeout,
+        )
+
+    async def block_stream(
+        self,
+        *,
+        device: str,
+        job_id: str | None = None,
+        base: str | None = None,
+        base_node: str | None = None,
+        backing_file: str | None = None,
+        backing_mask_protocol: bool | None = None,
+        bottom: str | None = None,
+        speed: int | None = None,
+        on_error: BlockdevOnError | None = None,
+        filter_node_name: str | None = None,
+        auto_finalize: bool | None = None,
+        auto_dismiss: bool | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Copy into an image what it lacks from the images above `base`, or from its whole
+        chain.
+
+        Afterwards `base` is the image's backing file; without `base` it has none.
+        `bottom` names the lowest image to copy instead.  `backing_mask_protocol` writes
+        the format `raw` into the header where the new backing file has no format.
+        """
+        await self._run(
+            "block-stream",
+            {
+                "device": device,
+                "job-id": job_id,
+                "base": base,
+                "base-node": base_node,
+                "backing-file": backing_file,
+                "backing-mask-protocol": backing_mask_protocol,
+                "bottom": bottom,
+                "speed": speed,
+                "on-error": on_error,
+                "filter-node-name": filter_node_name,
+                "auto-finalize": auto_finalize,
+                "auto-dismiss": auto_dismiss,
+            },
+            timeout,
+        )
+
+    async def block_resize(
+        self,
+        *,
+        size: int,
+        device: str | None = None,
+        node_name: str | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Change the size of a node to `size` bytes; growing is sparse, shrinking loses data.
+
+        The drives above are drained meanwhile.  An NBD client learns the new size
+        when it connects again: the protocol has no message for it.
+        """
+        await self._run(
+            "block_resize",
+            {
+                "size": size,
+                "device": device,
+                "node-name": node_name,
+            },
+            timeout,
+        )
+
+    async def block_set_io_throttle(
+        self,
+        *,
+        bps: int,
+        bps_rd: int,
+        bps_wr: int,
+        iops: int,
+        iops_rd: int,
+        iops_wr: int,
+        device: str | None = None,
+        id: str | None = None,
+        bps_max: int | None = None,
+        bps_rd_max: int | None = None,
+        bps_wr_max: int | None = None,
+        iops_max: int | None = None,
+        iops_rd_max: int | None = None,
+        iops_wr_max: int | None = None,
+        bps_max_length: int | None = None,
+        bps_rd_max_length: int | None = None,
+        bps_wr_max_length: int | None = None,
+        iops_max_length: int | None = None,
+        iops_rd_max_length: int | None = None,
+        iops_wr_max_length: int | None = None,
+        iops_size: int | None = None,
+        group: str | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Limit a drive, together with all others of its group, in bytes and requests per
+        second.
+
+        The drive stays in its group unless another is named; a drive without a group
+        gets one of its own name.  All zero takes the drive out of its group.  Lengths
+        are seconds of burst at the `max` rate.
+        """
+        await self._run(
+            "block_set_io_throttle",
+            {
+                "bps": bps,
+                "bps_rd": bps_rd,
+                "bps_wr": bps_wr,
+                "iops": iops,
+                "iops_rd": iops_rd,
+                "iops_wr": iops_wr,
+                "device": device,
+                "id": id,
+                "bps_max": bps_max,
+                "bps_rd_max": bps_rd_max,
+                "bps_wr_max": bps_wr_max,
+                "iops_max": iops_max,
+                "iops_rd_max": iops_rd_max,
+                "iops_wr_max": iops_wr_max,
+                "bps_max_length": bps_max_length,
+                "bps_rd_max_length": bps_rd_max_length,
+                "bps_wr_max_length": bps_wr_max_length,
+                "iops_max_length": iops_max_length,
+                "iops_rd_max_length": iops_rd_max_length,
+                "iops_wr_max_length": iops_wr_max_length,
+                "iops_size": iops_size,
+                "group": group,
+            },
+            timeout,
+        )
+
+    async def blockdev_add(
+        self,
+        *,
+        driver: BlockdevOptionsTag,
+        node_name: str | None = None,
+        discard: BlockdevDiscardOptions | None = None,
+        cache: BlockdevCacheOptions | None = None,
+        read_only: bool | None = None,
+        auto_read_only: bool | None = None,
+        force_share: bool | None = None,
+        detect_zeroes: BlockdevDetectZeroesOptions | None = None,
+        timeout: float | None = None,
+        **members: Any
+    ) -> None:
+        """Open a node, as `-blockdev` does; it stays until `blockdev-del`."""
+        await self._run(
+            "blockdev-add",
+            {
+                "driver": driver,
+                "node-name": node_name,
+                "discard": discard,
+                "cache": cache,
+                "read-only": read_only,
+                "auto-read-only": auto_read_only,
+                "force-share": force_share,
+                "detect-zeroes": detect_zeroes,
+                **wire_names(members),
+            },
+            timeout,
+        )
+
+    async def blockdev_backup(
+        self,
+        *,
+        device: str,
+        sync: MirrorSyncMode,
+        target: str,
+        job_id: str | None = None,
+        speed: int | None = None,
+        bitmap: str | None = None,
+        bitmap_mode: BitmapSyncMode | None = None,
+        compress: bool | None = None,
+        on_source_error: BlockdevOnError | None = None,
+        on_target_error: BlockdevOnError | None = None,
+        auto_finalize: bool | None = None,
+        auto_dismiss: bool | None = None,
+        filter_node_name: str | None = None,
+        discard_source: bool | None = None,
+        x_perf: BackupPerf | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Copy what a drive shows at this moment to a node, whatever its guest writes
+        meanwhile.
+
+        What the guest is about to overwrite is copied first.
+        """
+        await self._run(
+            "blockdev-backup",
+            {
+                "device": device,
+                "sync": sync,
+                "target": target,
+                "job-id": job_id,
+                "speed": speed,
+                "bitmap": bitmap,
+                "bitmap-mode": bitmap_mode,
+                "compress": compress,
+                "on-source-error": on_source_error,
+                "on-target-error": on_target_error,
+                "auto-finalize": auto_finalize,
+                "auto-dismiss": auto_dismiss,
+                "filter-node-name": filter_node_name,
+                "discard-source": discard_source,
+                "x-perf": x_perf,
+            },
+            timeout,
+        )
+
+    async def blockdev_del(
+        self,
+        *,
+        node_name: str,
+        timeout: float | None = None,
+    ) -> None:
+        """Close a node that `blockdev-add` has opened and that has no user."""
+        await self._run(
+            "blockdev-del",
+            {
+                "node-name": node_name,
+            },
+            timeout,
+        )
+
+    async def blockdev_mirror(
+        self,
+        *,
+        device: str,
+        target: str,
+        sync: MirrorSyncMode,
+        job_id: str | None = None,
+        replaces: str | None = None,
+        speed: int | None = None,
+        granularity: int | None = None,
+        buf_size: int | None = None,
+        on_source_error: BlockdevOnError | None = None,
+        on_target_error: BlockdevOnError | None = None,
+        filter_node_name: str | None = None,
+        copy_mode: MirrorCopyMode | None = None,
+        auto_finalize: bool | None = None,
+        auto_dismiss: bool | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Copy a drive to a node, and follow what its guest writes; `job-complete` changes
+        over."""
+        await self._run(
+            "blockdev-mirror",
+            {
+                "device": device,
+                "target": target,
+                "sync": sync,
+                "job-id": job_id,
+                "replaces": replaces,
+                "speed": speed,
+                "granularity": granularity,
+                "buf-size": buf_size,
+                "on-source-error": on_source_error,
+                "on-target-error": on_target_error,
+                "filter-node-name": filter_node_name,
+                "copy-mode": copy_mode,
+                "auto-finalize": auto_finalize,
+                "auto-dismiss": auto_dismiss,
+            },
+            timeout,
+        )
+
+    async def blockdev_reopen(
+        self,
+        *,
+        options: list[BlockdevOptions],
+        timeout: float | None = None,
+    ) -> None:
+        """Give nodes other options; an option that is not given has its default again.
+
+        If `file` or `backing` names another node, that node replaces the child.
+        """
+        await self._run(
+            "blockdev-reopen",
+            {
+                "options": options,
+            },
+            timeout,
+        )
+
+    async def blockdev_snapshot(
+        self,
+        *,
+        node: str,
+        overlay: str,
+        timeout: float | None = None,
+    ) -> None:
+        """Let a node take the place of another, which becomes its backing file.
+
+        `blockdev-add` has opened the overlay, without a backing file.
+        """
+        await self._run(
+            "blockdev-snapshot",
+            {
+                "node": node,
+                "overlay": overlay,
+            },
+            timeout,
+        )
+
+    async def blockdev_snapshot_sync(
+        self,
+        *,
+        snapshot_file: str,
+        device: str | None = None,
+        node_name: str | None = None,
+        snapshot_node_name: str | None = None,
+        format: str | None = None,
+        mode: NewImageMode | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Let a new image take the place of a drive's root, which becomes its backing file.
+
+        From then on the old root is read-only.  With mode `existing` the image
+        exists already.
+        """
+        await self._run(
+            "blockdev-snapshot-sync",
+            {
+                "snapshot-file": snapshot_file,
+                "device": device,
+                "node-name": node_name,
+                "snapshot-node-name": snapshot_node_name,
+                "format": format,
+                "mode": mode,
+            },
+            timeout,
+        )
+
+    async def change_backing_file(
+        self,
+        *,
+        device: str,
+        image_node_name: str,
+        backing_file: str,
+        timeout: float | None = None,
+    ) -> None:
+        """Write another backing file name into an image of a drive's chain
+        (qmp_change_backing_file).
+
+        The nodes stay as they are.  The format that is written is that of the
+        backing node; QEMU writes the image's own.
+        """
+        await self._run(
+            "change-backing-file",
+            {
+                "device": device,
+                "image-node-name": image_node_name,
+                "backing-file": backing_file,
+            },
+            timeout,
+        )
+
+    async def cont(
+        self,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        """Let the machine run, with every io-status ok, and retry the held requests."""
+        await self._run(
+            "cont",
+            {
+            },
+            timeout,
+        )
+
+    async def drive_backup(
+        self,
+        *,
+        device: str,
+        sync: MirrorSyncMode,
+        target: str,
+        job_id: str | None = None,
+        speed: int | None = None,
+        bitmap: str | None = None,
+        bitmap_mode: BitmapSyncMode | None = None,
+        compress: bool | None = None,
+        on_source_error: BlockdevOnError | None = None,
+        on_target_error: BlockdevOnError | None = None,
+        auto_finalize: bool | None = None,
+        auto_dismiss: bool | None = None,
+        filter_node_name: str | None = None,
+        discard_source: bool | None = None,
+        x_perf: BackupPerf | None = None,
+        format: str | None = None,
+        mode: NewImageMode | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Copy what a drive shows at this moment to an image, which is made for it.
+
+        With mode=existing `target` is an image that exists.
+        """
+        await self._run(
+            "drive-backup",
+            {
+                "device": device,
+                "sync": sync,
+                "target": target,
+                "job-id": job_id,
+                "speed": speed,
+                "bitmap": bitmap,
+                "bitmap-mode": bitmap_mode,
+                "compress": compress,
+                "on-source-error": on_source_error,
+                "on-target-error": on_target_error,
+                "auto-finalize": auto_finalize,
+                "auto-dismiss": auto_dismiss,
+                "filter-node-name": filter_node_name,
+                "discard-source": discard_source,
+                "x-perf": x_perf,
+                "format": format,
+                "mode": mode,
+            },
+            timeout,
+        )
+
+    async def drive_mirror(
+        self,
+        *,
+        device: str,
+        target: str,
+        sync: MirrorSyncMode,
+        job_id: str | None = None,
+        format: str | None = None,
+        node_name: str | None = None,
+        replaces: str | None = None,
+        mode: NewImageMode | None = None,
+        speed: int | None = None,
+        granularity: int | None = None,
+        buf_size: int | None = None,
+        on_source_error: BlockdevOnError | None = None,
+        on_target_error: BlockdevOnError | None = None,
+        unmap: bool | None = None,
+        copy_mode: MirrorCopyMode | None = None,
+        auto_finalize: bool | None = None,
+        auto_dismiss: bool | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Copy a drive to an image that is made for it, and follow what its guest writes.
+
+        With mode=existing `target` is an image that exists.
+        """
+        await self._run(
+            "drive-mirror",
+            {
+                "device": device,
+                "target": target,
+                "sync": sync,
+                "job-id": job_id,
+                "format": format,
+                "node-name": node_name,
+                "replaces": replaces,
+                "mode": mode,
+                "speed": speed,
+                "granularity": granularity,
+                "buf-size": buf_size,
+                "on-source-error": on_source_error,
+                "on-target-error": on_target_error,
+                "unmap": unmap,
+                "copy-mode": copy_mode,
+                "auto-finalize": auto_finalize,
+                "auto-dismiss": auto_dismiss,
+            },
+            timeout,
+        )
+
+    async def job_cancel(
+        self,
+        *,
+        id: str,
+        timeout: float | None = None,
+    ) -> None:
+        """Cancel a job at once, in whatever state it is."""
+        await self._run(
+            "job-cancel",
+            {
+                "id": id,
+            },
+            timeout,
+        )
+
+    async def job_complete(
+        self,
+        *,
+        id: str,
+        timeout: float | None = None,
+    ) -> None:
+        """Let a ready job come to its end; the drive then uses what the job has made."""
+        await self._run(
+            "job-complete",
+            {
+                "id": id,
+            },
+            timeout,
+        )
+
+    async def job_dismiss(
+        self,
+        *,
+        id: str,
+        timeout: float | None = None,
+    ) -> None:
+        """Forget a concluded job."""
+        await self._run(
+            "job-dismiss",
+            {
+                "id": id,
+            },
+            timeout,
+        )
+
+    async def job_finalize(
+        self,
+        *,
+        id: str,
+        timeout: float | None = None,
+    ) -> None:
+        """Take the last steps of a pending job, and of all other jobs of its transaction."""
+        await self._run(
+            "job-finalize",
+            {
+                "id": id,
+            },
+            timeout,
+        )
+
+    async def job_pause(
+        self,
+        *,
+        id: str,
+        timeout: float | None = None,
+    ) -> None:
+        """Ask a job to pause as soon as it can; JOB_STATUS_CHANGE tells when it has."""
+        await self._run(
+            "job-pause",
+            {
+                "id": id,
+            },
+            timeout,
+        )
+
+    async def job_resume(
+        self,
+        *,
+        id: str,
+        timeout: float | None = None,
+    ) -> None:
+        """Let a job go on that a user or an error has paused; its io-status becomes ok."""
+        await self._run(
+            "job-resume",
+            {
+                "id": id,
+            },
+            timeout,
+        )
+
+    async def query_block(
+        self,
+        *,
+        timeout: float | None = None,
+    ) -> list[BlockInfo]:
+        """Return all drives, in the order in which they were made."""
+        result: list[BlockInfo] = await self._run(
+            "query-block",
+            {
+            },
+            timeout,
+        )
+        return result
+
+    async def query_block_jobs(
+        self,
+        *,
+        timeout: float | None = None,
+    ) -> list[BlockJobInfo]:
+        """Return all block jobs, the newest first."""
+        result: list[BlockJobInfo] = await self._run(
+            "query-block-jobs",
+            {
+            },
+            timeout,
+        )
+        return result
+
+    async def query_blockstats(
+        self,
+        *,
+        query_nodes: bool | None = None,
+        timeout: float | None = None,
+    ) -> list[BlockStats]:
+        """Return the counters of all drives with the nodes below them, or of all nodes."""
+        result: list[BlockStats] = await self._run(
+            "query-blockstats",
+            {
+                "query-nodes": query_nodes,
+            },
+            timeout,
+        )
+        return result
+
+    async def query_commands(
+        self,
+        *,
+        timeout: float | None = None,
+    ) -> list[CommandInfo]:
+        """Return the names of all commands."""
+        result: list[CommandInfo] = await self._run(
+            "query-commands",
+            {
+            },
+            timeout,
+        )
+        return result
+
+    async def query_iothreads(
+        self,
+        *,
+        timeout: float | None = None,
+    ) -> list[IOThreadInfo]:
+        """Return an empty list: there are no iothreads."""
+        result: list[IOThreadInfo] = await self._run(
+            "query-iothreads",
+            {
+            },
+            timeout,
+        )
+        return result
+
+    async def query_jobs(
+        self,
+        *,
+        timeout: float | None = None,
+    ) -> list[JobInfo]:
+        """Return all jobs, the newest first."""
+        result: list[JobInfo] = await self._run(
+            "query-jobs",
+            {
+            },
+            timeout,
+        )
+        return result
+
+    async def query_name(
+        self,
+        *,
+        timeout: float | None = None,
+    ) -> NameInfo:
+        """Return the name given with the key `name`."""
+        result: NameInfo = await self._run(
+            "query-name",
+            {
+            },
+            timeout,
+        )
+        return result
+
+    async def query_named_block_nodes(
+        self,
+        *,
+        flat: bool | None = None,
+        timeout: float | None = None,
+    ) -> list[BlockDeviceInfo]:
+        """Return all nodes, the newest first; `flat` leaves out the information on backing
+        images."""
+        result: list[BlockDeviceInfo] = await self._run(
+            "query-named-block-nodes",
+            {
+                "flat": flat,
+            },
+            timeout,
+        )
+        return result
+
+    async def query_qmp_schema(
+        self,
+        *,
+        timeout: float | None = None,
+    ) -> list[Any]:
+        """Return all commands, events and types, as QEMU's introspection describes its own."""
+        result: list[Any] = await self._run(
+            "query-qmp-schema",
+            {
+            },
+            timeout,
+        )
+        return result
+
+    async def query_status(
+        self,
+        *,
+        timeout: float | None = None,
+    ) -> StatusInfo:
+        """Return the run state; `running` is true only in the state of that name."""
+        result: StatusInfo = await self._run(
+            "query-status",
+            {
+            },
+            timeout,
+        )
+        return result
+
+    async def query_version(
+        self,
+        *,
+        timeout: float | None = None,
+    ) -> VersionInfo:
+        """Return the version of QEMU whose answers are given; `package` says that it is not
+        QEMU."""
+        result: VersionInfo = await self._run(
+            "query-version",
+            {
+            },
+            timeout,
+        )
+        return result
+
+    async def query_yank(
+        self,
+        *,
+        timeout: float | None = None,
+    ) -> list[YankInstance]:
+        """Return all instances whose connections can be cut, the oldest first."""
+        result: list[YankInstance] = await self._run(
+            "query-yank",
+            {
+            },
+            timeout,
+        )
+        return result
+
+    async def quit(
+        self,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        """Say SHUTDOWN, cancel all jobs, and end the process, with exit status 0."""
+        await self._run(
+            "quit",
+            {
+            },
+            timeout,
+        )
+
+    async def set_action(
+        self,
+        *,
+        reboot: RebootAction | None = None,
+        shutdown: ShutdownAction | None = None,
+        panic: PanicAction | None = None,
+        watchdog: WatchdogAction | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Accept what QEMU accepts; without a guest CPU none of these things can happen."""
+        await self._run(
+            "set-action",
+            {
+                "reboot": reboot,
+                "shutdown": shutdown,
+                "panic": panic,
+                "watchdog": watchdog,
+            },
+            timeout,
+        )
+
+    async def stop(
+        self,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        """Stop the machine; the reply comes when no request is in flight and all is flushed."""
+        await self._run(
+            "stop",
+            {
+            },
+            timeout,
+        )
+
+    async def system_reset(
+        self,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        """Reset the devices, and drop their held requests.
+
+        Over NBD a request must be answered: a dropped one fails with ESHUTDOWN.
+        """
+        await self._run(
+            "system_reset",
+            {
+            },
+            timeout,
+        )
+
+    async def transaction(
+        self,
+        *,
+        actions: list[TransactionAction],
+        properties: TransactionProperties | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Carry out all of the actions, at one moment as guests see it, or none of them.
+
+        Everything is drained first, but only the nodes that an action names are waited
+        for as long as it takes; guests of these wait until the end.  Jobs go on, except
+        for jobs on nodes that an action drains.
+        """
+        await self._run(
+            "transaction",
+            {
+                "actions": actions,
+                "properties": properties,
+            },
+            timeout,
+        )
+
+    async def x_debug_block_dirty_bitmap_sha256(
+        self,
+        *,
+        node: str,
+        name: str,
+        timeout: float | None = None,
+    ) -> BlockDirtyBitmapSha256:
+        """Return the SHA-256 of all bits, as QEMU computes it (hbitmap_sha256)."""
+        result: BlockDirtyBitmapSha256 = await self._run(
+            "x-debug-block-dirty-bitmap-sha256",
+            {
+                "node": node,
+                "name": name,
+            },
+            timeout,
+        )
+        return result
+
+    async def x_drive_set_policy(
+        self,
+        *,
+        device: str,
+        rerror: str | None = None,
+        werror: str | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Change what happens when requests of a drive fail, from the next failure on.
+
+        `device` is a drive's id or a node-name.  Held requests stay held.
+        """
+        await self._run(
+            "x-drive-set-policy",
+            {
+                "device": device,
+                "rerror": rerror,
+                "werror": werror,
+            },
+            timeout,
+        )
+
+    async def x_fault_add(
+        self,
+        *,
+        node_name: str,
+        id: str | None = None,
+        action: FaultOptionsTag | None = None,
+        event: BlkdebugEvent | None = None,
+        state: int | None = None,
+        iotype: BlkdebugIOType | None = None,
+        sector: int | None = None,
+        once: bool | None = None,
+        immediately: bool | None = None,
+        offset: int | None = None,
+        length: int | None = None,
+        count: int | None = None,
+        after: int | None = None,
+        rate: float | None = None,
+        errno: int | str | None = None,
+        timeout: float | None = None,
+    ) -> FaultId:
+        """Make requests to a node fail, from now on; return the rule's id, made up if not
+        given.
+
+        `node-name` also takes a drive's id.  The members are those of blkdebug's
+        inject-error, and more: `errno` also by name; `offset` and `length` (bytes)
+        for a range, which has to be within the node if a drive is as long as the
+        node; `after`, the number of matching requests that pass first; `count`, the
+        number of requests to hit (`once` is 1); `rate`, the probability of each hit,
+        drawn from the machine's seed.  Without an `event` the rule is in force at once.
+        """
+        result: FaultId = await self._run(
+            "x-fault-add",
+            {
+                "node-name": node_name,
+                "id": id,
+                "action": action,
+                "event": event,
+                "state": state,
+                "iotype": iotype,
+                "sector": sector,
+                "once": once,
+                "immediately": immediately,
+                "offset": offset,
+                "length": length,
+                "count": count,
+                "after": after,
+                "rate": rate,
+                "errno": errno,
+            },
+            timeout,
+        )
+        return result
+
+    async def x_fault_clear(
+        self,
+        *,
+        node_name: str | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Remove all rules, or the rules of one node (or drive's id)."""
+        await self._run(
+            "x-fault-clear",
+            {
+                "node-name": node_name,
+            },
+            timeout,
+        )
+
+    async def x_fault_remove(
+        self,
+        *,
+        id: str,
+        timeout: float | None = None,
+    ) -> None:
+        """Remove one rule that x-fault-add has made, or a rule of a blkdebug node."""
+        await self._run(
+            "x-fault-remove",
+            {
+                "id": id,
+            },
+            timeout,
+        )
+
+    async def x_query_faults(
+        self,
+        *,
+        timeout: float | None = None,
+    ) -> list[FaultInfo]:
+        """Return all rules with what they have seen and hit, in the order in which they were
+        made."""
+        result: list[FaultInfo] = await self._run(
+            "x-query-faults",
+            {
+            },
+            timeout,
+        )
+        return result
+
+    async def x_query_requests(
+        self,
+        *,
+        timeout: float | None = None,
+    ) -> list[RequestInfo]:
+        """Return the requests that have come and are not answered, of each drive in their
+        order.
+
+        A request `waits-for` the machine to `run` when the machine is stopped or
+        about to stop, for the end of a `drain`, or for the `throttle` of its drive.
+        Requests on the shortcut are left out, since they wait for nothing, and so are
+        questions for the block status.
+        """
+        result: list[RequestInfo] = await self._run(
+            "x-query-requests",
+            {
+            },
+            timeout,
+        )
+        return result
+
+    async def x_query_volumes(
+        self,
+        *,
+        timeout: float | None = None,
+    ) -> list[VolumeInfo]:
+        """Return all volumes of limited physical size."""
+        result: list[VolumeInfo] = await self._run(
+            "x-query-volumes",
+            {
+            },
+            timeout,
+        )
+        return result
+
+    async def x_volume_extend(
+        self,
+        *,
+        node_name: str,
+        size: Size | None = None,
+        add: Size | None = None,
+        latency_ms: int | None = None,
+        errno: int | str | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Let a volume grow to `size` bytes, or by `add` bytes, rounded up to whole extents.
+
+        `node-name` also takes a drive's id, and a node above the volume.  The
+        reply comes when the extension is done, which takes `latency-ms`.  With an
+        `errno` (a number or a name) the extension fails after that time, and the
+        volume stays as it is.  Held requests stay held until `cont`.
+        """
+        await self._run(
+            "x-volume-extend",
+            {
+                "node-name": node_name,
+                "size": size_of(size),
+                "add": size_of(add),
+                "latency-ms": latency_ms,
+                "errno": errno,
+            },
+            timeout,
+        )
+
+    async def x_volume_responder(
+        self,
+        *,
+        node_name: str,
+        enable: bool | None = None,
+        threshold: Size | None = None,
+        percent: int | None = None,
+        chunk: Size | None = None,
+        latency_min_ms: int | None = None,
+        latency_max_ms: int | None = None,
+        seed: int | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Let the machine play the storage manager of a volume; `enable` false ends it.
+
+        The manager extends the volume by `chunk` bytes when a write ends less than
+        `threshold` bytes below the physical size, or when `percent` of the last
+        chunk is in use (20 if neither is given, as with vdsm).  It lets a machine go
+        on that has stopped because the volume was full.  Every extension takes
+        between `latency-min-ms` and `latency-max-ms` (`latency-min-ms`, if not
+        given); `seed` decides how long.  Meanwhile the write threshold of the
+        `file` node belongs to the manager.
+        """
+        await self._run(
+            "x-volume-responder",
+            {
+                "node-name": node_name,
+                "enable": enable,
+                "threshold": size_of(threshold),
+                "percent": percent,
+                "chunk": size_of(chunk),
+                "latency-min-ms": latency_min_ms,
+                "latency-max-ms": latency_max_ms,
+                "seed": seed,
+            },
+            timeout,
+        )
+
+    async def yank(
+        self,
+        *,
+        instances: list[YankInstance],
+        timeout: float | None = None,
+    ) -> None:
+        """Cut the connections of all these instances, or of none if one of them does not exist."""
+        await self._run(
+            "yank",
+            {
+                "instances": instances,
+            },
+            timeout,
+        )

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: MIT
+"""The start and the end of a machine's process."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from faultline.aio.waiting import readable
+from faultline.errors import StartFailed
+from faultline.options import Plan
+from faultline.process import Process, tail
+from faultline.spares import spares
+
+END_S = 5.0
+"""The time that a machine gets to end, in seconds; it promises two."""
+
+
+async def start(plan: Plan, timeout: float) -> tuple[Process, Mapping[str, Any]]:
+    """Start a machine, or let a spare become it; return its process and its ready line.
+
+    Raises StartFailed, after which no process is left.
+    """
+    process = spares.take() if plan.fits_spare else None
+    try:
+        if process is not None:
+            process.configure(plan.keys, os.getcwd())
+        else:
+            process = Process((*plan.options, *plan.keys), environ=plan.environ)
+        ready = await _ready(process, timeout)
+    except BaseException:
+        if process is not None:
+            process.kill()
+            process.closed()
+        raise
+    if plan.fits_spare:
+        spares.refill()
+    return process, ready
+
+
+async def _ready(process: Process, timeout: float) -> Mapping[str, Any]:
+    deadline = time.monotonic() + timeout
+    while await readable(process.ready_fd, deadline - time.monotonic()):
+        line = process.ready()
+        if line is not None:
+            return line
+    raise StartFailed(f"not ready within {timeout:g} s{tail(process.log_text())}")
+
+
+async def end(process: Process) -> tuple[str, str | None]:
+    """End a machine; return its log, and what was wrong with its end, if anything was."""
+    process.terminate()
+    forced = not await readable(process.pidfd, END_S)
+    if forced:
+        process.kill()
+        await readable(process.pidfd, END_S)
+    log, status = process.log_text(), process.status
+    process.closed()
+    if forced:
+        return log, f"the machine did not end within {END_S:g} s, and was killed{tail(log)}"
+    if status != 0:
+        return log, f"the machine has ended with status {status}{tail(log)}"
+    return log, None

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: MIT
+"""The process of a machine: how it is started, what it says, and how it ends.
+
+Nothing here waits for long: the faces of the package wait, each in its way, for
+`ready_fd` to have the ready line, and for `pidfd` to tell that the process has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from faultline.errors import StartFailed
+
+TAIL = 10
+"""Lines of the log that the message of an error has."""
+
+
+def serve_command() -> list[str]:
+    """Return the command `faultline serve`; raises StartFailed if it is not installed.
+
+    It is the one that is installed beside this package, else the first on PATH.
+    """
+    if importlib.util.find_spec("blockcore") is not None:
+        return [sys.executable, "-m", "faultline", "serve"]
+    program = shutil.which("faultline")
+    if program is None:
+        raise StartFailed("the command faultline is not installed: pip install faultline")
+    return [program, "serve"]
+
+
+class Process:
+    """A started machine, which ends when this process ends.
+
+    Its log goes to a file without a name, so that nothing is left of it.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        *,
+        standby: bool = False,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        command = [*serve_command(), "--exit-with-parent", "--log-format", "json"]
+        if standby:
+            command.append("--standby")
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        try:
+            self._popen = subprocess.Popen(
+                [*command, *arguments],
+                stdin=subprocess.PIPE if standby else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                env=environ,
+                # An interrupt of the terminal is for this process, which ends the machine in order.
+                process_group=0,
+            )
+        except OSError as exc:
+            self._log.close()
+            raise StartFailed(f"{command[0]}: {exc.strerror}") from exc
+        self.pidfd = os.pidfd_open(self._popen.pid)
+        self._line = bytearray()
+        self._closed = False
+
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        return self._popen.pid
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, negative for a signal; None while the process runs."""
+        return self._popen.poll()
+
+    @property
+    def ready_fd(self) -> int:
+        """The descriptor on which the ready line comes."""
+        assert self._popen.stdout is not None
+        return self._popen.stdout.fileno()
+
+    def configure(self, keys: Sequence[str], directory: str) -> None:
+        """Tell a standby what it is; relative paths begin in `directory`.
+
+        Raises StartFailed if it has ended.
+        """
+        line = json.dumps({"keys": list(keys), "directory": directory})
+        assert self._popen.stdin is not None
+        try:
+            self._popen.stdin.write(os.fsencode(line) + b"\n")
+            self._popen.stdin.flush()
+        except OSError as exc:
+            raise StartFailed(self.log_text() or str(exc)) from exc
+
+    def ready(self) -> dict[str, Any] | None:
+        """Return the ready line if all of it has come, else None; after `ready_fd` is readable.
+
+        Raises StartFailed with what the process has written if it has ended.
+        """
+        data = os.read(self.ready_fd, 65536)
+        self._line += data
+        if self._line.endswith(b"\n"):
+            assert self._popen.stdout is not None
+            ready: dict[str, Any] = json.loads(self._line)
+            return ready
+        if data:
+            return None
+        self._popen.wait()
+        raise StartFailed(_reason(self.log_text()))
+
+    def terminate(self) -> None:
+        """Tell the machine to end."""
+        with contextlib.suppress(ProcessLookupError):
+            self._popen.terminate()
+
+    def kill(self) -> None:
+        """End the process by force."""
+        with contextlib.suppress(ProcessLookupError):
+            self._popen.send_signal(signal.SIGKILL)
+
+    def log_text(self) -> str:
+        """Return all that the machine has written on stderr so far."""
+        if self._log.closed:
+            return ""
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
+
+    def closed(self) -> None:
+        """Close the descriptors; to be called when the process has ended."""
+        if self._closed:
+            return
+        self._closed = True
+        self._popen.wait()
+        os.close(self.pidfd)
+        for pipe in (self._popen.stdin, self._popen.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self._log.close()
+
+    def abandoned(self) -> None:
+        """Close the descriptors of a process that is another's by now; for a child after a fork."""
+        self._closed = True
+        self._popen.returncode = 0
+        os.close(self.pidfd)
+        self._log.close()
+
+
+def log_lines(text: str) -> list[dict[str, Any]]:
+    """Return the lines of a log as objects; a line that is no JSON is the member `event` of one.
+
+    >>> log_lines('{"event": "STOP", "level": "info"}\\nSegmentation fault\\n')
+    [{'event': 'STOP', 'level': 'info'}, {'event': 'Segmentation fault'}]
+    """
+    lines = []
+    for line in text.splitlines():
+        try:
+            parsed = json.loads(line)
+        except ValueError:
+            parsed = None
+        lines.append(parsed if isinstance(parsed, dict) else {"event": line})
+    return lines
+
+
+def tail(text: str) -> str:
+    """Return the last lines of a log as the end of a message; empty if there are none."""
+    lines = text.splitlines()[-TAIL:]
+    return "".join(["; its log ends with:", *(f"\n  {line}" for line in lines)]) if lines else ""
+
+
+def _reason(text: str) -> str:
+    """Return why a machine did not start: what it wrote, without the name of the command."""
+    lines = [line for line in text.splitlines() if not line.startswith("{")] or text.splitlines()
+    return "\n".join(lines).removeprefix("faultline: ") or "the machine has ended without a word"

@@ -1,0 +1,754 @@
+# SPDX-License-Identifier: MIT
+# Written by scripts/generate_client.py from the commands of blockcore.
+"""The types of the schema, as JSON has them: structs are dicts, enums texts."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+
+class Abort(TypedDict):
+    pass
+
+ActionCompletionMode = Literal[
+    "individual",
+    "grouped",
+]
+
+BackupPerf = TypedDict(
+    "BackupPerf",
+    {
+        "use-copy-range": "NotRequired[bool]",
+        "max-workers": "NotRequired[int]",
+        "max-chunk": "NotRequired[int]",
+        "min-cluster-size": "NotRequired[int]",
+    },
+)
+
+BitmapSyncMode = Literal[
+    "on-success",
+    "never",
+    "always",
+]
+
+BlkdebugEvent = Literal[
+    "l1_update",
+    "l1_grow_alloc_table",
+    "l1_grow_write_table",
+    "l1_grow_activate_table",
+    "l2_load",
+    "l2_update",
+    "l2_update_compressed",
+    "l2_alloc_cow_read",
+    "l2_alloc_write",
+    "read_aio",
+    "read_backing_aio",
+    "read_compressed",
+    "write_aio",
+    "write_compressed",
+    "vmstate_load",
+    "vmstate_save",
+    "cow_read",
+    "cow_write",
+    "reftable_load",
+    "reftable_grow",
+    "reftable_update",
+    "refblock_load",
+    "refblock_update",
+    "refblock_update_part",
+    "refblock_alloc",
+    "refblock_alloc_hookup",
+    "refblock_alloc_write",
+    "refblock_alloc_write_blocks",
+    "refblock_alloc_write_table",
+    "refblock_alloc_switch_table",
+    "cluster_alloc",
+    "cluster_alloc_bytes",
+    "cluster_free",
+    "flush_to_os",
+    "flush_to_disk",
+    "pwritev_rmw_head",
+    "pwritev_rmw_after_head",
+    "pwritev_rmw_tail",
+    "pwritev_rmw_after_tail",
+    "pwritev",
+    "pwritev_zero",
+    "pwritev_done",
+    "empty_image_prepare",
+    "l1_shrink_write_table",
+    "l1_shrink_free_l2_clusters",
+    "cor_write",
+    "cluster_alloc_space",
+    "none",
+]
+
+BlkdebugIOType = Literal[
+    "read",
+    "write",
+    "write-zeroes",
+    "discard",
+    "flush",
+    "block-status",
+]
+
+BlockDeviceInfo = TypedDict(
+    "BlockDeviceInfo",
+    {
+        "file": "str",
+        "node-name": "str",
+        "ro": "bool",
+        "drv": "str",
+        "active": "bool",
+        "backing_file": "NotRequired[str]",
+        "backing_file_depth": "int",
+        "encrypted": "bool",
+        "detect_zeroes": "BlockdevDetectZeroesOptions",
+        "bps": "int",
+        "bps_rd": "int",
+        "bps_wr": "int",
+        "iops": "int",
+        "iops_rd": "int",
+        "iops_wr": "int",
+        "image": "ImageInfo",
+        "bps_max": "NotRequired[int]",
+        "bps_rd_max": "NotRequired[int]",
+        "bps_wr_max": "NotRequired[int]",
+        "iops_max": "NotRequired[int]",
+        "iops_rd_max": "NotRequired[int]",
+        "iops_wr_max": "NotRequired[int]",
+        "bps_max_length": "NotRequired[int]",
+        "bps_rd_max_length": "NotRequired[int]",
+        "bps_wr_max_length": "NotRequired[int]",
+        "iops_max_length": "NotRequired[int]",
+        "iops_rd_max_length": "NotRequired[int]",
+        "iops_wr_max_length": "NotRequired[int]",
+        "iops_size": "NotRequired[int]",
+        "group": "NotRequired[str]",
+        "cache": "BlockdevCacheInfo",
+        "write_threshold": "int",
+        "dirty-bitmaps": "NotRequired[list[BlockDirtyInfo]]",
+    },
+)
+
+BlockDeviceIoStatus = Literal[
+    "ok",
+    "failed",
+    "nospace",
+]
+
+class BlockDeviceStats(TypedDict):
+    rd_bytes: int
+    wr_bytes: int
+    zone_append_bytes: int
+    unmap_bytes: int
+    rd_operations: int
+    wr_operations: int
+    zone_append_operations: int
+    flush_operations: int
+    unmap_operations: int
+    rd_total_time_ns: int
+    wr_total_time_ns: int
+    zone_append_total_time_ns: int
+    flush_total_time_ns: int
+    unmap_total_time_ns: int
+    wr_highest_offset: int
+    rd_merged: int
+    wr_merged: int
+    zone_append_merged: int
+    unmap_merged: int
+    idle_time_ns: NotRequired[int]
+    failed_rd_operations: int
+    failed_wr_operations: int
+    failed_zone_append_operations: int
+    failed_flush_operations: int
+    failed_unmap_operations: int
+    invalid_rd_operations: int
+    invalid_wr_operations: int
+    invalid_zone_append_operations: int
+    invalid_flush_operations: int
+    invalid_unmap_operations: int
+    account_invalid: bool
+    account_failed: bool
+    timed_stats: list[BlockDeviceTimedStats]
+
+class BlockDeviceTimedStats(TypedDict):
+    interval_length: int
+
+class BlockDirtyBitmap(TypedDict):
+    node: str
+    name: str
+
+class BlockDirtyBitmapAdd(TypedDict):
+    node: str
+    name: str
+    granularity: NotRequired[int]
+    persistent: NotRequired[bool]
+    disabled: NotRequired[bool]
+
+class BlockDirtyBitmapMerge(TypedDict):
+    node: str
+    target: str
+    bitmaps: list[str | BlockDirtyBitmap]
+
+class BlockDirtyBitmapSha256(TypedDict):
+    sha256: str
+
+class BlockDirtyInfo(TypedDict):
+    name: NotRequired[str]
+    count: int
+    granularity: int
+    recording: bool
+    busy: bool
+    persistent: bool
+    inconsistent: NotRequired[bool]
+
+BlockInfo = TypedDict(
+    "BlockInfo",
+    {
+        "device": "str",
+        "qdev": "NotRequired[str]",
+        "type": "str",
+        "removable": "bool",
+        "locked": "bool",
+        "inserted": "NotRequired[BlockDeviceInfo]",
+        "io-status": "NotRequired[BlockDeviceIoStatus]",
+    },
+)
+
+BlockJobInfo = TypedDict(
+    "BlockJobInfo",
+    {
+        "type": "JobType",
+        "device": "str",
+        "len": "int",
+        "offset": "int",
+        "busy": "bool",
+        "paused": "bool",
+        "speed": "int",
+        "io-status": "BlockDeviceIoStatus",
+        "ready": "bool",
+        "status": "JobStatus",
+        "auto-finalize": "bool",
+        "auto-dismiss": "bool",
+        "error": "NotRequired[str]",
+        "actively-synced": "NotRequired[bool]",
+    },
+)
+
+BlockStats = TypedDict(
+    "BlockStats",
+    {
+        "device": "NotRequired[str]",
+        "qdev": "NotRequired[str]",
+        "node-name": "NotRequired[str]",
+        "stats": "BlockDeviceStats",
+        "driver-specific": "NotRequired[BlockStatsSpecificFile]",
+        "parent": "NotRequired[BlockStats]",
+        "backing": "NotRequired[BlockStats]",
+    },
+)
+
+BlockStatsSpecificFile = TypedDict(
+    "BlockStatsSpecificFile",
+    {
+        "driver": "str",
+        "discard-nb-ok": "int",
+        "discard-nb-failed": "int",
+        "discard-bytes-ok": "int",
+    },
+)
+
+BlockdevAioOptions = Literal[
+    "threads",
+    "native",
+    "io_uring",
+]
+
+BlockdevBackup = TypedDict(
+    "BlockdevBackup",
+    {
+        "job-id": "NotRequired[str]",
+        "device": "str",
+        "sync": "MirrorSyncMode",
+        "speed": "NotRequired[int]",
+        "bitmap": "NotRequired[str]",
+        "bitmap-mode": "NotRequired[BitmapSyncMode]",
+        "compress": "NotRequired[bool]",
+        "on-source-error": "NotRequired[BlockdevOnError]",
+        "on-target-error": "NotRequired[BlockdevOnError]",
+        "auto-finalize": "NotRequired[bool]",
+        "auto-dismiss": "NotRequired[bool]",
+        "filter-node-name": "NotRequired[str]",
+        "discard-source": "NotRequired[bool]",
+        "x-perf": "NotRequired[BackupPerf]",
+        "target": "str",
+    },
+)
+
+BlockdevCacheInfo = TypedDict(
+    "BlockdevCacheInfo",
+    {
+        "writeback": "bool",
+        "direct": "bool",
+        "no-flush": "bool",
+    },
+)
+
+BlockdevCacheOptions = TypedDict(
+    "BlockdevCacheOptions",
+    {
+        "direct": "NotRequired[bool]",
+        "no-flush": "NotRequired[bool]",
+    },
+)
+
+BlockdevDetectZeroesOptions = Literal[
+    "off",
+    "on",
+    "unmap",
+]
+
+BlockdevDiscardOptions = Literal[
+    "ignore",
+    "unmap",
+]
+
+BlockdevOnError = Literal[
+    "report",
+    "ignore",
+    "enospc",
+    "stop",
+    "auto",
+]
+
+BlockdevOptions = TypedDict(
+    "BlockdevOptions",
+    {
+        "driver": "BlockdevOptionsTag",
+        "node-name": "NotRequired[str]",
+        "discard": "NotRequired[BlockdevDiscardOptions]",
+        "cache": "NotRequired[BlockdevCacheOptions]",
+        "read-only": "NotRequired[bool]",
+        "auto-read-only": "NotRequired[bool]",
+        "force-share": "NotRequired[bool]",
+        "detect-zeroes": "NotRequired[BlockdevDetectZeroesOptions]",
+        "image": "NotRequired[BlockdevOptions | str]",
+        "config": "NotRequired[str]",
+        "max-transfer": "NotRequired[int]",
+        "opt-write-zero": "NotRequired[int]",
+        "max-write-zero": "NotRequired[int]",
+        "opt-discard": "NotRequired[int]",
+        "max-discard": "NotRequired[int]",
+        "inject-error": "NotRequired[list[InjectError]]",
+        "set-state": "NotRequired[list[SetState]]",
+        "filename": "NotRequired[str]",
+        "locking": "NotRequired[OnOffAuto]",
+        "aio": "NotRequired[BlockdevAioOptions]",
+        "x-physical-size": "NotRequired[int]",
+        "x-extent-size": "NotRequired[int]",
+        "x-short-write": "NotRequired[bool]",
+        "server": "NotRequired[SocketAddress]",
+        "export": "NotRequired[str]",
+        "reconnect-delay": "NotRequired[int]",
+        "open-timeout": "NotRequired[int]",
+        "size": "NotRequired[int]",
+        "latency-ns": "NotRequired[int]",
+        "read-zeroes": "NotRequired[bool]",
+        "file": "NotRequired[BlockdevOptions | str]",
+        "backing": "NotRequired[BlockdevOptions | str | None]",
+        "lazy-refcounts": "NotRequired[bool]",
+        "pass-discard-request": "NotRequired[bool]",
+        "pass-discard-snapshot": "NotRequired[bool]",
+        "pass-discard-other": "NotRequired[bool]",
+        "cache-size": "NotRequired[int]",
+        "l2-cache-size": "NotRequired[int]",
+        "l2-cache-entry-size": "NotRequired[int]",
+        "refcount-cache-size": "NotRequired[int]",
+        "cache-clean-interval": "NotRequired[int]",
+        "x-drop-bitmaps": "NotRequired[bool]",
+        "offset": "NotRequired[int]",
+    },
+)
+
+BlockdevOptionsTag = Literal[
+    "blkdebug",
+    "file",
+    "nbd",
+    "null-co",
+    "qcow2",
+    "raw",
+]
+
+class BlockdevSnapshot(TypedDict):
+    node: str
+    overlay: str
+
+BlockdevSnapshotSync = TypedDict(
+    "BlockdevSnapshotSync",
+    {
+        "device": "NotRequired[str]",
+        "node-name": "NotRequired[str]",
+        "snapshot-file": "str",
+        "snapshot-node-name": "NotRequired[str]",
+        "format": "NotRequired[str]",
+        "mode": "NotRequired[NewImageMode]",
+    },
+)
+
+class CommandInfo(TypedDict):
+    name: str
+
+DriveBackup = TypedDict(
+    "DriveBackup",
+    {
+        "job-id": "NotRequired[str]",
+        "device": "str",
+        "sync": "MirrorSyncMode",
+        "speed": "NotRequired[int]",
+        "bitmap": "NotRequired[str]",
+        "bitmap-mode": "NotRequired[BitmapSyncMode]",
+        "compress": "NotRequired[bool]",
+        "on-source-error": "NotRequired[BlockdevOnError]",
+        "on-target-error": "NotRequired[BlockdevOnError]",
+        "auto-finalize": "NotRequired[bool]",
+        "auto-dismiss": "NotRequired[bool]",
+        "filter-node-name": "NotRequired[str]",
+        "discard-source": "NotRequired[bool]",
+        "x-perf": "NotRequired[BackupPerf]",
+        "target": "str",
+        "format": "NotRequired[str]",
+        "mode": "NotRequired[NewImageMode]",
+    },
+)
+
+class FaultId(TypedDict):
+    id: str
+
+FaultInfo = TypedDict(
+    "FaultInfo",
+    {
+        "id": "str",
+        "device": "NotRequired[str]",
+        "node-name": "str",
+        "action": "FaultInfoTag",
+        "event": "BlkdebugEvent",
+        "state": "int",
+        "iotype": "NotRequired[BlkdebugIOType]",
+        "sector": "NotRequired[int]",
+        "offset": "NotRequired[int]",
+        "length": "NotRequired[int]",
+        "count": "NotRequired[int]",
+        "after": "int",
+        "rate": "float",
+        "seen": "int",
+        "hits": "int",
+        "active": "bool",
+        "errno": "NotRequired[int | str]",
+        "errno-name": "NotRequired[str]",
+    },
+)
+
+FaultInfoTag = Literal[
+    "error",
+]
+
+FaultOptionsTag = Literal[
+    "error",
+]
+
+IOThreadInfo = TypedDict(
+    "IOThreadInfo",
+    {
+        "id": "str",
+        "thread-id": "int",
+    },
+)
+
+ImageInfo = TypedDict(
+    "ImageInfo",
+    {
+        "filename": "str",
+        "format": "str",
+        "dirty-flag": "NotRequired[bool]",
+        "actual-size": "NotRequired[int]",
+        "virtual-size": "int",
+        "cluster-size": "NotRequired[int]",
+        "backing-filename": "NotRequired[str]",
+        "full-backing-filename": "NotRequired[str]",
+        "backing-filename-format": "NotRequired[str]",
+        "backing-image": "NotRequired[ImageInfo]",
+        "format-specific": "NotRequired[ImageInfoSpecific]",
+    },
+)
+
+class ImageInfoSpecific(TypedDict):
+    type: ImageInfoSpecificTag
+    data: NotRequired[Any]
+
+ImageInfoSpecificFile = TypedDict(
+    "ImageInfoSpecificFile",
+    {
+        "extent-size-hint": "NotRequired[int]",
+    },
+)
+
+ImageInfoSpecificQCow2 = TypedDict(
+    "ImageInfoSpecificQCow2",
+    {
+        "compat": "str",
+        "lazy-refcounts": "NotRequired[bool]",
+        "corrupt": "NotRequired[bool]",
+        "extended-l2": "NotRequired[bool]",
+        "refcount-bits": "int",
+        "compression-type": "Qcow2CompressionType",
+        "bitmaps": "NotRequired[list[Qcow2BitmapInfo]]",
+    },
+)
+
+ImageInfoSpecificTag = Literal[
+    "qcow2",
+    "file",
+]
+
+class InjectError(TypedDict):
+    event: BlkdebugEvent
+    state: NotRequired[int]
+    iotype: NotRequired[BlkdebugIOType]
+    errno: NotRequired[int | str]
+    sector: NotRequired[int]
+    once: NotRequired[bool]
+    immediately: NotRequired[bool]
+
+JobInfo = TypedDict(
+    "JobInfo",
+    {
+        "id": "str",
+        "type": "JobType",
+        "status": "JobStatus",
+        "current-progress": "int",
+        "total-progress": "int",
+        "error": "NotRequired[str]",
+        "x-cancelled": "NotRequired[bool]",
+    },
+)
+
+JobStatus = Literal[
+    "undefined",
+    "created",
+    "running",
+    "paused",
+    "ready",
+    "standby",
+    "waiting",
+    "pending",
+    "aborting",
+    "concluded",
+    "null",
+]
+
+JobType = Literal[
+    "commit",
+    "stream",
+    "mirror",
+    "backup",
+    "create",
+    "amend",
+    "snapshot-load",
+    "snapshot-save",
+    "snapshot-delete",
+]
+
+MirrorCopyMode = Literal[
+    "background",
+    "write-blocking",
+]
+
+MirrorSyncMode = Literal[
+    "top",
+    "full",
+    "none",
+    "incremental",
+    "bitmap",
+]
+
+class NameInfo(TypedDict):
+    name: NotRequired[str]
+
+NewImageMode = Literal[
+    "existing",
+    "absolute-paths",
+]
+
+OnOffAuto = Literal[
+    "auto",
+    "on",
+    "off",
+]
+
+PanicAction = Literal[
+    "pause",
+    "shutdown",
+    "exit-failure",
+    "none",
+]
+
+class Qcow2BitmapInfo(TypedDict):
+    name: str
+    granularity: int
+    flags: list[Qcow2BitmapInfoFlags]
+
+Qcow2BitmapInfoFlags = Literal[
+    "in-use",
+    "auto",
+]
+
+Qcow2CompressionType = Literal[
+    "zlib",
+    "zstd",
+]
+
+RebootAction = Literal[
+    "reset",
+    "shutdown",
+]
+
+RequestInfo = TypedDict(
+    "RequestInfo",
+    {
+        "device": "str",
+        "iotype": "BlkdebugIOType",
+        "offset": "int",
+        "length": "int",
+        "age-ms": "int",
+        "waits-for": "NotRequired[RequestWait]",
+    },
+)
+
+RequestWait = Literal[
+    "run",
+    "drain",
+    "throttle",
+]
+
+RunState = Literal[
+    "prelaunch",
+    "running",
+    "paused",
+    "io-error",
+    "shutdown",
+]
+
+class SetState(TypedDict):
+    event: BlkdebugEvent
+    state: NotRequired[int]
+    new_state: int
+
+ShutdownAction = Literal[
+    "poweroff",
+    "pause",
+]
+
+class SocketAddress(TypedDict):
+    type: SocketAddressType
+    host: NotRequired[str]
+    port: NotRequired[str]
+    path: NotRequired[str]
+
+SocketAddressType = Literal[
+    "inet",
+    "unix",
+]
+
+class StatusInfo(TypedDict):
+    running: bool
+    singlestep: NotRequired[bool]
+    status: RunState
+
+class TransactionAction(TypedDict):
+    type: TransactionActionTag
+    data: NotRequired[Any]
+
+TransactionActionTag = Literal[
+    "abort",
+    "block-dirty-bitmap-add",
+    "block-dirty-bitmap-remove",
+    "block-dirty-bitmap-clear",
+    "block-dirty-bitmap-enable",
+    "block-dirty-bitmap-disable",
+    "block-dirty-bitmap-merge",
+    "blockdev-snapshot-sync",
+    "blockdev-snapshot",
+    "blockdev-backup",
+    "drive-backup",
+]
+
+TransactionProperties = TypedDict(
+    "TransactionProperties",
+    {
+        "completion-mode": "NotRequired[ActionCompletionMode]",
+    },
+)
+
+class VersionInfo(TypedDict):
+    qemu: VersionTriple
+    package: str
+
+class VersionTriple(TypedDict):
+    major: int
+    minor: int
+    micro: int
+
+VolumeInfo = TypedDict(
+    "VolumeInfo",
+    {
+        "node-name": "str",
+        "filename": "str",
+        "virtual-size": "int",
+        "physical-size": "int",
+        "allocated": "int",
+        "wr-highest-offset": "int",
+        "extent-size": "int",
+        "short-write": "bool",
+        "extensions": "int",
+        "refusals": "int",
+        "responder": "NotRequired[VolumeResponderInfo]",
+    },
+)
+
+VolumeResponderInfo = TypedDict(
+    "VolumeResponderInfo",
+    {
+        "threshold": "int",
+        "chunk": "int",
+        "latency-min-ms": "int",
+        "latency-max-ms": "int",
+        "seed": "int",
+        "extensions": "int",
+        "resumes": "int",
+    },
+)
+
+WatchdogAction = Literal[
+    "reset",
+    "shutdown",
+    "poweroff",
+    "pause",
+    "debug",
+    "none",
+    "inject-nmi",
+]
+
+YankInstance = TypedDict(
+    "YankInstance",
+    {
+        "type": "YankInstanceType",
+        "node-name": "NotRequired[str]",
+        "id": "NotRequired[str]",
+    },
+)
+
+YankInstanceType = Literal[
+    "block-node",
+    "chardev",
+    "migration",
+]
