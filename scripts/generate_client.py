@@ -15,6 +15,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
+from keyword import iskeyword
 from pathlib import Path
 
 from blockcore.commands.table import table
@@ -94,6 +95,9 @@ class Types:
             known = found.setdefault(member.wire_name, text)
             if known != text:
                 found[member.wire_name] = "NotRequired[Any]"
+        if all(wire.isidentifier() and not iskeyword(wire) for wire in found):
+            body = "".join(f"    {wire}: {text}\n" for wire, text in found.items()) or "    pass\n"
+            return f"class {name}(TypedDict):\n{body}"
         body = "".join(f'        "{wire}": "{text}",\n' for wire, text in found.items())
         return f'{name} = TypedDict(\n    "{name}",\n    {{\n{body}    }},\n)\n'
 
@@ -123,9 +127,10 @@ def arguments_of(command: Command) -> tuple[list[Member], bool]:
 
 def is_a_size(member: Member) -> bool:
     """Return whether an argument is a number of bytes, so that users may write ``64k``."""
-    return member.type.name == "size" or (
-        member.type.name == "int" and member.wire_name in BYTES
-    )
+    if not isinstance(member.type, Builtin | Unsigned):
+        return False
+    name = member.type.name
+    return name == "size" or (name == "int" and member.wire_name in BYTES)
 
 
 def optional(member: Member) -> Member:
@@ -208,12 +213,12 @@ def commands_and_types() -> tuple[str, str]:
         " timeout: float | None\n    ) -> Any:\n        raise NotImplementedError\n\n",
         body,
     ]
-    declarations = "\n".join(types.lines[name] for name in sorted(types.lines))
+    declarations = "\n\n".join(types.lines[name] for name in sorted(types.lines))
     schema = [
         HEADER.format(source=source),
         '"""The types of the schema, as JSON has them: structs are dicts, enums texts."""\n\n',
         "from __future__ import annotations\n\n",
-        "from typing import Any, Literal, NotRequired, TypedDict\n\n",
+        "from typing import Any, Literal, NotRequired, TypedDict\n\n\n",
         declarations,
     ]
     return "".join(commands), "".join(schema)

@@ -10,10 +10,12 @@ from typing import Any, Literal, NotRequired, TypedDict
 class Abort(TypedDict):
     pass
 
+
 ActionCompletionMode = Literal[
     "individual",
     "grouped",
 ]
+
 
 BackupPerf = TypedDict(
     "BackupPerf",
@@ -25,11 +27,13 @@ BackupPerf = TypedDict(
     },
 )
 
+
 BitmapSyncMode = Literal[
     "on-success",
     "never",
     "always",
 ]
+
 
 BlkdebugEvent = Literal[
     "l1_update",
@@ -82,6 +86,7 @@ BlkdebugEvent = Literal[
     "none",
 ]
 
+
 BlkdebugIOType = Literal[
     "read",
     "write",
@@ -90,6 +95,7 @@ BlkdebugIOType = Literal[
     "flush",
     "block-status",
 ]
+
 
 BlockDeviceInfo = TypedDict(
     "BlockDeviceInfo",
@@ -130,11 +136,13 @@ BlockDeviceInfo = TypedDict(
     },
 )
 
+
 BlockDeviceIoStatus = Literal[
     "ok",
     "failed",
     "nospace",
 ]
+
 
 class BlockDeviceStats(TypedDict):
     rd_bytes: int
@@ -171,12 +179,15 @@ class BlockDeviceStats(TypedDict):
     account_failed: bool
     timed_stats: list[BlockDeviceTimedStats]
 
+
 class BlockDeviceTimedStats(TypedDict):
     interval_length: int
+
 
 class BlockDirtyBitmap(TypedDict):
     node: str
     name: str
+
 
 class BlockDirtyBitmapAdd(TypedDict):
     node: str
@@ -185,13 +196,16 @@ class BlockDirtyBitmapAdd(TypedDict):
     persistent: NotRequired[bool]
     disabled: NotRequired[bool]
 
+
 class BlockDirtyBitmapMerge(TypedDict):
     node: str
     target: str
     bitmaps: list[str | BlockDirtyBitmap]
 
+
 class BlockDirtyBitmapSha256(TypedDict):
     sha256: str
+
 
 class BlockDirtyInfo(TypedDict):
     name: NotRequired[str]
@@ -201,6 +215,7 @@ class BlockDirtyInfo(TypedDict):
     busy: bool
     persistent: bool
     inconsistent: NotRequired[bool]
+
 
 BlockInfo = TypedDict(
     "BlockInfo",
@@ -214,6 +229,7 @@ BlockInfo = TypedDict(
         "io-status": "NotRequired[BlockDeviceIoStatus]",
     },
 )
+
 
 BlockJobInfo = TypedDict(
     "BlockJobInfo",
@@ -235,6 +251,7 @@ BlockJobInfo = TypedDict(
     },
 )
 
+
 BlockStats = TypedDict(
     "BlockStats",
     {
@@ -248,6 +265,7 @@ BlockStats = TypedDict(
     },
 )
 
+
 BlockStatsSpecificFile = TypedDict(
     "BlockStatsSpecificFile",
     {
@@ -258,11 +276,13 @@ BlockStatsSpecificFile = TypedDict(
     },
 )
 
+
 BlockdevAioOptions = Literal[
     "threads",
     "native",
     "io_uring",
 ]
+
 
 BlockdevBackup = TypedDict(
     "BlockdevBackup",
@@ -285,6 +305,7 @@ BlockdevBackup = TypedDict(
     },
 )
 
+
 BlockdevCacheInfo = TypedDict(
     "BlockdevCacheInfo",
     {
@@ -294,6 +315,7 @@ BlockdevCacheInfo = TypedDict(
     },
 )
 
+
 BlockdevCacheOptions = TypedDict(
     "BlockdevCacheOptions",
     {
@@ -302,16 +324,19 @@ BlockdevCacheOptions = TypedDict(
     },
 )
 
+
 BlockdevDetectZeroesOptions = Literal[
     "off",
     "on",
     "unmap",
 ]
 
+
 BlockdevDiscardOptions = Literal[
     "ignore",
     "unmap",
 ]
+
 
 BlockdevOnError = Literal[
     "report",
@@ -320,6 +345,7 @@ BlockdevOnError = Literal[
     "stop",
     "auto",
 ]
+
 
 BlockdevOptions = TypedDict(
     "BlockdevOptions",
@@ -370,6 +396,7 @@ BlockdevOptions = TypedDict(
     },
 )
 
+
 BlockdevOptionsTag = Literal[
     "blkdebug",
     "file",
@@ -379,9 +406,11 @@ BlockdevOptionsTag = Literal[
     "raw",
 ]
 
+
 class BlockdevSnapshot(TypedDict):
     node: str
     overlay: str
+
 
 BlockdevSnapshotSync = TypedDict(
     "BlockdevSnapshotSync",
@@ -395,8 +424,10 @@ BlockdevSnapshotSync = TypedDict(
     },
 )
 
+
 class CommandInfo(TypedDict):
     name: str
+
 
 DriveBackup = TypedDict(
     "DriveBackup",
@@ -421,8 +452,10 @@ DriveBackup = TypedDict(
     },
 )
 
+
 class FaultId(TypedDict):
     id: str
+
 
 FaultInfo = TypedDict(
     "FaultInfo",
@@ -448,13 +481,16 @@ FaultInfo = TypedDict(
     },
 )
 
+
 FaultInfoTag = Literal[
     "error",
 ]
 
+
 FaultOptionsTag = Literal[
     "error",
 ]
+
 
 IOThreadInfo = TypedDict(
     "IOThreadInfo",
@@ -463,6 +499,7 @@ IOThreadInfo = TypedDict(
         "thread-id": "int",
     },
 )
+
 
 ImageInfo = TypedDict(
     "ImageInfo",
@@ -481,9 +518,11 @@ ImageInfo = TypedDict(
     },
 )
 
+
 class ImageInfoSpecific(TypedDict):
     type: ImageInfoSpecificTag
     data: NotRequired[Any]
+
 
 ImageInfoSpecificFile = TypedDict(
     "ImageInfoSpecificFile",
@@ -491,6 +530,7 @@ ImageInfoSpecificFile = TypedDict(
         "extent-size-hint": "NotRequired[int]",
     },
 )
+
 
 ImageInfoSpecificQCow2 = TypedDict(
     "ImageInfoSpecificQCow2",
@@ -505,10 +545,12 @@ ImageInfoSpecificQCow2 = TypedDict(
     },
 )
 
+
 ImageInfoSpecificTag = Literal[
     "qcow2",
     "file",
 ]
+
 
 class InjectError(TypedDict):
     event: BlkdebugEvent
@@ -518,6 +560,7 @@ class InjectError(TypedDict):
     sector: NotRequired[int]
     once: NotRequired[bool]
     immediately: NotRequired[bool]
+
 
 JobInfo = TypedDict(
     "JobInfo",
@@ -531,6 +574,7 @@ JobInfo = TypedDict(
         "x-cancelled": "NotRequired[bool]",
     },
 )
+
 
 JobStatus = Literal[
     "undefined",
@@ -546,6 +590,7 @@ JobStatus = Literal[
     "null",
 ]
 
+
 JobType = Literal[
     "commit",
     "stream",
@@ -558,10 +603,12 @@ JobType = Literal[
     "snapshot-delete",
 ]
 
+
 MirrorCopyMode = Literal[
     "background",
     "write-blocking",
 ]
+
 
 MirrorSyncMode = Literal[
     "top",
@@ -571,19 +618,23 @@ MirrorSyncMode = Literal[
     "bitmap",
 ]
 
+
 class NameInfo(TypedDict):
     name: NotRequired[str]
+
 
 NewImageMode = Literal[
     "existing",
     "absolute-paths",
 ]
 
+
 OnOffAuto = Literal[
     "auto",
     "on",
     "off",
 ]
+
 
 PanicAction = Literal[
     "pause",
@@ -592,25 +643,30 @@ PanicAction = Literal[
     "none",
 ]
 
+
 class Qcow2BitmapInfo(TypedDict):
     name: str
     granularity: int
     flags: list[Qcow2BitmapInfoFlags]
+
 
 Qcow2BitmapInfoFlags = Literal[
     "in-use",
     "auto",
 ]
 
+
 Qcow2CompressionType = Literal[
     "zlib",
     "zstd",
 ]
 
+
 RebootAction = Literal[
     "reset",
     "shutdown",
 ]
+
 
 RequestInfo = TypedDict(
     "RequestInfo",
@@ -624,11 +680,13 @@ RequestInfo = TypedDict(
     },
 )
 
+
 RequestWait = Literal[
     "run",
     "drain",
     "throttle",
 ]
+
 
 RunState = Literal[
     "prelaunch",
@@ -638,15 +696,18 @@ RunState = Literal[
     "shutdown",
 ]
 
+
 class SetState(TypedDict):
     event: BlkdebugEvent
     state: NotRequired[int]
     new_state: int
 
+
 ShutdownAction = Literal[
     "poweroff",
     "pause",
 ]
+
 
 class SocketAddress(TypedDict):
     type: SocketAddressType
@@ -654,19 +715,23 @@ class SocketAddress(TypedDict):
     port: NotRequired[str]
     path: NotRequired[str]
 
+
 SocketAddressType = Literal[
     "inet",
     "unix",
 ]
+
 
 class StatusInfo(TypedDict):
     running: bool
     singlestep: NotRequired[bool]
     status: RunState
 
+
 class TransactionAction(TypedDict):
     type: TransactionActionTag
     data: NotRequired[Any]
+
 
 TransactionActionTag = Literal[
     "abort",
@@ -682,6 +747,7 @@ TransactionActionTag = Literal[
     "drive-backup",
 ]
 
+
 TransactionProperties = TypedDict(
     "TransactionProperties",
     {
@@ -689,14 +755,17 @@ TransactionProperties = TypedDict(
     },
 )
 
+
 class VersionInfo(TypedDict):
     qemu: VersionTriple
     package: str
+
 
 class VersionTriple(TypedDict):
     major: int
     minor: int
     micro: int
+
 
 VolumeInfo = TypedDict(
     "VolumeInfo",
@@ -715,6 +784,7 @@ VolumeInfo = TypedDict(
     },
 )
 
+
 VolumeResponderInfo = TypedDict(
     "VolumeResponderInfo",
     {
@@ -728,6 +798,7 @@ VolumeResponderInfo = TypedDict(
     },
 )
 
+
 WatchdogAction = Literal[
     "reset",
     "shutdown",
@@ -738,6 +809,7 @@ WatchdogAction = Literal[
     "inject-nmi",
 ]
 
+
 YankInstance = TypedDict(
     "YankInstance",
     {
@@ -746,6 +818,7 @@ YankInstance = TypedDict(
         "id": "NotRequired[str]",
     },
 )
+
 
 YankInstanceType = Literal[
     "block-node",
