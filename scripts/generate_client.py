@@ -218,7 +218,10 @@ def commands_and_types() -> tuple[str, str]:
         HEADER.format(source=source),
         '"""The types of the schema, as JSON has them: structs are dicts, enums texts."""\n\n',
         "from __future__ import annotations\n\n",
-        "from typing import Any, Literal, NotRequired, TypedDict\n\n\n",
+        "from typing import Any, Literal, NotRequired, TypedDict\n\n",
+        "EVENTS = (\n",
+        *(f'    "{name}",\n' for name in sorted(table.events)),
+        ")\n\"\"\"The names of the events that a machine of this package has.\"\"\"\n\n\n",
         declarations,
     ]
     return "".join(commands), "".join(schema)

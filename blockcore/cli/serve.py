@@ -23,9 +23,9 @@ from blockcore.cli.output import require_stdout
 from blockcore.cli.plugin_packages import plugin_packages
 from blockcore.cli.runtime_dir import runtime_dir
 from blockcore.cli.surroundings import checked, open_parent
-from blockcore.config.sockets import needs_drive
 from blockcore.process.signals import held
-from blockcore.process.temporary_drive import temporary_drive
+from blockcore.process.temporary_drive import needs_directory, with_files
+from blockcore.qapi.names import QmpError
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -118,14 +118,14 @@ def serve(
     nbdkit = find_nbdkit(environ)
     packages = plugin_packages(nbdkit, environ)
     listen: Listener | None = None if given is None else given.claim()
-    embedded = needs_drive(keys)  # also in standby: the keys that come may name no drive
+    embedded = standby or needs_directory(keys)
     everything_named = listen is not None and control_path is not None
     # The plugin removes files made from here on, and takes signals that come from here on.
     with held(), runtime_dir(embedded, everything_named, environ) as directory:
         if listen is None:
             listen = _private_socket(directory)
         argv, env = serve_command(
-            keys if standby or not embedded else _with_drive(keys, directory),
+            keys if standby or not embedded else _with_files(keys, directory),
             nbdkit=nbdkit,
             plugin=plugin,
             packages=packages,
@@ -147,6 +147,9 @@ def _private_socket(directory: Path | None) -> UnixSocket:
     return UnixSocket(directory / "nbd").claim()
 
 
-def _with_drive(keys: tuple[str, ...], directory: Path | None) -> tuple[str, ...]:
+def _with_files(keys: tuple[str, ...], directory: Path | None) -> tuple[str, ...]:
     assert directory is not None
-    return (*keys, temporary_drive(directory))
+    try:
+        return with_files(keys, directory)
+    except QmpError as exc:
+        raise click.ClickException(str(exc)) from exc

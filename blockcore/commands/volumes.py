@@ -61,15 +61,18 @@ class VolumeInfo:
 
 
 @table.command("x-query-volumes")
-async def x_query_volumes(machine: Machine) -> list[VolumeInfo]:
-    """Return all volumes of limited physical size."""
+async def x_query_volumes(
+    machine: Machine, *, node_name: str | None = None
+) -> list[VolumeInfo]:
+    """Return all volumes of limited physical size, or that of one node (or drive's id)."""
+    only = None if node_name is None else _volume_of(machine, node_name)[0]
     # `wr_highest_offset` does not know yet of writes that went past the nodes.
     for blk in machine.backends:
         blk.publish_traces()
     return [
         await _info(machine, node, node.volume)
         for node in list(machine.graph.nodes.values())
-        if node.volume is not None
+        if node.volume is not None and only in (None, node)
     ]
 
 

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blockcore.config.sockets import needs_drive, require_drives
+from blockcore.config.sockets import require_drives
 from blockcore.process.socket_file import socket_path
-from blockcore.process.temporary_drive import temporary_drive
+from blockcore.process.temporary_drive import with_files
 from blockcore.qapi.names import QmpError
 
 READ_BYTES = 1 << 16
@@ -121,9 +121,8 @@ def completed(order: Order, private: Path, control: str | None, nbd: str | None)
             if value == nbd:
                 raise QmpError("the NBD and the control socket cannot be the same")
         pairs.append((name, value))
-    if needs_drive(names):
-        name, _, value = temporary_drive(private).partition("=")
-        pairs.append((name, value))
+    keys = with_files([f"{name}={value}" for name, value in pairs], private)
+    pairs = [(name, value) for name, _, value in (key.partition("=") for key in keys)]
     if not is_named:
         pairs.append(("control", str(private / "control")))
     return Order(tuple(pairs), directory)

@@ -56,7 +56,7 @@ class StartFailed(FaultlineError):
     """A machine did not start; the message is what it has written on stderr.
 
     >>> from faultline import Machine
-    >>> Machine("no-such.img")
+    >>> Machine("no-such.img").start()
     Traceback (most recent call last):
     ...
     faultline.errors.StartFailed: drive=file=no-such.img,id=vda: Could not open 'no-such.img': \
@@ -68,12 +68,12 @@ class MachineEnded(FaultlineError, ConnectionError):
     """The machine has ended, or has closed the connection; the message has its last log lines.
 
     >>> from faultline import Machine
-    >>> with Machine() as m:
+    >>> with Machine() as m:  # doctest: +ELLIPSIS
     ...     m.quit()
     ...     m.wait_event("STOP", timeout=10)
     Traceback (most recent call last):
     ...
-    faultline.errors.MachineEnded: the machine has ended (status 0) while STOP was awaited
+    faultline.errors.MachineEnded: the machine has ended (status 0) before STOP came; its log...
     """
 
 

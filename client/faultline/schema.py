@@ -6,6 +6,24 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
+EVENTS = (
+    "BLOCK_IMAGE_CORRUPTED",
+    "BLOCK_IO_ERROR",
+    "BLOCK_JOB_CANCELLED",
+    "BLOCK_JOB_COMPLETED",
+    "BLOCK_JOB_ERROR",
+    "BLOCK_JOB_PENDING",
+    "BLOCK_JOB_READY",
+    "BLOCK_WRITE_THRESHOLD",
+    "JOB_STATUS_CHANGE",
+    "RESET",
+    "RESUME",
+    "SHUTDOWN",
+    "STOP",
+    "X_VOLUME_EXTENDED",
+)
+"""The names of the events that a machine of this package has."""
+
 
 class Abort(TypedDict):
     pass

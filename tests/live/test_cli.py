@@ -23,7 +23,6 @@ from blockcore.cli.embedding import Nbdkit, find_nbdkit
 from blockcore.cli.listen import BoundPort, TcpPort, UnixSocket
 from blockcore.cli.nbdkit_command import TOP, serve_command
 from blockcore.cli.plugin_packages import plugin_packages
-from blockcore.process.temporary_drive import temporary_drive
 from live import Live
 
 NBDKIT = Nbdkit(Path("/opt/kit/sbin/nbdkit"), (3, 11))
@@ -274,17 +273,6 @@ def test_embedded_interpreter_finds_every_package(tmp_path: Path) -> None:
     out = subprocess.run(argv, env=env, cwd=tmp_path, stdout=subprocess.PIPE, check=True).stdout
     keys = [["drive", "id=vda"], ["control", str(tmp_path / "control")]]
     assert json.loads(out) == [keys, "1"]
-
-
-def test_temporary_drive_is_sparse_and_escaped(tmp_path: Path) -> None:
-    directory = tmp_path / "a,b"
-    directory.mkdir()
-    key = temporary_drive(directory)
-    image = directory / "vda.img"
-    name = f"{tmp_path}/a,,b/vda.img"
-    assert key == f"drive=id=vda,file={name},format=raw,rerror=stop,werror=enospc"
-    assert image.stat().st_size == 1 << 30
-    assert image.stat().st_blocks == 0
 
 
 def test_claim_replaces_a_stale_socket(tmp_path: Path) -> None:

@@ -13,7 +13,11 @@ import pytest
 from tree import TREE
 
 SOURCES = [
-    *(path for top in ("blockcore", "plugin", "tests") for path in (TREE / top).glob("**/*.py")),
+    *(
+        path
+        for top in ("blockcore", "client", "plugin", "tests")
+        for path in (TREE / top).glob("**/*.py")
+    ),
     *(path for path in (TREE / "scripts").glob("**/*") if path.is_file()),
     TREE / ".ci/run",
 ]

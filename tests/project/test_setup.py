@@ -25,7 +25,11 @@ def test_every_package_is_shipped() -> None:
     config = ConfigParser()
     config.read(TREE / "setup.cfg")
     listed = set(config["options"]["packages"].split())
-    modules = (path.relative_to(TREE) for path in (TREE / "blockcore").rglob("*.py"))
+    modules = [
+        path.relative_to(top)
+        for top, package in ((TREE, "blockcore"), (TREE / "client", "faultline"))
+        for path in (top / package).rglob("*.py")
+    ]
     assert listed == {".".join(path.parent.parts) for path in modules} | {"faultline_plugin"}
 
 

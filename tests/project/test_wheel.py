@@ -25,7 +25,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     top, dist = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("dist")
     for name in ("LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.cfg"):
         shutil.copy(TREE / name, top)
-    for name in ("blockcore", "plugin", "scripts"):
+    for name in ("blockcore", "client", "plugin", "scripts"):
         shutil.copytree(TREE / name, top / name, ignore=shutil.ignore_patterns("__pycache__"))
     # What an earlier build has left is not shipped.
     (top / "build" / "lib" / "blockcore").mkdir(parents=True)

@@ -55,7 +55,7 @@ def test_what_a_line_may_not_say(line: bytes) -> None:
 
 def test_what_is_added(tmp_path: Path) -> None:
     """What `serve` adds to a command line: a drive and a control socket where there is none."""
-    drive = ("drive", f"id=vda,file={tmp_path}/vda.img,format=raw,rerror=stop,werror=enospc")
+    drive = ("drive", f"format=raw,id=vda,rerror=stop,werror=enospc,file={tmp_path}/vda.img")
     control = ("control", f"{tmp_path}/control")
     assert completed(Order(), tmp_path, None, None) == Order((drive, control), os.getcwd())
     assert (tmp_path / "vda.img").stat().st_size == 1 << 30

@@ -1346,12 +1346,14 @@ class Commands:
     async def x_query_volumes(
         self,
         *,
+        node_name: str | None = None,
         timeout: float | None = None,
     ) -> list[VolumeInfo]:
-        """Return all volumes of limited physical size."""
+        """Return all volumes of limited physical size, or that of one node (or drive's id)."""
         result: list[VolumeInfo] = await self._run(
             "x-query-volumes",
             {
+                "node-name": node_name,
             },
             timeout,
         )

@@ -17,7 +17,7 @@ class Job:
     """The job of an id; `wait` and the other methods say what becomes of it.
 
     >>> async with Machine(Drive(size="1M")) as m:
-    ...     await m.drive_mirror(device="vda", sync="full", target="/tmp/copy.img",
+    ...     await m.drive_mirror(device="vda", sync="full", target="copy.img",
     ...                          format="raw", job_id="m0")
     ...     job = m.job("m0")
     ...     await job.wait("ready")

@@ -272,7 +272,10 @@ class Machine(Session):
     def volume(self, node: str) -> Volume:
         """Return the thin volume under a node, or under the drive of that id.
 
-        >>> drive = Drive(size="8M", options={"file.x-physical-size": "1M"})
+        >>> thin = Drive(size="8M", options={"file.x-physical-size": "1M"})
+        >>> async with Machine(thin) as m:
+        ...     print((await m.volume("vda").info())["refusals"])
+        0
         """
         return Volume(self, node)
 
@@ -280,7 +283,8 @@ class Machine(Session):
         """Return the job of an id, which may have ended, or not begun.
 
         >>> async with Machine(Drive(size="1M")) as m:
-        ...     await m.drive_backup(device="vda", sync="full", target="/dev/null", job_id="b")
+        ...     await m.drive_backup(device="vda", sync="full", target="copy.img",
+        ...                          format="raw", job_id="b")
         ...     await m.job("b").wait()
         """
         return Job(self, id)

@@ -18,7 +18,7 @@ class Job:
     """The job of an id; `wait` and the other methods say what becomes of it.
 
     >>> with Machine(Drive(size="1M")) as m:
-    ...     m.drive_mirror(device="vda", sync="full", target="/tmp/copy.img",
+    ...     m.drive_mirror(device="vda", sync="full", target="copy.img",
     ...                          format="raw", job_id="m0")
     ...     job = m.job("m0")
     ...     job.wait("ready")

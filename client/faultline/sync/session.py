@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from faultline.errors import MachineEnded
 from faultline.events import Event, Journal, Pattern, Wanted
 from faultline.names import check_name
+from faultline.schema import EVENTS
 from faultline.sync.channel import Channel
 from faultline.sync.commands import Commands
 
@@ -26,7 +27,7 @@ class Session(Commands):
         self.timeout = timeout
         self._channel: Channel | None = None
         self._events: list[Event] = []
-        self._known_events: frozenset[str] = frozenset()
+        self._known_events = frozenset(EVENTS)
 
     def _connection(self) -> Channel:
         """Return the connection; raises MachineEnded if it was closed."""
@@ -135,7 +136,7 @@ class Session(Commands):
 
     def _check_event(self, name: str) -> None:
         """Raise ValueError for the name of an event that the machine does not have."""
-        if not self._known_events:
+        if name not in self._known_events:
             schema = self.execute("query-qmp-schema")
             self._known_events = frozenset(
                 entity["name"] for entity in schema if entity["meta-type"] == "event"

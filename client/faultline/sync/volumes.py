@@ -25,29 +25,9 @@ class Volume:
         self.node = node
 
     def info(self) -> dict[str, Any]:
-        """Return the volume as x-query-volumes has it.
-
-        Raises LookupError if the node has none.
-        """
-        volumes = self._session.execute("x-query-volumes")
-        names = {self._file_node()}
-        for volume in volumes:
-            if volume["node-name"] in names:
-                return dict(volume)
-        raise LookupError(f"there is no volume under {self.node}")
-
-    def _file_node(self) -> str:
-        """Return the name of the node that carries the data of a drive or node: the lowest."""
-        graph = self._session.execute("x-debug-query-block-graph")
-        below = {}
-        names = {node["id"]: node["name"] for node in graph["nodes"]}
-        for edge in graph["edges"]:
-            if edge["name"] in ("file", "root"):
-                below[names[edge["parent"]]] = names[edge["child"]]
-        name = self.node
-        while name in below:
-            name = below[name]
-        return name
+        """Return the volume as x-query-volumes has it; raises CommandError if there is none."""
+        (volume,) = self._session.execute("x-query-volumes", {"node-name": self.node})
+        return dict(volume)
 
     def extend(
         self,
