@@ -51,7 +51,9 @@ def test_contents(wheel: Path) -> None:
         entry_points = archive.read(metadata.replace("METADATA", "entry_points.txt")).decode()
     modules = {str(path.relative_to(TREE)) for path in TREE.glob("blockcore/**/*.py")}
     plugin = {f"faultline_plugin/{path.name}" for path in TREE.glob("plugin/*.py")}
-    typed = {"blockcore/py.typed", "faultline_plugin/py.typed"}
+    client = TREE / "client"
+    modules |= {str(path.relative_to(client)) for path in client.glob("**/*.py")}
+    typed = {f"{top}/py.typed" for top in ("blockcore", "faultline", "faultline_plugin")}
     assert {name for name in names if ".dist-info/" not in name} == modules | plugin | typed
     assert any(".dist-info/" in name and name.endswith("/LICENSE") for name in names)
     assert "License: MIT" in metadata_text or "License-Expression: MIT" in metadata_text
