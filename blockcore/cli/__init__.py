@@ -9,7 +9,9 @@ here takes part in serving, and no other room imports from here.
 (`embedding`, `plugin_packages`, `private_environment`), checks the sockets to
 listen at (`endpoints`, `listen`, `runtime_dir`), checks the limits and
 descriptors that the process was started with (`surroundings`), and starts nbdkit
-(`nbdkit_command`, `launch`).
+(`nbdkit_command`, `launch`); `serve_options` are what its user has asked for.  With
+--run and --daemonize nbdkit is a child of its process (`supervised`, `supervise`,
+`run_command`).
 
 `qmp` has the command of that name: `words` become arguments by the `schema` of
 the server, `qmp_help` shows what a command takes, `own_commands` are those of

@@ -25,23 +25,38 @@ class Launch:
     """A program that is about to be started, and the descriptors that it gets.
 
     `sockets` are passed by systemd's protocol, `descriptors` as numbers in
-    environment variables of these names.
+    environment variables of these names, and `lock` only to be kept open.
     """
 
     argv: list[str]
     env: Mapping[str, str]
     sockets: Sequence[socket.socket] = ()
-    descriptors: Mapping[str, int] = field(default_factory=dict)
+    descriptors: dict[str, int] = field(default_factory=dict)
+    lock: int | None = None
+
+    def pass_on(self, variable: str, descriptor: int | None) -> None:
+        """Pass a descriptor, as a number in that variable; nothing for None."""
+        if descriptor is not None:
+            self.descriptors[variable] = descriptor
 
     def become(self) -> None:
         """Replace this process by the program; returns only by raising ClickException."""
-        env = {**self.env, **self._pass()}
+        env = {**self.env, **self._pass(), "FAULTLINE_PARENT": str(os.getppid())}
         if self.sockets:
             env |= {"LISTEN_FDS": str(len(self.sockets)), "LISTEN_PID": str(os.getpid())}
         try:
             os.execve(self.argv[0], self.argv, env)
         except OSError as exc:
             raise click.ClickException(f"nbdkit: {exc.strerror}") from exc
+
+    def close(self) -> None:
+        """Close all descriptors, of which a child has its own by now."""
+        for each in self.sockets:
+            each.close()
+        for descriptor in self.descriptors.values():
+            os.close(descriptor)
+        if self.lock is not None:
+            os.close(self.lock)
 
     def _pass(self) -> dict[str, str]:
         """Give all descriptors their numbers, and let the program inherit them.
@@ -51,6 +66,8 @@ class Launch:
         Returns the variables of `descriptors`.
         """
         end = FIRST + len(self.sockets)
+        if self.lock is not None:
+            fcntl.fcntl(self.lock, fcntl.F_DUPFD, end)
         variables = {
             name: str(fcntl.fcntl(descriptor, fcntl.F_DUPFD, end))
             for name, descriptor in self.descriptors.items()

@@ -6,6 +6,8 @@ variables:
 
 FAULTLINE_SERVE=1        print the ready line; report configuration errors as one line
 FAULTLINE_LOG            json or console
+FAULTLINE_LOG_LEVEL      error, warning, info or debug: what is below it is not logged
+FAULTLINE_LOG_FD         the descriptor of the log, if that is not stderr
 FAULTLINE_NBD_SOCKET     the path of the Unix socket; the plugin removes it at the end
 FAULTLINE_NBD_MODE       the mode (octal) that the plugin gives the socket
 FAULTLINE_NBD_GROUP      the group (number) that the plugin gives the socket, if any
@@ -14,6 +16,8 @@ FAULTLINE_NBD_PORT       the TCP port, with an address
 FAULTLINE_RUNTIME_DIR    a private directory; the plugin removes it at the end
 FAULTLINE_STANDBY=1      take the parameters from stdin (`process/standby.py`)
 FAULTLINE_QUOTED=1       the values of the parameters are percent-encoded
+FAULTLINE_PIDFILE        the path of the pidfile; the plugin removes it at the end
+FAULTLINE_PID            the number in the pidfile, if it is not the machine's
 FAULTLINE_PARENT         the process id of the parent
 FAULTLINE_PARENT_FD      a pidfd of the parent, if the machine ends with it
 """
@@ -36,6 +40,8 @@ TOP = Path(__file__).absolute().parents[2]
 PRIVATE_VARIABLES = (
     "FAULTLINE_SERVE",
     "FAULTLINE_LOG",
+    "FAULTLINE_LOG_LEVEL",
+    "FAULTLINE_LOG_FD",
     "FAULTLINE_NBD_SOCKET",
     "FAULTLINE_NBD_MODE",
     "FAULTLINE_NBD_GROUP",
@@ -44,6 +50,8 @@ PRIVATE_VARIABLES = (
     "FAULTLINE_RUNTIME_DIR",
     "FAULTLINE_STANDBY",
     "FAULTLINE_QUOTED",
+    "FAULTLINE_PIDFILE",
+    "FAULTLINE_PID",
     "FAULTLINE_PARENT",
     "FAULTLINE_PARENT_FD",
 )

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -26,10 +27,18 @@ LOCK = "lock"
 however the process ends."""
 
 
+@dataclass(frozen=True, slots=True)
+class PrivateDirectory:
+    """A private directory, and the descriptor that locks it; None where there are no locks."""
+
+    path: Path
+    lock: int | None
+
+
 @contextmanager
 def runtime_dir(
     embedded: bool, everything_named: bool, environ: Mapping[str, str]
-) -> Iterator[Path | None]:
+) -> Iterator[PrivateDirectory | None]:
     """Make a private directory for the body if one is needed; None if not.
 
     It is removed if the body raises, that is, if nbdkit does not start.  `embedded`
@@ -42,12 +51,12 @@ def runtime_dir(
         yield directory
     except BaseException:
         if directory is not None:
-            shutil.rmtree(directory, ignore_errors=True)
+            shutil.rmtree(directory.path, ignore_errors=True)
         raise
 
 
-def make_runtime_dir(embedded: bool, environ: Mapping[str, str]) -> Path:
-    """Make a private directory, locked for this process, and return its path.
+def make_runtime_dir(embedded: bool, environ: Mapping[str, str]) -> PrivateDirectory:
+    """Make a private directory, locked for this process.
 
     Sockets go to XDG_RUNTIME_DIR, a disk (`embedded`) to a directory with room for
     disks.  Removes the directories of killed machines there.  Raises
@@ -59,8 +68,7 @@ def make_runtime_dir(embedded: bool, environ: Mapping[str, str]) -> Path:
         directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     except OSError as exc:
         raise click.ClickException(f"no place for a private directory: {exc.strerror}") from exc
-    _lock(directory)
-    return directory
+    return PrivateDirectory(directory, _lock(directory))
 
 
 def remove_dead(parent: str) -> None:
@@ -81,19 +89,20 @@ def remove_dead(parent: str) -> None:
                 os.close(descriptor)
 
 
-def _lock(directory: Path) -> None:
-    """Lock a private directory for this process and the program that it becomes.
+def _lock(directory: Path) -> int | None:
+    """Lock a private directory for this process and whoever gets the returned descriptor.
 
     The lock file gets its name after it is locked, so that `remove_dead` of
     another process never finds it unlocked.  On a file system without locks there
     is no lock file, and only the machine itself removes the directory.
     """
+    new = directory / f"{LOCK}.new"
+    descriptor = None
     with suppress(OSError):
-        new = directory / f"{LOCK}.new"
         descriptor = os.open(new, os.O_RDWR | os.O_CREAT, 0o600)
-        os.set_inheritable(descriptor, True)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         new.rename(directory / LOCK)
+    return descriptor
 
 
 def candidates(embedded: bool, environ: Mapping[str, str]) -> list[str]:

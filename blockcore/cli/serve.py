@@ -8,8 +8,9 @@ are nbdkit's own.
 from __future__ import annotations
 
 import os
-import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,6 +23,7 @@ from blockcore.cli.once import Command
 from blockcore.cli.output import require_stdout
 from blockcore.cli.plugin_packages import plugin_packages
 from blockcore.cli.runtime_dir import runtime_dir
+from blockcore.cli.serve_options import ServeOptions
 from blockcore.cli.surroundings import checked, open_parent
 from blockcore.process.signals import held
 from blockcore.process.temporary_drive import needs_directory, with_files
@@ -60,23 +62,31 @@ from blockcore.qapi.names import QmpError
     "--standby", is_flag=True, help="Start, and wait for the keys as a line of JSON on stdin."
 )
 @click.option(
+    "--run",
+    metavar="COMMAND",
+    help="Serve until this shell command ends, and exit with its status.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="End the command of --run after that time, and exit with 124.",
+)
+@click.option("--daemonize", is_flag=True, help="Return when it serves; the machine stays.")
+@click.option("--pidfile", metavar="FILE", help="File with the process id, while it serves.")
+@click.option(
     "--log-format",
     type=click.Choice(["json", "console"]),
-    help="Log on stderr.  [default: console on a terminal, else json]",
+    help="Form of the log.  [default: console on a terminal, else json]",
 )
-def serve(
-    keys: tuple[str, ...],
-    nbd_socket: str | None,
-    port: int | None,
-    address: str | None,
-    socket_mode: str | None,
-    socket_group: str | None,
-    control: str | None,
-    threads: int | None,
-    exit_with_parent: bool,
-    standby: bool,
-    log_format: str | None,
-) -> None:
+@click.option("--log-file", metavar="FILE", help="Append the log to a file.  [default: stderr]")
+@click.option(
+    "--log-level",
+    type=click.Choice(["error", "warning", "info", "debug"]),
+    help="The least level of what is logged.  [default: info]",
+)
+@click.option("--quiet", is_flag=True, help="Same as --log-level error.")
+def serve(**given: Any) -> int | None:
     """Serve one machine's drives over NBD until SIGTERM or SIGINT.
 
     When the machine accepts connections, it prints one line of JSON on stdout:
@@ -105,41 +115,61 @@ def serve(
       faultline serve control=m0.qmp drive=id=vda,file=disk.img,rerror=stop
       faultline serve --port 0 drive=id=d0,driver=null-co,size=1048576
       faultline serve --nbd m0.nbd drive=id=vda,file=blkdebug:faults.conf:disk.img
+      faultline serve --run 'nbdcopy "$uri" null:'
+      faultline serve --daemonize --pidfile m0.pid --log-file m0.log control=m0.qmp
     """
-    # First what can fail: options, limits, nbdkit, sockets.  Then make files, and become nbdkit.
-    if standby and keys:
-        raise click.UsageError("--standby takes keys from standard input only")
-    parent = open_parent() if exit_with_parent else None
-    unix, tcp = (nbd_socket, socket_mode, socket_group), (port, address)
-    given, control_path = endpoints(keys, unix, tcp, control)
-    require_stdout()
+    options = ServeOptions(**given)
+    options.check()
+    return _serve(options)
+
+
+def _serve(options: ServeOptions) -> int | None:
+    """Serve; returns an exit status, and only if this process does not become the machine."""
+    # First what can fail: options, limits, nbdkit, files, sockets.  Then make files, and start.
+    parent = open_parent() if options.exit_with_parent else None
+    unix = (options.nbd_socket, options.socket_mode, options.socket_group)
+    tcp = (options.port, options.address)
+    given, control_path = endpoints(options.keys, unix, tcp, options.control)
+    if options.run is None:
+        require_stdout()
     environ = checked(os.environ)
     plugin = find_plugin()
     nbdkit = find_nbdkit(environ)
     packages = plugin_packages(nbdkit, environ)
+    options.require_pidfile()
     listen: Listener | None = None if given is None else given.claim()
-    embedded = standby or needs_directory(keys)
+    embedded = options.standby or needs_directory(options.keys)
     everything_named = listen is not None and control_path is not None
+    log = options.log_descriptor()
     # The plugin removes files made from here on, and takes signals that come from here on.
-    with held(), runtime_dir(embedded, everything_named, environ) as directory:
+    with held() as mask, runtime_dir(embedded, everything_named, environ) as private:
+        directory = None if private is None else private.path
         if listen is None:
             listen = _private_socket(directory)
+        keys = options.keys
         argv, env = serve_command(
-            keys if standby or not embedded else _with_files(keys, directory),
+            keys if options.standby or not embedded else _with_files(keys, directory),
             nbdkit=nbdkit,
             plugin=plugin,
             packages=packages,
             listen=listen,
             control=control_path,
-            threads=threads,
-            log_format=log_format or ("console" if sys.stderr.isatty() else "json"),
+            threads=options.threads,
+            log_format=options.chosen_log_format(),
             runtime_dir=directory,
-            standby=standby,
+            standby=options.standby,
             environ=environ,
         )
-        env["FAULTLINE_PARENT"] = str(os.getppid())
-        passed = {} if parent is None else {"FAULTLINE_PARENT_FD": parent}
-        Launch(argv, env, listen.sockets, passed).become()
+        env |= options.environment()
+        launch = Launch(argv, env, listen.sockets, lock=private.lock if private else None)
+        launch.pass_on("FAULTLINE_PARENT_FD", parent)
+        launch.pass_on("FAULTLINE_LOG_FD", log)
+        if options.is_supervised:
+            supervised = import_module("blockcore.cli.supervised")
+            status: int = supervised.serve(launch, options, mask, environ)
+            return status
+        launch.become()
+    return None
 
 
 def _private_socket(directory: Path | None) -> UnixSocket:

@@ -12,6 +12,7 @@ Beginning and end: `start` is the process until it serves, `standby` its wait fo
 keys that come later, `temporary_drive` the drive of a machine without any, `ending`
 its way to the exit, `signals` the signals that end it, `leftovers` the files that
 it removes at its end, `hints` what is said behind QEMU's words about a wrong pair.
+`announcement` and `pidfile` make known that it serves.
 
 The log, for which no other thread waits: `log` is its form, `log_writer` the
 thread that writes it, `stderr` the pipe that collects everything else on

@@ -11,34 +11,34 @@ from contextlib import suppress
 
 
 class Leftovers:
-    """The sockets of a process, and its private directory if it has one.
+    """The sockets of a process, its pidfile, and its private directory if it has one.
 
-    A socket's file is removed only while it is the file that this process has
-    bound: another process may have replaced it.  `environ` has the variables
+    A file is removed only while it is the one that this process has made: another
+    process may have replaced it.  `environ` has the variables
     that `faultline serve` sets (`cli/nbdkit_command.py`).
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._nbd_socket = environ.get("FAULTLINE_NBD_SOCKET")
         self._directory = environ.get("FAULTLINE_RUNTIME_DIR")
-        self._sockets: dict[str, int] = {}
+        self._files: dict[str, int] = {}
 
-    def add_socket(self, path: str) -> None:
-        """Remember a socket that this process has just bound at `path`."""
+    def add(self, path: str) -> None:
+        """Remember a file that this process has just made, such as a socket that it has bound."""
         with suppress(OSError):
-            self._sockets[path] = os.stat(path).st_ino
+            self._files[path] = os.stat(path).st_ino
 
     def add_nbd_socket(self) -> None:
         """Remember the socket that nbdkit has bound; nbdkit does not remove it at its end."""
         if self._nbd_socket is not None:
-            self.add_socket(self._nbd_socket)
+            self.add(self._nbd_socket)
 
     def remove(self) -> None:
         """Remove everything; on any thread, never raises, and may be called again."""
         # A start that fails may end between nbdkit's bind and `add_nbd_socket`.
-        if self._nbd_socket not in self._sockets and _is_bound_here(self._nbd_socket):
+        if self._nbd_socket not in self._files and _is_bound_here(self._nbd_socket):
             self.add_nbd_socket()
-        for path, inode in self._sockets.items():
+        for path, inode in self._files.items():
             with suppress(OSError):
                 if os.stat(path).st_ino == inode:
                     os.unlink(path)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The log on stderr: JSON lines, or coloured text for a terminal."""
+"""The log, on stderr or in a file: JSON lines, or coloured text for a terminal."""
 
 from __future__ import annotations
 
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO, cast
 
 import structlog
@@ -19,24 +19,41 @@ Endless recursion has thousands (`recursion`), which say no more.
 """
 
 
-class CurrentStderr:
-    """A stream that writes to `sys.stderr` as it is at the time of each write.
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+"""The levels that lines can be asked for, with their numbers in `logging`."""
+
+
+class CurrentStream:
+    """A stream that writes to what `current` returns at the time of each write.
 
     `Stderr` replaces `sys.stderr` after loggers were made, which keep their stream.
     """
 
+    def __init__(self, current: Callable[[], TextIO]) -> None:
+        self._current = current
+
     def write(self, text: str) -> int:
-        return sys.stderr.write(text)
+        return self._current().write(text)
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        self._current().flush()
 
 
-def configure(style: str | None) -> None:
-    """Set up logging in a style: "json", "console", or None for what suits stderr."""
-    console = style == "console" or (style is None and os.isatty(2))
+def configure(
+    style: str | None,
+    level: str | None = None,
+    stream: Callable[[], TextIO] = lambda: sys.stderr,
+    descriptor: int = 2,
+) -> None:
+    """Set up logging in a style: "json", "console", or None for what suits the descriptor.
+
+    Lines below `level`, one of `LEVELS`, are dropped.  Each goes to what `stream`
+    returns then; `descriptor` is where that writes to.
+    """
+    is_terminal = os.isatty(descriptor)
+    console = style == "console" or (style is None and is_terminal)
     renderer: Processor = (
-        structlog.dev.ConsoleRenderer(colors=has_colours(os.environ, os.isatty(2)))
+        structlog.dev.ConsoleRenderer(colors=has_colours(os.environ, is_terminal))
         if console
         else structlog.processors.JSONRenderer()
     )
@@ -46,7 +63,8 @@ def configure(style: str | None) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             renderer,
         ],
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, CurrentStderr())),
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level or "debug"]),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, CurrentStream(stream))),
         cache_logger_on_first_use=True,
     )
 

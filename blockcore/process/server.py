@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import random
 import socket
 import sys
-import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -34,6 +32,7 @@ from blockcore.config.assemble import Assembly
 from blockcore.config.config import ConfigParser
 from blockcore.machine.machine import Machine
 from blockcore.process import log, standby
+from blockcore.process.announcement import Announcement
 from blockcore.process.connection import Connection
 from blockcore.process.control import bind_control_socket
 from blockcore.process.ending import Ending
@@ -42,12 +41,6 @@ from blockcore.process.nbd_address import NbdAddress
 from blockcore.process.start import Start, reason_of, require_address_space, require_descriptors
 from blockcore.process.stderr import Stderr
 from blockcore.qapi.names import QmpError
-
-READY_S = 1.0
-"""How long the start waits for the ready line to be written, in seconds.
-
-If stdout is a pipe that nobody reads, the machine serves without it.
-"""
 
 _log = structlog.get_logger()
 
@@ -67,15 +60,28 @@ class Server:
         self._start = start or Start(environ)
         self._directory = directory
         self._serving = "FAULTLINE_SERVE" in environ
-        # For the ready line: nbdkit points stdout at /dev/null before it serves.
-        self._stdout = os.dup(1) if self._serving else -1
+        self._announcement = Announcement(environ) if self._serving else None
         self._parser = ConfigParser()
         self._given: dict[str, list[str]] = {}
         self._control: str | None = None
         self._listener: socket.socket | None = None
         self.lock = BigLock(SystemClock())
         self._stderr: Stderr | None = None
-        log.configure(environ.get("FAULTLINE_LOG"))
+        self._log = int(environ["FAULTLINE_LOG_FD"]) if "FAULTLINE_LOG_FD" in environ else None
+        self._configure_log()
+
+    def _configure_log(self) -> None:
+        """Let the log go to stderr, or to the descriptor that `faultline serve` has opened."""
+        style, level = map(self._environ.get, ("FAULTLINE_LOG", "FAULTLINE_LOG_LEVEL"))
+        if self._log is None:
+            log.configure(style, level)
+            return
+        # Until there is a `Stderr`, which writes to the descriptor as well.
+        early = open(self._log, "w", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        early.reconfigure(line_buffering=True)
+        log.configure(
+            style, level, lambda: early if self._stderr is None else sys.stderr, self._log
+        )
 
     def config(self, key: str, value: str) -> None:
         """Take one KEY=VALUE pair; `config_complete` checks most of it.
@@ -152,7 +158,7 @@ class Server:
             self._control = os.path.join(self._directory, config.control)
             with self._reported(f"control={config.control}"):
                 self._listener = bind_control_socket(self._control)
-                self._start.leftovers.add_socket(self._control)
+                self._start.leftovers.add(self._control)
         with self._reported("cannot serve"):
             require_descriptors()
             require_address_space()
@@ -174,7 +180,8 @@ class Server:
         """
         self._start.forked()
         try:
-            self._serve(shutdown, trim)
+            with self._start.failures_on_stderr() if self._log else contextlib.nullcontext():
+                self._serve(shutdown, trim)
         except BaseException:
             if self._stderr is not None:
                 self._stderr.close()
@@ -186,7 +193,7 @@ class Server:
         with self._reported("the NBD socket"):
             self._nbd.open()
         with self._reported("cannot serve"):
-            self._stderr = Stderr(log.line_about_lost)
+            self._stderr = Stderr(log.line_about_lost, self._log)
             self._ending = Ending(self.machine, self.lock, shutdown, self._leave)
             self._loop = MainLoop(self.machine, self.lock, self._listener, self._quit, trim)
             self._loop.start()
@@ -197,34 +204,14 @@ class Server:
             _log.info(
                 "serving", drives=[blk.export for blk in self.machine.backends], seed=self.seed
             )
-        if self._serving:
+        if self._announcement is not None:
+            with self._reported("pidfile"):
+                self._announcement.write_pidfile(self._start.leftovers)
             with self._reported("the ready line, on stdout"):
-                self._say_ready()
+                self._announcement.write_line(self._ready_line())
 
     def _quit(self) -> None:
         self._ending.begin(reason="quit")
-
-    def _say_ready(self) -> None:
-        """Write the ready line to stdout; raises OSError if that fails.
-
-        A thread of its own writes, and goes on waiting if nobody reads within
-        `READY_S`.
-        """
-        line = json.dumps(self._ready_line()).encode() + b"\n"
-        errors: list[OSError] = []
-
-        def write() -> None:
-            try:
-                with open(self._stdout, "wb") as stdout:
-                    stdout.write(line)
-            except OSError as exc:
-                errors.append(exc)
-
-        writer = threading.Thread(target=write, name="ready line", daemon=True)
-        writer.start()
-        writer.join(READY_S)
-        if errors:
-            raise errors[0]
 
     def is_ending(self) -> bool:
         """Return whether the end has begun; it lets go of all requests that wait."""

@@ -33,12 +33,37 @@ ENDING = frozenset(signal.valid_signals()) - FAULTS - HARMLESS - {signal.SIGKILL
 """Signals whose default action ends a process: SIGTERM, and also SIGUSR1 or SIGALRM."""
 
 
+READABLE = signal.SIGIO
+"""What the kernel sends when there is something to read at a descriptor with O_ASYNC."""
+
+DIED = signal.SIGCHLD
+"""What the kernel sends when a child has ended."""
+
+SUPERVISED = ENDING | {READABLE, DIED}
+"""What a process waits for that has a machine as its child."""
+
+TYPED = frozenset({signal.SIGINT, signal.SIGQUIT})
+"""What a terminal's keys send, to all processes in its foreground."""
+
+ASKING = signal.SIGTERM
+"""What asks a process to end."""
+
+KILLING = signal.SIGKILL
+"""What ends a process at once."""
+
+IGNORED_BY_PYTHON = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
+"""The signals that Python ignores, and programs expect not to be ignored."""
+
+
 @contextmanager
-def held() -> Iterator[None]:
-    """Block the signals that end the process during the body; an exec keeps them blocked."""
+def held() -> Iterator[set[int]]:
+    """Block the signals that end the process during the body; an exec keeps them blocked.
+
+    The body gets the signals that were blocked before.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
-        yield
+        yield {int(number) for number in before}
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -136,3 +161,34 @@ def die_of(number: int) -> None:
     """Unblock a signal on this thread, and raise it: its default action ends the process."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     signal.pthread_kill(threading.get_ident(), number)
+
+
+def hold_of_children() -> None:
+    """Block what tells of children as well, so that `wait` returns it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SUPERVISED)
+
+
+def let_of_children() -> None:
+    """Undo `hold_of_children`, in a child."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SUPERVISED - ENDING)
+
+
+def forget_readable() -> None:
+    """Drop a pending SIGIO, which would end this process as soon as it is no longer blocked."""
+    signal.sigtimedwait({READABLE}, 0)
+
+
+def wait(timeout_s: float | None) -> tuple[int, int] | None:
+    """Wait for one of the signals `SUPERVISED`, which are blocked; None after `timeout_s` seconds.
+
+    Returns the signal and the process that has sent it, 0 for the kernel.  SIGHUP is
+    none if the process was started with it ignored.
+    """
+    awaited = SUPERVISED
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        awaited = SUPERVISED - {signal.SIGHUP}
+    if timeout_s is None:
+        info: signal.struct_siginfo | None = signal.sigwaitinfo(awaited)
+    else:
+        info = signal.sigtimedwait(awaited, max(timeout_s, 0.0))
+    return None if info is None else (info.si_signo, info.si_pid)

@@ -13,9 +13,9 @@ import select
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
 from blockcore.process import signals
 from blockcore.process.leftovers import Leftovers
@@ -45,6 +45,7 @@ class Start:
         self.parent = int(environ.get("FAULTLINE_PARENT_FD", parent))
         self._serving = "FAULTLINE_SERVE" in environ
         self._signals = signals.SignalWatch(self._told)
+        self._errors: TextIO | None = None
 
     def begin(self, environ: Mapping[str, str]) -> None:
         """Take over signals and uncaught exceptions, under `faultline serve`; before all else.
@@ -74,7 +75,15 @@ class Start:
                 assert isinstance(error, BaseException)
                 traceback.print_exception(error)
             else:
-                print(": ".join(filter(None, ("faultline", what, line))), file=sys.stderr)
+                text = ": ".join(filter(None, ("faultline", what, line)))
+                print(text, file=self._errors or sys.stderr)
+
+    @contextmanager
+    def failures_on_stderr(self) -> Iterator[None]:
+        """Let failures within the body go to stderr as it is now, not to the log's file."""
+        with open(os.dup(2), "w", errors="backslashreplace") as self._errors:
+            yield
+        self._errors = None
 
     def forked(self) -> None:
         """Take over signals and the NBD socket's file, now that nbdkit will not fork any more.

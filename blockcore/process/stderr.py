@@ -37,11 +37,12 @@ ASSERTION = re.compile(rb"nbdkit: .*: Assertion `.*' failed\.\n")
 class Stderr:
     """The process's stderr from here until `close`: descriptor 2 and `sys.stderr`.
 
-    `tell_lost` makes the line that says how many lines were lost.
+    `tell_lost` makes the line that says how many lines were lost.  Lines go to where
+    stderr was, or to the descriptor `log`.
     """
 
-    def __init__(self, tell_lost: Callable[[int], bytes]) -> None:
-        self._real = os.dup(2)
+    def __init__(self, tell_lost: Callable[[int], bytes], log: int | None = None) -> None:
+        self._real = os.dup(2) if log is None else log
         self._before = sys.stderr
         self._told: set[bytes] = set()
         self._reader, writer = os.pipe()
