@@ -21,6 +21,9 @@ from typing import Any
 
 from faultline.errors import StartFailed
 
+COMMAND = "from blockcore.cli import main; raise SystemExit(main())"
+"""What `python -m faultline` runs, without the import of this package, which takes longer."""
+
 TAIL = 10
 """Lines of the log that the message of an error has."""
 
@@ -31,7 +34,8 @@ def serve_command() -> list[str]:
     It is the one that is installed beside this package, else the first on PATH.
     """
     if importlib.util.find_spec("blockcore") is not None:
-        return [sys.executable, "-m", "faultline", "serve"]
+        # -P: a module of the current directory is not taken for one of the command's.
+        return [sys.executable, "-P", "-c", COMMAND, "serve"]
     program = shutil.which("faultline")
     if program is None:
         raise StartFailed("the command faultline is not installed: pip install faultline")
