@@ -17,12 +17,11 @@ descriptors that the process was started with (`surroundings`), and starts nbdki
 the server, `qmp_help` shows what a command takes, `own_commands` are those of
 this version, `answers` and `reply_hints` are for what is not there.  `events` has
 the command of that name, `event_names` what users type for it.  `jobs` has the
-commands `jobs` and `job`, on top of `job_list`, `job_screen`, `job_wait` and
-`job_watch`.
+commands `jobs` and `job`, on top of `job_table`, `job_screen` and `job_wait`.
 
-`session` is the connection to a
-machine, `output` the standard streams, `once` a command whose options may be
-given once only.
+`connection` is the connection to a machine, by the client library, `output` the
+standard streams, `amounts` what sizes and times look like, `once` a command whose
+options may be given once only.
 """
 
 from __future__ import annotations

@@ -64,7 +64,8 @@ def run(argv: Sequence[str] | None) -> int:
     """Run the command line `argv` (default: the process's) and return its exit status.
 
     0 is success, 1 a failure, 2 a wrong command line, 3 a job that an error has
-    stopped, 130 an interrupt.  A failure prints one line on stderr.
+    stopped, 124 a --timeout that has passed, 130 an interrupt.  A failure prints one
+    line on stderr.
     """
     open_missing_streams()
     try:

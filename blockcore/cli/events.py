@@ -10,25 +10,24 @@ import stat
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import click
-from qemu.qmp import EventListener, Message, QMPClient
 
+from blockcore.cli.connection import Control, connected, control_options, disconnected
 from blockcore.cli.event_names import separated, unknown
 from blockcore.cli.once import Command
 from blockcore.cli.output import abandon, tell
 from blockcore.cli.schema import Schema
-from blockcore.cli.session import disconnected, reply, session, socket_option, socket_path
+from faultline.events import Event
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
-@socket_option
+@control_options
 @click.option(
     "--count", type=click.IntRange(min=1), metavar="N", help="End after N events."
 )
 @click.argument("names", metavar="[NAME]...", nargs=-1)
-def events(path: str | None, count: int | None, names: tuple[str, ...]) -> None:
+def events(control: Control, count: int | None, names: tuple[str, ...]) -> None:
     """Print events, one line of JSON each, until the machine ends.
 
     With NAMEs, only events of these names.  To end it earlier, interrupt it or
@@ -39,42 +38,41 @@ def events(path: str | None, count: int | None, names: tuple[str, ...]) -> None:
     \b
     Examples:
       faultline events -s m0.qmp
-      faultline events -s m0.qmp --count 1 STOP
+      faultline events -s m0.qmp --count 1 --timeout 10 STOP
       faultline events -s m0.qmp BLOCK_IO_ERROR | jq .data.reason
     """
-    where = socket_path(path)
+    where = control.path
     if (wrong := separated(names)) is not None:
         raise click.UsageError(wrong)
     printer = EventPrinter(names, count)
     try:
-        asyncio.run(follow(where, printer))
+        control.limited(follow(where, printer), printer.in_vain)
     except KeyboardInterrupt:
         if printer.left:
             raise
 
 
-class EventPrinter(EventListener):
+class EventPrinter:
     """A listener that writes every accepted event to stdout at once.
 
     `left` is the number of events to come, None for any number; `error` is why
     stdout could not be written; `said_shutdown` is whether SHUTDOWN has come.
-    `put` does not call the base class, which keeps all events for ever: too much
-    for a program that follows a machine for weeks.
     """
 
     def __init__(self, names: tuple[str, ...], count: int | None) -> None:
-        super().__init__(names)
+        self.names = frozenset(names)
         self.count = self.left = count
         self.finished = asyncio.Event()
         self.error: OSError | None = None
         self.said_shutdown = False
 
-    async def put(self, event: Message) -> None:
-        self.said_shutdown |= event["event"] == "SHUTDOWN"
-        if self.finished.is_set() or not self.accept(event):
+    def hear(self, event: Event) -> None:
+        """Take an event of the machine."""
+        self.said_shutdown |= event.name == "SHUTDOWN"
+        if self.finished.is_set() or (self.names and event.name not in self.names):
             return
         try:
-            sys.stdout.write(json.dumps(dict(event)) + "\n")
+            sys.stdout.write(json.dumps(event.message()) + "\n")
             sys.stdout.flush()
         except BrokenPipeError:
             self.reader_gone()
@@ -96,9 +94,17 @@ class EventPrinter(EventListener):
         if self.error is not None or self.finished.is_set():
             return None
         if self.count is not None:
-            came = self.count - (self.left or 0)
-            return f"the machine has ended after {came} of {self.count} events"
+            return f"the machine has ended after {self._came()} of {self.count} events"
         return None if self.said_shutdown else "the connection was lost, without SHUTDOWN"
+
+    def in_vain(self) -> str:
+        """Return what has not come, as text."""
+        if self.count is None:
+            return "the machine has not ended"
+        return f"only {self._came()} of {self.count} events came"
+
+    def _came(self) -> int:
+        return (self.count or 0) - (self.left or 0)
 
 
 async def follow(path: str, printer: EventPrinter) -> None:
@@ -108,20 +114,16 @@ async def follow(path: str, printer: EventPrinter) -> None:
     ClickException if the server ends too early, OSError if stdout cannot be
     written.
     """
-    client = QMPClient()
-    # The client's own listener would keep all events for ever (see EventPrinter).
-    client.events.event_filter = lambda event: False
-    client.register_listener(printer)
-    async with session(client, path):
+    async with connected(path, printer.hear) as machine:
         if printer.names:
-            schema: Any = await reply(client, path, "query-qmp-schema")
+            schema = await machine.execute("query-qmp-schema")
             if (wrong := unknown(sorted(printer.names), Schema(schema).events)) is not None:
                 raise click.UsageError(wrong)
         async with _pipe_watch(printer.reader_gone):
             tell(f"faultline: following {path}")
             ends = {
                 asyncio.create_task(printer.finished.wait()),
-                asyncio.create_task(disconnected(client)),
+                asyncio.create_task(disconnected(machine)),
             }
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             for task in ends:

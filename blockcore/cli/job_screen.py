@@ -14,8 +14,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, Task, TextColumn
 from rich.progress_bar import ProgressBar
 
-from blockcore.cli.job_list import Job, duration, progress, shortened, size
-from blockcore.cli.job_watch import Ending, Rate
+from blockcore.cli.amounts import duration, shortened, size
+from blockcore.cli.job_table import progress, shown_status
+from faultline.job_info import JobInfo
+from faultline.job_watch import Ending, Rate
 
 STYLES = {
     "running": "blue",
@@ -51,13 +53,13 @@ class Screen(Protocol):
         traceback: TracebackType | None,
     ) -> None: ...
 
-    def show(self, job: Job, rate: Rate) -> None:
+    def show(self, job: JobInfo, rate: Rate) -> None:
         """Show the job as it is now, and how fast it is."""
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
 
-    def end(self, job: Job, ending: Ending) -> None:
+    def end(self, job: JobInfo, ending: Ending) -> None:
         """Show how the job ended, without the reason: the caller reports an error."""
 
 
@@ -84,8 +86,8 @@ class LineScreen:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def show(self, job: Job, rate: Rate) -> None:
-        shown = job.shown_status, job.current * 10 // job.total if job.total else 0
+    def show(self, job: JobInfo, rate: Rate) -> None:
+        shown = shown_status(job), job.current * 10 // job.total if job.total else 0
         if shown != self._shown:
             self._shown = shown
             self.say(describe(job, rate))
@@ -93,27 +95,27 @@ class LineScreen:
     def say(self, line: str) -> None:
         click.echo(line)
 
-    def end(self, job: Job, ending: Ending) -> None:
+    def end(self, job: JobInfo, ending: Ending) -> None:
         if ending.error is None and ending.status == "completed":
             self.say(describe(job, None, ending.status))
 
 
-def describe(job: Job, rate: Rate | None, status: str | None = None) -> str:
+def describe(job: JobInfo, rate: Rate | None, status: str | None = None) -> str:
     """Return ``j: running, 37.5% of 1.0 GiB, 10.0 MiB/s, 1:04 left``, as far as it is known."""
-    words = [status or job.shown_status, progress(job)]
+    words = [status or shown_status(job), progress(job)]
     if rate is not None:
         words += speed(job, rate), left(job, rate)
     return f"{job.id}: {', '.join(filter(None, words))}"
 
 
-def speed(job: Job, rate: Rate) -> str:
+def speed(job: JobInfo, rate: Rate) -> str:
     """Return how fast a running job is, such as ``10.0 MiB/s``; empty if that is unknown."""
     if job.status != "running" or rate.bytes_per_s is None:
         return ""
     return f"{size(rate.bytes_per_s)}/s"
 
 
-def left(job: Job, rate: Rate) -> str:
+def left(job: JobInfo, rate: Rate) -> str:
     """Return how much longer a job will take, such as ``1:04 left``; empty if unknown."""
     seconds = rate.left_s(job)
     return "" if seconds is None else f"{duration(seconds)} left"
@@ -148,18 +150,18 @@ class BarScreen:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def show(self, job: Job, rate: Rate) -> None:
-        style = "red" if job.stopped else STYLES.get(job.shown_status, "yellow")
-        self._draw(job, job.shown_status, style, speed(job, rate), left(job, rate))
+    def show(self, job: JobInfo, rate: Rate) -> None:
+        style = "red" if job.stopped else STYLES.get(shown_status(job), "yellow")
+        self._draw(job, shown_status(job), style, speed(job, rate), left(job, rate))
 
     def say(self, line: str) -> None:
         self._progress.console.print(line, markup=False, soft_wrap=True)
 
-    def end(self, job: Job, ending: Ending) -> None:
+    def end(self, job: JobInfo, ending: Ending) -> None:
         self._draw(job, ending.status, STYLES[ending.status])
 
     def _draw(
-        self, job: Job, status: str, style: str, speed: str = "", left: str = ""
+        self, job: JobInfo, status: str, style: str, speed: str = "", left: str = ""
     ) -> None:
         whole = job.total or 1
         self._progress.update(

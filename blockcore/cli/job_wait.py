@@ -7,12 +7,15 @@ import asyncio
 from collections.abc import Set
 
 import click
-from qemu.qmp import EventListener, Message, QMPClient
 
-from blockcore.cli.job_list import query_jobs
+from blockcore.cli.connection import connected, disconnected
 from blockcore.cli.job_screen import Screen, open_screen
-from blockcore.cli.job_watch import EVENTS, Ending, JobWatch, Need, Rate
-from blockcore.cli.session import ConnectionLost, disconnected, session
+from blockcore.cli.job_table import News, advice
+from faultline.aio import Machine
+from faultline.aio.jobs import query_jobs
+from faultline.errors import MachineEnded
+from faultline.events import Event
+from faultline.job_watch import Ending, JobWatch, Need, Rate
 
 STOPPED_STATUS = 3
 """The exit status for a job that an error has stopped."""
@@ -24,53 +27,44 @@ class Stopped(click.ClickException):
     exit_code = STOPPED_STATUS
 
 
-class JobListener(EventListener):
-    """A listener that passes events to a `JobWatch`.
+class Stirring:
+    """A watch that hears of events; `stirred` is set when one makes a look worth while.
 
-    `stirred` is set when an event makes another look at the job worth while.
-    The QMP client calls `put` for the events that come before a reply before it
-    delivers the reply, so the watch knows of them when it gets the reply.
+    Events are heard before the replies that come after them, so the watch knows of
+    them when it gets the reply.
     """
 
     def __init__(self, watch: JobWatch) -> None:
-        super().__init__(EVENTS)
         self.stirred = asyncio.Event()
         self._watch = watch
 
-    def listen_to(self, client: QMPClient) -> None:
-        """Receive all events of a client's session; to be called before the session begins."""
-        # The client's own listener would keep all events for ever.
-        client.events.event_filter = lambda event: False
-        client.register_listener(self)
-
-    async def put(self, event: Message) -> None:
-        if self.accept(event) and self._watch.take_event(event):
+    def hear(self, event: Event) -> None:
+        """Take an event of the machine."""
+        if self._watch.take_event(event):
             self.stirred.set()
 
 
-async def wait(path: str, job_id: str, until: Set[Need]) -> None:
+async def wait(path: str, watch: JobWatch, until: Set[Need]) -> None:
     """Show a job until it has completed, or needs one of `until`.
 
     Raises ClickException if the job fails, is cancelled, or does not exist, or if
     the machine ends; Stopped if `until` has Need.STOPPED and an error stops it.
     """
-    client, watch = QMPClient(), JobWatch(job_id)
-    listener = JobListener(watch)
-    listener.listen_to(client)
-    async with session(client, path):
-        watch.look(await query_jobs(client, path))
+    stirring = Stirring(watch)
+    async with connected(path, stirring.hear) as machine:
+        watch.look(await query_jobs(machine))
         if not watch.found:
             raise click.ClickException(
-                f"there is no job '{job_id}'; one that is over is gone, unless it has"
+                f"there is no job '{watch.id}'; one that is over is gone, unless it has"
                 " auto-dismiss=false"
             )
         with open_screen() as screen:
-            await _follow(client, path, listener, watch, until, screen)
+            await _follow(machine, stirring, watch, until, screen)
     if watch.ending is None:
         if watch.need is Need.STOPPED:
-            raise Stopped(str(watch.advice()))
+            raise Stopped(str(advice(watch)))
     elif watch.ending.status != "completed":
-        raise click.ClickException(f"{job_id}: {_why(watch.ending)}")
+        raise click.ClickException(f"{watch.id}: {_why(watch.ending)}")
 
 
 def _why(ending: Ending) -> str:
@@ -78,42 +72,37 @@ def _why(ending: Ending) -> str:
 
 
 async def _follow(
-    client: QMPClient,
-    path: str,
-    listener: JobListener,
-    watch: JobWatch,
-    until: Set[Need],
-    screen: Screen,
+    machine: Machine, stirring: Stirring, watch: JobWatch, until: Set[Need], screen: Screen
 ) -> None:
     """Look at the job again and again, and show it, until it is over or needs one of `until`."""
-    clock, rate = asyncio.get_running_loop().time, Rate()
+    clock, rate, news = asyncio.get_running_loop().time, Rate(), News(watch)
     while watch.job is not None and watch.ending is None:
         rate.take(clock(), watch.job)
         screen.show(watch.job, rate)
         if watch.need in until:
             return
-        if (news := watch.news()) is not None:
-            screen.say(news)
-        await _until_stirred(client, listener, screen.interval_s)
+        if (line := news.line()) is not None:
+            screen.say(line)
+        await _until_stirred(machine, stirring, screen.interval_s)
         try:
-            watch.look(await query_jobs(client, path))
-        except ConnectionLost as exc:
+            watch.look(await query_jobs(machine))
+        except MachineEnded as exc:
             watch.lost()
             if watch.ending is None:
                 raise click.ClickException(
-                    f"{path}: the machine has ended, and {watch.id} with it"
+                    f"{machine.control}: the machine has ended, and {watch.id} with it"
                 ) from exc
     if watch.job is not None and watch.ending is not None:
         screen.end(watch.job, watch.ending)
 
 
-async def _until_stirred(client: QMPClient, listener: JobListener, timeout_s: float) -> None:
+async def _until_stirred(machine: Machine, stirring: Stirring, timeout_s: float) -> None:
     """Wait for an event of the job, the end of the session, or `timeout_s` seconds."""
     reasons = {
-        asyncio.create_task(listener.stirred.wait()),
-        asyncio.create_task(disconnected(client)),
+        asyncio.create_task(stirring.stirred.wait()),
+        asyncio.create_task(disconnected(machine)),
     }
     await asyncio.wait(reasons, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
     for task in reasons:
         task.cancel()
-    listener.stirred.clear()
+    stirring.stirred.clear()

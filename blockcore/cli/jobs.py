@@ -3,22 +3,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import shutil
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import click
-from qemu.qmp import QMPClient
 
-from blockcore.cli.job_list import PAUSED, Job, limit, query_jobs, table
-from blockcore.cli.job_wait import JobListener, wait
-from blockcore.cli.job_watch import JobWatch, Need
+from blockcore.cli.amounts import limit, screen_width
+from blockcore.cli.connection import Control, control_options
+from blockcore.cli.job_table import advice, shown_status, table
+from blockcore.cli.job_wait import Stirring, wait
 from blockcore.cli.once import Command, Group
-from blockcore.cli.session import execute, reply, session, socket_option, socket_path
 from blockcore.qapi.names import QmpError
+from blockcore.qapi.nearest import either
 from blockcore.qapi.texts import opt_size
+from faultline.aio import Machine
+from faultline.aio.jobs import query_jobs
+from faultline.job_info import PAUSED, JobInfo
+from faultline.job_watch import JobWatch, Need
 
 FUTURE = {
     "pause": "will pause",
@@ -33,9 +34,9 @@ SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
 @click.command(cls=Command, context_settings=SETTINGS)
-@socket_option
+@control_options
 @click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects.")
-def jobs(path: str | None, as_json: bool) -> None:
+def jobs(control: Control, as_json: bool) -> None:
     """List all jobs: what they are doing, and how far they are.
 
     SPEED is the limit that was set.  IO-STATUS is failed or nospace while an
@@ -47,15 +48,13 @@ def jobs(path: str | None, as_json: bool) -> None:
       faultline jobs -s m0.qmp
       faultline jobs --json | jq -r '.[] | select(."io-status" != "ok").id'
     """
-    found = asyncio.run(_list(socket_path(path)))
+    found = control.run(query_jobs)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     elif not found:
         click.echo("There are no jobs.")
     else:
-        # The program that reads a pipe takes lines of any length.
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        click.echo("\n".join(table([Job.of(job) for job in found], width)))
+        click.echo("\n".join(table([JobInfo.of(job) for job in found], screen_width())))
 
 
 @click.group(cls=Group, no_args_is_help=True, context_settings=SETTINGS)
@@ -72,13 +71,13 @@ def job() -> None:
 
 
 @job.command(name="wait")
-@socket_option
+@control_options
 @click.option("--ready", is_flag=True, help="Also end when it can be completed.")
 @click.option("--pending", is_flag=True, help="Also end when it has to be finalized.")
 @click.option("--stopped", is_flag=True, help="Also end, with status 3, when an error stops it.")
 @click.argument("job_id", metavar="ID")
 def wait_command(
-    path: str | None, job_id: str, ready: bool, pending: bool, stopped: bool
+    control: Control, job_id: str, ready: bool, pending: bool, stopped: bool
 ) -> None:
     """Wait until a job is over, and show how far it is.
 
@@ -95,40 +94,41 @@ def wait_command(
     """
     given = {Need.READY: ready, Need.PENDING: pending, Need.STOPPED: stopped}
     until = frozenset(need for need in given if given[need])
-    asyncio.run(wait(socket_path(path), job_id, until))
+    watch = JobWatch(job_id)
+    control.limited(wait(control.path, watch, until), lambda: in_vain(watch, until))
 
 
 @job.command()
-@socket_option
+@control_options
 @click.argument("job_id", metavar="ID")
-def pause(path: str | None, job_id: str) -> None:
+def pause(control: Control, job_id: str) -> None:
     """Pause a job as soon as it can pause.
 
     \b
     Example:
       faultline job pause j
     """
-    _steer(path, job_id, "pause", "job-pause", {"id": job_id})
+    _steer(control, job_id, "pause", "job-pause", {"id": job_id})
 
 
 @job.command()
-@socket_option
+@control_options
 @click.argument("job_id", metavar="ID")
-def resume(path: str | None, job_id: str) -> None:
+def resume(control: Control, job_id: str) -> None:
     """Resume a job that was paused, or that an error has stopped.
 
     \b
     Example:
       faultline job resume j
     """
-    _steer(path, job_id, "resume", "job-resume", {"id": job_id})
+    _steer(control, job_id, "resume", "job-resume", {"id": job_id})
 
 
 @job.command()
-@socket_option
+@control_options
 @click.option("--force", is_flag=True, help="Even if it is paused, and at once.")
 @click.argument("job_id", metavar="ID")
-def cancel(path: str | None, job_id: str, force: bool) -> None:
+def cancel(control: Control, job_id: str, force: bool) -> None:
     """Cancel a job.
 
     A job that is ready finishes its copy first, and counts as completed.
@@ -138,13 +138,13 @@ def cancel(path: str | None, job_id: str, force: bool) -> None:
       faultline job cancel --force j
     """
     arguments = {"device": job_id, "force": force}
-    _steer(path, job_id, "cancel", "block-job-cancel", arguments)
+    _steer(control, job_id, "cancel", "block-job-cancel", arguments)
 
 
 @job.command()
-@socket_option
+@control_options
 @click.argument("job_id", metavar="ID")
-def complete(path: str | None, job_id: str) -> None:
+def complete(control: Control, job_id: str) -> None:
     """Complete a job that is ready.
 
     The drive then uses what the job has made.
@@ -153,13 +153,13 @@ def complete(path: str | None, job_id: str) -> None:
     Example:
       faultline job complete j
     """
-    _steer(path, job_id, "complete", "job-complete", {"id": job_id})
+    _steer(control, job_id, "complete", "job-complete", {"id": job_id})
 
 
 @job.command()
-@socket_option
+@control_options
 @click.argument("job_id", metavar="ID")
-def finalize(path: str | None, job_id: str) -> None:
+def finalize(control: Control, job_id: str) -> None:
     """Finalize a pending job: let it take its last steps.
 
     Only jobs with auto-finalize=false are pending for long.
@@ -168,13 +168,13 @@ def finalize(path: str | None, job_id: str) -> None:
     Example:
       faultline job finalize j
     """
-    _steer(path, job_id, "finalize", "job-finalize", {"id": job_id})
+    _steer(control, job_id, "finalize", "job-finalize", {"id": job_id})
 
 
 @job.command()
-@socket_option
+@control_options
 @click.argument("job_id", metavar="ID")
-def dismiss(path: str | None, job_id: str) -> None:
+def dismiss(control: Control, job_id: str) -> None:
     """Dismiss a job that is over: remove it from the list.
 
     Only jobs with auto-dismiss=false stay in the list for that.
@@ -183,15 +183,15 @@ def dismiss(path: str | None, job_id: str) -> None:
     Example:
       faultline job dismiss j
     """
-    asyncio.run(execute(socket_path(path), "job-dismiss", {"id": job_id}))
+    control.run(lambda machine: machine.job_dismiss(id=job_id))
     click.echo(f"{job_id}: dismissed")
 
 
 @job.command(name="set-speed")
-@socket_option
+@control_options
 @click.argument("job_id", metavar="ID")
 @click.argument("speed")
-def set_speed(path: str | None, job_id: str, speed: str) -> None:
+def set_speed(control: Control, job_id: str, speed: str) -> None:
     """Limit a job to SPEED bytes per second.
 
     SPEED may have a binary suffix: k, M, G.  0 removes the limit.
@@ -204,34 +204,23 @@ def set_speed(path: str | None, job_id: str, speed: str) -> None:
         nbytes = opt_size(speed, "SPEED")
     except QmpError as exc:
         raise click.UsageError(exc.desc) from exc
-    arguments = {"device": job_id, "speed": nbytes}
-    asyncio.run(execute(socket_path(path), "block-job-set-speed", arguments))
+    control.run(lambda machine: machine.block_job_set_speed(device=job_id, speed=nbytes))
     click.echo(f"{job_id}: speed {limit(nbytes)}")
 
 
-async def _list(path: str) -> list[dict[str, object]]:
-    client = QMPClient()
-    async with session(client, path):
-        return await query_jobs(client, path)
-
-
 def _steer(
-    path: str | None, job_id: str, verb: str, command: str, arguments: Mapping[str, object]
+    control: Control, job_id: str, verb: str, command: str, arguments: Mapping[str, object]
 ) -> None:
-    click.echo(asyncio.run(_steered(socket_path(path), job_id, verb, command, arguments)))
+    """Send a command to a job, and print what has become of the job (`outcome`)."""
+    watch = JobWatch(job_id)
 
+    async def steer(machine: Machine) -> None:
+        watch.look(await query_jobs(machine))
+        await machine.execute(command, arguments)
+        watch.look(await query_jobs(machine))
 
-async def _steered(
-    path: str, job_id: str, verb: str, command: str, arguments: Mapping[str, object]
-) -> str:
-    """Send a command to a job, and return what has become of the job (`outcome`)."""
-    client, watch = QMPClient(), JobWatch(job_id)
-    JobListener(watch).listen_to(client)
-    async with session(client, path):
-        watch.look(await query_jobs(client, path))
-        await reply(client, path, command, arguments)
-        watch.look(await query_jobs(client, path))
-    return outcome(watch, verb)
+    control.run(steer, Stirring(watch).hear)
+    click.echo(outcome(watch, verb))
 
 
 def outcome(watch: JobWatch, verb: str) -> str:
@@ -242,7 +231,15 @@ def outcome(watch: JobWatch, verb: str) -> str:
     assert watch.job is not None
     if verb == "resume" and watch.need is Need.STOPPED:
         # The job has tried again and has failed again.
-        return str(watch.advice())
+        return str(advice(watch))
     paused = watch.job.status in PAUSED
     done = {"pause": paused, "resume": not paused}.get(verb, False)
     return f"{watch.id}: {watch.job.status}" + ("" if done else f", {FUTURE[verb]}")
+
+
+def in_vain(watch: JobWatch, until: Set[Need]) -> str:
+    """Describe a job that has not got to where it was awaited."""
+    if watch.job is None:
+        return f"{watch.id}: no answer"
+    awaited = either(["over", *sorted(until)])
+    return f"{watch.id}: {shown_status(watch.job)}, not {awaited}"

@@ -7,36 +7,36 @@ the server may be QEMU, with commands that this project has never heard of.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 import click
-from qemu.qmp import QMPClient
 
 from blockcore.cli import answers, words
+from blockcore.cli.connection import Control, ErrorReply, control_options
 from blockcore.cli.once import Command
 from blockcore.cli.own_commands import help_texts, own_schema
 from blockcore.cli.qmp_help import described, listed
 from blockcore.cli.schema import Schema
-from blockcore.cli.session import ErrorReply, reply, session, socket_option, socket_path
+from faultline.aio import Machine
+from faultline.errors import CommandError
+
+T = TypeVar("T")
 
 Ask = Callable[[str, Mapping[str, object]], Awaitable[Any]]
 """Sends a command to the server, and returns what it returns; raises ErrorReply."""
 
 
 @click.command(cls=Command, add_help_option=False, context_settings={"max_content_width": 80})
-@socket_option
+@control_options
 @click.option("--list", "listing", is_flag=True, help="List all commands.")
 @click.option("-h", "--help", "helping", is_flag=True, help="Show this, or what COMMAND takes.")
 @click.argument("command", required=False)
 @click.argument("pairs", metavar="[KEY=VALUE]...", nargs=-1)
-@click.pass_context
 def qmp(
-    ctx: click.Context,
-    path: str | None,
+    control: Control,
     listing: bool,
     helping: bool,
     command: str | None,
@@ -63,16 +63,16 @@ def qmp(
       faultline qmp x-fault-add --help
     """
     if listing:
-        click.echo(listed(*_known(path)))
+        click.echo(listed(*_known(control)))
     elif helping and command is not None:
-        click.echo(_help(*_known(path), command, pairs))
+        click.echo(_help(*_known(control), command, pairs))
     elif helping:
-        click.echo(ctx.get_help())
+        click.echo(click.get_current_context().get_help())
     elif command is None:
         raise click.UsageError(f"which command? '{answers.LIST}' lists them")
     else:
-        where, tree = socket_path(path), words.tree(pairs, command)
-        result = _in_session(where, lambda ask: converse(ask, command, tree))
+        tree = words.tree(pairs, command)
+        result = _in_session(control, lambda ask: converse(ask, command, tree))
         click.echo(json.dumps(result, indent=2))
 
 
@@ -139,11 +139,11 @@ async def _names(ask: Ask) -> list[str]:
     return [name for name in names if name and not name.startswith("#")]
 
 
-def _known(path: str | None) -> tuple[Schema, dict[str, str]]:
+def _known(control: Control) -> tuple[Schema, dict[str, str]]:
     """Return the schema and the help of a server, or without one those of this version."""
-    if not path:
+    if not control.socket:
         return own_schema(), help_texts()
-    return _in_session(path, _known_by)  # type: ignore[no-any-return]
+    return _in_session(control, _known_by)
 
 
 async def _known_by(ask: Ask) -> tuple[Schema, dict[str, str]]:
@@ -160,16 +160,16 @@ def _help(schema: Schema, texts: dict[str, str], command: str, pairs: tuple[str,
     return described(schema, command, texts, cases[0] if cases else None)
 
 
-def _in_session(path: str, talk: Callable[[Ask], Awaitable[Any]]) -> Any:
+def _in_session(control: Control, talk: Callable[[Ask], Awaitable[T]]) -> T:
     """Return what `talk` returns, with a session of its own to ask in."""
 
-    async def run() -> Any:
-        client = QMPClient()
-
+    async def with_errors(machine: Machine) -> T:
         async def ask(command: str, arguments: Mapping[str, object]) -> Any:
-            return await reply(client, path, command, arguments)
+            try:
+                return await machine.execute(command, arguments)
+            except CommandError as exc:
+                raise ErrorReply(exc.text) from exc
 
-        async with session(client, path):
-            return await talk(ask)
+        return await talk(ask)
 
-    return asyncio.run(run())
+    return control.run(with_errors)

@@ -41,8 +41,8 @@ class Conversation:
     `greeting` is the server's first message, None until it has come.
     """
 
-    def __init__(self) -> None:
-        self.journal = Journal()
+    def __init__(self, journal: Journal | None = None) -> None:
+        self.journal = journal or Journal()
         self.greeting: Mapping[str, Any] | None = None
         self._input = bytearray()
         self._ids = itertools.count()

@@ -7,9 +7,9 @@ import os
 import stat
 
 
-def closed_by_server(path: str) -> str:
-    """Return the line for a connection that the server has closed."""
-    return f"{path}: the machine has hung up"
+def closed_by_server(path: str, greeted: bool = True) -> str:
+    """Return the line for a connection that the server has closed; `greeted`: it spoke QMP."""
+    return f"{path}: {'the machine has hung up' if greeted else 'does not speak QMP'}"
 
 
 def cause_of(path: str, error: BaseException | None, timeout: float) -> str:

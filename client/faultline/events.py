@@ -9,7 +9,7 @@ kind that no wait has taken.  The journal keeps all of them to look at.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from threading import Lock
@@ -43,6 +43,18 @@ class Event:
         stamp = message["timestamp"]
         when = stamp["seconds"] + stamp["microseconds"] / 1e6
         return cls(message["event"], message.get("data", {}), when)
+
+    def message(self) -> dict[str, Any]:
+        """Return the event as it is on the wire.
+
+        >>> Event("STOP", {}, 1795220656.672058).message()
+        {'timestamp': {'seconds': 1795220656, 'microseconds': 672058}, 'event': 'STOP'}
+        """
+        # Microseconds since the epoch are exact in a float until the year 2255.
+        seconds, microseconds = divmod(round(self.time * 1e6), 1_000_000)
+        stamp = {"seconds": seconds, "microseconds": microseconds}
+        data = {"data": dict(self.data)} if self.data else {}
+        return {"timestamp": stamp, "event": self.name, **data}
 
     def __getitem__(self, member: str) -> Any:
         return self.data[member]
@@ -116,13 +128,15 @@ def event(name: str, /, **members: Any) -> Pattern:
 
 
 class Journal:
-    """All events of a connection, in order; the last `KEPT` of them are kept.
+    """All events of a connection, in order; the last `kept` of them are kept.
 
-    `count` is the number of all that came.
+    `count` is the number of all that came.  `heard` is called with each event
+    when it comes.
     """
 
-    def __init__(self, kept: int = KEPT) -> None:
+    def __init__(self, kept: int = KEPT, heard: Callable[[Event], object] | None = None) -> None:
         self.count = 0
+        self._heard = heard
         self._events: deque[Event] = deque(maxlen=kept)
         self._taken: set[int] = set()
         # With the synchronous face, a thread adds what others look at.
@@ -134,6 +148,8 @@ class Journal:
             self._taken.discard(self.count - (self._events.maxlen or 0))
             self._events.append(event)
             self.count += 1
+        if self._heard is not None:
+            self._heard(event)
 
     @property
     def events(self) -> list[Event]:

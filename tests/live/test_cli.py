@@ -18,7 +18,7 @@ from typing import Any
 import nbd
 import pytest
 
-from blockcore.cli import main, session
+from blockcore.cli import connection, main
 from blockcore.cli.embedding import Nbdkit, find_nbdkit
 from blockcore.cli.listen import BoundPort, TcpPort, UnixSocket
 from blockcore.cli.nbdkit_command import TOP, serve_command
@@ -405,7 +405,7 @@ def test_a_server_of_something_else(
 def test_a_server_that_says_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "GREETING_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(connection, "GREETING_TIMEOUT_S", 0.05)
     path = tmp_path / "silent"
     with listener(path):
         assert main(["events", "-s", str(path)]) == 1

@@ -58,6 +58,7 @@ CORE_MAY_IMPORT = frozenset(
 ONLY = {
     "asyncio": {"process.loop", "process.control", "cli"},
     "ctypes": {"plugin", "nodes.drivers.fallocate"},
+    "faultline": {"cli"},
     "nbd": {"nodes.drivers.nbd", "nodes.drivers.nbd_server"},
     "nbdkit": {"plugin"},
     "random": {"process.server"},
@@ -74,7 +75,7 @@ ONLY = {
 """What these do is for these modules only (or for all modules of a package)."""
 
 NOT_REQUIRED = frozenset(
-    {*sys.stdlib_module_names, "blockcore", *PLUGIN, "nbd", "nbdkit", "zstandard"}
+    {*sys.stdlib_module_names, "blockcore", "faultline", *PLUGIN, "nbd", "nbdkit", "zstandard"}
 )
 """What is imported without a requirement: ours, nbdkit's own, and what only some nodes need."""
 

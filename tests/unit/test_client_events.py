@@ -84,6 +84,26 @@ def test_a_journal_keeps_the_last_events() -> None:
     assert made.count == 5
 
 
+def test_a_journal_tells_what_it_does_not_keep() -> None:
+    """Who follows a machine for weeks hears every event, and none takes memory."""
+    heard: list[Event] = []
+    made = Journal(kept=0, heard=heard.append)
+    for number in range(3):
+        made.add(Event("STOP", {"n": number}))
+    assert [event["n"] for event in heard] == [0, 1, 2]
+    assert (made.events, made.count) == ([], 3)
+
+
+def test_an_event_as_it_came() -> None:
+    for micros in (0, 1, 672058, 999_999):
+        stamp = {"seconds": 1795220656, "microseconds": micros}
+        for message in (
+            {"timestamp": stamp, "event": "STOP"},
+            {"timestamp": stamp, "event": "JOB_STATUS_CHANGE", "data": {"id": "j"}},
+        ):
+            assert json.dumps(Event.of(message).message()) == json.dumps(message)
+
+
 def test_the_message_of_a_wait_in_vain_tells_what_came() -> None:
     order = Wanted(journal("STOP"), [Pattern.of("RESUME", reason="x")])
     order.look()

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from faultline.conversation import Conversation, NotQmp
 from faultline.endings import cause_of, closed_by_server
 from faultline.errors import ConnectFailed, MachineEnded, TimedOut
+from faultline.events import Journal
 
 T = TypeVar("T")
 
@@ -26,21 +27,24 @@ class Channel:
     `conversation` has every event as soon as it is there.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, journal: Journal | None) -> None:
         self.path = path
-        self.conversation = Conversation()
+        self.conversation = Conversation(journal)
         self.ended: str | None = None
         self._waiting: set[asyncio.Future[None]] = set()
         self._reader: asyncio.Task[None] | None = None
         self._writer: asyncio.StreamWriter | None = None
 
     @classmethod
-    async def open(cls, path: str | os.PathLike[str], timeout: float) -> Channel:
+    async def open(
+        cls, path: str | os.PathLike[str], timeout: float, journal: Journal | None = None
+    ) -> Channel:
         """Connect to the socket at `path` and negotiate, in `timeout` seconds at most.
 
+        Events go to `journal`, which may be one that keeps few, or tells somebody.
         Raises ConnectFailed if there is no QMP server, or one that does not greet.
         """
-        channel = cls(os.fspath(path))
+        channel = cls(os.fspath(path), journal)
         try:
             async with asyncio.timeout(timeout):
                 await channel._connect()
@@ -71,7 +75,7 @@ class Channel:
             while data := await reader.read(PIECE):
                 self.conversation.feed(data)
                 self._wake()
-            self.ended = closed_by_server(self.path)
+            self.ended = closed_by_server(self.path, self.conversation.greeting is not None)
         except OSError:
             self.ended = closed_by_server(self.path)
         except NotQmp:

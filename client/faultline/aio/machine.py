@@ -8,7 +8,7 @@ The synchronous face, `faultline.sync`, is derived from this package by
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,6 +23,7 @@ from faultline.aio.volumes import Volume
 from faultline.aio.waiting import readable
 from faultline.drives import Drive, Path
 from faultline.errors import FaultlineError, MachineEnded
+from faultline.events import KEPT, Event, Journal
 from faultline.options import plan
 from faultline.process import Process, log_lines, tail
 from faultline.served import ServedDrive, served_drives
@@ -100,23 +101,32 @@ class Machine(Session):
         self._log = ""
 
     @classmethod
-    def connect(cls, path: Path, *, timeout: float = TIMEOUT_S) -> Doing[Self]:
+    def connect(
+        cls,
+        path: Path,
+        *,
+        timeout: float = TIMEOUT_S,
+        kept: int = KEPT,
+        heard: Callable[[Event], object] | None = None,
+    ) -> Doing[Self]:
         """Connect to the control socket of a machine that runs, or of a real QEMU.
 
-        The end of the block hangs up, and leaves the machine as it is.  Raises
-        ConnectFailed.
+        `kept` is how many events are kept, for waits and to look at.  `heard` is
+        called with each event at once, before any reply that comes after it: it
+        must not wait for the machine, nor raise.  The end of the block hangs up, and
+        leaves the machine as it is.  Raises ConnectFailed.
 
         >>> async with Machine() as m, Machine.connect(m.control) as other:
         ...     print(await other.execute("query-name"))
         {}
         """
-        return Doing(cls._connected(path, timeout))
+        return Doing(cls._connected(path, timeout, Journal(kept, heard)))
 
     @classmethod
-    async def _connected(cls, path: Path, timeout: float) -> Self:
+    async def _connected(cls, path: Path, timeout: float, journal: Journal) -> Self:
         machine = cls(timeout=timeout)
         machine._ready = {"control": os.path.abspath(path)}
-        machine._channel = await Channel.open(path, timeout)
+        machine._channel = await Channel.open(path, timeout, journal)
         return machine
 
     async def start(self) -> Self:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from faultline.conversation import Conversation, NotQmp
 from faultline.endings import cause_of, closed_by_server
 from faultline.errors import ConnectFailed, MachineEnded, TimedOut
+from faultline.events import Journal
 
 T = TypeVar("T")
 
@@ -29,9 +30,9 @@ class Channel:
     called on any thread.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, journal: Journal | None) -> None:
         self.path = path
-        self.conversation = Conversation()
+        self.conversation = Conversation(journal)
         self.ended: str | None = None
         self._changed = threading.Condition()
         self._sending = threading.Lock()
@@ -39,12 +40,15 @@ class Channel:
         self._reader = threading.Thread(target=self._read, name="faultline", daemon=True)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], timeout: float) -> Channel:
+    def open(
+        cls, path: str | os.PathLike[str], timeout: float, journal: Journal | None = None
+    ) -> Channel:
         """Connect to the socket at `path` and negotiate, in `timeout` seconds at most.
 
+        Events go to `journal`, which may be one that keeps few, or tells somebody.
         Raises ConnectFailed if there is no QMP server, or one that does not greet.
         """
-        channel = cls(os.fspath(path))
+        channel = cls(os.fspath(path), journal)
         try:
             channel._connect(timeout)
         except (TimeoutError, BlockingIOError, TimedOut):
@@ -81,6 +85,7 @@ class Channel:
                 with self._changed:
                     self.conversation.feed(data)
                     self._changed.notify_all()
+            ended = closed_by_server(self.path, self.conversation.greeting is not None)
         except OSError:
             pass
         except NotQmp:
