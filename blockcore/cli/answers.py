@@ -7,6 +7,7 @@ An answer is a clause that goes behind a message, as the ones of `qapi.nearest` 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Collection
 from typing import Final
 
@@ -76,7 +77,18 @@ _QMP_WORDS: Final[Meanings] = {
     "start": ("cont",),
     "status": ("query-status",),
     "watchdog-set-action": ("set-action",),
+    "drives": ("query-block",),
     "fault-list": ("x-query-faults",),
+    "faults": ("x-query-faults",),
+    "job-list": ("query-jobs",),
+    "job-stop": ("job-pause",),
+    "jobs": ("query-jobs",),
+    "list-drives": ("query-block",),
+    "list-faults": ("x-query-faults",),
+    "list-jobs": ("query-jobs",),
+    "list-nodes": ("query-named-block-nodes",),
+    "nodes": ("query-named-block-nodes",),
+    "query-nodes": ("query-named-block-nodes",),
     "query-faults": ("x-query-faults",),
 }
 """Other words for QMP commands."""
@@ -153,13 +165,18 @@ _NOT_HERE: Final = {
 LIST = "faultline qmp --list"
 
 
+def qmp_name(typed: str, known: Collection[str]) -> str | None:
+    """Return the QMP command that was probably meant."""
+    return nearest(typed, known, _QMP_WORDS)
+
+
 def qmp_command(typed: str, known: Collection[str]) -> str:
     """Return the clause for a QMP command that the server does not know."""
     if typed.lstrip().startswith("{"):
         return f": COMMAND is a name and its arguments are KEY=VALUE{_as_words(typed)}"
     if typed.lower() in _NOT_HERE and typed.lower() not in known:
         return f": {_NOT_HERE[typed.lower()]}"
-    name = nearest(typed, known, _QMP_WORDS)
+    name = qmp_name(typed, known)
     if name is not None:
         return f", did you mean '{name}'?"
     alike = containing(typed, known)
@@ -170,9 +187,10 @@ def _as_words(text: str) -> str:
     """Return a clause with the command line for a message in JSON; empty if it is no message."""
     try:
         message = json.loads(text)
-        words = [str(message["execute"])]
+        words = [message["execute"]]
         for key, value in message.get("arguments", {}).items():
             words.append(f"{key}={value if isinstance(value, str) else json.dumps(value)}")
+        line = shlex.join(words)
     except (ValueError, KeyError, AttributeError, TypeError):
         return ""
-    return f": faultline qmp {' '.join(words)}"
+    return f": faultline qmp {line}"

@@ -9,6 +9,7 @@ from importlib import import_module
 
 import click
 
+from blockcore.cli.once import Group
 from blockcore.cli.output import abandon, described, flush, open_missing_streams, tell
 from blockcore.process.signals import interrupts_raise
 
@@ -22,7 +23,7 @@ MODULES = {
 """The module of each command."""
 
 
-class Commands(click.Group):
+class Commands(Group):
     """A group that imports only the command that is used.
 
     `serve` does not need the QMP client, and `qmp` not the drawing library; both

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -79,7 +80,8 @@ def _permitted(
 def _control_path(keys: Sequence[str], option: str | None) -> Path | None:
     for key in keys:
         if not KEY.match(key):
-            raise click.UsageError(f"{key!r} is not KEY=VALUE")
+            hint = import_module("blockcore.cli.wrong_words").pair(key)
+            raise click.UsageError(f"'{key}' is not KEY=VALUE{hint}")
     values = [key.partition("=")[2] for key in keys if key.startswith("control=")]
     if option is not None:
         values.append(option)

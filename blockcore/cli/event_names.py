@@ -7,13 +7,16 @@ from collections.abc import Collection, Iterable, Sequence
 
 from blockcore.qapi.nearest import did_you_mean
 
+LISTED_MAX = 20
+"""How many events a message lists; QEMU has many more, for all that a guest may do."""
+
 
 def separated(names: Sequence[str]) -> str | None:
-    """Return an error message if names are joined by commas; None if none are."""
-    joined = [name for name in names if "," in name]
+    """Return an error message if names are joined by commas or in quotes; None if none are."""
+    joined = [name for name in names if "," in name or " " in name]
     if not joined:
         return None
-    words = " ".join(word.strip() for word in joined[0].split(",") if word.strip())
+    words = " ".join(joined[0].replace(",", " ").split())
     return f"'{joined[0]}' is no name of an event: separate names with blanks, as in {words}"
 
 
@@ -21,5 +24,8 @@ def unknown(names: Iterable[str], known: Collection[str]) -> str | None:
     """Return an error message about the first name that is not `known`; None if all are."""
     for name in names:
         if name not in known:
-            return f"there is no event '{name}'{did_you_mean(name, known)}"
+            hint = did_you_mean(name, known)
+            if not hint and len(known) <= LISTED_MAX:
+                hint = f": there are {', '.join(sorted(known))}"
+            return f"there is no event '{name}'{hint}"
     return None

@@ -14,7 +14,7 @@ from blockcore.cli.job_table import advice, shown_status, table
 from blockcore.cli.job_wait import Stirring, wait
 from blockcore.cli.once import Command, Group
 from blockcore.qapi.names import QmpError
-from blockcore.qapi.nearest import either
+from blockcore.qapi.nearest import as_size, either
 from blockcore.qapi.texts import opt_size
 from faultline.aio import Machine
 from faultline.aio.jobs import query_jobs
@@ -203,7 +203,9 @@ def set_speed(control: Control, job_id: str, speed: str) -> None:
     try:
         nbytes = opt_size(speed, "SPEED")
     except QmpError as exc:
-        raise click.UsageError(exc.desc) from exc
+        hint = as_size(speed)
+        message = f"SPEED is a number of bytes per second, such as 10M, not '{speed}'{hint}"
+        raise click.UsageError(message) from exc
     control.run(lambda machine: machine.block_job_set_speed(device=job_id, speed=nbytes))
     click.echo(f"{job_id}: speed {limit(nbytes)}")
 

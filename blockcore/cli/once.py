@@ -1,7 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Commands whose options may be given once only; click would take the last value."""
+"""Commands and groups that say more about a wrong command line than click does.
+
+An option may be given once only; click would take the last value.  For an option,
+command or number that is wrong, the message says what may have been meant
+(`wrong_words`).
+"""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
 
 import click
 
@@ -10,18 +21,71 @@ class Command(click.Command):
     """A command that raises UsageError if an option with a value is given twice."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
-        seen = set()
-        for param in given:
-            if isinstance(param, click.Option) and not param.is_flag:
-                if param in seen:
-                    name = next(name for name in param.opts if name.startswith("--"))
-                    raise click.UsageError(f"{name} is given twice", ctx)
-                seen.add(param)
-        return super().parse_args(ctx, args)
+        words = list(args)
+        with _explained(ctx, words):
+            refuse_single_dash(self, ctx, words)
+            _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+            seen = set()
+            for param in given:
+                if isinstance(param, click.Option) and not param.is_flag:
+                    if param in seen:
+                        name = next(name for name in param.opts if name.startswith("--"))
+                        raise click.UsageError(f"{name} is given twice", ctx)
+                    seen.add(param)
+            return super().parse_args(ctx, args)
 
 
 class Group(click.Group):
     """A group of commands whose options may be given once only."""
 
     command_class = Command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _explained(ctx, list(args)):
+            return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            known = self.list_commands(ctx)
+            raise click.UsageError(_wrong_words().command(ctx, args[0], known), ctx)
+        return super().resolve_command(ctx, args)
+
+
+def refuse_single_dash(command: click.Command, ctx: click.Context, args: list[str]) -> None:
+    """Raise UsageError for ``-socket``, which click would read as ``-s ocket``."""
+    long = {name for param in command.get_params(ctx) for name in param.opts}
+    for arg in args:
+        if arg == "--":
+            return
+        if re.fullmatch("-[a-z][a-z-]+", arg) and f"-{arg}" in long:
+            raise click.UsageError(f"No such option '{arg}', did you mean '-{arg}'?", ctx)
+
+
+@contextmanager
+def _explained(ctx: click.Context, args: list[str]) -> Iterator[None]:
+    """Give click's errors of the body their context, and say what may have been meant."""
+    try:
+        yield
+    except click.NoSuchOption as exc:
+        message = _wrong_words().option(ctx, exc.option_name, args)
+        raise click.UsageError(message, ctx) from exc
+    except click.MissingParameter as exc:
+        if exc.param is not None and exc.param.human_readable_name == "ID":
+            raise click.UsageError("which job? 'faultline jobs' lists them", ctx) from exc
+        raise
+    except click.BadParameter as exc:
+        kind = exc.param.type if exc.param is not None else None
+        if isinstance(kind, click.IntRange):
+            message = _wrong_words().number(exc.message, kind.min, kind.max)
+            raise click.BadParameter(message, exc.ctx, exc.param) from exc
+        raise
+    except click.UsageError as exc:
+        exc.ctx = exc.ctx or ctx
+        raise
+
+
+def _wrong_words() -> Any:
+    """Return the module of that name, imported when it is needed: `serve` is to start fast."""
+    return import_module("blockcore.cli.wrong_words")

@@ -8,7 +8,7 @@ the server may be QEMU, with commands that this project has never heard of.
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -71,26 +71,28 @@ def qmp(
     elif command is None:
         raise click.UsageError(f"which command? '{answers.LIST}' lists them")
     else:
-        tree = words.tree(pairs, command)
-        result = _in_session(control, lambda ask: converse(ask, command, tree))
+        result = _in_session(control, lambda ask: converse(ask, command, pairs))
         click.echo(json.dumps(result, indent=2))
 
 
-async def converse(ask: Ask, command: str, tree: words.Tree) -> Any:
-    """Carry out a command with the arguments that `tree` means, and return its result.
+async def converse(ask: Ask, command: str, pairs: Sequence[str]) -> Any:
+    """Carry out a command with the arguments that `pairs` mean, and return its result.
 
     Raises UsageError for words that the command cannot mean, and ErrorReply with
     a hint behind the server's words.
     """
     arguments = {}
-    if tree:
+    if pairs:
         schema = await _schema(ask)
         if schema is None:
-            arguments = words.untyped(tree)
+            arguments = words.untyped(words.tree(pairs, command))
         elif command not in schema.commands:
-            raise ErrorReply(unknown_command(command, schema))
+            raise ErrorReply(unknown_command(command, schema, pairs))
         else:
-            arguments = words.arguments(schema, command, tree)
+            for pair in pairs:
+                if "=" not in pair or pair.startswith(("{", "=")):
+                    raise words.without_key(schema, command, pair)
+            arguments = words.arguments(schema, command, words.tree(pairs, command))
     try:
         return await ask(command, arguments)
     except ErrorReply as exc:
@@ -98,9 +100,13 @@ async def converse(ask: Ask, command: str, tree: words.Tree) -> Any:
         raise ErrorReply(exc.message + hint) from exc
 
 
-def unknown_command(command: str, schema: Schema) -> str:
+def unknown_command(command: str, schema: Schema, pairs: Sequence[str] = ()) -> str:
     """Return QEMU's words for a command that it does not have, and what may have been meant."""
     hint = answers.qmp_command(command, schema.commands)
+    if pairs and f"{command}-{pairs[0]}" in schema.commands:
+        hint = f", did you mean '{command}-{pairs[0]}'?"
+    elif command == "help" and pairs and pairs[0] in schema.commands:
+        return f"The command help has not been found: write faultline qmp {pairs[0]} --help"
     return f"The command {command} has not been found{hint} (see {answers.LIST})"
 
 

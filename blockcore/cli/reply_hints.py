@@ -21,7 +21,11 @@ _NO_SUCH_NODE = (
     r"Device '(.*)' not found",
 )
 
-_NO_SUCH_JOB = (r"Block job '.*' not found", r"Job not found")
+_LISTED_BY = (
+    (r"Block job '.*' not found|Job not found", "faultline jobs"),
+    (r"Fault '.*' not found", "faultline qmp x-query-faults"),
+    (r"Dirty bitmap '.*' not found", "faultline qmp query-block"),
+)
 
 
 def is_about_names(message: str) -> bool:
@@ -35,8 +39,9 @@ def hint(message: str, arguments: Mapping[str, object], names: Collection[str]) 
         if match := re.fullmatch(pattern, message):
             typed = next((text for text in match.groups() if text), "")
             return _nodes(typed, arguments, sorted(set(names)))
-    if any(re.fullmatch(pattern, message) for pattern in _NO_SUCH_JOB):
-        return " ('faultline jobs' lists them)"
+    for pattern, command in _LISTED_BY:
+        if re.fullmatch(pattern, message):
+            return f" ('{command}' lists them)"
     return hints.hint(message)
 
 
@@ -47,6 +52,8 @@ def _nodes(typed: str, arguments: Mapping[str, object], names: list[str]) -> str
                 f": {key}= is the name of a node; for a file write"
                 f" {key}.driver=file {key}.filename={typed}"
             )
+    if re.search(",[a-z-]+=", typed):
+        return ": separate arguments with blanks"
     hint = did_you_mean(typed, names)
     if hint or not names or len(names) > LISTED_MAX:
         return hint

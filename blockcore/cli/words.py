@@ -17,7 +17,7 @@ import click
 
 from blockcore.cli.answers import KEYS, VALUES
 from blockcore.cli.schema import Array, Enum, Member, Object, Scalar, Schema, Type
-from blockcore.qapi.nearest import either, right_answers
+from blockcore.qapi.nearest import as_size, either, nearest, right_answers
 from blockcore.qapi.texts import BOOLEANS, number, size
 
 Tree = dict[str, Any]
@@ -39,6 +39,37 @@ class WrongArguments(click.UsageError):
     def __init__(self, message: str, command: str) -> None:
         super().__init__(message)
         self.see = f"faultline qmp {command} --help"
+
+
+def without_key(schema: Schema, command: str, word: str) -> WrongArguments:
+    """Return the error for a word that is not KEY=VALUE, with the key that was probably meant."""
+    members = schema.members(schema.arguments(command))
+    hint = ""
+    if not members:
+        hint = ": it takes no arguments"
+    elif word.startswith("{"):
+        hint = f": {pairs}" if (pairs := as_pairs(word)) else ""
+    elif (name := nearest(word, members)) is not None:
+        switch = schema.type(members[name].type) == Scalar("boolean")
+        hint = f": write {name}={'on' if switch else 'VALUE'}"
+    elif "=" not in word:
+        first = min(members.values(), key=lambda member: member.optional)
+        hint = f", did you mean {first.name}={word}?"
+    return WrongArguments(f"'{word}' is not KEY=VALUE{hint}", command)
+
+
+def as_pairs(text: str) -> str:
+    """Return the words for an object in JSON; empty if it is none, or has objects in it."""
+    try:
+        given = _instance(_json(text), dict)
+    except ValueError:
+        return ""
+    if any(isinstance(value, dict | list) for value in given.values()):
+        return ""
+    return " ".join(
+        f"{key}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in given.items()
+    )
 
 
 def tree(words: Iterable[str], command: str) -> Tree:
@@ -115,9 +146,13 @@ class _Words:
     def _instead_of(self, name: str, known: Mapping[str, Member], path: str) -> str:
         """Return a clause about an unknown member: what it is called, or where it belongs."""
         if not known:
-            return ": there are none"
+            return ": it takes no arguments"
         if (hint := right_answers(name, known, KEYS)).startswith(","):
             return hint
+        for member in known.values():
+            type_ = self._schema.type(member.type)
+            if isinstance(type_, Enum) and name in type_.values:
+                return f", did you mean {path}{member.name}={name}?"
         # What must be given comes first: a file is below `file` rather than below `backing`.
         for member in sorted(known.values(), key=lambda member: member.optional):
             for choice in self._schema.scalars(self._schema.type(member.type)):
@@ -209,7 +244,8 @@ class _Words:
         if len(choices) == 1 and isinstance(choices[0], Enum):
             return f"Parameter '{name}' does not accept value '{text}'{_values(choices[0], text)}"
         expected = either([self._described(choice, name) for choice in choices])
-        return f"Parameter '{name}' expects {expected}, not '{text}'{_percent(text)}"
+        hint = _percent(text) or as_size(text) or _joined(text)
+        return f"Parameter '{name}' expects {expected}, not '{text}'{hint}"
 
     def _described(self, type_: Type, name: str) -> str:
         match type_:
@@ -250,6 +286,11 @@ def _values(enum: Enum, text: str) -> str:
     if len(parts) > 1 and all(part in enum.values for part in parts):
         return ": it takes one of them; give the command once for each"
     return right_answers(text, enum.values, VALUES)
+
+
+def _joined(text: str) -> str:
+    """Return a clause about ``0,length=4096``, which QEMU's command line would take apart."""
+    return ": separate arguments with blanks" if re.search(",[a-z-]+=", text) else ""
 
 
 def _percent(text: str) -> str:

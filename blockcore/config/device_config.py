@@ -31,6 +31,13 @@ DRIVERS: Final = {
 """Device models, each with the QOM type that has its property `drive`."""
 
 
+PROPERTIES: Final = (
+    *("drive", "id", "rerror", "werror", "logical_block_size", "physical_block_size"),
+    "write-cache",
+)
+"""The properties that a device has."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceConfig:
     """A device, parsed.

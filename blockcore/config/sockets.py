@@ -19,10 +19,12 @@ def check_socket_path(path: str) -> None:
 
     Users of QEMU type "unix:m0.qmp"; here that would make a file of that name.
     """
-    kind = path.partition(":")[0]
+    kind, _, rest = path.partition(":")
     if ":" in path and kind in _ADDRESSES:
+        named = rest.partition(",")[0].removeprefix("//")
+        bare = f", such as {named}" if kind == "unix" and named else ""
         raise QmpError(
-            f"'{path}' is an address, and this is the path of a Unix socket"
+            f"'{path}' is an address, and this is the path of a Unix socket{bare}"
             f" (for a file of that name, ./{path})"
         )
 

@@ -12,14 +12,20 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from blockcore.config.device_config import DRIVERS
+from blockcore.config.device_config import DRIVERS, PROPERTIES
 from blockcore.config.drive_config import ALIASES, CACHE_MODES, UNITS_PER_BUS
 from blockcore.nodes.definitions.blkdebug_config import RULE_KEYS
 from blockcore.nodes.definitions.option_texts import COMMON, own_texts
 from blockcore.nodes.definitions.options import BLOCKDEV_OPTIONS
 from blockcore.qapi.keyval import parse_opts
-from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, QmpError
-from blockcore.qapi.nearest import did_you_mean, either, nearest, right_answers
+from blockcore.qapi.names import (
+    BlkdebugEvent,
+    BlkdebugIOType,
+    BlockdevDetectZeroesOptions,
+    BlockdevOnError,
+    QmpError,
+)
+from blockcore.qapi.nearest import as_size, did_you_mean, either, nearest, right_answers
 
 MACHINE_KEYS: Final = (
     *("drive", "blockdev", "device", "control", "prelaunch", "job-error-check"),
@@ -37,8 +43,20 @@ _DRIVE_OPTIONS: Final = frozenset(
 )
 """The options of drive=, with those of the format below."""
 
+_DRIVERS: Final = frozenset(BLOCKDEV_OPTIONS.variants)
+
 _LISTENING: Final = {"address", "host", "nbd", "port", "socket", "listen", "unix"}
 """Keys by which people mean the NBD server's address."""
+
+_OPTION_WORDS: Final = {
+    "errors": ("werror",),
+    "export": ("id",),
+    "filename": ("file",),
+    "name": ("id",),
+    "on-error": ("werror",),
+    "path": ("file",),
+    "policy": ("werror",),
+}
 
 _STOP: Final = {"pause": ("stop",), "halt": ("stop",), "continue": ("ignore",)}
 
@@ -90,12 +108,19 @@ def _machine_key(match: re.Match[str], pair: str) -> str:
         return ": the NBD server listens at --nbd SOCKET or --port N"
     if key.lower() in ("monitor", "qmp", "chardev", "mon"):
         return ": the control socket is control=SOCKET"
-    if key in _DRIVE_OPTIONS or key.partition(".")[0] in ("file", "throttling", "cache"):
+    if drive_option(key):
         return f": it is an option of a drive, as in drive=id=vda,file=disk.img,{key}={value}"
+    if key in ("image", "img", "disk", "filename", "path"):
+        return f": it belongs to a drive, as in drive=id=vda,file={value}"
     if key in ("size", "latency-ns", "read-zeroes"):
         return f": it is an option of a drive, as in drive=id=vda,driver=null-co,{key}={value}"
     known = {name for keys in RULE_KEYS.values() for name in keys}
     return did_you_mean(key, known) if pair.partition("=")[0] not in (key, "") else ""
+
+
+def drive_option(name: str) -> bool:
+    """Return whether an option of this name belongs into a drive=."""
+    return name in _DRIVE_OPTIONS or name.partition(".")[0] in ("file", "throttling", "cache")
 
 
 def _blanks(text: str) -> str:
@@ -111,6 +136,8 @@ def _no_file(_match: re.Match[str], pair: str) -> str:
     if re.search(r",\s", value):
         return ": there is a blank after a comma"
     first = value.partition(",")[0]
+    if "=" not in value and ":" in first:
+        return f": options are NAME=VALUE, as in {EXAMPLE}"
     if "=" not in first and first:
         return f": write drive=file={value}"
     if (named := _options(pair).keys() & {"filename", "path", "image"}) and (name := min(named)):
@@ -129,8 +156,10 @@ def _option(match: re.Match[str], pair: str) -> str:
         return ": there is a blank in front of it"
     own = own_texts(driver)
     known = {*_DRIVE_OPTIONS, *own} if driver in ("raw", "qcow2") else {*COMMON, *own}
-    if (name := nearest(typed, known)) is not None:
+    if (name := nearest(typed, known, _OPTION_WORDS)) is not None:
         return f", did you mean '{name}'?"
+    if typed.startswith("throttling."):
+        return ": it is throttling.bps-total, throttling.iops-read and so on"
     below = {f"file.{key}": key for key in own_texts("file")}
     if typed in below.values():
         return f", did you mean 'file.{typed}'?"
@@ -161,7 +190,7 @@ def _without_suffix(name: str, text: str) -> str:
 def _size(match: re.Match[str], pair: str) -> str:
     typed = _options(pair).get(match[1])
     shown = "" if typed is None else f", not '{typed}'"
-    return f"{shown}: such as 1048576, 10M or 1G"
+    return f"{shown}{as_size(typed or '') or ': such as 1048576, 10M or 1G'}"
 
 
 def _file_missing(_match: re.Match[str], pair: str) -> str:
@@ -197,7 +226,7 @@ def _home(match: re.Match[str], _pair: str) -> str:
 
 def _protocol(match: re.Match[str], _pair: str) -> str:
     known = ("file", "nbd", "nbd+unix", "nbd+tcp", "blkdebug", "json")
-    return f"{right_answers(match[1], known)} For a file of that name write ./ in front"
+    return f"{right_answers(match[1], known)}; a file of that name begins with ./"
 
 
 def _group(match: re.Match[str], _pair: str) -> str:
@@ -208,12 +237,16 @@ def _no_group(_match: re.Match[str], _pair: str) -> str:
     return ": a file of rules begins with [inject-error] or [set-state]"
 
 
-def _value(match: re.Match[str], _pair: str) -> str:
-    """Return the answer to a value that an enum of a blkdebug file does not have."""
+def _value(match: re.Match[str], pair: str) -> str:
+    """Return the answer to a value that no enum of a drive or blkdebug file has."""
+    if _options(pair).get("detect-zeroes") == match[1]:
+        return right_answers(match[1], list(BlockdevDetectZeroesOptions))
     return right_answers(match[1], [*BlkdebugEvent, *BlkdebugIOType])
 
 
 def _errno(match: re.Match[str], _pair: str) -> str:
+    if "," in match[1]:
+        return ": it takes one of them; give the command once for each"
     names = set(errno.errorcode.values())
     return did_you_mean(match[1], names) or ": it is a name or a number, such as ENOSPC or 28"
 
@@ -227,6 +260,37 @@ def _device_drive(match: re.Match[str], _pair: str) -> str:
         f": device= needs the id of a drive, drive=id={match[1]},if=none,..., or the"
         f" node-name of a blockdev="
     )
+
+
+def _identifier(_match: re.Match[str], pair: str) -> str:
+    value = pair.partition("=")[2]
+    if ",," in value:
+        return ": two commas are one comma of a value"
+    if ";" in value:
+        return ": options are separated by commas"
+    return ": it begins with a letter, and goes on with letters, digits, '-', '.' and '_'"
+
+
+def _unexpected(match: re.Match[str], pair: str) -> str:
+    """Return the answer to a member that a node of blockdev= does not have."""
+    if match[1] in ("rerror", "werror", "id"):
+        return ": it is an option of device= or drive="
+    own = own_texts(driver) if (driver := _options(pair).get("driver", "")) in _DRIVERS else {}
+    return did_you_mean(match[1], {*COMMON, *own, "file", "driver"})
+
+
+def _device_policy(match: re.Match[str], pair: str) -> str:
+    if pair.startswith("device="):
+        return right_answers(match[2], list(BlockdevOnError), _STOP)
+    return ""
+
+
+def _property(match: re.Match[str], _pair: str) -> str:
+    return right_answers(match[1], PROPERTIES, {"logical-block-size": ("logical_block_size",)})
+
+
+def _fixed(text: str) -> Callable[[re.Match[str], str], str]:
+    return lambda _match, _pair: text
 
 
 def _options(pair: str) -> dict[str, str]:
@@ -262,5 +326,27 @@ _ANSWERS: Final[tuple[tuple[str, Callable[[re.Match[str], str], str]], ...]] = (
     (r"invalid parameter value: (.*)", _value),
     (r"Parameter 'errno' does not accept value '(.*)'", _errno),
     (r"Parameter 'errno' expects the number or name of an errno", _any_errno),
+    (r"Parameter 'id' expects an identifier", _identifier),
+    (r"Invalid node-name: '.*'", _identifier),
+    (r"Parameter '(.*)' is unexpected", _unexpected),
+    (r"Parameter '(rerror|werror)' does not accept value '(.*)'", _device_policy),
+    (r"Property '.*\.(.*)' not found", _property),
+    (r"invalid aio option", _fixed(": it is threads, native or io_uring")),
+    (r"Invalid discard option", _fixed(": it is unmap or ignore")),
+    (r"drive property not set", _fixed(", as in device=virtio-blk,drive=vda")),
+    (
+        r"'node-name' must be specified for the root node",
+        _fixed(", as in blockdev=driver=file,node-name=f,filename=disk.img"),
+    ),
+    (
+        r"NBD server address missing",
+        _fixed(": it is server.type=unix,server.path=SOCKET, or server.type=inet and so on"),
+    ),
+    (r"No valid URL specified", _fixed(", as in nbd+unix:///EXPORT?socket=PATH")),
+    (
+        r"blkdebug requires both config file and image path",
+        _fixed(", as in blkdebug:faults.conf:disk.img"),
+    ),
+    (r"Failed to bind socket to .*: File exists", _fixed(": the file is no socket")),
     (r"Property '.*\.drive' can't find value '(.*)'", _device_drive),
 )

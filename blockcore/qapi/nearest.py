@@ -8,6 +8,7 @@ is not either, though they have more letters in common than `drv` and `drive`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from difflib import SequenceMatcher
 from typing import Final
@@ -16,8 +17,11 @@ ALIKE: Final = 0.7
 ALIKE_ELSEWHERE: Final = 0.85
 """The least ratios of difflib's for names with the same first letter, and for others.
 
-Tried with the names that newcomers typed: `tests/data/typed.json`.
+Tried with what newcomers typed: `tests/typed`.
 """
+
+SURE: Final = 0.9
+"""The ratio from which a name is nearer than what a word of another program means."""
 
 LISTED_MAX: Final = 12
 """How many right answers a message lists."""
@@ -43,13 +47,16 @@ def nearest(typed: str, known: Iterable[str], meanings: Meanings | None = None) 
     for name in names:
         if plain(name) == written:
             return name
-    for name in (meanings or {}).get(written, ()):
-        if name in names:
-            return name
-    return _alike(written, names)
+    ratio, found = _most_alike(written, names)
+    if ratio < SURE:
+        for name in (meanings or {}).get(written, ()):
+            if name in names:
+                return name
+    return found
 
 
-def _alike(written: str, names: Iterable[str]) -> str | None:
+def _most_alike(written: str, names: Iterable[str]) -> tuple[float, str | None]:
+    """Return the name that is near enough to be meant, with its ratio; the nearest of them."""
     best, found = 0.0, None
     matcher = SequenceMatcher(autojunk=False)
     for name in names:
@@ -57,9 +64,18 @@ def _alike(written: str, names: Iterable[str]) -> str | None:
         matcher.set_seqs(other, mine)
         needed = ALIKE if other[:1] == mine[:1] else ALIKE_ELSEWHERE
         ratio = matcher.ratio() if mine and other else 0.0
+        if mine != written and len(mine) <= 3 and _is_one_letter_off(mine, other):
+            ratio = max(ratio, ALIKE_ELSEWHERE)
         if ratio >= needed and ratio > best:
             best, found = ratio, name
-    return found
+    return best, found
+
+
+def beginning(typed: str, known: Iterable[str], most: int = 3) -> list[str]:
+    """Return the known names that go on with another word; none if they are many."""
+    written = plain(typed)
+    found = [name for name in known if written and plain(name).startswith(f"{written}-")]
+    return found if len(found) <= most else []
 
 
 def _where_they_differ(one: str, other: str) -> tuple[str, str]:
@@ -67,10 +83,18 @@ def _where_they_differ(one: str, other: str) -> tuple[str, str]:
 
     Otherwise `blockdev-create` would be like `blockdev-reopen`.
     """
-    mine, theirs = one.split("-"), other.split("-")
+    mine, theirs = re.split("([-.])", one), re.split("([-.])", other)
     while mine and theirs and mine[0] == theirs[0]:
         del mine[0], theirs[0]
-    return "-".join(mine), "-".join(theirs)
+    return "".join(mine).lstrip("-."), "".join(theirs).lstrip("-.")
+
+
+def _is_one_letter_off(one: str, other: str) -> bool:
+    """Return whether two words of one length differ in a letter, or in the order of two."""
+    if len(one) != len(other):
+        return False
+    wrong = [at for at, letter in enumerate(one) if letter != other[at]]
+    return len(wrong) == 1 or sorted(one) == sorted(other)
 
 
 def containing(typed: str, known: Iterable[str], most: int = 3) -> list[str]:
@@ -85,10 +109,12 @@ def containing(typed: str, known: Iterable[str], most: int = 3) -> list[str]:
     return found if len(found) <= most else []
 
 
-def did_you_mean(typed: str, known: Iterable[str], meanings: Meanings | None = None) -> str:
-    """Return a clause that suggests a name, to be put behind a message; empty without any."""
-    name = nearest(typed, known, meanings)
-    return "" if name is None else f", did you mean '{name}'?"
+def did_you_mean(typed: str, known: Collection[str], meanings: Meanings | None = None) -> str:
+    """Return a clause that suggests names, to be put behind a message; empty without any."""
+    names = sorted(known)
+    name = nearest(typed, names, meanings)
+    found = beginning(typed, names) if name is None else [name]
+    return f", did you mean {either([f'{one!r}' for one in found])}?" if found else ""
 
 
 def either(names: Collection[str]) -> str:
@@ -97,9 +123,15 @@ def either(names: Collection[str]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
+def as_size(text: str) -> str:
+    """Return a clause for a size with a unit that is none here, such as 10MB or 64KiB."""
+    match = re.fullmatch("([0-9.]+) *([kmgtpe])(i?b|/s|b/s|bps)", text.strip().lower())
+    return "" if match is None else f", did you mean {match[1]}{match[2].upper()}?"
+
+
 def right_answers(typed: str, known: Collection[str], meanings: Meanings | None = None) -> str:
     """Return a clause with the nearest name, and with all names if they are few."""
     hint = did_you_mean(typed, known, meanings)
-    if not known or len(known) > LISTED_MAX:
+    if not known or len(known) > LISTED_MAX or (hint and len(known) == 1):
         return hint
     return f"{hint} It is {either(known)}" if hint else f": it is {either(known)}"

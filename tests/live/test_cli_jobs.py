@@ -215,7 +215,8 @@ def test_unknown_jobs(qmp: Qmp, capsys: Captured) -> None:
 @pytest.mark.parametrize("speed", ["10x", "1.5", ""])
 def test_a_speed_that_is_none(speed: str, capsys: Captured) -> None:
     assert main(["job", "set-speed", "-s", "nope", "j", speed]) == 2
-    assert capsys.readouterr().err.startswith("faultline job set-speed: Parameter 'SPEED' expects")
+    line = f"SPEED is a number of bytes per second, such as 10M, not '{speed}' (see"
+    assert capsys.readouterr().err.startswith(f"faultline job set-speed: {line}")
 
 
 def test_wait_while_the_machine_is_killed(machine: Live, qmp: Qmp) -> None:

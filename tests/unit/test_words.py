@@ -189,7 +189,7 @@ def test_any_servers_commands(words: list[str], expected: dict[str, Any]) -> Non
         ("x-fault-add device=v", "'device' is unexpected, did you mean 'node-name'?"),
         ("x-drive-set-policy id=v", "'id' is unexpected, did you mean 'device'?"),
         ("x-fault-add errno=5", "Parameter 'node-name' is missing"),
-        ("cont a=1", "Parameter 'a' is unexpected: there are none"),
+        ("cont a=1", "Parameter 'a' is unexpected: it takes no arguments"),
         ("blockdev-add driver=luks", "does not accept value 'luks': it is blkdebug, file, nbd"),
         ("blockdev-add driver=raw filename=f", "did you mean 'file.filename'?"),
         ("blockdev-add node-name=n", "Parameter 'driver' is missing"),

@@ -78,8 +78,12 @@ class BlkdebugNode(FilterNode):
         errors = list(definition.inject_error or ())
         changes = list(definition.set_state or ())
         if definition.config:
-            text = await LaneCall(OPENING, _read_config, making.path(definition.config))
-            more_errors, more_changes = _rules_in(definition.config, text)
+            try:
+                text = await LaneCall(OPENING, _read_config, making.path(definition.config))
+                more_errors, more_changes = parse_blkdebug_config(text)
+            except QmpError as error:
+                error.where = ", ".join(filter(None, (definition.config, error.where)))
+                raise
             errors, changes = more_errors + errors, more_changes + changes
         return cls(
             making.options,
@@ -127,15 +131,6 @@ class BlkdebugNode(FilterNode):
 def _pieces(length: int, limit: int) -> Iterator[tuple[int, int]]:
     step = limit or length
     return ((start, min(start + step, length)) for start in range(0, length, step or 1))
-
-
-def _rules_in(name: str, text: str) -> tuple[list[InjectError], list[SetState]]:
-    """Parse the text of a rule file; an error's `where` names the file as well."""
-    try:
-        return parse_blkdebug_config(text)
-    except QmpError as error:
-        error.where = ", ".join(filter(None, (name, error.where)))
-        raise
 
 
 def _read_config(path: str) -> str:
