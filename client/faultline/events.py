@@ -221,3 +221,30 @@ class Wanted:
         """Return the message for a deadline that has passed."""
         told = self._journal.told(self._since)
         return f"no {self.missing()} within {timeout:g} s; {told}"
+
+
+class WantedAny:
+    """The first event of any of several kinds that no wait has taken; looked for as `Wanted`."""
+
+    def __init__(self, journal: Journal, patterns: Sequence[Pattern], start: int = 0) -> None:
+        self._journal = journal
+        self._patterns = patterns
+        self._next = self._since = start
+
+    def look(self) -> Event | None:
+        """Return the event, and take it; None if it has not come yet."""
+        for number, event in self._journal.untaken(self._next):
+            self._next = number + 1
+            if any(pattern.fits(event) for pattern in self._patterns):
+                self._journal.take([number])
+                return event
+        return None
+
+    def missing(self) -> str:
+        """Return what has not come yet, as text."""
+        return " or ".join(map(str, self._patterns))
+
+    def in_vain(self, timeout: float) -> str:
+        """Return the message for a deadline that has passed."""
+        told = self._journal.told(self._since)
+        return f"no {self.missing()} within {timeout:g} s; {told}"

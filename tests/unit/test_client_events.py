@@ -10,7 +10,7 @@ import pytest
 
 from faultline.conversation import Conversation, NotQmp
 from faultline.errors import CommandError
-from faultline.events import Event, Journal, Pattern, Wanted
+from faultline.events import Event, Journal, Pattern, Wanted, WantedAny
 from faultline.sizes import in_bytes
 
 
@@ -48,6 +48,20 @@ def test_an_order_takes_nothing_before_all_of_it_has_come() -> None:
 
 def test_an_order_is_not_met_backwards() -> None:
     assert wanted(journal("RESUME", "STOP"), "STOP", "RESUME") is None
+
+
+def test_any_of_several_kinds_is_the_first_that_came() -> None:
+    made = journal("RESET", "STOP", "RESUME")
+    either = [Pattern.of("RESUME"), Pattern.of("STOP")]
+    for name in ("STOP", "RESUME"):
+        found = WantedAny(made, either).look()
+        assert found is not None and found.name == name
+    order = WantedAny(made, either, start=1)
+    assert order.look() is None
+    assert order.in_vain(5) == (
+        "no RESUME or STOP within 5 s; events that came: STOP n=1; RESUME n=2"
+    )
+    assert wanted(made, "RESET") == [0]
 
 
 def test_events_before_a_mark_do_not_count() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from faultline.errors import MachineEnded
-from faultline.events import Event, Journal, Pattern, Wanted
+from faultline.events import Event, Journal, Pattern, Wanted, WantedAny
 from faultline.names import check_name
 from faultline.schema import EVENTS
 from faultline.sync.channel import Channel
@@ -121,6 +121,22 @@ class Session(Commands):
         ['STOP', 'RESUME']
         """
         return self._events_in_order([Pattern.of(p) for p in patterns], timeout, since)
+
+    def wait_any(
+        self, *patterns: str | Pattern, timeout: float | None = None, since: int = 0
+    ) -> Event:
+        """Return the first event of any of these kinds that no wait has returned.
+
+        >>> with Machine() as m:
+        ...     m.stop()
+        ...     print(m.wait_any("RESUME", "STOP", timeout=10).name)
+        STOP
+        """
+        kinds = [Pattern.of(p) for p in patterns]
+        for kind in kinds:
+            self._check_event(kind.name)
+        wanted = WantedAny(self.journal, kinds, since)
+        return self.wait_until(wanted.look, timeout, wanted.in_vain, wanted.missing)
 
     def mark(self) -> int:
         """Return the number of events so far, for `since`: to wait only for what comes later."""
