@@ -20,7 +20,6 @@ from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.events import BlockWriteThreshold
 from blockcore.qapi.names import QmpError, UInt64
 from blockcore.qapi.schema import CommandTable
-from blockcore.rules.policy import parse_rerror, parse_werror
 from blockcore.rules.throttle import Limit, ThrottleConfig
 
 table = CommandTable()
@@ -157,20 +156,3 @@ async def blockdev_reopen(
     names = [name for one in options for name in (one.node_name, *references(one))]
     async with changing_graph(machine, *names):
         await reopen_nodes(machine, asked_changes(machine.graph, options))
-
-
-@table.command("x-drive-set-policy")
-def x_drive_set_policy(
-    machine: Machine, *, device: str, rerror: str | None = None, werror: str | None = None
-) -> None:
-    """Change what happens when requests of a drive fail, from the next failure on.
-
-    `device` is a drive's id or a node-name.  Held requests stay held.
-    """
-    blk = machine.find.drive_on(device)
-    if rerror is None and werror is None:
-        raise QmpError("Must specify 'rerror' or 'werror'")
-    new_rerror = blk.rerror if rerror is None else parse_rerror(rerror)
-    new_werror = blk.werror if werror is None else parse_werror(werror)
-    # Both values are valid here: nothing is half applied.
-    blk.rerror, blk.werror = new_rerror, new_werror

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, make_dataclass, replace
 from itertools import count
 from typing import Annotated, Any, get_type_hints
 
+from blockcore.faults.changes import CHANGES, RuleToChange, changed, given
 from blockcore.faults.injector import FaultRule
 from blockcore.faults.kinds import FAULT_OPTIONS, KINDS
 from blockcore.faults.options import FaultOptions
@@ -126,13 +127,37 @@ def _check_place(machine: Machine, node: BlockNode, options: FaultOptions) -> No
             )
 
 
+@table.command("x-fault-modify", boxed=True)
+def x_fault_modify(
+    machine: Machine, *, changes: Annotated[RuleToChange, CHANGES]
+) -> None:
+    """Change members of a rule; those that are not given stay, and so do `seen` and `hits`.
+
+    The members are those of x-fault-add, but for `node-name`.  One that excludes
+    another takes its place: `count` that of `once`, `offset` that of `sector`.  A
+    rule that is used up hits again if its new `count` is more than its hits.  A
+    rule of a blkdebug node is from then on as one that x-fault-add has made.
+    """
+    node, rule = _rule(machine, changes.id)
+    new = given(changes)
+    options = changed(rule.options, new)
+    options.check()
+    if not new.keys().isdisjoint(("sector", "offset", "length")):
+        _check_place(machine, node, options)
+    node.injector().modify(rule, options)
+
+
 @table.command("x-fault-remove")
 def x_fault_remove(machine: Machine, *, id: str) -> None:
     """Remove one rule that x-fault-add has made, or a rule of a blkdebug node."""
+    node, rule = _rule(machine, id)
+    node.injector().remove(rule)
+
+
+def _rule(machine: Machine, id: str) -> tuple[BlockNode, FaultRule]:
     for node, rule in machine.find.fault_rules():
         if rule.options.id == id:
-            node.injector().remove(rule)
-            return
+            return node, rule
     raise QmpError(f"Fault '{id}' not found")
 
 

@@ -15,6 +15,7 @@ from blockcore.commands import (
     block_info,
     block_stats,
     commits,
+    drives,
     faults,
     job_info,
     jobs,
@@ -38,7 +39,7 @@ from blockcore.qmp.session import NEGOTIATION
 table = CommandTable()
 table.include(NEGOTIATION)
 for _part in (
-    *(run_state, block_info, block_stats, block_config, faults, requests),
+    *(run_state, block_info, block_stats, block_config, drives, faults, requests),
     *(job_info, jobs, streams, commits, mirrors, backups),
     *(bitmaps, snapshots, transaction, volumes, yank),
 ):

@@ -44,9 +44,13 @@ class FaultRule:
     __slots__ = ("end", "hits", "options", "seen", "start")
 
     def __init__(self, options: FaultOptions) -> None:
-        self.options = options
         self.seen = 0
         self.hits = 0
+        self.change(options)
+
+    def change(self, options: FaultOptions) -> None:
+        """Replace the options; the counters stay."""
+        self.options = options
         self.start, self.end = options.byte_range
 
     @property
@@ -116,12 +120,28 @@ class FaultInjector:
         self._catch_up()
         rule = FaultRule(options)
         self.rules.append(rule)
-        if options.event is BlkdebugEvent.NONE:
-            self._standing.append(rule)
-        else:
-            self._of_event.setdefault(options.event, []).append(rule)
+        self._put_in_force(rule)
         self._rules_changed()
         return rule
+
+    def modify(self, rule: FaultRule, options: FaultOptions) -> None:
+        """Give a rule other options; it keeps its place among the rules, and its counters.
+
+        It is in force as one that was added at run time.  In the active list it
+        stays if event and state are as they were.
+        """
+        self._catch_up()
+        old = rule.options
+        stays = rule in self._active and options.event is not BlkdebugEvent.NONE
+        stays = stays and (old.event, old.state) == (options.event, options.state)
+        before = list(self._active)
+        self._take_out_of_force(rule)
+        rule.change(options)
+        if not rule.exhausted:
+            self._put_in_force(rule)
+            if stays:
+                self._active = before
+        self._rules_changed()
 
     def remove(self, *rules: FaultRule) -> None:
         """Remove rules, whether or not they are used up."""
@@ -232,6 +252,15 @@ class FaultInjector:
                 self._take_out_of_force(rule)
                 self._rules_changed()
         return rule
+
+    def _put_in_force(self, rule: FaultRule) -> None:
+        """Let a rule hit requests: at once, or from its event on."""
+        event = rule.options.event
+        standing = event is BlkdebugEvent.NONE
+        rules = self._standing if standing else self._of_event.setdefault(event, [])
+        rules.append(rule)
+        order = {id(one): at for at, one in enumerate(self.rules)}
+        rules.sort(key=lambda one: order[id(one)])
 
     def _take_out_of_force(self, rule: FaultRule) -> None:
         """Let a rule hit nothing any more; it stays in `rules`, with its counters."""

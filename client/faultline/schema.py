@@ -471,6 +471,17 @@ DriveBackup = TypedDict(
 )
 
 
+class DriveInfo(TypedDict):
+    device: str
+    rerror: BlockdevOnError
+    werror: BlockdevOnError
+
+
+FaultAction = Literal[
+    "error",
+]
+
+
 class FaultId(TypedDict):
     id: str
 

@@ -150,3 +150,43 @@ def test_negative_numbers_are_slips_where_qemu_has_nothing(tmp_path: Path) -> No
         for command, arguments in ours:
             with pytest.raises(QmpFailed, match=r"expects a non-negative number$"):
                 qmp.execute(command, arguments)
+
+
+def members(qmp: Qmp, *names: str) -> list[Any]:
+    (rule,) = qmp("x-query-faults")
+    return [rule.get(name) for name in names]
+
+
+def test_a_change_of_a_rule(qmp: Qmp) -> None:
+    """What is not given stays; what excludes a member takes its place."""
+    qmp("x-fault-add", node_name="vda", id="f", errno="ENOSPC", offset=MIB, length=512, once=True)
+    qmp("x-fault-modify", id="f", errno="EIO", iotype="write")
+    assert members(qmp, "errno-name", "iotype", "offset", "length", "count") == [
+        *("EIO", "write", MIB, 512, 1)
+    ]
+    qmp("x-fault-modify", id="f", count=7)
+    assert members(qmp, "count", "errno-name") == [7, "EIO"]
+    qmp("x-fault-modify", id="f", sector=3)
+    assert members(qmp, "sector", "offset", "length") == [3, None, None]
+    qmp("x-fault-modify", id="f", offset=512)
+    assert members(qmp, "sector", "offset", "length", "count") == [None, 512, None, 7]
+    qmp("x-fault-modify", id="f", sector=-1, once=False)
+    assert members(qmp, "offset", "count") == [512, 7]
+    qmp("x-fault-modify", id="f")
+    assert members(qmp, "node-name", "offset", "count", "rate") == ["n", 512, 7, 1.0]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    *((rule, message) for rule, message in REFUSALS if not rule.keys() & {"id", "node-name"}),
+    ({"node-name": "free"}, "Parameter 'node-name' is unexpected"),
+    ({"action": "eror"}, "Parameter 'action' does not accept value 'eror'"),
+    ({"state": 2}, "'state' needs an 'event'"),
+    ({"id": "g"}, "Fault 'g' not found"),
+], ids=str)
+def test_refused_changes_leave_the_rule(change: dict[str, Any], message: str, qmp: Qmp) -> None:
+    qmp("x-fault-add", node_name="vda", id="f", iotype="read", after=3)
+    before = qmp("x-query-faults")
+    with pytest.raises(QmpFailed) as failed:
+        qmp.execute("x-fault-modify", {"id": "f", "rate": 0.5, **change})
+    assert failed.value.error == {"class": "GenericError", "desc": message}
+    assert qmp("x-query-faults") == before

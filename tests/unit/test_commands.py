@@ -351,6 +351,12 @@ def test_set_policy(world: Setup) -> None:
     assert (world.blk.rerror, world.blk.werror) == ("report", "ignore")
 
 
+def test_policies_are_shown(world: Setup) -> None:
+    world.command("x-drive-set-policy", device="vda", werror="ignore")
+    policy = {"rerror": "stop", "werror": "ignore"}
+    assert world.command("x-query-drives") == [{"device": "vda", **policy}]
+
+
 def test_set_policy_all_or_nothing(world: Setup) -> None:
     with pytest.raises(QmpError):
         world.command("x-drive-set-policy", device="vda", rerror="ignore", werror="bogus")

@@ -288,6 +288,42 @@ def test_losing_leaves_it_to_the_next() -> None:
     assert request(injector) == 2
 
 
+def test_a_changed_rule_keeps_its_place_and_its_counters() -> None:
+    injector = added(rule(NONE, 7, count=2), rule(NONE, 8))
+    first = injector.rules[0]
+    assert request(injector) == 7
+    injector.modify(first, rule(NONE, 9, count=3))
+    assert [request(injector) for _ in range(3)] == [9, 9, 8]
+    assert (first.seen, first.hits, first.exhausted) == (3, 3, True)
+    injector.modify(first, rule(NONE, 9, count=4))
+    assert [request(injector) for _ in range(2)] == [9, 8]
+    injector.modify(first, rule(NONE, 9, count=1))
+    assert first.exhausted and request(injector) == 8
+    assert injector.rules[0] is first
+
+
+def test_a_changed_rule_that_waits_for_its_event() -> None:
+    injector = added(rule(READ_AIO, 7), rule(READ_AIO, 8))
+    assert read_aio(injector) == 7
+    injector.modify(injector.rules[0], rule(READ_AIO, 9))
+    assert request(injector) == 9
+    injector.modify(injector.rules[0], rule(WRITE_AIO, 9))
+    assert request(injector) == 8
+    assert write_aio(injector) == 9
+    assert read_aio(injector) == 8
+    injector.modify(injector.rules[0], rule(NONE, 6))
+    injector.remove(injector.rules[1])
+    assert [request(injector), write_aio(injector)] == [6, 6]
+
+
+def test_a_changed_rule_of_a_configuration_stands() -> None:
+    injector = loaded(rule(NONE, 7), rule(READ_AIO, 8))
+    injector.modify(injector.rules[0], rule(NONE, 9))
+    assert [request(injector), read_aio(injector)] == [9, 8]
+    injector.remove(injector.rules[1])
+    assert request(injector) == 9
+
+
 @pytest.mark.parametrize("used_up", [False, True])
 def test_removal(used_up: bool) -> None:
     injector = loaded(rule(READ_AIO, count=1))
@@ -414,6 +450,7 @@ CHANGES: dict[str, Callable[[FaultInjector], object]] = {
     "load": lambda injector: injector.load([rule(READ_AIO)], []),
     "add": lambda injector: injector.add(rule()),
     "add for an event": lambda injector: injector.add(rule(READ_AIO)),
+    "modify": lambda injector: injector.modify(injector.rules[0], rule(offset=512)),
     "remove": lambda injector: injector.remove(injector.rules[0]),
     "clear": lambda injector: injector.clear(),
     "use up": lambda injector: request(injector),

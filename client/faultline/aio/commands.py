@@ -25,6 +25,8 @@ from faultline.schema import (
     BlockJobInfo,
     BlockStats,
     CommandInfo,
+    DriveInfo,
+    FaultAction,
     FaultId,
     FaultInfo,
     FaultOptionsTag,
@@ -1292,6 +1294,53 @@ class Commands:
             timeout,
         )
 
+    async def x_fault_modify(
+        self,
+        *,
+        id: str,
+        action: FaultAction | None = None,
+        event: BlkdebugEvent | None = None,
+        state: int | None = None,
+        iotype: BlkdebugIOType | None = None,
+        sector: int | None = None,
+        once: bool | None = None,
+        immediately: bool | None = None,
+        offset: int | None = None,
+        length: int | None = None,
+        count: int | None = None,
+        after: int | None = None,
+        rate: float | None = None,
+        errno: int | str | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Change members of a rule; those that are not given stay, and so do `seen` and `hits`.
+
+        The members are those of x-fault-add, but for `node-name`.  One that excludes
+        another takes its place: `count` that of `once`, `offset` that of `sector`.  A
+        rule that is used up hits again if its new `count` is more than its hits.  A
+        rule of a blkdebug node is from then on as one that x-fault-add has made.
+        """
+        await self._run(
+            "x-fault-modify",
+            {
+                "id": id,
+                "action": action,
+                "event": event,
+                "state": state,
+                "iotype": iotype,
+                "sector": sector,
+                "once": once,
+                "immediately": immediately,
+                "offset": offset,
+                "length": length,
+                "count": count,
+                "after": after,
+                "rate": rate,
+                "errno": errno,
+            },
+            timeout,
+        )
+
     async def x_fault_remove(
         self,
         *,
@@ -1306,6 +1355,20 @@ class Commands:
             },
             timeout,
         )
+
+    async def x_query_drives(
+        self,
+        *,
+        timeout: float | None = None,
+    ) -> list[DriveInfo]:
+        """Return what happens when requests fail, of all drives in the order of query-block."""
+        result: list[DriveInfo] = await self._run(
+            "x-query-drives",
+            {
+            },
+            timeout,
+        )
+        return result
 
     async def x_query_faults(
         self,
