@@ -5,13 +5,14 @@
 All other commands talk to the control socket of a running machine.  Nothing
 here takes part in serving, and no other room imports from here.
 
-`command` is the group of all commands.  `serve` finds nbdkit and its Python
-(`embedding`, `plugin_packages`, `private_environment`), checks the sockets to
-listen at (`endpoints`, `listen`, `runtime_dir`), checks the limits and
-descriptors that the process was started with (`surroundings`), and starts nbdkit
-(`nbdkit_command`, `launch`); `serve_options` are what its user has asked for.  With
---run and --daemonize nbdkit is a child of its process (`supervised`, `supervise`,
-`run_command`).
+`command` is the group of all commands.  `serve` has the options of the command of that
+name, `serve_options` are what its user has asked for, and `prepare` finds out whether it
+can be had: nbdkit and its Python (`embedding`, `plugin_packages`,
+`private_environment`), the sockets to listen at (`endpoints`, `listen`, `runtime_dir`),
+the limits and descriptors that the process was started with (`surroundings`), and
+nbdkit's own options (`nbdkit_options`, `tls`, `rehearsal`).  `launch` starts what
+`nbdkit_command` says.  With --run and --daemonize that is a child of this process
+(`supervised`, `supervise`, `run_command`).
 
 `qmp` has the command of that name: `words` become arguments by the `schema` of
 the server, `qmp_help` shows what a command takes, `own_commands` are those of

@@ -13,6 +13,9 @@ FAULTLINE_NBD_MODE       the mode (octal) that the plugin gives the socket
 FAULTLINE_NBD_GROUP      the group (number) that the plugin gives the socket, if any
 FAULTLINE_NBD_ADDRESS    the address that NBD URIs name, instead of a Unix socket
 FAULTLINE_NBD_PORT       the TCP port, with an address
+FAULTLINE_NBD_TLS=1      clients must use TLS
+FAULTLINE_NBD_USER       the user that NBD URIs name, quoted; may be empty
+FAULTLINE_NBD_QUERY      what NBD URIs say about keys or certificates; may be empty
 FAULTLINE_RUNTIME_DIR    a private directory; the plugin removes it at the end
 FAULTLINE_STANDBY=1      take the parameters from stdin (`process/standby.py`)
 FAULTLINE_QUOTED=1       the values of the parameters are percent-encoded
@@ -47,6 +50,9 @@ PRIVATE_VARIABLES = (
     "FAULTLINE_NBD_GROUP",
     "FAULTLINE_NBD_ADDRESS",
     "FAULTLINE_NBD_PORT",
+    "FAULTLINE_NBD_TLS",
+    "FAULTLINE_NBD_USER",
+    "FAULTLINE_NBD_QUERY",
     "FAULTLINE_RUNTIME_DIR",
     "FAULTLINE_STANDBY",
     "FAULTLINE_QUOTED",
@@ -70,6 +76,8 @@ def serve_command(
     log_format: str,
     runtime_dir: Path | None,
     standby: bool = False,
+    options: Sequence[str] = (),
+    parameters: Sequence[str] = (),
     environ: Mapping[str, str],
 ) -> tuple[list[str], dict[str, str]]:
     """Return nbdkit's argument vector and environment for one machine; changes nothing.
@@ -77,7 +85,7 @@ def serve_command(
     `packages` are directories with what the plugin imports.  `control` None
     means a socket in `runtime_dir`; with `standby` the plugin names it, unless the keys
     that come do.  A `control=` among `keys` is replaced, because its path may be relative
-    and `control` is absolute.
+    and `control` is absolute.  `options` and `parameters` of nbdkit's filters are passed on.
     """
     if control is None and not standby:
         assert runtime_dir is not None
@@ -86,12 +94,12 @@ def serve_command(
     argv = [str(nbdkit.program), "-f", "--log=null", *listen.arguments()]
     if threads is not None:
         argv += ["-t", str(threads)]
-    argv += ["python", str(plugin)]
+    argv += [*options, "python", str(plugin)]
     # nbdkit's Python plugin cannot pass on values that are not UTF-8, so they are encoded.
     pairs = [key for key in keys if not key.startswith("control=")]
     pairs += [] if control is None else [f"control={control}"]
     quoted = not all(_is_utf8(pair) for pair in pairs)
-    argv += [_quoted(pair) if quoted else pair for pair in pairs]
+    argv += [_quoted(pair) if quoted else pair for pair in pairs] + [*parameters]
 
     # The directory of the core comes last: it may have packages for this interpreter, too.
     env = embedded_environment(nbdkit.program, [*packages, TOP], environ)

@@ -35,6 +35,22 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
 
 
+BEHIND = "blockcore.behind"
+"""Where a context's `meta` has the words behind ``--``, for a `CommandWithRest`."""
+
+
+class CommandWithRest(Command):
+    """A command with something behind ``--`` that is for another program."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        ctx.meta[BEHIND] = args[end + 1 :]
+        return super().parse_args(ctx, args[:end])
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "[-- NBDKIT-OPTIONS]"]
+
+
 class Group(click.Group):
     """A group of commands whose options may be given once only."""
 

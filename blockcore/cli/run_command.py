@@ -56,8 +56,8 @@ def run_beside(
 def variables(ready: Mapping[str, Any]) -> dict[str, str]:
     """Return the variables of the command, from what the ready line says.
 
-    nbdkit's are about the first drive: uri, nbd (QEMU's older form of it), and
-    unixsocket or port.
+    nbdkit's are about the first drive: uri, nbd (QEMU's older form of it, which has no
+    TLS), and unixsocket or port.
     """
     env: dict[str, str] = {}
     for export, uri in ready["drives"].items():
@@ -74,7 +74,10 @@ def _as_nbdkit(uri: str) -> dict[str, str]:
     export = f":exportname={parts.path.removeprefix('/')}"
     if "unix" in parts.scheme:
         path = parse_qs(parts.query, errors="surrogateescape")["socket"][0]
-        return {"uri": uri, "nbd": f"nbd:unix:{path}{export}", "unixsocket": path}
+        old = {} if "nbds" in parts.scheme else {"nbd": f"nbd:unix:{path}{export}"}
+        return {"uri": uri, "unixsocket": path, **old}
+    if "nbds" in parts.scheme:
+        return {"uri": uri, "port": str(parts.port)}
     host = parts.netloc.rpartition("@")[2].replace("%25", "%")
     return {"uri": uri, "nbd": f"nbd:{host}{export}", "port": str(parts.port)}
 

@@ -7,30 +7,21 @@ are nbdkit's own.
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import click
 
-from blockcore.cli.embedding import find_nbdkit
-from blockcore.cli.endpoints import endpoints
-from blockcore.cli.launch import Launch
-from blockcore.cli.listen import Listener, UnixSocket
-from blockcore.cli.nbdkit_command import find_plugin, serve_command
-from blockcore.cli.once import Command
-from blockcore.cli.output import require_stdout
-from blockcore.cli.plugin_packages import plugin_packages
+from blockcore.cli.nbdkit_options import parse_nbdkit_options
+from blockcore.cli.once import BEHIND, CommandWithRest
+from blockcore.cli.prepare import prepare
 from blockcore.cli.runtime_dir import runtime_dir
 from blockcore.cli.serve_options import ServeOptions
-from blockcore.cli.surroundings import checked, open_parent
+from blockcore.cli.tls import MODES
 from blockcore.process.signals import held
-from blockcore.process.temporary_drive import needs_directory, with_files
-from blockcore.qapi.names import QmpError
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=CommandWithRest, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("keys", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--nbd", "nbd_socket", metavar="SOCKET", help="Unix socket of the NBD server.")
 @click.option(
@@ -85,6 +76,13 @@ from blockcore.qapi.names import QmpError
     type=click.Choice(["error", "warning", "info", "debug"]),
     help="The least level of what is logged.  [default: info]",
 )
+@click.option(
+    "--tls",
+    type=click.Choice(MODES),
+    help="TLS of the NBD server.  [default: off, or require with one of the next two]",
+)
+@click.option("--tls-psk", metavar="FILE", help="Pre-shared keys, as psktool writes them.")
+@click.option("--tls-certificates", metavar="DIR", help="Certificates, as nbdkit takes them.")
 @click.option("--quiet", is_flag=True, help="Same as --log-level error.")
 def serve(**given: Any) -> int | None:
     """Serve one machine's drives over NBD until SIGTERM or SIGINT.
@@ -95,6 +93,7 @@ def serve(**given: Any) -> int | None:
     end.  Without drive= and blockdev= it serves a temporary drive of 1 GiB, vda.
     With --standby it starts without keys, and serves within milliseconds of a
     line such as {"keys": ["drive=..."], "directory": "/of/relative/names"}.
+    What is behind -- goes to nbdkit: its options, and parameters of its filters.
 
     \b
     Keys (the first three may be repeated):
@@ -116,70 +115,26 @@ def serve(**given: Any) -> int | None:
       faultline serve --port 0 drive=id=d0,driver=null-co,size=1048576
       faultline serve --nbd m0.nbd drive=id=vda,file=blkdebug:faults.conf:disk.img
       faultline serve --run 'nbdcopy "$uri" null:'
-      faultline serve --daemonize --pidfile m0.pid --log-file m0.log control=m0.qmp
+      faultline serve drive=id=vda,file=disk.img -- --filter=delay wdelay=1
+      faultline serve --daemonize --pidfile m0.pid control=m0.qmp
     """
-    options = ServeOptions(**given)
+    nbdkit = parse_nbdkit_options(click.get_current_context().meta[BEHIND])
+    options = ServeOptions(**given, nbdkit=nbdkit)
     options.check()
     return _serve(options)
 
 
 def _serve(options: ServeOptions) -> int | None:
     """Serve; returns an exit status, and only if this process does not become the machine."""
-    # First what can fail: options, limits, nbdkit, files, sockets.  Then make files, and start.
-    parent = open_parent() if options.exit_with_parent else None
-    unix = (options.nbd_socket, options.socket_mode, options.socket_group)
-    tcp = (options.port, options.address)
-    given, control_path = endpoints(options.keys, unix, tcp, options.control)
-    if options.run is None:
-        require_stdout()
-    environ = checked(os.environ)
-    plugin = find_plugin()
-    nbdkit = find_nbdkit(environ)
-    packages = plugin_packages(nbdkit, environ)
-    options.require_pidfile()
-    listen: Listener | None = None if given is None else given.claim()
-    embedded = options.standby or needs_directory(options.keys)
-    everything_named = listen is not None and control_path is not None
-    log = options.log_descriptor()
+    prepared = prepare(options)
+    environ = prepared.environ
+    place = runtime_dir(prepared.keeps_files, prepared.everything_named, environ)
     # The plugin removes files made from here on, and takes signals that come from here on.
-    with held() as mask, runtime_dir(embedded, everything_named, environ) as private:
-        directory = None if private is None else private.path
-        if listen is None:
-            listen = _private_socket(directory)
-        keys = options.keys
-        argv, env = serve_command(
-            keys if options.standby or not embedded else _with_files(keys, directory),
-            nbdkit=nbdkit,
-            plugin=plugin,
-            packages=packages,
-            listen=listen,
-            control=control_path,
-            threads=options.threads,
-            log_format=options.chosen_log_format(),
-            runtime_dir=directory,
-            standby=options.standby,
-            environ=environ,
-        )
-        env |= options.environment()
-        launch = Launch(argv, env, listen.sockets, lock=private.lock if private else None)
-        launch.pass_on("FAULTLINE_PARENT_FD", parent)
-        launch.pass_on("FAULTLINE_LOG_FD", log)
+    with held() as mask, place as private:
+        launch = prepared.launch(private)
         if options.is_supervised:
             supervised = import_module("blockcore.cli.supervised")
             status: int = supervised.serve(launch, options, mask, environ)
             return status
         launch.become()
     return None
-
-
-def _private_socket(directory: Path | None) -> UnixSocket:
-    assert directory is not None
-    return UnixSocket(directory / "nbd").claim()
-
-
-def _with_files(keys: tuple[str, ...], directory: Path | None) -> tuple[str, ...]:
-    assert directory is not None
-    try:
-        return with_files(keys, directory)
-    except QmpError as exc:
-        raise click.ClickException(str(exc)) from exc

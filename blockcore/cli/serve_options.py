@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import click
 
+from blockcore.cli.nbdkit_options import NbdkitOptions
+from blockcore.cli.tls import Tls, tls
 from blockcore.process.pidfile import require_room
 from blockcore.qapi.names import QmpError
 
@@ -35,6 +37,10 @@ class ServeOptions:
     log_file: str | None = None
     log_level: str | None = None
     quiet: bool = False
+    tls: str | None = None
+    tls_psk: str | None = None
+    tls_certificates: str | None = None
+    nbdkit: NbdkitOptions = field(default_factory=NbdkitOptions)
 
     def check(self) -> None:
         """Raise UsageError if options contradict each other."""
@@ -56,6 +62,21 @@ class ServeOptions:
         for name, value in (("--pidfile", self.pidfile), ("--log-file", self.log_file)):
             if value == "":
                 raise click.UsageError(f"{name}: the path is empty")
+
+    def chosen_tls(self) -> Tls:
+        """Return what is asked for about TLS, by serve's options and by those for nbdkit.
+
+        Raises UsageError if it makes no sense.
+        """
+        own = {
+            "--tls": self.tls,
+            "--tls-psk": self.tls_psk,
+            "--tls-certificates": self.tls_certificates,
+        }
+        for name in self.nbdkit.tls:
+            if own[name] is not None:
+                raise click.UsageError(f"{name} is given twice")
+        return tls(*(self.nbdkit.tls.get(name, value) for name, value in own.items()))
 
     def log_descriptor(self) -> int | None:
         """Open what the log goes to, if that is not stderr: the log file, for appending.

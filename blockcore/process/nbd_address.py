@@ -20,6 +20,9 @@ class NbdAddress:
         self._path = environ.get("FAULTLINE_NBD_SOCKET")
         self._host = environ.get("FAULTLINE_NBD_ADDRESS", "localhost")
         self._port = environ.get("FAULTLINE_NBD_PORT")
+        self._scheme = "nbds" if "FAULTLINE_NBD_TLS" in environ else "nbd"
+        user, self._query = map(environ.get, ("FAULTLINE_NBD_USER", "FAULTLINE_NBD_QUERY"))
+        self._user = f"{user}@" if user else ""
         mode, group = environ.get("FAULTLINE_NBD_MODE"), environ.get("FAULTLINE_NBD_GROUP")
         self._mode = None if mode is None else int(mode, 8)
         self._group = None if group is None else int(group)
@@ -27,9 +30,12 @@ class NbdAddress:
     def uri(self, export: str) -> str:
         """Return the NBD URI of an export, for a client on this host."""
         if self._path is not None:
-            return f"nbd+unix:///{export}?socket={quote(os.fsencode(self._path))}"
+            more = f"&{self._query}" if self._query else ""
+            socket = f"socket={quote(os.fsencode(self._path))}"
+            return f"{self._scheme}+unix://{self._user}/{export}?{socket}{more}"
         host = f"[{self._host.replace('%', '%25')}]" if ":" in self._host else self._host
-        return f"nbd://{host}:{self._port}/{export}"
+        more = f"?{self._query}" if self._query else ""
+        return f"{self._scheme}://{self._user}{host}:{self._port}/{export}{more}"
 
     def withhold(self) -> None:
         """Set the umask so that no client can connect to the socket that nbdkit will bind.
