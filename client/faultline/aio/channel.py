@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The connection to a control socket, on an event loop: what `sync.channel` is with a thread."""
+"""The connection to a control socket, on an event loop: what `sync.channel` is without one."""
 
 from __future__ import annotations
 
@@ -68,6 +68,11 @@ class Channel:
         self._reader = asyncio.create_task(self._read(reader))
         await self.wait(lambda: self.conversation.greeting, None, lambda: "")
         await self.execute("qmp_capabilities", {}, None)
+
+    @property
+    def journal(self) -> Journal:
+        """The events so far."""
+        return self.conversation.journal
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         """Take all that the server sends (the body of a task)."""

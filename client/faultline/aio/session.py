@@ -39,7 +39,7 @@ class Session(Commands):
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
-            self._events = channel.conversation.journal.events
+            self._events = channel.journal.events
 
     async def _end(self, lost: MachineEnded, before: str) -> MachineEnded:
         """Return the error for a connection that was lost before something."""
@@ -48,14 +48,14 @@ class Session(Commands):
     @property
     def journal(self) -> Journal:
         """The events of this connection, with what was waited for."""
-        return self._connection().conversation.journal
+        return self._connection().journal
 
     @property
     def events(self) -> list[Event]:
         """All events since the machine was started or connected to, waited for or not."""
         if self._channel is None:
             return self._events
-        return self._channel.conversation.journal.events
+        return self._channel.journal.events
 
     async def execute(
         self,

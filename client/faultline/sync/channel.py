@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""The connection to a control socket, with a thread that reads: what `aio.channel` is on a loop."""
+"""The connection to a control socket, without a loop: what `aio.channel` is on one.
+
+Whoever waits for something reads all that comes.  A thread reads when nobody
+waits, so the server never waits for this client.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import threading
 import time
@@ -21,22 +26,31 @@ T = TypeVar("T")
 PIECE = 1 << 16
 """Bytes that are read at a time."""
 
+ASIDE_S = 0.05
+"""The thread stays aside for so long, in seconds, after others have read.
+
+Woken by each reply that another waits for, it made a round trip longer by a quarter.
+"""
+
 
 class Channel:
     """A connection that has been negotiated; made by `open`.
 
-    A thread reads all that comes, so the server never waits for this client, and
-    `conversation` has every event as soon as it is there.  All methods may be
-    called on any thread.
+    All methods may be called on any thread.
     """
 
     def __init__(self, path: str, journal: Journal | None) -> None:
         self.path = path
         self.conversation = Conversation(journal)
         self.ended: str | None = None
-        self._changed = threading.Condition()
-        self._sending = threading.Lock()
         self._socket = socket.socket(socket.AF_UNIX)
+        self._changed = threading.Condition()
+        # Of the threads that wait one is in poll; it alone may read meanwhile.
+        self._polling = False
+        self._waits = 0
+        self._closed = threading.Event()
+        self._poller = self._new_poller()
+        self._sending = threading.Lock()
         self._reader = threading.Thread(target=self._read, name="faultline", daemon=True)
 
     @classmethod
@@ -77,22 +91,50 @@ class Channel:
         self.wait(lambda: self.conversation.greeting, left, lambda: "")
         self.execute("qmp_capabilities", {}, deadline - time.monotonic())
 
+    @property
+    def journal(self) -> Journal:
+        """The events so far, with all that have arrived."""
+        with self._changed:
+            while not self._polling and self._take():
+                pass
+        return self.conversation.journal
+
     def _read(self) -> None:
-        """Take all that the server sends (the body of a thread)."""
-        ended = closed_by_server(self.path)
+        """Take what comes while nobody waits (the body of a thread)."""
+        poller = self._new_poller()
+        waits = 0
+        while not self._closed.is_set() and self.ended is None:
+            poller.poll()
+            with self._changed:
+                if waits == self._waits and not self._polling:
+                    self._take()
+                    continue
+                waits = self._waits
+            self._closed.wait(ASIDE_S)
+
+    def _new_poller(self) -> select.poll:
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        return poller
+
+    def _take(self) -> bool:
+        """Take a piece of what has arrived, with `_changed` held; return whether there is more."""
+        data, ended = b"", closed_by_server(self.path)
         try:
-            while data := self._socket.recv(PIECE):
-                with self._changed:
-                    self.conversation.feed(data)
-                    self._changed.notify_all()
-            ended = closed_by_server(self.path, self.conversation.greeting is not None)
+            data = self._socket.recv(PIECE, socket.MSG_DONTWAIT)
+            self.conversation.feed(data)
+            if not data:
+                ended = closed_by_server(self.path, self.conversation.greeting is not None)
+        except BlockingIOError:
+            return False
         except OSError:
             pass
         except NotQmp:
-            ended = f"{self.path}: does not speak QMP"
-        with self._changed:
+            data, ended = b"", f"{self.path}: does not speak QMP"
+        if not data:
             self.ended = self.ended or ended
-            self._changed.notify_all()
+        self._changed.notify_all()
+        return len(data) == PIECE
 
     def execute(self, command: str, arguments: Mapping[str, Any], timeout: float | None) -> Any:
         """Run a command and return its value; the deadline is `timeout` seconds away.
@@ -128,23 +170,46 @@ class Channel:
         MachineEnded if the server hangs up first.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        expired = False
         with self._changed:
+            self._waits += 1
             while (found := look()) is None:
                 if self.ended is not None:
                     raise MachineEnded(self.ended)
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
+                if expired:
                     raise TimedOut(in_vain())
-                self._changed.wait(left)
+                left = None if deadline is None else max(deadline - time.monotonic(), 0)
+                expired = left == 0
+                if self._polling:
+                    self._changed.wait(left)
+                else:
+                    self._poll(left)
             return found
+
+    def _poll(self, left: float | None) -> None:
+        """Wait up to `left` seconds, and take what has come then; `_changed` is held."""
+        self._polling = True
+        self._changed.release()
+        try:
+            self._poller.poll(None if left is None else left * 1000)
+        finally:
+            self._changed.acquire()
+            self._polling = False
+            self._take()
+            # If this one returns, another that waits polls from now on, without the thread's delay.
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Hang up; no error if that was done, or if the server has gone."""
         with self._changed:
             self.ended = self.ended or f"{self.path}: this client has hung up"
             self._changed.notify_all()
+        self._closed.set()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+        with self._changed:
+            # Its number may be another file's at once, for which nobody should wait.
+            self._changed.wait_for(lambda: not self._polling, ASIDE_S)
         if self._reader.is_alive():
             self._reader.join()
         self._socket.close()
