@@ -17,33 +17,40 @@ No call waits without a deadline.  Exceptions are `FaultlineError`s (`errors`).
 What is decided is in modules without I/O: `conversation` (bytes to replies and
 events), `events` (what was waited for), `job_watch` and `job_info` (the life of
 a job), `drives`, `options`, `sizes`, `names`, `wire` (what users write), `served`
-and `endings` (what the machine says), `schema` (its types).  `process` is the
-process of a machine, `spares` are those that wait to become one.  The folders
-`aio` and `sync` have the two faces.  `__main__` is the command.
+and `endings` (what the machine says), `schema` (its types), `every_io` (which
+request of a test fails in which round).  `process` is the process of a machine,
+`spares` are those that wait to become one.  The folders `aio` and `sync` have the
+two faces.  `pytest_plugin` has what pytest calls, `pytest_machines` the machines
+of a test, `pytest_rounds` its rounds, `pytest_report` what is told when it fails.
+`__main__` is the command.
 """
 
 from __future__ import annotations
 
-from faultline.drives import Drive
-from faultline.errors import (
-    CommandError,
-    ConnectFailed,
-    FaultlineError,
-    JobFailed,
-    JobStopped,
-    MachineEnded,
-    StartFailed,
-    TimedOut,
-)
-from faultline.events import Event, Pattern, event
-from faultline.job_info import JobInfo
-from faultline.served import ServedDrive
-from faultline.spares import keep_spares
-from faultline.sync.bitmaps import Bitmap
-from faultline.sync.faults import Fault
-from faultline.sync.jobs import Job
-from faultline.sync.machine import Machine
-from faultline.sync.volumes import Volume
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from faultline.drives import Drive
+    from faultline.errors import (
+        CommandError,
+        ConnectFailed,
+        FaultlineError,
+        JobFailed,
+        JobStopped,
+        MachineEnded,
+        StartFailed,
+        TimedOut,
+    )
+    from faultline.events import Event, Pattern, event
+    from faultline.job_info import JobInfo
+    from faultline.served import ServedDrive
+    from faultline.spares import keep_spares
+    from faultline.sync.bitmaps import Bitmap
+    from faultline.sync.faults import Fault
+    from faultline.sync.jobs import Job
+    from faultline.sync.machine import Machine
+    from faultline.sync.volumes import Volume
 
 __all__ = [
     "Machine",
@@ -67,3 +74,39 @@ __all__ = [
     "JobStopped",
     "keep_spares",
 ]
+
+_MODULES = {
+    "Bitmap": "faultline.sync.bitmaps",
+    "CommandError": "faultline.errors",
+    "ConnectFailed": "faultline.errors",
+    "Drive": "faultline.drives",
+    "Event": "faultline.events",
+    "Fault": "faultline.sync.faults",
+    "FaultlineError": "faultline.errors",
+    "Job": "faultline.sync.jobs",
+    "JobFailed": "faultline.errors",
+    "JobInfo": "faultline.job_info",
+    "JobStopped": "faultline.errors",
+    "Machine": "faultline.sync.machine",
+    "MachineEnded": "faultline.errors",
+    "Pattern": "faultline.events",
+    "ServedDrive": "faultline.served",
+    "StartFailed": "faultline.errors",
+    "TimedOut": "faultline.errors",
+    "Volume": "faultline.sync.volumes",
+    "event": "faultline.events",
+    "keep_spares": "faultline.spares",
+}
+"""The modules of the names.  They are imported when a name is first used: importing all of them
+takes 25 ms, and pytest imports this package in each run, whatever the tests are about."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'faultline' has no attribute '{name}'")
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

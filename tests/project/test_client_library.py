@@ -21,8 +21,11 @@ MODULES = sorted(path.relative_to(CLIENT) for path in CLIENT.rglob("*.py"))
 
 THREADS = {"sync/channel.py", "spares.py", "events.py"}
 
-OPTIONAL = {"pytest_plugin.py": {"pytest"}}
+OPTIONAL = {"pytest_plugin.py": {"pytest"}, "pytest_rounds.py": {"pytest", "_pytest"}}
 """What else a module may import, because whoever loads the module has it."""
+
+SYNCHRONOUS = ("__init__.py", "pytest_plugin.py", "pytest_machines.py")
+"""Modules outside of both faces that import the synchronous one."""
 
 
 def imports(path: Path) -> set[str]:
@@ -47,7 +50,7 @@ def test_imports(path: Path) -> None:
     faces = {name.split(".")[1] for name in names if name.startswith("faultline.")}
     if path.parts[0] in ("aio", "sync"):
         assert not faces & ({"aio", "sync"} - {path.parts[0]})
-    elif len(path.parts) == 1 and path.name not in ("__init__.py", "pytest_plugin.py"):
+    elif len(path.parts) == 1 and path.name not in SYNCHRONOUS:
         assert not faces & {"aio", "sync"}
 
 
@@ -69,6 +72,22 @@ def test_both_faces_have_the_same_names() -> None:
 
 def public(cls: type) -> set[str]:
     return {name for name in dir(cls) if not name.startswith("_")}
+
+
+def test_names_are_in_the_modules_that_type_checkers_see() -> None:
+    tree = ast.parse((CLIENT / "__init__.py").read_text())
+    (seen,) = (node for node in tree.body if isinstance(node, ast.If))
+    modules = {
+        alias.name: node.module
+        for node in seen.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert modules == faultline._MODULES
+    assert sorted(modules) == sorted(faultline.__all__)
+    assert set(faultline.__all__) <= set(dir(faultline))
+    with pytest.raises(AttributeError, match="no attribute 'Machin'"):
+        getattr(faultline, "Machin")  # noqa: B009
 
 
 def test_every_public_name_is_told() -> None:

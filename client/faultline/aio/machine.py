@@ -18,7 +18,7 @@ from faultline.aio.doing import Doing
 from faultline.aio.faults import Fault
 from faultline.aio.jobs import Job
 from faultline.aio.session import Session
-from faultline.aio.start import end, start
+from faultline.aio.start import END_S, end, start
 from faultline.aio.volumes import Volume
 from faultline.aio.waiting import readable
 from faultline.drives import Drive, Path
@@ -99,6 +99,8 @@ class Machine(Session):
         self._process: Process | None = None
         self._ready: Mapping[str, Any] = {}
         self._log = ""
+        self._killed = False
+        self._status: int | None = None
 
     @classmethod
     def connect(
@@ -155,8 +157,25 @@ class Machine(Session):
         process, self._process = self._process, None
         if process is not None:
             self._log, error = await end(process)
-            if error is not None:
+            self._status = process.status
+            if error is not None and not self._killed:
                 raise MachineEnded(error)
+
+    async def kill(self) -> None:
+        """End the process by force, as `kill -9` and a power cut do, and wait until it has ended.
+
+        `close` takes that for an end as it should be.  Does nothing to a machine that
+        was not started here, or that has ended.
+
+        >>> async with Machine() as m:
+        ...     await m.kill()
+        ...     print(m.status)
+        -9
+        """
+        if self._process is not None:
+            self._process.kill()
+            await readable(self._process.pidfd, END_S)
+            self._killed = True
 
     async def __aenter__(self) -> Self:
         if self._channel is None:
@@ -207,6 +226,14 @@ class Machine(Session):
     def pid(self) -> int | None:
         """The number of the machine's process; None if it was not started here."""
         return None if self._process is None else self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """The exit status of the machine's process, negative for a signal; None while it runs.
+
+        None for a machine that was not started here.
+        """
+        return self._status if self._process is None else self._process.status
 
     def _started(self) -> Mapping[str, Any]:
         if not self._ready:
