@@ -19,6 +19,8 @@ _JOBS = ("job-id", "id", "device")
 KEYS: Final[Meanings] = {
     "bytes": ("length", "size"),
     "device": (*_PLACES, "id"),
+    "dest": ("target",),
+    "destination": ("target",),
     "drive": _PLACES,
     "driver": ("driver", "format"),
     "error": ("errno",),

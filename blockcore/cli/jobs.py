@@ -9,15 +9,16 @@ from collections.abc import Mapping, Set
 import click
 
 from blockcore.cli.amounts import limit, screen_width
-from blockcore.cli.connection import Control, control_options
+from blockcore.cli.connection import Control, ErrorReply, control_options
 from blockcore.cli.job_table import advice, shown_status, table
 from blockcore.cli.job_wait import Stirring, wait
 from blockcore.cli.once import Command, Group
 from blockcore.qapi.names import QmpError
-from blockcore.qapi.nearest import as_size, either
+from blockcore.qapi.nearest import as_size, did_you_mean, either
 from blockcore.qapi.texts import opt_size
 from faultline.aio import Machine
 from faultline.aio.jobs import query_jobs
+from faultline.errors import CommandError
 from faultline.job_info import PAUSED, JobInfo
 from faultline.job_watch import JobWatch, Need
 
@@ -183,7 +184,7 @@ def dismiss(control: Control, job_id: str) -> None:
     Example:
       faultline job dismiss j
     """
-    control.run(lambda machine: machine.job_dismiss(id=job_id))
+    control.run(lambda machine: _execute(machine, job_id, "job-dismiss", {"id": job_id}))
     click.echo(f"{job_id}: dismissed")
 
 
@@ -206,8 +207,23 @@ def set_speed(control: Control, job_id: str, speed: str) -> None:
         hint = as_size(speed)
         message = f"SPEED is a number of bytes per second, such as 10M, not '{speed}'{hint}"
         raise click.UsageError(message) from exc
-    control.run(lambda machine: machine.block_job_set_speed(device=job_id, speed=nbytes))
+    arguments = {"device": job_id, "speed": nbytes}
+    control.run(lambda machine: _execute(machine, job_id, "block-job-set-speed", arguments))
     click.echo(f"{job_id}: speed {limit(nbytes)}")
+
+
+async def _execute(
+    machine: Machine, job_id: str, command: str, arguments: Mapping[str, object]
+) -> None:
+    """Send a command to a job; raises ErrorReply that tells which jobs there are."""
+    try:
+        await machine.execute(command, arguments)
+    except CommandError as exc:
+        if not exc.text.endswith("not found"):
+            raise
+        known = sorted(str(job["id"]) for job in await query_jobs(machine))
+        there = f": there {'is' if len(known) == 1 else 'are'} {', '.join(known)}" if known else ": there are no jobs"
+        raise ErrorReply(exc.text + (did_you_mean(job_id, known) or there)) from exc
 
 
 def _steer(
@@ -218,7 +234,7 @@ def _steer(
 
     async def steer(machine: Machine) -> None:
         watch.look(await query_jobs(machine))
-        await machine.execute(command, arguments)
+        await _execute(machine, job_id, command, arguments)
         watch.look(await query_jobs(machine))
 
     control.run(steer, Stirring(watch).hear)

@@ -16,6 +16,12 @@ from typing import Any
 
 import click
 
+WHICH = {
+    "ID": "which job? 'faultline jobs' lists them",
+    "SPEED": "which speed? It is in bytes per second, such as 10M",
+}
+"""What is said where an argument is missing."""
+
 
 class Command(click.Command):
     """A command that raises UsageError if an option with a value is given twice."""
@@ -88,9 +94,10 @@ def _explained(ctx: click.Context, args: list[str]) -> Iterator[None]:
         message = _wrong_words().option(ctx, exc.option_name, args)
         raise click.UsageError(message, ctx) from exc
     except click.MissingParameter as exc:
-        if exc.param is not None and exc.param.human_readable_name == "ID":
-            raise click.UsageError("which job? 'faultline jobs' lists them", ctx) from exc
-        raise
+        name = exc.param.human_readable_name if exc.param is not None else ""
+        if name not in WHICH:
+            raise
+        raise click.UsageError(WHICH[name], ctx) from exc
     except click.BadParameter as exc:
         kind = exc.param.type if exc.param is not None else None
         if isinstance(kind, click.IntRange):

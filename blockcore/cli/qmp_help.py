@@ -48,7 +48,7 @@ def described(
     `case` restricts the members to those that go with that value of the tag.
     """
     owner = schema.arguments(command)
-    lines = [f"Usage: faultline qmp [-s SOCKET] {command} [KEY=VALUE]...", ""]
+    lines = [f"Usage: faultline qmp {command} [KEY=VALUE]...", ""]
     for paragraph in filter(None, texts.get(command, "").split("\n\n")):
         lines += [*_wrapped(paragraph, "  ", "  "), ""]
     marks = [feature for feature in schema.features(command) if feature != "unstable"]

@@ -156,8 +156,11 @@ class _Words:
         # What must be given comes first: a file is below `file` rather than below `backing`.
         for member in sorted(known.values(), key=lambda member: member.optional):
             for choice in self._schema.scalars(self._schema.type(member.type)):
+                place = f"{path}{member.name}"
+                if isinstance(choice, Array):
+                    choice, place = self._schema.type(choice.element), f"{place}.0"
                 if isinstance(choice, Object) and name in self._schema.members(choice):
-                    return f", did you mean '{path}{member.name}.{name}'?"
+                    return f", did you mean '{place}.{name}'?"
         return hint
 
     def _case(self, type_: Object, words: Tree, path: str) -> str | None:

@@ -22,33 +22,37 @@ from blockcore.qapi.nearest import Meanings, did_you_mean, either, nearest, plai
 _NBD = "the NBD server listens at --nbd SOCKET or --port N"
 _CONTROL = "the control socket is --control SOCKET"
 _NBDKIT = "nbdkit has it, and can run the plugin itself: see Synopsis in the README"
-_FOREGROUND = "it stays in the foreground, and outlives the shell that starts it with &"
-_LOG = "the log is on stderr: 2>FILE"
+_BACKGROUND = "write --daemonize"
+_LOG = "write --log-file FILE, --log-level LEVEL"
 _GUEST = "every NBD client is the guest; there is no other, and no hardware but drives"
 _NO_MEDIA = "drives have no removable media"
 _JSON = "its output is JSON already"
 
 _SERVE: Final = {
     "accel": _GUEST,
+    "b": _BACKGROUND,
+    "background": _BACKGROUND,
     "bind": "write --port N --address ADDRESS",
     "cdrom": _NO_MEDIA,
     "chardev": _CONTROL,
+    "command": "write --run COMMAND",
     "config": "keys and options are given in the command line",
     "cpu": _GUEST,
-    "d": _FOREGROUND,
-    "daemon": _FOREGROUND,
-    "daemonize": _FOREGROUND,
-    "debug": _LOG,
+    "D": _LOG,
+    "d": _BACKGROUND,
+    "daemon": _BACKGROUND,
+    "debug": "write --log-level debug",
     "display": _GUEST,
     "e": "each drive is an export, called by its id",
     "enable-kvm": _GUEST,
+    "exec": "write --run COMMAND",
     "export": "each drive is an export, called by its id",
     "export-name": "each drive is an export, called by its id",
     "exportname": "each drive is an export, called by its id",
-    "f": "it is always in the foreground",
+    "f": "it is in the foreground without --daemonize",
     "filter": _NBDKIT,
-    "foreground": "it is always in the foreground",
-    "fork": _FOREGROUND,
+    "foreground": "it is in the foreground without --daemonize",
+    "fork": _BACKGROUND,
     "g": _GUEST,
     "h": _GUEST,
     "host": "write --port N --address ADDRESS",
@@ -60,8 +64,6 @@ _SERVE: Final = {
     "l": _LOG,
     "listen": _NBD,
     "log": _LOG,
-    "log-file": _LOG,
-    "log-level": "the log has a level in each line",
     "logfile": _LOG,
     "m": _GUEST,
     "machine": _GUEST,
@@ -73,23 +75,20 @@ _SERVE: Final = {
     "nodefaults": _GUEST,
     "nographic": _GUEST,
     "object": "drives have limits in common by throttling.group=NAME in drive=",
-    "P": "the shell has the process id in $!",
+    "P": "write --pidfile FILE",
     "p": "write --port N",
-    "pid": "the shell has the process id in $!",
-    "pid-file": "the shell has the process id in $!",
-    "pidfile": "the shell has the process id in $!",
-    "q": "2>/dev/null drops the log",
+    "pid": "write --pidfile FILE",
+    "pid-file": "write --pidfile FILE",
+    "q": "write --quiet",
     "qmp": _CONTROL,
-    "quiet": "2>/dev/null drops the log",
     "r": "a drive is read-only by read-only=on in drive=",
     "report": "counters are in 'faultline qmp query-blockstats'",
-    "run": "start it with &, and wait for its line on stdout",
     "s": "write --nbd SOCKET for NBD, --control SOCKET for QMP",
+    "serial": _GUEST,
     "smp": _GUEST,
     "snapshot": "images are written to: qemu-img create -b makes an overlay for that",
     "socket": "write --nbd SOCKET for NBD, --control SOCKET for QMP",
     "t": "write --threads N",
-    "timeout": "it runs until it is told to end: timeout SECONDS faultline serve",
     "tls": _NBDKIT,
     "tls-certificates": _NBDKIT,
     "tls-creds": _NBDKIT,
@@ -98,8 +97,8 @@ _SERVE: Final = {
     "trace": _LOG,
     "u": "write --nbd SOCKET",
     "unix": "write --nbd SOCKET",
-    "v": "the log has all events already",
-    "verbose": "the log has all events already",
+    "v": "write --log-level debug",
+    "verbose": "write --log-level debug",
 }
 
 _CLIENT: Final = {
@@ -122,9 +121,8 @@ _CLIENT: Final = {
     "qmp": "write -s SOCKET",
     "raw": _JSON,
     "speed": "write SPEED behind ID, such as 10M",
+    "t": "write --timeout SECONDS",
     "tcp": "the control socket is a Unix socket: -s PATH",
-    "t": "write timeout SECONDS in front of the command",
-    "timeout": "write timeout SECONDS in front of the command",
     "u": "write -s SOCKET",
     "unix": "write -s SOCKET",
     "wait": "a machine is there when 'faultline serve' has printed its line",
@@ -142,10 +140,12 @@ _EVENTS: Final = {
     "num": "write --count N",
 }
 
+_COMPLETION = "_FAULTLINE_COMPLETE=bash_source faultline prints it; also zsh_source, fish_source"
+
 _TOP: Final = {
-    "install-completion": '_FAULTLINE_COMPLETE=bash_source faultline prints it, also zsh and fish',
-    "show-completion": '_FAULTLINE_COMPLETE=bash_source faultline prints it, also zsh and fish',
-    "completion": '_FAULTLINE_COMPLETE=bash_source faultline prints it, also zsh and fish',
+    "completion": _COMPLETION,
+    "install-completion": _COMPLETION,
+    "show-completion": _COMPLETION,
     "v": "write --version",
     "verbose": "'faultline serve' logs all events on stderr",
 }
@@ -167,7 +167,7 @@ _FAULTS = "'faultline qmp x-fault-add' makes requests fail, x-query-faults lists
 
 _TOP_COMMANDS: Final = {
     "?": "'faultline --help' lists the commands",
-    "completion": "_FAULTLINE_COMPLETE=bash_source faultline prints it, also zsh and fish",
+    "completion": _COMPLETION,
     "fault": _FAULTS,
     "faults": _FAULTS,
     "help": "'faultline --help' lists the commands",
@@ -235,7 +235,10 @@ def option(ctx: click.Context, typed: str, args: list[str]) -> str:
 def _word(typed: str, args: list[str]) -> tuple[int, str]:
     """Return the place of an unknown option, and the whole word; past the end without any."""
     for at, arg in enumerate(args):
-        if arg == typed or arg.startswith((f"{typed}=", typed) if len(typed) == 2 else typed):
+        if arg == typed or arg.startswith(f"{typed}="):
+            return at, arg
+        # One letter of several: -d of -hda, where -h is an option.
+        if len(typed) == 2 and arg[:1] == "-" != arg[1:2] and typed[1] in arg.partition("=")[0]:
             return at, arg
     return len(args), typed
 
@@ -252,6 +255,9 @@ def _instead(ctx: click.Context, word: str, value: str | None) -> str:
     ]
     if (meant := nearest(word, known)) is not None:
         return f", did you mean '{meant}'?"
+    for one in known:
+        if name.startswith(f"{plain(one)}-"):
+            return f", did you mean '{one}'?"
     if command == "serve":
         return _for_serve(word, value)
     if command == "":
@@ -288,18 +294,25 @@ def _for_serve(word: str, value: str | None) -> str:
 
 def _for_all(ctx: click.Context, word: str) -> str:
     name = plain(word)
+    if name.endswith("completion") and "completion" in _commands(ctx):
+        return ": write faultline completion SHELL"
     if name in _TOP:
         return f": {_TOP[name]}"
     if name in ("s", "socket", "control"):
         return ": it goes behind the command, as in faultline qmp -s SOCKET query-status"
-    assert isinstance(ctx.command, click.Group)
-    serve = ctx.command.get_command(ctx, "serve")
-    assert serve is not None
-    if word in {one for param in serve.params for one in param.opts}:
-        return ": it is an option of 'faultline serve', and goes behind that"
+    for command in _commands(ctx):
+        assert isinstance(ctx.command, click.Group)
+        owner = ctx.command.get_command(ctx, command)
+        if owner and word in {one for param in owner.params for one in param.opts}:
+            return f": it is an option of 'faultline {command}', and goes behind that"
     if name in _SERVE or name in MACHINE_KEYS or drive_option(name):
         return f": the command comes first, as in faultline serve {EXAMPLE}"
     return ""
+
+
+def _commands(ctx: click.Context) -> list[str]:
+    assert isinstance(ctx.command, click.Group)
+    return ctx.command.list_commands(ctx)
 
 
 def command(ctx: click.Context, typed: str, known: Collection[str]) -> str:

@@ -52,10 +52,12 @@ _OPTION_WORDS: Final = {
     "errors": ("werror",),
     "export": ("id",),
     "filename": ("file",),
+    "fmt": ("format",),
     "name": ("id",),
     "on-error": ("werror",),
     "path": ("file",),
     "policy": ("werror",),
+    "type": ("format",),
 }
 
 _STOP: Final = {"pause": ("stop",), "halt": ("stop",), "continue": ("ignore",)}
@@ -156,8 +158,12 @@ def _option(match: re.Match[str], pair: str) -> str:
         return ": there is a blank in front of it"
     own = own_texts(driver)
     known = {*_DRIVE_OPTIONS, *own} if driver in ("raw", "qcow2") else {*COMMON, *own}
+    if typed.startswith("throttle."):
+        return ": it is throttling.bps-total, throttling.iops-read and so on"
     if (name := nearest(typed, known, _OPTION_WORDS)) is not None:
         return f", did you mean '{name}'?"
+    if typed in ("serial", "bootindex", "addr", "bus"):
+        return ": NBD clients see nothing of it"
     if typed.startswith("throttling."):
         return ": it is throttling.bps-total, throttling.iops-read and so on"
     below = {f"file.{key}": key for key in own_texts("file")}
@@ -165,7 +171,9 @@ def _option(match: re.Match[str], pair: str) -> str:
         return f", did you mean 'file.{typed}'?"
     if typed in MACHINE_KEYS:
         return f": it is a key of its own, {typed}=..."
-    if typed.startswith(("latency", "delay", "hang", "error", "fault")):
+    if typed in ("config", "rules"):
+        return ", as in file=blkdebug:faults.conf:disk.img"
+    if typed.startswith(("latency", "delay", "hang", "error", "errno", "fault")):
         return ": faults come by 'faultline qmp x-fault-add' while the machine runs"
     return ""
 
@@ -289,6 +297,12 @@ def _property(match: re.Match[str], _pair: str) -> str:
     return right_answers(match[1], PROPERTIES, {"logical-block-size": ("logical_block_size",)})
 
 
+def _driver_missing(_match: re.Match[str], pair: str) -> str:
+    if pair.startswith("device="):
+        return ", as in device=virtio-blk,drive=vda"
+    return ", as in blockdev=driver=file,node-name=f,filename=disk.img"
+
+
 def _fixed(text: str) -> Callable[[re.Match[str], str], str]:
     return lambda _match, _pair: text
 
@@ -319,7 +333,7 @@ _ANSWERS: Final[tuple[tuple[str, Callable[[re.Match[str], str], str]], ...]] = (
     (r"Parameter 'filename' is missing", _file_missing),
     (r"Parameter 'file' is missing", _child_missing),
     (r"Cannot find device='.*' nor node-name='(.*)'", _no_node),
-    (r"(?:Could not open backing file: )?Could not open '(.*)': No such file or directory", _home),
+    (r"(?:.*: )?Could not (?:open|create) '(.*)': No such file or directory", _home),
     (r"Unknown protocol '(.*)'", _protocol),
     (r"There is no option group '(.*)'", _group),
     (r"no group defined", _no_group),
@@ -331,6 +345,16 @@ _ANSWERS: Final[tuple[tuple[str, Callable[[re.Match[str], str], str]], ...]] = (
     (r"Parameter '(.*)' is unexpected", _unexpected),
     (r"Parameter '(rerror|werror)' does not accept value '(.*)'", _device_policy),
     (r"Property '.*\.(.*)' not found", _property),
+    (r"snapshot=on is not supported", _fixed(": qemu-img create -b makes an overlay")),
+    (
+        r"The 'file' block driver requires a file name",
+        _fixed(", as in file.driver=file,file.filename=disk.img"),
+    ),
+    (r"The only allowed filename for this driver is 'null-co://'", _fixed(": it has no file")),
+    (r"error parsing address '.*'", _fixed(", as in nbd:HOST:PORT or nbd:unix:PATH")),
+    (r"Parameter '.*' expects (?:size|integer|uint64)", _fixed(", such as 4096")),
+    (r"Parameter 'driver' is missing", _driver_missing),
+    (r"Parameter 'write-cache' does not accept value '.*'", _fixed(": it is on, off or auto")),
     (r"invalid aio option", _fixed(": it is threads, native or io_uring")),
     (r"Invalid discard option", _fixed(": it is unmap or ignore")),
     (r"drive property not set", _fixed(", as in device=virtio-blk,drive=vda")),

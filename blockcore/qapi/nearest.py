@@ -64,8 +64,10 @@ def _most_alike(written: str, names: Iterable[str]) -> tuple[float, str | None]:
         matcher.set_seqs(other, mine)
         needed = ALIKE if other[:1] == mine[:1] else ALIKE_ELSEWHERE
         ratio = matcher.ratio() if mine and other else 0.0
-        if mine != written and len(mine) <= 3 and _is_one_letter_off(mine, other):
-            ratio = max(ratio, ALIKE_ELSEWHERE)
+        if len(mine) <= 3 and _is_one_letter_off(mine, other):
+            # Of a short name without others before it, letters in another order only.
+            if mine != written or sorted(mine) == sorted(other):
+                ratio = max(ratio, ALIKE_ELSEWHERE)
         if ratio >= needed and ratio > best:
             best, found = ratio, name
     return best, found
@@ -100,7 +102,9 @@ def _is_one_letter_off(one: str, other: str) -> bool:
 def containing(typed: str, known: Iterable[str], most: int = 3) -> list[str]:
     """Return the known names that have `typed` as one of their words; none if they are many."""
     parts = plain(typed).split("-")
-    found = []
+    found: list[str] = []
+    if len(plain(typed)) < 3:
+        return found
     for name in sorted(known):
         words = plain(name).split("-")
         starts = range(len(words) - len(parts) + 1)
@@ -113,7 +117,7 @@ def did_you_mean(typed: str, known: Collection[str], meanings: Meanings | None =
     """Return a clause that suggests names, to be put behind a message; empty without any."""
     names = sorted(known)
     name = nearest(typed, names, meanings)
-    found = beginning(typed, names) if name is None else [name]
+    found = [name] if name else beginning(typed, names) or containing(typed, names, most=2)
     return f", did you mean {either([f'{one!r}' for one in found])}?" if found else ""
 
 

@@ -377,6 +377,39 @@ def test_qmp_prints_what_the_command_returns(
     assert capsys.readouterr() == ("", line)
 
 
+def test_qmp_takes_words_by_the_schema_of_the_server(
+    qemu: tuple[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU's schema has commands and types of which this project knows nothing."""
+    monkeypatch.setenv("FAULTLINE_CONTROL", qemu[0])
+    group = ["qom-type=throttle-group", "id=t0", "limits.iops-total=5"]
+    assert main(["qmp", "object-add", *group]) == 0
+    path = ["path=/objects/t0", "property=limits"]
+    capsys.readouterr()
+    assert main(["qmp", "qom-get", *path]) == 0
+    assert json.loads(capsys.readouterr().out)["iops-total"] == 5
+    assert main(["qmp", "object-add", "qom-type=throttle-grop", "id=1"]) == 2
+    assert "did you mean 'throttle-group'?" in capsys.readouterr().err
+    assert main(["qmp", "block_resize", "node=n", "size=10M"]) == 2
+    assert "Parameter 'node' is unexpected, did you mean 'node-name'?" in capsys.readouterr().err
+
+
+def test_qmp_help_of_another_server(
+    qemu: tuple[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAULTLINE_CONTROL", qemu[0])
+    assert main(["qmp", "--list"]) == 0
+    assert "device_add" in capsys.readouterr().out.splitlines()
+    assert main(["qmp", "block_resize", "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "  size=NUMBER                     required" in lines
+    assert not any("Change the size" in line for line in lines)
+    assert main(["qmp", "x-fault-add", "--help"]) == 1
+    monkeypatch.delenv("FAULTLINE_CONTROL")
+    assert main(["qmp", "x-fault-add", "--help"]) == 0
+    assert "  node-name=TEXT                  required" in capsys.readouterr().out
+
+
 def test_qmp_quit_has_a_reply(qemu: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["qmp", "-s", qemu[0], "quit"]) == 0
     assert capsys.readouterr() == ("{}\n", "")

@@ -209,7 +209,15 @@ def test_unknown_jobs(qmp: Qmp, capsys: Captured) -> None:
         (["set-speed", "j", "0"], "Block job 'j' not found"),
     ):
         assert main(["job", *words]) == 1
-        assert capsys.readouterr() == ("", f"faultline: {error}\n")
+        assert capsys.readouterr() == ("", f"faultline: {error}: there are no jobs\n")
+
+
+def test_a_misspelt_job(qmp: Qmp, capsys: Captured) -> None:
+    stream(qmp)
+    assert main(["job", "pause", "jj"]) == 1
+    assert capsys.readouterr() == ("", "faultline: Job not found: there is j\n")
+    assert main(["job", "set-speed", "J", "0"]) == 1
+    assert capsys.readouterr().err.endswith("Block job 'J' not found, did you mean 'j'?\n")
 
 
 @pytest.mark.parametrize("speed", ["10x", "1.5", ""])
