@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from blockcore.qapi.nearest import did_you_mean
+from blockcore.qapi.nearest import did_you_mean, there_are
 
 LISTED_MAX = 20
 """How many events a message lists; QEMU has many more, for all that a guest may do."""
@@ -26,6 +26,6 @@ def unknown(names: Iterable[str], known: Collection[str]) -> str | None:
         if name not in known:
             hint = did_you_mean(name, known)
             if not hint and len(known) <= LISTED_MAX:
-                hint = f": there are {', '.join(sorted(known))}"
+                hint = f": {there_are(sorted(known))}"
             return f"there is no event '{name}'{hint}"
     return None

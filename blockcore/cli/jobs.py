@@ -14,7 +14,7 @@ from blockcore.cli.job_table import advice, shown_status, table
 from blockcore.cli.job_wait import Stirring, wait
 from blockcore.cli.once import Command, Group
 from blockcore.qapi.names import QmpError
-from blockcore.qapi.nearest import as_size, did_you_mean, either
+from blockcore.qapi.nearest import as_size, did_you_mean, either, there_are
 from blockcore.qapi.texts import opt_size
 from faultline.aio import Machine
 from faultline.aio.jobs import query_jobs
@@ -222,8 +222,9 @@ async def _execute(
         if not exc.text.endswith("not found"):
             raise
         known = sorted(str(job["id"]) for job in await query_jobs(machine))
-        there = f": there {'is' if len(known) == 1 else 'are'} {', '.join(known)}" if known else ": there are no jobs"
-        raise ErrorReply(exc.text + (did_you_mean(job_id, known) or there)) from exc
+        there = there_are(known) if known else "there are no jobs"
+        hint = did_you_mean(job_id, known) or f": {there}"
+        raise ErrorReply(exc.text + hint) from exc
 
 
 def _steer(

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 
 from blockcore.process import hints
-from blockcore.qapi.nearest import LISTED_MAX, did_you_mean
+from blockcore.qapi.nearest import LISTED_MAX, did_you_mean, there_are
 
 _NO_SUCH_NODE = (
     r"Cannot find device='(.*)' nor node-name='(.*)'",
@@ -57,4 +57,4 @@ def _nodes(typed: str, arguments: Mapping[str, object], names: list[str]) -> str
     hint = did_you_mean(typed, names)
     if hint or not names or len(names) > LISTED_MAX:
         return hint
-    return f": there {'is' if len(names) == 1 else 'are'} {', '.join(names)}"
+    return f": {there_are(names)}"

@@ -133,6 +133,11 @@ def as_size(text: str) -> str:
     return "" if match is None else f", did you mean {match[1]}{match[2].upper()}?"
 
 
+def there_are(names: Collection[str]) -> str:
+    """Return "there are a, b"."""
+    return f"there {'is' if len(names) == 1 else 'are'} {', '.join(names)}"
+
+
 def right_answers(typed: str, known: Collection[str], meanings: Meanings | None = None) -> str:
     """Return a clause with the nearest name, and with all names if they are few."""
     hint = did_you_mean(typed, known, meanings)
