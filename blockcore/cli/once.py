@@ -100,10 +100,16 @@ def _explained(ctx: click.Context, args: list[str]) -> Iterator[None]:
         raise click.UsageError(WHICH[name], ctx) from exc
     except click.BadParameter as exc:
         kind = exc.param.type if exc.param is not None else None
-        if isinstance(kind, click.IntRange):
+        if isinstance(kind, click.IntRange | click.FloatRange):
             message = _wrong_words().number(exc.message, kind.min, kind.max)
             raise click.BadParameter(message, exc.ctx, exc.param) from exc
         raise
+    except click.BadOptionUsage as exc:
+        given = [param for param in ctx.command.params if exc.option_name in param.opts]
+        message = exc.message
+        if given and "requires an argument" in message:
+            message = _wrong_words().choice(message, given[0].type)
+        raise click.UsageError(message, ctx) from exc
     except click.UsageError as exc:
         exc.ctx = exc.ctx or ctx
         raise

@@ -148,7 +148,11 @@ async def _names(ask: Ask) -> list[str]:
 def _known(control: Control) -> tuple[Schema, dict[str, str]]:
     """Return the schema and the help of a server, or without one those of this version."""
     if not control.socket:
-        return own_schema(), help_texts()
+        try:
+            return own_schema(), help_texts()
+        except ImportError as exc:
+            message = f"{exc}: with -s SOCKET a machine tells what it has"
+            raise click.ClickException(message) from exc
     return _in_session(control, _known_by)
 
 

@@ -21,7 +21,8 @@ from blockcore.qapi.nearest import Meanings, did_you_mean, either, nearest, plai
 
 _NBD = "the NBD server listens at --nbd SOCKET or --port N"
 _CONTROL = "the control socket is --control SOCKET"
-_NBDKIT = "nbdkit has it, and can run the plugin itself: see Synopsis in the README"
+_NBDKIT = "options of nbdkit go behind --, as in serve drive=... -- --filter=delay wdelay=1"
+_TLS = "write --tls-psk FILE or --tls-certificates DIR"
 _BACKGROUND = "write --daemonize"
 _LOG = "write --log-file FILE, --log-level LEVEL"
 _GUEST = "every NBD client is the guest; there is no other, and no hardware but drives"
@@ -68,13 +69,17 @@ _SERVE: Final = {
     "m": _GUEST,
     "machine": _GUEST,
     "metrics": "counters are in 'faultline qmp query-blockstats'",
+    "mask-handshake": _NBDKIT,
     "mon": _CONTROL,
     "monitor": _CONTROL,
     "nbd-server": _NBD,
     "netdev": _GUEST,
     "nodefaults": _GUEST,
+    "newstyle": _NBDKIT,
+    "no-sr": _NBDKIT,
     "nographic": _GUEST,
     "object": "drives have limits in common by throttling.group=NAME in drive=",
+    "oldstyle": _NBDKIT,
     "P": "write --pidfile FILE",
     "p": "write --port N",
     "pid": "write --pidfile FILE",
@@ -84,15 +89,14 @@ _SERVE: Final = {
     "r": "a drive is read-only by read-only=on in drive=",
     "report": "counters are in 'faultline qmp query-blockstats'",
     "s": "write --nbd SOCKET for NBD, --control SOCKET for QMP",
+    "selinux-label": _NBDKIT,
     "serial": _GUEST,
     "smp": _GUEST,
     "snapshot": "images are written to: qemu-img create -b makes an overlay for that",
     "socket": "write --nbd SOCKET for NBD, --control SOCKET for QMP",
     "t": "write --threads N",
-    "tls": _NBDKIT,
-    "tls-certificates": _NBDKIT,
-    "tls-creds": _NBDKIT,
-    "tls-psk": _NBDKIT,
+    "swap": _NBDKIT,
+    "tls-creds": _TLS,
     "tls-verify-peer": _NBDKIT,
     "trace": _LOG,
     "u": "write --nbd SOCKET",
@@ -255,11 +259,8 @@ def _instead(ctx: click.Context, word: str, value: str | None) -> str:
     ]
     if (meant := nearest(word, known)) is not None:
         return f", did you mean '{meant}'?"
-    for one in known:
-        if name.startswith(f"{plain(one)}-"):
-            return f", did you mean '{one}'?"
     if command == "serve":
-        return _for_serve(word, value)
+        return _for_serve(word, value) or _beginning(name, known)
     if command == "":
         return _for_all(ctx, word)
     if command == "events" and name in _EVENTS:
@@ -273,6 +274,14 @@ def _instead(ctx: click.Context, word: str, value: str | None) -> str:
         return f": arguments are {word.lstrip('-')}={value or 'VALUE'}, without dashes"
     if command == "job set-speed" and name[:1].isdigit():
         return ": SPEED is not negative"
+    return _beginning(name, known)
+
+
+def _beginning(name: str, known: Collection[str]) -> str:
+    """Return a clause with the option of which `name` is a longer form: --nbd of --nbd-socket."""
+    for one in known:
+        if name.startswith(f"{plain(one)}-"):
+            return f", did you mean '{one}'?"
     return ""
 
 
@@ -357,6 +366,13 @@ def _qmp_commands() -> Collection[str]:
         return ()
 
 
+def choice(message: str, kind: click.ParamType[object] | None) -> str:
+    """Return click's message about an option without its value, with the values that there are."""
+    if isinstance(kind, click.Choice):
+        return f"{message.removesuffix('.')}: {either(kind.choices)}"
+    return message
+
+
 def pair(word: str) -> str:
     """Return a clause about a word of `serve` that is not KEY=VALUE."""
     typed, _, _ = word.partition(":")
@@ -376,5 +392,5 @@ def number(message: str, low: float | None, high: float | None) -> str:
     """Return click's message about a number that is none, or not in its range, in our words."""
     typed = message.partition(" ")[0].strip("'")
     if low is not None and high is not None:
-        return f"'{typed}' is no number from {low} to {high}"
-    return f"'{typed}' is no number" + ("" if low is None else f" of {low} or more")
+        return f"'{typed}' is no number from {low:g} to {high:g}"
+    return f"'{typed}' is no number" + (f" of {low:g} or more" if low else "")
