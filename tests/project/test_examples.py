@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -25,8 +25,27 @@ PRINTED = [
 ]
 
 
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A directory in which one can type what is typed at the top of the tree."""
+    for name in ("scripts", ".venv"):
+        (tmp_path / name).symlink_to(TREE / name)
+    return tmp_path
+
+
+def recipe(name: str, start: str) -> str:
+    """The lines of an example that begin so: how it is run. The machine's log goes to a file."""
+    lines = [
+        line.removeprefix(start)
+        for line in (EXAMPLES / name).read_text().splitlines()
+        if line.startswith(start)
+    ]
+    assert lines
+    return "\n".join(["set -e; exec 2>log", *lines])
+
+
 def run(
-    directory: Path, *argv: str, stdin: Path | None = None, status: int = 0, **environ: str
+    directory: Path, *argv: str | Path, stdin: Path | None = None, status: int = 0, **environ: str
 ) -> str:
     """Run a program with .venv/bin on PATH, as the README says; what it prints."""
     path = f"{TREE}/.venv/bin:{os.environ['PATH']}"
@@ -57,16 +76,18 @@ def test_nbdsh_script(tmp_path: Path) -> None:
     assert printed.splitlines() == PRINTED
 
 
-def test_nbdsh_recipe(tmp_path: Path) -> None:
+def test_nbdsh_recipe(tree: Path) -> None:
     """What the script says how it is run, pasted in one go."""
-    for name in ("scripts", ".venv"):
-        (tmp_path / name).symlink_to(TREE / name)
-    script = (EXAMPLES / "nospace.nbdsh").read_text()
-    recipe = re.findall("^#   (.*)$", script, re.MULTILINE)
-    # The log of the machine would come between.
-    lines = ["set -e; exec 2>log", *recipe, "kill %1; wait"]
-    assert run(tmp_path, "bash", "-c", "\n".join(lines)).splitlines() == PRINTED
+    assert run(tree, "bash", "-c", recipe("nospace.nbdsh", "#   ")).splitlines() == PRINTED
 
+
+IN_VAIN = (
+    "TimeoutError: timed out",
+    "no RESET within 1 s",
+    "TimeoutExpired",
+    "the write has no answer",
+)
+"""The messages of what has waited in vain."""
 
 WRONG_SCRIPT = {
     "error": ('"vda"', '"sda"', "x-fault-add: Cannot find device='sda' nor node-name='sda'"),
@@ -77,9 +98,7 @@ WRONG_SCRIPT = {
 
 
 @pytest.mark.parametrize(("right", "wrong", "message"), WRONG_SCRIPT.values(), ids=WRONG_SCRIPT)
-def test_nbdsh_script_that_is_wrong(
-    right: str, wrong: str, message: str, tmp_path: Path
-) -> None:
+def test_nbdsh_script_that_is_wrong(right: str, wrong: str, message: str, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     copy.write_text(changed("nospace.nbdsh", right, wrong, message))
     with Live(tmp_path) as machine:
@@ -97,7 +116,7 @@ def changed(name: str, right: str, wrong: str, message: str) -> str:
     """An example with something else in a place of it, less patient where it waits in vain."""
     text = (EXAMPLES / name).read_text()
     changes = [(right, wrong)]
-    if message in ("TimeoutError: timed out", "TimeoutExpired", "the write has no answer"):
+    if message in IN_VAIN:
         changes.append(("PATIENCE_S = 30", "PATIENCE_S = 1"))
     for old, new in changes:
         assert text.count(old) == 1, old
@@ -112,25 +131,63 @@ def test_pytest_file(tmp_path: Path) -> None:
 
 
 WRONG_TEST = {
-    "error": ('"node-name": "vda"', '"node-name": "sda"', "Cannot find device='sda'"),
-    "no-event": ('wait_event("STOP")', 'wait_event("RESET")', "TimeoutError: timed out"),
-    "end": ('wait_event("STOP")', 'wait_event(qmp("quit"))', '"event": "SHUTDOWN"'),
-    "no-start": ("rerror=stop", "rerror=nonsense", "'nonsense' invalid read error action"),
-    "hangs": ('qmp("cont")', "", "TimeoutExpired"),
+    "error": ('fault("vda"', 'fault("sda"', "Cannot find device='sda'"),
+    "no-event": ('wait_event("STOP")', 'wait_event("RESET")', "no RESET within 1 s"),
+    "no-such-event": ('wait_event("STOP")', 'wait_event("STOPP")', "Did you mean 'STOP'"),
+    "end": ('machine.wait_event("STOP")', "machine.quit()", "before query-block was answered"),
+    "no-start": ('rerror="stop"', 'rerror="nonsense"', "'nonsense' invalid read error action"),
+    "hangs": ("machine.cont()", "", "TimeoutExpired"),
 }
 
 
 @pytest.mark.parametrize(("right", "wrong", "message"), WRONG_TEST.values(), ids=WRONG_TEST)
-def test_pytest_file_that_is_wrong(
-    right: str, wrong: str, message: str, tmp_path: Path
-) -> None:
+def test_pytest_file_that_is_wrong(right: str, wrong: str, message: str, tmp_path: Path) -> None:
     """It ends, and says what was wrong: the error reply, or what the machine has said."""
     (tmp_path / "test_copy.py").write_text(changed("test_nospace.py", right, wrong, message))
     printed = run(tmp_path, "pytest", "-q", f"--basetemp={tmp_path}/t", status=1)
     assert message in printed
 
 
+def test_asyncio(tmp_path: Path) -> None:
+    printed = run(tmp_path, "python3", "-W", "error", EXAMPLES / "nospace_asyncio.py")
+    assert printed.splitlines() == [
+        "failed: vdb No space left on device",
+        "io-status: ok nospace",
+        "copies ended with 0 0",
+    ]
+
+
+def test_fio(tree: Path) -> None:
+    """The volume is full several times, and has grown in the end; nothing is left behind."""
+    before = set(os.listdir(tree))
+    printed = run(tree, "bash", "-c", recipe("thin.fio", "#   "))
+    volume = json.loads(printed[printed.rindex("\n[") :])[0]
+    assert volume["physical-size"] >= 64 << 20 and volume["responder"]["resumes"] > 0
+    assert set(os.listdir(tree)) - before == {"log"}
+
+
+@pytest.mark.skipif(shutil.which("go") is None, reason="there is no go here")
+def test_go(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOCACHE", f"{tree}/go-cache")
+    monkeypatch.setenv("GOTOOLCHAIN", "local")
+    copy = shutil.copytree(EXAMPLES / "go", tree / "go")
+    assert run(copy, "gofmt", "-l", ".") == ""
+    assert run(copy, "go", "vet", ".") == ""
+    printed = run(tree, "bash", "-c", recipe("go/nospace.go", "//\t"))
+    assert printed.splitlines() == [
+        "failed: No space left on device",
+        "the program has succeeded",
+    ]
+
+
 @pytest.mark.parametrize("name", [path.name for path in sorted(EXAMPLES.glob("*.*"))])
 def test_examples_are_short(name: str) -> None:
     lines = (EXAMPLES / name).read_text().splitlines()
     assert len([line for line in lines if "SPDX-License-Identifier" not in line]) < 80
+
+
+def test_the_index_has_all_of_them() -> None:
+    index = (EXAMPLES / "README.md").read_text()
+    for path in EXAMPLES.iterdir():
+        if path.name not in ("README.md", "__pycache__"):
+            assert f"]({path.name}" in index, path.name

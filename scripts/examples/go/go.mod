@@ -1,0 +1,3 @@
+module example.org/nospace
+
+go 1.19
