@@ -7,22 +7,22 @@ Run it with pytest; put your own program in nbdcopy's place.
 import os
 import subprocess
 
-from faultline import Drive, Machine
+from faultline import Drive
 
 PATIENCE_S = 30  # nothing waits longer, so that a mistake does not hang the run
 
 
-def test_full_disk(tmp_path):
+def test_full_disk(faultline_factory, tmp_path):
     disk, source = tmp_path / "disk.img", tmp_path / "source.img"
     disk.write_bytes(bytes(16 << 20))
     source.write_bytes(os.urandom(16 << 20))
     drive = Drive(disk, id="vda", format="raw", rerror="stop", werror="enospc")
-    with Machine(drive, timeout=PATIENCE_S) as machine:
-        with machine.fault("vda", iotype="write", errno="ENOSPC", offset="8M"):
-            program = subprocess.Popen(["nbdcopy", source, machine.uri])
-            machine.wait_event("STOP")
-            assert machine.query_block()[0]["io-status"] == "nospace"
-            assert program.poll() is None  # neither failed nor finished
-        machine.cont()
-        assert program.wait(PATIENCE_S) == 0
+    machine = faultline_factory(drive, timeout=PATIENCE_S)
+    with machine.fault("vda", iotype="write", errno="ENOSPC", offset="8M"):
+        program = subprocess.Popen(["nbdcopy", source, machine.uri])
+        machine.wait_event("STOP")
+        assert machine.query_block()[0]["io-status"] == "nospace"
+        assert program.poll() is None  # neither failed nor finished
+    machine.cont()
+    assert program.wait(PATIENCE_S) == 0
     assert disk.read_bytes() == source.read_bytes()

@@ -134,7 +134,11 @@ WRONG_TEST = {
     "error": ('fault("vda"', 'fault("sda"', "Cannot find device='sda'"),
     "no-event": ('wait_event("STOP")', 'wait_event("RESET")', "no RESET within 1 s"),
     "no-such-event": ('wait_event("STOP")', 'wait_event("STOPP")', "Did you mean 'STOP'"),
-    "end": ('machine.wait_event("STOP")', "machine.quit()", "before query-block was answered"),
+    "end": (
+        'machine.wait_event("STOP")',
+        'machine.quit(), machine.wait_event("RESET")',
+        "before RESET came",
+    ),
     "no-start": ('rerror="stop"', 'rerror="nonsense"', "'nonsense' invalid read error action"),
     "hangs": ("machine.cont()", "", "TimeoutExpired"),
 }

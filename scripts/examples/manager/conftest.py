@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from machines import IMAGE_SIZE
 from manager import Manager
 
 from faultline import Machine
+from faultline.pytest_plugin import Factory
 
 pytest_plugins = "machine_times"
 
@@ -54,13 +54,7 @@ def image(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def faultline_factory() -> Iterator[Callable[..., Machine]]:
-    with ExitStack() as stack:
-        yield lambda *drives, **kw: stack.enter_context(Machine(*drives, **kw))
-
-
-@pytest.fixture
-def manage(faultline_factory: Callable[..., Machine]) -> Iterator[Callable[..., Manager]]:
+def manage(faultline_factory: Factory) -> Iterator[Callable[..., Manager]]:
     """Let a manager look after a machine until the end of the test."""
     managers: list[Manager] = []
 
