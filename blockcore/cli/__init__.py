@@ -22,8 +22,8 @@ commands `jobs` and `job`, on top of `job_table`, `job_screen` and `job_wait`.
 
 `connection` is the connection to a machine, by the client library, `output` the
 standard streams, `amounts` what sizes and times look like, `once` a command whose
-options may be given once only, and `wrong_words` what it says about one that is
-wrong.
+options may be given once only, `wrong_words` what it says about one that is wrong,
+and `other_words` those of other programs.
 """
 
 from __future__ import annotations

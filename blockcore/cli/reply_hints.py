@@ -18,7 +18,7 @@ _NO_SUCH_NODE = (
     r"Cannot find device='?(.*?)'?",
     r"Cannot find node '?(.*?)'?",
     r"Failed to find node with node-name='(.*)'",
-    r"Device '(.*)' not found",
+    r"Device '([^/]*)' not found",
 )
 
 _LISTED_BY = (

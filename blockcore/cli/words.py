@@ -23,6 +23,9 @@ from blockcore.qapi.texts import BOOLEANS, number, size
 Tree = dict[str, Any]
 """Keys with a tree, or with the list of the texts that were given."""
 
+OPEN = frozenset({"device_add"})
+"""Commands of QEMU that take more members than its schema shows (``'gen': false``)."""
+
 _DECIMAL = re.compile(r"[+-]?[0-9]{1,20}")
 
 _EXAMPLES = {
@@ -117,7 +120,13 @@ def arguments(schema: Schema, command: str, words: Tree) -> dict[str, Any]:
     Raises WrongArguments for the first member, in the order in which they were typed,
     that is unknown, then for a value that is wrong, then for what is missing.
     """
-    return _Words(schema, command).object(schema.arguments(command), words, "")
+    owner = schema.arguments(command)
+    if command in OPEN:
+        known = schema.members(owner).keys()
+        more = untyped({key: value for key, value in words.items() if key not in known})
+        words = {key: value for key, value in words.items() if key in known}
+        return {**_Words(schema, command).object(owner, words, ""), **more}
+    return _Words(schema, command).object(owner, words, "")
 
 
 class _Words:

@@ -1,226 +1,33 @@
 # SPDX-License-Identifier: MIT
 """Options and commands that `faultline` does not have, and what to type instead.
 
-Most are words of QEMU's, nbdkit's and qemu-storage-daemon's command lines.  This
-module is imported when there was an error.  What exists by now is never looked up
-here, so nothing here can hide it.
+This module is imported when there was an error.
 """
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Collection
-from typing import Final
 
 import click
 
 from blockcore.cli import answers
+from blockcore.cli.other_words import (
+    CLIENT_OPTIONS,
+    COMMAND_TEXTS,
+    COMMANDS,
+    EVENTS_OPTIONS,
+    IMAGE_OPTIONS,
+    JOB_COMMANDS,
+    JOB_TEXTS,
+    SERVE_OPTIONS,
+    TOP_OPTIONS,
+)
 from blockcore.cli.own_commands import own_schema
 from blockcore.process.hints import EXAMPLE, MACHINE_KEYS, drive_option
-from blockcore.qapi.nearest import Meanings, did_you_mean, either, nearest, plain
+from blockcore.qapi.nearest import did_you_mean, either, nearest, plain
 
-_NBD = "the NBD server listens at --nbd SOCKET or --port N"
-_CONTROL = "the control socket is --control SOCKET"
-_NBDKIT = "options of nbdkit go behind --, as in serve drive=... -- --filter=delay wdelay=1"
-_TLS = "write --tls-psk FILE or --tls-certificates DIR"
-_BACKGROUND = "write --daemonize"
-_LOG = "write --log-file FILE, --log-level LEVEL"
-_GUEST = "every NBD client is the guest; there is no other, and no hardware but drives"
-_NO_MEDIA = "drives have no removable media"
-_JSON = "its output is JSON already"
-
-_SERVE: Final = {
-    "accel": _GUEST,
-    "b": _BACKGROUND,
-    "background": _BACKGROUND,
-    "bind": "write --port N --address ADDRESS",
-    "cdrom": _NO_MEDIA,
-    "chardev": _CONTROL,
-    "command": "write --run COMMAND",
-    "config": "keys and options are given in the command line",
-    "cpu": _GUEST,
-    "D": _LOG,
-    "d": _BACKGROUND,
-    "daemon": _BACKGROUND,
-    "debug": "write --log-level debug",
-    "display": _GUEST,
-    "e": "each drive is an export, called by its id",
-    "enable-kvm": _GUEST,
-    "exec": "write --run COMMAND",
-    "export": "each drive is an export, called by its id",
-    "export-name": "each drive is an export, called by its id",
-    "exportname": "each drive is an export, called by its id",
-    "f": "it is in the foreground without --daemonize",
-    "filter": _NBDKIT,
-    "foreground": "it is in the foreground without --daemonize",
-    "fork": _BACKGROUND,
-    "g": _GUEST,
-    "h": _GUEST,
-    "host": "write --port N --address ADDRESS",
-    "i": "write --port N --address ADDRESS",
-    "incoming": "there is no migration of a machine",
-    "ip": "write --port N --address ADDRESS",
-    "ipaddr": "write --port N --address ADDRESS",
-    "kernel": _GUEST,
-    "l": _LOG,
-    "listen": _NBD,
-    "log": _LOG,
-    "logfile": _LOG,
-    "m": _GUEST,
-    "machine": _GUEST,
-    "metrics": "counters are in 'faultline qmp query-blockstats'",
-    "mask-handshake": _NBDKIT,
-    "mon": _CONTROL,
-    "monitor": _CONTROL,
-    "nbd-server": _NBD,
-    "netdev": _GUEST,
-    "nodefaults": _GUEST,
-    "newstyle": _NBDKIT,
-    "no-sr": _NBDKIT,
-    "nographic": _GUEST,
-    "object": "drives have limits in common by throttling.group=NAME in drive=",
-    "oldstyle": _NBDKIT,
-    "P": "write --pidfile FILE",
-    "p": "write --port N",
-    "pid": "write --pidfile FILE",
-    "pid-file": "write --pidfile FILE",
-    "q": "write --quiet",
-    "qmp": _CONTROL,
-    "r": "a drive is read-only by read-only=on in drive=",
-    "report": "counters are in 'faultline qmp query-blockstats'",
-    "s": "write --nbd SOCKET for NBD, --control SOCKET for QMP",
-    "selinux-label": _NBDKIT,
-    "serial": _GUEST,
-    "smp": _GUEST,
-    "snapshot": "images are written to: qemu-img create -b makes an overlay for that",
-    "socket": "write --nbd SOCKET for NBD, --control SOCKET for QMP",
-    "t": "write --threads N",
-    "swap": _NBDKIT,
-    "tls-creds": _TLS,
-    "tls-verify-peer": _NBDKIT,
-    "trace": _LOG,
-    "u": "write --nbd SOCKET",
-    "unix": "write --nbd SOCKET",
-    "v": "write --log-level debug",
-    "verbose": "write --log-level debug",
-}
-
-_CLIENT: Final = {
-    "a": "all are shown",
-    "all": "all are shown",
-    "c": "write -s SOCKET",
-    "connect": "write -s SOCKET",
-    "format": _JSON,
-    "host": "the control socket is a Unix socket: -s PATH",
-    "id": "the ID is typed alone",
-    "j": _JSON,
-    "job": "the ID is typed alone",
-    "job-id": "the ID is typed alone",
-    "json": _JSON,
-    "o": _JSON,
-    "output": _JSON,
-    "path": "write -s SOCKET",
-    "port": "the control socket is a Unix socket: -s PATH",
-    "pretty": _JSON,
-    "qmp": "write -s SOCKET",
-    "raw": _JSON,
-    "speed": "write SPEED behind ID, such as 10M",
-    "t": "write --timeout SECONDS",
-    "tcp": "the control socket is a Unix socket: -s PATH",
-    "u": "write -s SOCKET",
-    "unix": "write -s SOCKET",
-    "wait": "a machine is there when 'faultline serve' has printed its line",
-}
-
-_IMAGES: Final = {"disk", "hda", "hdb", "image", "img", "sda", "size", "vda"}
-"""Options by which people mean a drive."""
-
-_EVENTS: Final = {
-    "f": "events are followed anyway",
-    "follow": "events are followed anyway",
-    "limit": "write --count N",
-    "max": "write --count N",
-    "n": "write --count N",
-    "num": "write --count N",
-}
-
-_COMPLETION = "_FAULTLINE_COMPLETE=bash_source faultline prints it; also zsh_source, fish_source"
-
-_TOP: Final = {
-    "completion": _COMPLETION,
-    "install-completion": _COMPLETION,
-    "show-completion": _COMPLETION,
-    "v": "write --version",
-    "verbose": "'faultline serve' logs all events on stderr",
-}
-
-_COMMANDS: Final[Meanings] = {
-    **dict.fromkeys(
-        ("start", "run", "server", "launch", "up", "create", "new", "begin", "nbdkit", "nbd"),
-        ("serve",),
-    ),
-    **dict.fromkeys(("query", "exec", "execute", "send", "command", "call"), ("qmp",)),
-    **dict.fromkeys(("log", "tail", "follow", "watch", "listen", "logs"), ("events",)),
-    **dict.fromkeys(("faults", "inject", "fail", "break", "rule", "rules"), ("fault",)),
-    **dict.fromkeys(("list", "ps", "machines"), ("ls", "jobs")),
-    **dict.fromkeys(("top", "info", "show", "state"), ("status",)),
-    "wait-event": ("wait", "events"),
-}
-
-_FAULTS = "'faultline qmp x-fault-add' makes requests fail, x-query-faults lists what does"
-
-_TOP_COMMANDS: Final = {
-    "?": "'faultline --help' lists the commands",
-    "completion": _COMPLETION,
-    "fault": _FAULTS,
-    "faults": _FAULTS,
-    "help": "'faultline --help' lists the commands",
-    "hmp": "there is no monitor for people: 'faultline qmp' sends one command",
-    "inject": _FAULTS,
-    "kill": "'faultline qmp quit' ends a machine",
-    "ls": "'faultline jobs' lists jobs, 'faultline qmp query-block' drives",
-    "list": "'faultline jobs' lists jobs, 'faultline qmp query-block' drives",
-    "monitor": "'faultline events' follows a machine, 'faultline qmp' sends one command",
-    "qmp-shell": "'faultline qmp' sends one command; a shell is in Python's package qemu.qmp",
-    "shell": "'faultline qmp' sends one command; a shell is in Python's package qemu.qmp",
-    "shutdown": "'faultline qmp quit' ends a machine",
-    "status": "'faultline qmp query-status' and query-block tell it",
-    "top": "'faultline qmp query-status' and query-block tell it",
-    "version": "write faultline --version",
-}
-
-_JOB_COMMANDS: Final[Meanings] = {
-    "abort": ("cancel",),
-    "commit": ("complete",),
-    "continue": ("resume",),
-    "delete": ("cancel",),
-    "finish": ("complete",),
-    "follow": ("wait",),
-    "forget": ("dismiss",),
-    "kill": ("cancel",),
-    "limit": ("set-speed",),
-    "pivot": ("complete",),
-    "progress": ("wait",),
-    "remove": ("dismiss",),
-    "rm": ("dismiss",),
-    "speed": ("set-speed",),
-    "stop": ("pause",),
-    "throttle": ("set-speed",),
-    "unpause": ("resume",),
-    "watch": ("wait",),
-}
-
-_JOB_TEXTS: Final = {
-    "create": "jobs are begun by 'faultline qmp block-stream' and others",
-    "info": "'faultline jobs' lists them",
-    "list": "'faultline jobs' lists them",
-    "ls": "'faultline jobs' lists them",
-    "query": "'faultline jobs' lists them",
-    "show": "'faultline jobs' lists them",
-    "start": "jobs are begun by 'faultline qmp block-stream' and others",
-    "status": "'faultline jobs' lists them",
-    "stop": "pause lets it go on later, cancel ends it",
-}
+PORT_MAX = 65535
 
 
 def option(ctx: click.Context, typed: str, args: list[str]) -> str:
@@ -263,13 +70,13 @@ def _instead(ctx: click.Context, word: str, value: str | None) -> str:
         return _for_serve(word, value) or _beginning(name, known)
     if command == "":
         return _for_all(ctx, word)
-    if command == "events" and name in _EVENTS:
-        return f": {_EVENTS[name]}"
+    if command == "events" and name in EVENTS_OPTIONS:
+        return f": {EVENTS_OPTIONS[name]}"
     letter = [one for one in known if one[2:3] == name]
     if len(letter) == 1:
         return f", did you mean '{letter[0]}'?"
-    if name in _CLIENT:
-        return f": {_CLIENT[name]}"
+    if name in CLIENT_OPTIONS:
+        return f": {CLIENT_OPTIONS[name]}"
     if command == "qmp":
         return f": arguments are {word.lstrip('-')}={value or 'VALUE'}, without dashes"
     if command == "job set-speed" and name[:1].isdigit():
@@ -294,10 +101,10 @@ def _for_serve(word: str, value: str | None) -> str:
         return f": it is a key, {shlex.quote(f'{key}={value or default}')}"
     if word == "-S":
         return ": it is a key, prelaunch=on"
-    if drive_option(name) or name in _IMAGES:
+    if drive_option(name) or name in IMAGE_OPTIONS:
         return f": it is an option of a drive, as in {EXAMPLE}"
     letter = word.lstrip("-")
-    instead = _SERVE.get(letter) or _SERVE.get(name)
+    instead = SERVE_OPTIONS.get(letter) or SERVE_OPTIONS.get(name)
     return "" if instead is None else f": {instead}"
 
 
@@ -305,8 +112,8 @@ def _for_all(ctx: click.Context, word: str) -> str:
     name = plain(word)
     if name.endswith("completion") and "completion" in _commands(ctx):
         return ": write faultline completion SHELL"
-    if name in _TOP:
-        return f": {_TOP[name]}"
+    if name in TOP_OPTIONS:
+        return f": {TOP_OPTIONS[name]}"
     if name in ("s", "socket", "control"):
         return ": it goes behind the command, as in faultline qmp -s SOCKET query-status"
     for command in _commands(ctx):
@@ -314,7 +121,7 @@ def _for_all(ctx: click.Context, word: str) -> str:
         owner = ctx.command.get_command(ctx, command)
         if owner and word in {one for param in owner.params for one in param.opts}:
             return f": it is an option of 'faultline {command}', and goes behind that"
-    if name in _SERVE or name in MACHINE_KEYS or drive_option(name):
+    if name in SERVE_OPTIONS or name in MACHINE_KEYS or drive_option(name):
         return f": the command comes first, as in faultline serve {EXAMPLE}"
     return ""
 
@@ -328,21 +135,21 @@ def command(ctx: click.Context, typed: str, known: Collection[str]) -> str:
     """Return the message about a command that a group does not have; `known` are its own."""
     message = f"No such command '{typed}'"
     if ctx.command_path.partition(" ")[2]:
-        meant = did_you_mean(typed, known, _JOB_COMMANDS)
-        if typed in _JOB_TEXTS:
-            return f"{message}: {_JOB_TEXTS[typed]}"
+        meant = did_you_mean(typed, known, JOB_COMMANDS)
+        if typed in JOB_TEXTS:
+            return f"{message}: {JOB_TEXTS[typed]}"
         return f"{message}{meant or f': it is {either(sorted(known))}'}"
     return message + _top_command(typed, known)
 
 
 def _top_command(typed: str, known: Collection[str]) -> str:
-    if (hint := did_you_mean(typed, known, _COMMANDS)) and typed not in _TOP_COMMANDS:
+    if (hint := did_you_mean(typed, known, COMMANDS)) and typed not in COMMAND_TEXTS:
         return hint
-    if typed in _TOP_COMMANDS and nearest(typed, known) is None:
-        for name in _COMMANDS.get(typed, ()):
+    if typed in COMMAND_TEXTS and nearest(typed, known) is None:
+        for name in COMMANDS.get(typed, ()):
             if name in known and name != "jobs":
                 return f", did you mean '{name}'?"
-        return f": {_TOP_COMMANDS[typed]}"
+        return f": {COMMAND_TEXTS[typed]}"
     if "=" in typed:
         return f": the command comes first, as in faultline serve {shlex.quote(typed)}"
     if any(mark in typed for mark in "./"):
@@ -391,6 +198,9 @@ def pair(word: str) -> str:
 def number(message: str, low: float | None, high: float | None) -> str:
     """Return click's message about a number that is none, or not in its range, in our words."""
     typed = message.partition(" ")[0].strip("'")
+    host, colon, port = typed.rpartition(":")
+    if colon and port.isdigit() and high == PORT_MAX:
+        return f"'{typed}' is no number: write --port {port} --address {host.strip('[]')}"
     if low is not None and high is not None:
         return f"'{typed}' is no number from {low:g} to {high:g}"
     return f"'{typed}' is no number" + (f" of {low:g} or more" if low else "")

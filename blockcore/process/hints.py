@@ -166,9 +166,8 @@ def _option(match: re.Match[str], pair: str) -> str:
         return ": NBD clients see nothing of it"
     if typed.startswith("throttling."):
         return ": it is throttling.bps-total, throttling.iops-read and so on"
-    below = {f"file.{key}": key for key in own_texts("file")}
-    if typed in below.values():
-        return f", did you mean 'file.{typed}'?"
+    if (name := nearest(typed, own_texts("file"))) is not None:
+        return f", did you mean 'file.{name}'?"
     if typed in MACHINE_KEYS:
         return f": it is a key of its own, {typed}=..."
     if typed in ("config", "rules"):
@@ -210,12 +209,13 @@ def _file_missing(_match: re.Match[str], pair: str) -> str:
 
 def _no_node(match: re.Match[str], pair: str) -> str:
     """Return the answer to a name of a node that might have been meant as a file's."""
-    key = pair.partition("=")[0]
-    if key == "blockdev" and _options(pair).get("file") == match[1]:
-        return (
-            ": file= is another node; for a file write"
-            f" file.driver=file,file.filename={match[1]}"
-        )
+    if pair.startswith("blockdev="):
+        for key in ("file", "image", "backing"):
+            if _options(pair).get(key) == match[1]:
+                return (
+                    f": {key}= is another node; for a file write"
+                    f" {key}.driver=file,{key}.filename={match[1]}"
+                )
     return ""
 
 
@@ -354,6 +354,10 @@ _ANSWERS: Final[tuple[tuple[str, Callable[[re.Match[str], str], str]], ...]] = (
     (r"error parsing address '.*'", _fixed(", as in nbd:HOST:PORT or nbd:unix:PATH")),
     (r"Parameter '.*' expects (?:size|integer|uint64)", _fixed(", such as 4096")),
     (r"Parameter 'driver' is missing", _driver_missing),
+    (
+        r"Parameter 'server' is missing",
+        _fixed(", as in server.type=unix,server.path=SOCKET"),
+    ),
     (r"Parameter 'write-cache' does not accept value '.*'", _fixed(": it is on, off or auto")),
     (r"invalid aio option", _fixed(": it is threads, native or io_uring")),
     (r"Invalid discard option", _fixed(": it is unmap or ignore")),

@@ -8,6 +8,7 @@ sparse file of that size in the private directory; QEMU has no such drives.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from blockcore.config.sockets import needs_drive
@@ -58,7 +59,8 @@ def _with_file(key: str, at: int, directory: Path) -> str:
     try:
         size = opt_size(options.pop("size"), "size")
     except QmpError as exc:
-        raise QmpError(f"{key}: {exc}") from None
+        hint = import_module("blockcore.process.hints").hint(exc.desc, key)
+        raise QmpError(f"{key}: {exc}{hint}") from None
     name = options.get("id", "")
     image = directory / f"{name if well_formed_id(name) else 'drive'}.img"
     if image.exists():  # of a drive of that id, which the parser refuses

@@ -118,7 +118,9 @@ def did_you_mean(typed: str, known: Collection[str], meanings: Meanings | None =
     names = sorted(known)
     name = nearest(typed, names, meanings)
     found = [name] if name else beginning(typed, names) or containing(typed, names, most=2)
-    return f", did you mean {either([f'{one!r}' for one in found])}?" if found else ""
+    # Not by repr(): the names may be members of an enum.
+    quoted = [f"'{one}'" for one in found]
+    return f", did you mean {either(quoted)}?" if found else ""
 
 
 def either(names: Collection[str]) -> str:

@@ -390,6 +390,9 @@ def test_qmp_takes_words_by_the_schema_of_the_server(
     assert json.loads(capsys.readouterr().out)["iops-total"] == 5
     assert main(["qmp", "object-add", "qom-type=throttle-grop", "id=1"]) == 2
     assert "did you mean 'throttle-group'?" in capsys.readouterr().err
+    # QEMU's schema does not show the properties of devices.
+    assert main(["qmp", "device_add", "driver=no-such", "id=d", "num-queues=4"]) == 1
+    assert "'no-such' is not a valid device model name" in capsys.readouterr().err
     assert main(["qmp", "block_resize", "node=n", "size=10M"]) == 2
     assert "Parameter 'node' is unexpected, did you mean 'node-name'?" in capsys.readouterr().err
 
