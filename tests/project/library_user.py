@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: MIT
+"""A program of a user who types everything, with all that the client library has.
+
+`test_library_user.py` has it checked with `mypy --strict`, and runs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from pathlib import Path
+from typing import Any, assert_type
+
+import faultline.aio
+from faultline import (
+    Bitmap,
+    CommandError,
+    ConnectFailed,
+    Drive,
+    Event,
+    Fault,
+    FaultlineError,
+    Job,
+    JobFailed,
+    JobInfo,
+    JobStopped,
+    Machine,
+    MachineEnded,
+    Pattern,
+    ServedDrive,
+    StartFailed,
+    TimedOut,
+    Volume,
+    event,
+    keep_spares,
+)
+from faultline.schema import BlockInfo, FaultInfo, StatusInfo
+
+TARGET = {"driver": "null-co", "node-name": "target", "size": 8 << 20}
+
+
+def drives() -> tuple[Drive, Drive]:
+    """Return a drive that stops, and a thin one."""
+    options = {"file.x-physical-size": "64k"}
+    first = Drive(size="8M", id="vda", format="raw", rerror="stop", werror="stop", discard="unmap")
+    second = Drive(Path("b.img"), format="raw", read_only=False, options=options)
+    return first, second
+
+
+def sync() -> None:
+    """Use the synchronous face."""
+    keep_spares(0)
+    first, second = drives()
+    assert_type(first.key(), str)
+    with Machine(first, second, blockdevs=[TARGET], seed=1, name="m", timeout=30) as m:
+        assert_type(m, Machine)
+        assert (m.seed, m.status, bool(m.pid)) == (1, None, True)
+        assert_type(m.drives, dict[str, ServedDrive])
+        assert m.drives["vda"].uri == m.uri == str(m.drives["vda"])
+        assert m.drives["vdb"].id == "vdb" and second.file == Path("b.img")
+        commands(m)
+        events(m)
+        job(m.job("b"), m)
+        volume(m.volume("vdb"))
+        with m.bitmap("vda", "b0", granularity=65536) as b0, m.bitmap("vda", "b1") as b1:
+            bitmap(b0, b1)
+        with Machine.connect(m.control, timeout=30) as other:
+            assert_type(other, Machine)
+            assert other.pid is None
+        m.kill()
+        assert m.status == -9
+    assert [line["event"] for line in m.log][:1] == ["serving"] and "serving" in m.log_text
+    m.close()
+
+
+def commands(m: Machine) -> None:
+    """Use commands, typed and not, and rules."""
+    assert_type(m.query_status(), StatusInfo)
+    assert_type(m.query_block(), list[BlockInfo])
+    assert_type(m.execute("query-name"), Any)
+    with m.fault("vda", iotype="write", errno=errno.EIO, offset="64k", length=512) as rule:
+        assert_type(rule, Fault)
+        assert_type(m.x_query_faults(), list[FaultInfo])
+        assert rule.info()["id"] == rule.id and rule.hits() == 0
+    m.fault("vda", errno="EIO", count=1).remove()
+    try:
+        m.block_resize(device="none", size="1M", timeout=10)
+    except CommandError as exc:
+        assert_type(exc.error_class, str)
+        assert exc.command == "block_resize" and exc.text in str(exc)
+
+
+def events(m: Machine) -> None:
+    """Use events."""
+    mark = m.mark()
+    m.stop()
+    stop = m.wait_event("STOP", timeout=10, since=mark)
+    assert_type(stop, Event)
+    assert (stop.name, stop.data, stop.get("x", 1)) == ("STOP", {}, 1) and stop.time
+    m.cont()
+    m.stop()
+    m.cont()
+    resume = Pattern.of("RESUME")
+    assert_type(m.expect(resume, event("STOP"), timeout=10), list[Event])
+    assert m.wait_any("RESET", resume, timeout=10).name == resume.name
+    assert resume.fits(m.events[-1]) and not resume.members
+    assert m.journal.count == len(m.events) == 4
+    try:
+        m.wait_event("RESET", timeout=0)
+    except TimedOut as exc:
+        assert str(exc).startswith("no RESET within 0 s")
+
+
+def job(b: Job, m: Machine) -> None:
+    """Use a job, from its start to its failure."""
+    m.blockdev_backup(
+        device="vda", target="target", sync="full", job_id=b.id, speed=1,
+        auto_finalize=False, auto_dismiss=False, on_target_error="stop",
+    )  # fmt: skip
+    b.pause()
+    b.resume()
+    with m.fault("target", errno="ENOSPC", count=1):
+        b.set_speed(0)
+        try:
+            b.wait("pending")
+        except JobStopped as stop:
+            assert (stop.job, stop.io_status) == ("b", "nospace")
+    info = b.info()
+    assert_type(info, JobInfo)
+    assert info.stopped and (info.id, info.type) == ("b", "backup")
+    b.resume()
+    b.wait("pending", timeout=10)
+    assert b.progress() == 1.0
+    b.finalize()
+    b.wait()
+    b.dismiss()
+    m.blockdev_mirror(device="vda", target="target", sync="full", job_id="m")
+    mirror = m.job("m")
+    mirror.wait("ready")
+    mirror.cancel(force=True)
+    try:
+        mirror.wait()
+    except JobFailed as failed:
+        assert (failed.job, failed.error) == ("m", None)
+    m.blockdev_mirror(device="vda", target="target", sync="full", job_id="m")
+    mirror.wait("ready")
+    mirror.complete()
+    mirror.wait()
+
+
+def volume(thin: Volume) -> None:
+    """Use a thin volume."""
+    thin.extend("128k")
+    thin.extend(add=65536, latency_ms=1, timeout=10)
+    assert thin.info()["physical-size"] == 3 << 16
+    thin.responder(chunk=65536, threshold=4096)
+
+
+def bitmap(b0: Bitmap, b1: Bitmap) -> None:
+    """Use bitmaps."""
+    b0.disable()
+    b0.enable()
+    b0.merge(b1.name)
+    b0.clear()
+    assert b0.count() == 0 and b0.info()["granularity"] == 65536
+
+
+def failures() -> None:
+    """Meet the errors of starts and ends."""
+    for make, kind in (
+        (lambda: Machine.connect("nowhere"), ConnectFailed),
+        (lambda: Machine("nowhere").start(), StartFailed),
+        (lambda: Machine().cont(), FaultlineError),
+    ):
+        try:
+            make()
+        except FaultlineError as exc:
+            assert isinstance(exc, kind)
+    with Machine(Drive(size="1M")) as m:
+        m.quit()
+        try:
+            m.wait_event("STOP", timeout=10)
+        except MachineEnded as exc:
+            assert isinstance(exc, ConnectionError)
+
+
+async def asynchronous() -> None:
+    """Use the face for asyncio."""
+    async with faultline.aio.Machine(*drives(), timeout=30) as m:
+        assert_type(m, faultline.aio.Machine)
+        assert_type(await m.query_status(), StatusInfo)
+        assert_type(await m.execute("query-name"), Any)
+        async with m.fault("vda", iotype="write", errno="EIO") as rule:
+            assert_type(rule, faultline.aio.Fault)
+            assert await rule.hits() == 0
+        await (await m.fault("vda")).remove()
+        await m.stop()
+        await m.cont()
+        assert_type(await m.wait_event("STOP"), Event)
+        assert_type(await m.wait_any("RESUME"), Event)
+        await m.stop()
+        assert_type(await m.expect("STOP"), list[Event])
+        await m.cont()
+        thin: faultline.aio.Volume = m.volume("vdb")
+        await thin.extend(add="64k")
+        async with m.bitmap("vda", "b0") as b0:
+            assert_type(b0, faultline.aio.Bitmap)
+            assert await b0.count() == 0
+        await m.blockdev_add(driver="null-co", node_name="target", size=8 << 20)
+        await m.blockdev_backup(device="vda", target="target", sync="full", job_id="b")
+        backup: faultline.aio.Job = m.job("b")
+        await backup.wait(timeout=10)
+        async with faultline.aio.Machine.connect(m.control) as other:
+            assert await other.query_name() == {}
+        await m.kill()
+
+
+if __name__ == "__main__":
+    sync()
+    failures()
+    asyncio.run(asynchronous())
