@@ -15,6 +15,7 @@ then what takes over signals (`Start`), then the rest.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -25,6 +26,8 @@ sys.path.insert(0, HERE)
 import shortage  # noqa: E402
 
 shortage.watch()
+# Imports make few objects that are garbage: looking for them takes a tenth of the start.
+gc.disable()
 
 import ctypes  # noqa: E402
 import importlib  # noqa: E402
@@ -42,6 +45,7 @@ importlib.import_module("blockcore")
 sys.path.remove(TREE)
 
 import lifetime  # noqa: E402
+from blockcore.bql.later import without  # noqa: E402
 from blockcore.process.start import Start  # noqa: E402
 
 start = Start(os.environ, lifetime.outlive())
@@ -50,17 +54,17 @@ start.begin(os.environ)
 if SERVING:
     lifetime.at_exit(start.leftovers.remove)
 
-site.addsitedir(os.path.join(TREE, ".venv", "lib", VERSION, "site-packages"))
+if not SERVING:  # `faultline serve` says where packages are
+    site.addsitedir(os.path.join(TREE, ".venv", "lib", VERSION, "site-packages"))
 sys.path.append(TREE)
 # Where distributions have libnbd's module: an embedded interpreter takes its prefix from the
 # first python3 on PATH, which need not be the distribution's.
 sys.path += ["/usr/lib/python3/dist-packages", f"/usr/lib64/{VERSION}/site-packages"]
 
-# structlog imports rich if it is there, to draw tracebacks.  Nothing draws any here, and the
-# import takes a tenth of the time until the machine is ready.
-sys.modules["rich"] = None  # type: ignore[assignment]
-importlib.import_module("structlog")
-del sys.modules["rich"]
+# asyncio imports ssl if it is there, for what nobody does here, and the import takes as long as
+# asyncio's own.
+with without("ssl"):
+    importlib.import_module("asyncio")
 
 import failure  # noqa: E402
 import heap  # noqa: E402
@@ -92,6 +96,7 @@ server = Server(os.environ, os.getcwd(), start)
 _libc = ctypes.CDLL(None)
 heap.be_one()
 failure.install((OSError, QmpError))
+gc.enable()
 
 
 def _alive() -> bool:

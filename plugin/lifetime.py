@@ -13,7 +13,6 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
@@ -40,7 +39,8 @@ def outlive() -> int:
     Returns a pidfd of the parent if nbdkit was told --exit-with-parent, else -1.
     """
     _libc.prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0)
-    words = Path("/proc/self/cmdline").read_bytes().split(b"\0")[1:]
+    with open("/proc/self/cmdline", "rb") as file:
+        words = file.read().split(b"\0")[1:]
     if not is_told_to_exit(map(os.fsdecode, words)):
         return -1
     return os.pidfd_open(os.getppid())

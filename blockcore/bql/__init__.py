@@ -9,6 +9,7 @@
   have come true.
 - `clock`: the time, which tests replace.
 - `lock`: a lock between coroutines, taken in the order in which they ask.
+- `later`: imports that wait until they are needed.
 
 Nothing in here knows what the coroutines do.
 """

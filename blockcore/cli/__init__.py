@@ -7,10 +7,11 @@ here takes part in serving, and no other room imports from here.
 
 `command` is the group of all commands.  `serve` has the options of the command of that
 name, `serve_options` are what its user has asked for, and `prepare` finds out whether it
-can be had: nbdkit and its Python (`embedding`, `plugin_packages`,
-`private_environment`), the sockets to listen at (`endpoints`, `listen`, `runtime_dir`),
-the limits and descriptors that the process was started with (`surroundings`), and
-nbdkit's own options (`nbdkit_options`, `tls`, `rehearsal`).  `launch` starts what
+can be had: nbdkit and its Python (`embedding`, `known_nbdkit`, `nbdkit_dump`), packages
+for that Python (`plugin_packages`, `package_metadata`, `private_environment`), the
+sockets to listen at (`endpoints`, `listen`, `runtime_dir`), the limits and descriptors
+that the process was started with (`surroundings`), and nbdkit's own options
+(`nbdkit_options`, `tls`, `rehearsal`).  `launch` starts what
 `nbdkit_command` says.  With --run and --daemonize that is a child of this process
 (`supervised`, `supervise`, `run_command`).
 

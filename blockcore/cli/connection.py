@@ -9,11 +9,11 @@ import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import click
 
+from blockcore.qapi.record import dataclass
 from faultline.aio import Machine
 from faultline.errors import CommandError, ConnectFailed, MachineEnded
 from faultline.events import Event

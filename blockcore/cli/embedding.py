@@ -9,23 +9,22 @@ the first python3 on PATH is.
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from blockcore.bql.later import later
+from blockcore.cli.known_nbdkit import known_python
+from blockcore.qapi.record import dataclass
+
 PYTHON_MIN = (3, 11)
 """The oldest Python that can run the plugin."""
 
-PACKAGES = (
-    "packages: nbdkit and nbdkit-plugin-python in Debian and Ubuntu, "
-    "nbdkit and nbdkit-python-plugin in Fedora"
-)
+_packages = later("blockcore.cli.nbdkit_dump:PACKAGES")
+_asked_python = later("blockcore.cli.nbdkit_dump:asked_python")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +59,15 @@ def find_nbdkit(environ: Mapping[str, str]) -> Nbdkit:
     """
     program = shutil.which("nbdkit", path=environ.get("PATH", os.defpath))
     if program is None:
-        raise click.ClickException(f"there is no nbdkit on PATH ({PACKAGES})")
-    try:
-        dump = subprocess.run(
-            [program, "python", "--dump-plugin"],
-            env=embedded_environment(Path(program), [], environ),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-    except OSError as exc:
-        raise click.ClickException(f"{program}: {exc.strerror}") from exc
-    found = re.search(r"^python_version=(\d+)\.(\d+)", dump.stdout, re.MULTILINE)
-    if dump.returncode != 0 or found is None:
-        raise click.ClickException(f"{program} has no Python plugin ({PACKAGES})")
-    nbdkit = Nbdkit(Path(program), (int(found[1]), int(found[2])))
+        raise click.ClickException(f"there is no nbdkit on PATH ({_packages()})")
+    version = known_python(program, environ)
+    if version is None:
+        env = embedded_environment(Path(program), [], environ)
+        version = _asked_python()(program, env, environ)
+    nbdkit = Nbdkit(Path(program), version)
     if nbdkit.python < PYTHON_MIN:
         raise click.ClickException(
-            f"{program} embeds Python {found[1]}.{found[2]}, "
+            f"{program} embeds Python {version[0]}.{version[1]}, "
             f"the plugin needs {PYTHON_MIN[0]}.{PYTHON_MIN[1]} or newer"
         )
     return nbdkit

@@ -15,7 +15,7 @@ import click
 from blockcore.cli.listen import TcpPort, UnixSocket, group_id, mode_of_umask, parse_mode
 from blockcore.config.sockets import require_drives
 from blockcore.process.socket_file import socket_path
-from blockcore.qapi.names import QmpError
+from blockcore.qapi.errors import QmpError
 
 KEY = re.compile(r"[A-Za-z][A-Za-z0-9._-]*=")
 """The form of a key that nbdkit accepts; it takes any other word for a file name."""

@@ -13,7 +13,7 @@ from blockcore.cli.connection import Control, ErrorReply, control_options
 from blockcore.cli.job_table import advice, shown_status, table
 from blockcore.cli.job_wait import Stirring, wait
 from blockcore.cli.once import Command, Group
-from blockcore.qapi.names import QmpError
+from blockcore.qapi.errors import QmpError
 from blockcore.qapi.nearest import as_size, did_you_mean, either, there_are
 from blockcore.qapi.texts import opt_size
 from faultline.aio import Machine

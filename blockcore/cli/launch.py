@@ -12,9 +12,11 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import click
+
+from blockcore.qapi.record import dataclass
 
 FIRST = 3
 """The number of the first socket (SD_LISTEN_FDS_START)."""

@@ -15,13 +15,13 @@ import grp
 import os
 import re
 import socket
-from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
 import click
 
 from blockcore.process.socket_file import make_room
+from blockcore.qapi.record import dataclass
 
 PATH_BYTES_MAX = 107
 """The longest path of a Unix socket: sun_path holds 108 bytes with its terminator."""

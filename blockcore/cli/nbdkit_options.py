@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib import import_module
 
 import click
+
+from blockcore.qapi.record import dataclass
 
 _WITH_ARGUMENT = {
     **{"-D": "--debug", "-e": "--exportname", "-g": "--group", "-i": "--ipaddr"},

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from blockcore.bql.later import later
 from blockcore.cli.embedding import Nbdkit, find_nbdkit
 from blockcore.cli.endpoints import endpoints
 from blockcore.cli.launch import Launch
@@ -17,13 +17,15 @@ from blockcore.cli.listen import Listener, UnixSocket
 from blockcore.cli.nbdkit_command import find_plugin, serve_command
 from blockcore.cli.output import require_stdout
 from blockcore.cli.plugin_packages import plugin_packages
-from blockcore.cli.rehearsal import rehearse
 from blockcore.cli.runtime_dir import PrivateDirectory
 from blockcore.cli.serve_options import ServeOptions
 from blockcore.cli.surroundings import checked, open_parent
 from blockcore.cli.tls import Tls
 from blockcore.process.temporary_drive import needs_directory, with_files
-from blockcore.qapi.names import QmpError
+from blockcore.qapi.errors import QmpError
+from blockcore.qapi.record import dataclass
+
+_rehearse = later("blockcore.cli.rehearsal:rehearse")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +111,7 @@ def prepare(options: ServeOptions) -> Prepared:
     packages = plugin_packages(nbdkit, environ)
     passed_on = [*tls.arguments(), *options.nbdkit.options]
     if passed_on or options.nbdkit.parameters:
-        rehearse(nbdkit.program, passed_on, options.nbdkit.parameters, environ)
+        _rehearse()(nbdkit.program, passed_on, options.nbdkit.parameters, environ)
     options.require_pidfile()
     return Prepared(
         options=options,

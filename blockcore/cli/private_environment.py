@@ -18,7 +18,6 @@ import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,6 +25,7 @@ import click
 
 from blockcore.cli.embedding import Nbdkit
 from blockcore.cli.output import tell
+from blockcore.qapi.record import dataclass
 
 INSTALL = ("install", "--quiet", "--no-input", "--disable-pip-version-check")
 

@@ -9,12 +9,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from blockcore.cli.listen import PATH_BYTES_MAX
+from blockcore.qapi.record import dataclass
 
 LONGEST = "/faultline-xxxxxxxx/control"
 """The longest path of a socket below the directory in which a private directory is made."""

@@ -9,8 +9,10 @@ types may contain themselves.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
+
+from blockcore.qapi.record import dataclass
 
 Entity = Mapping[str, Any]
 """A SchemaInfo, as it comes over the wire."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import click
 
 from blockcore.cli.nbdkit_options import NbdkitOptions
 from blockcore.cli.tls import Tls, tls
 from blockcore.process.pidfile import require_room
-from blockcore.qapi.names import QmpError
+from blockcore.qapi.errors import QmpError
+from blockcore.qapi.record import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

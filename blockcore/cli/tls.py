@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from urllib.parse import quote
 
 import click
+
+from blockcore.qapi.record import dataclass
 
 MODES = ("off", "on", "require")
 

@@ -8,12 +8,12 @@ an action is a dataclass with a member `data`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from blockcore.machine.machine import Machine
 from blockcore.machine.transaction import ActionCompletionMode, Transaction
 from blockcore.qapi.names import QmpError
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import FlatUnion
 
 

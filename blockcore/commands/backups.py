@@ -6,7 +6,7 @@ Each command is a transaction of one action, as in QEMU.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 from blockcore.commands import transaction
@@ -33,6 +33,7 @@ from blockcore.qapi.names import (
     QmpError,
     Size,
 )
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import CommandTable
 from blockcore.rules.bitmap import DirtyBitmap
 

@@ -7,8 +7,6 @@ keeps what undoes it.  Only a removal waits for the commit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from blockcore.commands.actions import ActionTable, TransactionAction
 from blockcore.commands.bitmaps import (
     BlockDirtyBitmap,
@@ -22,6 +20,7 @@ from blockcore.commands.bitmaps import (
 )
 from blockcore.machine.machine import Machine
 from blockcore.machine.transaction import Transaction
+from blockcore.qapi.record import dataclass
 
 actions = ActionTable()
 

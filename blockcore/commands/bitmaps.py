@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated
 
 from blockcore.machine.machine import Machine
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import QmpError, UInt32
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import Alternate, CommandTable
 from blockcore.rules.bitmap import MIN_GRANULARITY, DirtyBitmap
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from blockcore.commands.bitmaps import BlockDirtyInfo, dirty_bitmaps
@@ -14,6 +13,7 @@ from blockcore.nodes.graph.chain import skip_implicit_filters
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.events import BlockImageCorrupted
 from blockcore.qapi.names import BlockdevDetectZeroesOptions, BlockDeviceIoStatus, QmpError
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import CommandTable
 from blockcore.rules.throttle import Limit
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar
 
 from blockcore.drive.block_backend import BlockBackend
@@ -11,6 +11,7 @@ from blockcore.machine.machine import Machine
 from blockcore.nodes.graph.chain import skip_implicit_filters
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.specific import BlockStatsSpecificFile
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import CommandTable
 from blockcore.rules.accounting import AcctType, BlockAcctStats
 

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from blockcore.machine.machine import Machine
 from blockcore.qapi.names import BlockdevOnError, QmpError
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import CommandTable
 from blockcore.rules.policy import parse_rerror, parse_werror
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, fields, make_dataclass, replace
+from dataclasses import fields, make_dataclass, replace
 from itertools import count
 from typing import Annotated, Any, get_type_hints
 
@@ -16,6 +16,7 @@ from blockcore.machine.machine import Machine
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.keyval import well_formed_id
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, QmpError
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import CommandTable, FlatUnion
 
 table = CommandTable()
@@ -70,7 +71,7 @@ def _info_class(kind: type[FaultOptions]) -> type[FaultInfo]:
     if "errno" in hints:
         own.append(("errno_name", str | None, None))
     name = f"FaultInfo{kind.__name__}"
-    return make_dataclass(name, own, bases=(FaultInfo,), frozen=True, kw_only=True)
+    return make_dataclass(name, own, bases=(FaultInfo,), kw_only=True, eq=False, repr=False)
 
 
 INFO_CLASSES = {action: _info_class(kind) for action, kind in KINDS.items()}

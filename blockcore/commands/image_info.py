@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from blockcore.nodes.graph.abilities import allocated_file_size, is_dirty
@@ -13,6 +12,7 @@ from blockcore.nodes.graph.make import IMAGE_INFO_SPECIFIC
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.specific import ImageInfoSpecific
 from blockcore.qapi.names import QmpError
+from blockcore.qapi.record import dataclass
 from blockcore.rules.ranges import align_up
 
 SECTOR = 512

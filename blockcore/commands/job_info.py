@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from blockcore.bql.effects import Until
 from blockcore.job.block_job import BlockJob
 from blockcore.machine.machine import Machine
 from blockcore.qapi.names import BlockDeviceIoStatus, JobStatus, JobType
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import CommandTable, FlatUnion
 
 table = CommandTable()

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated
 
 from blockcore.bql.effects import Until
@@ -20,6 +19,7 @@ from blockcore.qapi.events import (
     JobStatusChange,
 )
 from blockcore.qapi.names import JobType, JobVerb, MirrorCopyMode, QapiErrorClass, QmpError
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import CommandTable, FlatUnion
 
 table = CommandTable()

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from blockcore.drive.block_backend import BlockBackend
 from blockcore.drive.guest_request import Request, Wait
 from blockcore.machine.machine import Machine
 from blockcore.qapi.names import BlkdebugIOType, UInt64
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import CommandTable
 
 table = CommandTable()

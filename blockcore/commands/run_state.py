@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
 from blockcore.machine.machine import Machine
 from blockcore.qapi.events import Reset, Resume, Shutdown, Stop
 from blockcore.qapi.names import RunState, ShutdownCause
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import CommandTable
 
 table = CommandTable()

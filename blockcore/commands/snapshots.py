@@ -6,8 +6,6 @@ Each snapshot command is a transaction of one action, as in QEMU.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from blockcore.commands import transaction
 from blockcore.commands.actions import ActionTable, TransactionAction
 from blockcore.machine.graph_changes import changing_graph, set_read_only
@@ -20,6 +18,7 @@ from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.names import QmpError
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import CommandTable
 
 table = CommandTable()

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""QMP's `transaction`: several actions or none.  `table` includes the kinds of action."""
+"""QMP's `transaction`: several actions or none.  `transactions` adds the kinds of others."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from blockcore.commands.actions import (
@@ -18,6 +17,7 @@ from blockcore.machine.graph_changes import changing_graph
 from blockcore.machine.machine import Machine
 from blockcore.machine.transaction import ActionCompletionMode, Transaction
 from blockcore.qapi.names import QmpError
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import CommandTable
 
 table = CommandTable()

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Annotated
 
 from blockcore.bql.effects import Until
@@ -12,9 +11,10 @@ from blockcore.machine.machine import Machine
 from blockcore.machine.volume_responder import VolumeResponder, make_options
 from blockcore.nodes.graph.abilities import allocated_file_size
 from blockcore.nodes.node import BlockNode
-from blockcore.qapi.errnos import ERRNO
+from blockcore.qapi.errno_types import ERRNO
 from blockcore.qapi.events import XVolumeExtended
 from blockcore.qapi.names import QmpError, Size, UInt32, UInt64
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import CommandTable
 from blockcore.rules.volume import Volume
 

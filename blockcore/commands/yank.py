@@ -7,13 +7,13 @@ Both commands may be executed out of band: they wait for no other command and no
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
 from blockcore.machine.machine import Machine
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import QapiErrorClass, QmpError
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import CommandTable, FlatUnion
 
 table = CommandTable()

@@ -25,7 +25,6 @@ has them.  They have one line each and do not name the pair: the caller does
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from blockcore.config.device_config import DRIVERS, DeviceConfig, parse_device
 from blockcore.config.drive_config import DriveConfig, automatic_id, interface_of, parse_drive
@@ -40,6 +39,7 @@ from blockcore.qapi.json.stream import parse_json
 from blockcore.qapi.keyval import parse_keyval
 from blockcore.qapi.names import QmpError
 from blockcore.qapi.qemu import LATEST, Release, release_of
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.texts import opt_bool, opt_number
 
 REPEATED = frozenset({"blockdev", "device", "drive"})

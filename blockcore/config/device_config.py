@@ -8,7 +8,6 @@ is ``driver,property=value,...`` or a JSON object.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from blockcore.nodes.definitions.structs import OnOffAuto
@@ -16,6 +15,7 @@ from blockcore.qapi.json.stream import parse_json
 from blockcore.qapi.keyval import parse_opts, well_formed_id
 from blockcore.qapi.names import BlockdevOnError, QmpError
 from blockcore.qapi.qemu import LATEST, Release
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.texts import opt_size
 
 BLOCK_SIZE_MIN: Final = 512

@@ -10,7 +10,6 @@ media=cdrom, index, bus, unit, snapshot=on, and drives without a medium.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from blockcore.nodes.definitions.flat_options import open_options
@@ -18,6 +17,7 @@ from blockcore.nodes.definitions.options import BlockdevOptions
 from blockcore.nodes.definitions.structs import BlockdevAioOptions
 from blockcore.qapi.keyval import parse_opts, well_formed_id
 from blockcore.qapi.names import BlockdevDetectZeroesOptions, BlockdevOnError, QmpError
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.texts import opt_bool, opt_number
 from blockcore.rules.policy import parse_rerror, parse_werror
 from blockcore.rules.throttle import Limit, ThrottleConfig

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from blockcore.qapi.names import QmpError
+from blockcore.qapi.errors import QmpError
 
 _ADDRESSES = frozenset({"fd", "inet", "socket", "tcp", "telnet", "unix", "vsock", "websocket"})
 """What begins an address in QEMU's -qmp and -chardev, before a colon."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
@@ -29,6 +28,7 @@ from blockcore.qapi.names import (
     IoOperationType,
     RunState,
 )
+from blockcore.qapi.record import dataclass
 from blockcore.rules.accounting import AcctType, BlockAcctStats
 from blockcore.rules.host import DriveHost
 from blockcore.rules.policy import error_action, iostatus_after

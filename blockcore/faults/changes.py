@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, make_dataclass
+from dataclasses import fields, make_dataclass
 from typing import Annotated, Any, get_type_hints
 
 from blockcore.faults.kinds import KINDS
 from blockcore.faults.options import FaultOptions
 from blockcore.qapi.names import QmpError
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.types import Struct
 from blockcore.qapi.visitor import Enumeration
 
@@ -45,7 +46,7 @@ def _changes_class() -> type[RuleToChange]:
     own["action"] = Annotated[str, actions]
     members: list[Any] = [(name, hint, None) for name, hint in own.items() if name not in FIXED]
     return make_dataclass(
-        "FaultChanges", members, bases=(RuleToChange,), frozen=True, kw_only=True
+        "FaultChanges", members, bases=(RuleToChange,), kw_only=True, eq=False, repr=False
     )
 
 

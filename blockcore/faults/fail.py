@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
 from typing import Annotated
 
 from blockcore.bql.clock import Clock
 from blockcore.faults.options import FaultOptions, Go, R, Request
-from blockcore.qapi.errnos import KNOWN_ERRNO, failure
+from blockcore.qapi.errno_types import KNOWN_ERRNO
+from blockcore.qapi.errnos import failure
+from blockcore.qapi.record import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

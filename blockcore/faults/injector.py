@@ -22,12 +22,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 
 from blockcore.faults.gate import Gate
 from blockcore.faults.options import FaultOptions
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
+from blockcore.qapi.record import dataclass
 
 DEFAULT_IOTYPES = frozenset(BlkdebugIOType) - {BlkdebugIOType.BLOCK_STATUS}
 """The kinds of request that a rule without an `iotype` matches, as in blkdebug."""

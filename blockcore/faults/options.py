@@ -9,11 +9,11 @@ implements `carry_out`, a coroutine around the driver's part of a request.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from blockcore.bql.clock import Clock
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, QmpError, UInt64
+from blockcore.qapi.record import dataclass
 
 SECTOR_SIZE = 512
 """Bytes of blkdebug's sectors, whatever the device's block size (BDRV_SECTOR_SIZE)."""

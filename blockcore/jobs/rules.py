@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from blockcore.machine.graph_changes import set_read_only
 from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.flat_options import FORMATS
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
 from blockcore.qapi.names import BlockdevOnError, QmpError
+from blockcore.qapi.record import dataclass
 
 _STOPPING = (BlockdevOnError.STOP, BlockdevOnError.ENOSPC)
 

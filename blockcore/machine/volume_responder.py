@@ -14,13 +14,13 @@ that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from blockcore.bql.effects import Until
 from blockcore.machine.lookup import Lookup
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import BlockDeviceIoStatus, QmpError, RunState
+from blockcore.qapi.record import dataclass
 from blockcore.rules.host import Clocked, Runs
 
 _MASK = (1 << 64) - 1

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from blockcore.bql.effects import Lane
@@ -22,6 +21,7 @@ from blockcore.nodes.shortcut.way import Way
 from blockcore.nodes.specific import BlockStatsSpecificFile, ImageInfoSpecific
 from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import BlkdebugIOType, BlockdevDetectZeroesOptions, QmpError
+from blockcore.qapi.record import dataclass
 from blockcore.rules.host import (
     Clocked,
     Draws,

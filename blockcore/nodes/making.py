@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from blockcore.nodes.definitions.options import BlockdevRef
 from blockcore.nodes.driver import BackingFile, NodeHost, NodeOptions
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.specific import ImageInfoSpecific
+from blockcore.qapi.record import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import structlog
-
 from blockcore.bql.big_lock import BigLock
+from blockcore.bql.later import later
 from blockcore.bql.routine import Routine
-from blockcore.commands.table import table, version_info
+from blockcore.commands.by_name import find_command
 from blockcore.machine.machine import Machine
-from blockcore.process.log import trace_of
+from blockcore.process.log import logger, trace_of
 from blockcore.process.socket_file import make_room
 from blockcore.qapi.json.writer import Shared, encode
 from blockcore.qapi.names import QmpError
@@ -54,7 +53,8 @@ PAUSE_S = 0.0001
 """How long the main loop sleeps between two turns, in seconds, so that workers get the
 interpreter lock.  Waking up a worker takes half of that (`Client._take_scheduled_turn`)."""
 
-_log = structlog.get_logger()
+
+_version_info = later("blockcore.commands.version:version_info")
 
 
 def bind_control_socket(path: str) -> socket.socket:
@@ -107,8 +107,8 @@ class Client(asyncio.BufferedProtocol):
         after_reply: Callable[[], None],
     ) -> None:
         release = machine.qemu
-        version = to_wire(version_info(release))
-        self.session = Session(table, version, absent=release.absent, on_bug=_bug)
+        version = to_wire(_version_info()(release))
+        self.session = Session(find_command, version, absent=release.absent, on_bug=_bug)
         self._machine = machine
         self._lock = lock
         self._clients = clients
@@ -265,10 +265,10 @@ class Client(asyncio.BufferedProtocol):
                     break
         except Broken as exc:
             self._give_up()
-            _log.error("a reply failed by a bug of ours", trace=trace_of(exc.__cause__))
+            logger.error("a reply failed by a bug of ours", trace=trace_of(exc.__cause__))
         if self._overflow:
             self._give_up()
-            _log.warning("control client does not read, disconnected")
+            logger.warning("control client does not read, disconnected")
 
     def _give_up(self) -> None:
         self.abort()
@@ -337,7 +337,7 @@ def _description(what: str, error: BaseException) -> QmpError:
 
 
 def _log_bug(error: BaseException) -> None:
-    _log.error("a command failed by a bug of ours", trace=trace_of(error))
+    logger.error("a command failed by a bug of ours", trace=trace_of(error))
 
 
 def _replacement(message: dict[str, Any], error: Exception) -> dict[str, Any]:

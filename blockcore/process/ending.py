@@ -22,11 +22,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import structlog
-
 from blockcore.bql.big_lock import BigLock
 from blockcore.bql.routine import run_alone
 from blockcore.machine.machine import CANCEL_NS, Machine
+from blockcore.process.log import logger
 from blockcore.process.loop import MainLoop
 from blockcore.qapi.names import ShutdownCause
 
@@ -50,7 +49,6 @@ allowances is not cut off, and the two seconds that are promised are kept.
 POLL_S = 0.005
 """How often the watcher looks whether jobs and requests have ended, in seconds."""
 
-_log = structlog.get_logger()
 
 
 class Ending:
@@ -138,7 +136,7 @@ class Ending:
         self._begun.wait()
         with self._lock.region():
             self._machine.quit(ShutdownCause.HOST_SIGNAL)
-        _log.info("shutting down", **self._reason)
+        logger.info("shutting down", **self._reason)
         deadline = time.monotonic() + CANCEL_NS / 1e9
         while self._machine.jobs and time.monotonic() < deadline:
             time.sleep(POLL_S)
@@ -169,7 +167,7 @@ class Ending:
         self._begun.wait()
         time.sleep(CANCEL_NS / 1e9 + GRACE_S + REPLY_S + FORCE_S)
         try:
-            _log.error("something is stuck at the end, ended by force")
+            logger.error("something is stuck at the end, ended by force")
         finally:
             # Whatever becomes of that line: if logging fails, the process must end all the same.
             self.exit()

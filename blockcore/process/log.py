@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 
-import structlog
-from structlog.typing import EventDict, Processor
+from blockcore.bql.later import later, without
 
 TRACE_FRAMES = 40
 """The innermost frames of a bug that are logged.
@@ -22,21 +23,61 @@ Endless recursion has thousands (`recursion`), which say no more.
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 """The levels that lines can be asked for, with their numbers in `logging`."""
 
+_ConsoleRenderer = later("structlog.dev:ConsoleRenderer")
+"""structlog draws the log for people only: its import takes as long as a third of a start."""
 
-class CurrentStream:
-    """A stream that writes to what `current` returns at the time of each write.
+Line = dict[str, Any]
+"""What a line says: its data, then `event`, `level` and `timestamp`."""
 
-    `Stderr` replaces `sys.stderr` after loggers were made, which keep their stream.
+
+class Logger:
+    """The log of the process: each call writes a line; on any thread.
+
+    `data` are further members of the line.  `render` turns a line into text.  Lines below
+    the level with the number `least` are dropped; `stream` returns where to write.
     """
 
-    def __init__(self, current: Callable[[], TextIO]) -> None:
-        self._current = current
+    def __init__(self) -> None:
+        self.render: Callable[[Line], str] = as_json
+        self.stream: Callable[[], TextIO] = lambda: sys.stderr
+        self.least = 0
 
-    def write(self, text: str) -> int:
-        return self._current().write(text)
+    def info(self, event: str, **data: Any) -> None:
+        self.write("info", event, data)
 
-    def flush(self) -> None:
-        self._current().flush()
+    def warning(self, event: str, **data: Any) -> None:
+        self.write("warning", event, data)
+
+    def error(self, event: str, **data: Any) -> None:
+        self.write("error", event, data)
+
+    def critical(self, event: str, **data: Any) -> None:
+        self.write("critical", event, data)
+
+    def write(self, level: str, event: str, data: Mapping[str, Any]) -> None:
+        """Write a line, unless its level is below the least."""
+        if LEVELS.get(level, self.least) >= self.least:
+            stream = self.stream()
+            stream.write(self.text(level, event, data) + "\n")
+            stream.flush()
+
+    def text(self, level: str, event: str, data: Mapping[str, Any]) -> str:
+        """Return a line, without its end, as it is written at this moment."""
+        return self.render({**data, "event": event, "level": level, "timestamp": _now()})
+
+
+def as_json(line: Line) -> str:
+    """Return a line as JSON; values that JSON does not have are shown as Python shows them."""
+    return json.dumps(line, default=repr)
+
+
+def _now() -> str:
+    """Return the time as ISO 8601 has it, in UTC, to the microsecond."""
+    seconds, rest_ns = divmod(time.time_ns(), 10**9)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{rest_ns // 1000:06}Z"
+
+
+logger = Logger()
 
 
 def configure(
@@ -51,22 +92,15 @@ def configure(
     returns then; `descriptor` is where that writes to.
     """
     is_terminal = os.isatty(descriptor)
-    console = style == "console" or (style is None and is_terminal)
-    renderer: Processor = (
-        structlog.dev.ConsoleRenderer(colors=has_colours(os.environ, is_terminal))
-        if console
-        else structlog.processors.JSONRenderer()
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level or "debug"]),
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, CurrentStream(stream))),
-        cache_logger_on_first_use=True,
-    )
+    logger.stream, logger.least = stream, LEVELS[level or "debug"]
+    if style == "console" or (style is None and is_terminal):
+        # structlog imports rich if it is there, to draw tracebacks, of which there are none here.
+        with without("rich"):
+            renderer_class = _ConsoleRenderer()
+        renderer = renderer_class(colors=has_colours(os.environ, is_terminal))
+        logger.render = lambda line: str(renderer(None, line["level"], line))
+    else:
+        logger.render = as_json
 
 
 def has_colours(environ: Mapping[str, str], is_terminal: bool) -> bool:
@@ -97,7 +131,4 @@ def trace_of(error: BaseException | None) -> str:
 
 def line_about_lost(lines: int) -> bytes:
     """Return the line of the log that says how many lines are missing before it."""
-    event: EventDict = {"event": f"{lines} lines of the log were lost"}
-    for processor in structlog.get_config()["processors"]:
-        event = processor(None, "warning", event)
-    return f"{event}\n".encode()
+    return f"{logger.text('warning', f'{lines} lines of the log were lost', {})}\n".encode()

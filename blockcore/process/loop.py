@@ -18,14 +18,12 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import structlog
-
 from blockcore.bql.big_lock import BigLock
 from blockcore.bql.effects import COPYING, GENERAL, Lane
 from blockcore.bql.routine import Routine, Timer
 from blockcore.machine.machine import Machine
 from blockcore.process.control import Client
-from blockcore.process.log import level_of, trace_of
+from blockcore.process.log import level_of, logger, trace_of
 from blockcore.process.pool import Lanes, ThreadPool
 from blockcore.qapi.events import Event
 from blockcore.qapi.json.writer import Shared
@@ -41,7 +39,6 @@ share.  Two, so that one hung target does not stop all other copies.
 TRIM_S = 1.0
 """How long after an activity free memory is given back, in seconds; bounds the cost of that."""
 
-_log = structlog.get_logger()
 
 
 class MainLoop:
@@ -284,7 +281,7 @@ class MainLoop:
         while self._unlogged:
             message = self._unlogged.popleft()
             name, data = message["event"], message.get("data", {})
-            getattr(_log, level_of(name, data))(name, **data)
+            logger.write(level_of(name, data), name, data)
 
     def _spawn(self, coro: Coroutine[Any, Any, None]) -> None:
         """Start a routine of the machine or of a job; the big lock is held."""
@@ -295,4 +292,4 @@ class MainLoop:
         # Once the lock is closed, the end of the process abandons routines by an exception.
         if routine.error is not None and not self._lock.closing:
             error = routine.error
-            self._lock.defer(lambda: _log.critical("main loop failed", trace=trace_of(error)))
+            self._lock.defer(lambda: logger.critical("main loop failed", trace=trace_of(error)))

@@ -13,10 +13,9 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from blockcore.qapi.errnos import failure
-from blockcore.qapi.names import QmpError
+from blockcore.qapi.errors import QmpError
 
 CONTENT_MAX = 32
 """More bytes than a number and a line break have."""
@@ -46,7 +45,8 @@ def write(path: str, pid: int) -> None:
     new = f"{path}.{os.getpid()}"
     with _named(path):
         try:
-            Path(new).write_text(f"{pid}\n")
+            with open(new, "w") as file:
+                file.write(f"{pid}\n")
             _remove_stale(path)
             os.link(new, path)
         finally:
@@ -76,7 +76,7 @@ def _remove_stale(path: str) -> None:
         return
     if not stat.S_ISREG(found.st_mode) or found.st_size > CONTENT_MAX:
         raise QmpError(f"{path} exists and is no pidfile")
-    text = Path(path).read_bytes().strip()
+    text = _content(path).strip()
     if text and not text.isdigit():
         raise QmpError(f"{path} exists and is no pidfile")
     if text and was_there(int(text), found.st_mtime):
@@ -93,10 +93,10 @@ def was_there(pid: int, when_s: float) -> bool:
         return False
     try:
         # The name, in parentheses, may have anything in it; the state comes after it.
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        fields = _content(f"/proc/{pid}/stat").rpartition(b")")[2].split()
         (boot,) = (
             int(line.split()[1])
-            for line in Path("/proc/stat").read_bytes().splitlines()
+            for line in _content("/proc/stat").splitlines()
             if line.startswith(b"btime ")
         )
     except OSError:
@@ -104,3 +104,8 @@ def was_there(pid: int, when_s: float) -> bool:
     state, start_ticks = fields[0], int(fields[19])
     started_s = boot + start_ticks / os.sysconf("SC_CLK_TCK")
     return state != b"Z" and started_s <= when_s + SLACK_S
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()

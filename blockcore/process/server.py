@@ -18,20 +18,17 @@ import random
 import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-import structlog
-
 from blockcore.bql.big_lock import BigLock
 from blockcore.bql.clock import SystemClock
+from blockcore.bql.later import later
 from blockcore.bql.routine import run_alone
 from blockcore.config.assemble import Assembly
 from blockcore.config.config import ConfigParser
 from blockcore.machine.machine import Machine
-from blockcore.process import log, standby
+from blockcore.process import log
 from blockcore.process.announcement import Announcement
 from blockcore.process.connection import Connection
 from blockcore.process.control import bind_control_socket
@@ -42,7 +39,11 @@ from blockcore.process.start import Start, reason_of, require_address_space, req
 from blockcore.process.stderr import Stderr
 from blockcore.qapi.names import QmpError
 
-_log = structlog.get_logger()
+_hint = later("blockcore.process.hints:hint")
+_load_all = later("blockcore.process.warm:load_all")
+_wait_for_line = later("blockcore.process.standby:wait_for_line")
+_parse_order = later("blockcore.process.standby:parse_order")
+_completed = later("blockcore.process.standby:completed")
 
 
 class Server:
@@ -111,21 +112,22 @@ class Server:
 
     def _wait_for_order(self) -> None:
         """Take the pairs that come on stdin; end the process if none come (`standby`)."""
-        line = standby.wait_for_line(0, self._start.parent)
+        _load_all()()
+        line = _wait_for_line()(0, self._start.parent)
         if line is None:
             self._start.leftovers.remove()
             os._exit(0)  # nbdkit takes every other way out for a failure
         with self._reported("standard input"):
-            order = standby.parse_order(line)
+            order = _parse_order()(line)
         # Relative names, also that of the control socket, begin there.
         self._directory = order.directory or self._directory
         with self._reported(f"standard input: directory {self._directory}"):
             os.chdir(self._directory)
         with self._reported("standard input"):
-            private = Path(self._environ["FAULTLINE_RUNTIME_DIR"])
+            private = self._environ["FAULTLINE_RUNTIME_DIR"]
             control = self._given.get("control", [None])[0]
             nbd = self._environ.get("FAULTLINE_NBD_SOCKET")
-            order = standby.completed(order, private, control, nbd)
+            order = _completed()(order, private, control, nbd)
         for key, value in order.pairs:
             self._take(key, value)
 
@@ -146,7 +148,7 @@ class Server:
             prelaunch=config.prelaunch,
             job_error_check_modern=config.job_error_check_modern,
             qemu=config.qemu,
-            warn=_log.warning,
+            warn=log.logger.warning,
             allow_backing=config.allow_backing,
         )
         self.machine.on_bug = self._bug
@@ -200,8 +202,8 @@ class Server:
             self._ending.start(self._loop)
             self._start.serves(self._ending.begin)
             if not self.machine.backends:
-                _log.warning("there is no drive to serve: nodes get one by device=")
-            _log.info(
+                log.logger.warning("there is no drive to serve: nodes get one by device=")
+            log.logger.info(
                 "serving", drives=[blk.export for blk in self.machine.backends], seed=self.seed
             )
         if self._announcement is not None:
@@ -233,7 +235,7 @@ class Server:
         """
         if self.lock.closing:
             self._ending.exit()
-        _log.warning("nbdkit has lost a connection's threads to a client that hung up on it")
+        log.logger.warning("nbdkit has lost a connection's threads to a client that hung up on it")
 
     def exports(self) -> list[tuple[str, str]]:
         """Return the name and the description of every export; descriptions are file names."""
@@ -260,7 +262,7 @@ class Server:
 
     def _bug(self, where: str, error: Exception) -> None:
         trace = log.trace_of(error)
-        self.lock.defer(lambda: _log.error("a bug of ours", where=where, trace=trace))
+        self.lock.defer(lambda: log.logger.error("a bug of ours", where=where, trace=trace))
 
     def _ready_line(self) -> dict[str, Any]:
         return {
@@ -282,8 +284,7 @@ class Server:
             yield
         except QmpError as exc:
             pair = what or self._parser.pair
-            hints = import_module("blockcore.process.hints")
-            line = f"{pair}: {exc.desc}{hints.hint(exc.desc, pair, exc.where)}"
+            line = f"{pair}: {exc.desc}{_hint()(exc.desc, pair, exc.where)}"
             self._start.failed(line)
             raise QmpError(line) from None
         except BaseException as exc:

@@ -10,7 +10,7 @@ import stat
 
 from blockcore.config.sockets import check_socket_path
 from blockcore.qapi.errnos import failure
-from blockcore.qapi.names import QmpError
+from blockcore.qapi.errors import QmpError
 
 
 def socket_path(name: str, value: str, directory: str) -> str:

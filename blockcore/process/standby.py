@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import select
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from blockcore.config.sockets import require_drives
 from blockcore.process.socket_file import socket_path
 from blockcore.process.temporary_drive import with_files
 from blockcore.qapi.names import QmpError
+from blockcore.qapi.record import dataclass
 
 READ_BYTES = 1 << 16
 """The most bytes of stdin that are read at once."""
@@ -99,7 +99,7 @@ def _directory(given: dict[str, Any]) -> str | None:
     return directory
 
 
-def completed(order: Order, private: Path, control: str | None, nbd: str | None) -> Order:
+def completed(order: Order, private: str, control: str | None, nbd: str | None) -> Order:
     """Return an order with what `serve` makes of the keys of a command line.
 
     The control socket's path becomes absolute.  A temporary drive in the directory
@@ -121,8 +121,8 @@ def completed(order: Order, private: Path, control: str | None, nbd: str | None)
             if value == nbd:
                 raise QmpError("the NBD and the control socket cannot be the same")
         pairs.append((name, value))
-    keys = with_files([f"{name}={value}" for name, value in pairs], private)
+    keys = with_files([f"{name}={value}" for name, value in pairs], Path(private))
     pairs = [(name, value) for name, _, value in (key.partition("=") for key in keys)]
     if not is_named:
-        pairs.append(("control", str(private / "control")))
+        pairs.append(("control", os.path.join(private, "control")))
     return Order(tuple(pairs), directory)

@@ -8,13 +8,15 @@ sparse file of that size in the private directory; QEMU has no such drives.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 
+from blockcore.bql.later import later
 from blockcore.config.sockets import needs_drive
+from blockcore.qapi.errors import QmpError
 from blockcore.qapi.keyval import parse_opts, well_formed_id
-from blockcore.qapi.names import QmpError
 from blockcore.qapi.texts import opt_size
+
+_hint = later("blockcore.process.hints:hint")
 
 DEFAULT = "drive=id=vda,size=1G,rerror=stop,werror=enospc"
 """The key of the drive that is served if none is named."""
@@ -59,7 +61,7 @@ def _with_file(key: str, at: int, directory: Path) -> str:
     try:
         size = opt_size(options.pop("size"), "size")
     except QmpError as exc:
-        hint = import_module("blockcore.process.hints").hint(exc.desc, key)
+        hint = _hint()(exc.desc, key)
         raise QmpError(f"{key}: {exc}{hint}") from None
     name = options.get("id", "")
     image = directory / f"{name if well_formed_id(name) else 'drive'}.img"

@@ -7,7 +7,6 @@ sent.  `NAME` is the event's name on the wire.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from blockcore.qapi.names import (
@@ -19,6 +18,7 @@ from blockcore.qapi.names import (
     Size,
     UInt64,
 )
+from blockcore.qapi.record import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

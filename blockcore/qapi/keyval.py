@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from blockcore.qapi.names import QmpError
+from blockcore.qapi.errors import QmpError
 
 Tree = str | int | bool | dict[str, "Tree"] | list["Tree"]
 """A nested value; its leaves are strings, or what JSON gave."""

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from blockcore.qapi.names import QmpError
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.visitor import Name, QapiType
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""QAPI's enums and the error of a command; `events` has QAPI's events.
+"""QAPI's enums; `events` has QAPI's events, `errors` the error of a command, which is here, too.
 
 Values of the enums are the wire strings.  The originals are in QEMU's
 `qapi/block-core.json`, `qapi/run-state.json` and `qapi/job.json`.
@@ -10,38 +10,15 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NewType
 
+from blockcore.qapi.errors import QapiErrorClass as QapiErrorClass
+from blockcore.qapi.errors import QmpError as QmpError
+
 Size = NewType("Size", int)
 """QAPI's `size`: bytes, unsigned, 64 bits."""
 UInt32 = NewType("UInt32", int)
 """QAPI's `uint32`."""
 UInt64 = NewType("UInt64", int)
 """QAPI's `uint64`."""
-
-
-class QapiErrorClass(StrEnum):
-    """The `class` of an error reply; GenericError unless clients need to know the kind of error."""
-
-    GENERIC_ERROR = "GenericError"
-    COMMAND_NOT_FOUND = "CommandNotFound"
-    DEVICE_NOT_ACTIVE = "DeviceNotActive"
-    DEVICE_NOT_FOUND = "DeviceNotFound"
-
-
-class QmpError(Exception):
-    """A request of a client, or of the command line, that cannot be carried out.
-
-    `desc` is one line of text; it is QEMU's where QEMU has one.  `where` is the place
-    in a file, which a reply does not have; the command line says it.
-    """
-
-    where = ""
-
-    def __init__(
-        self, desc: str, error_class: QapiErrorClass = QapiErrorClass.GENERIC_ERROR
-    ) -> None:
-        super().__init__(desc)
-        self.desc = desc
-        self.error_class = error_class
 
 
 class BlockdevOnError(StrEnum):

@@ -13,10 +13,10 @@ both releases (`tests/golden`), or the function of QEMU that has changed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from blockcore.qapi.names import QmpError
+from blockcore.qapi.record import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,7 @@ from functools import cache, cached_property
 from typing import Any, Final, TypeVar, get_type_hints
 
 from blockcore.qapi.members import Member, origin_of, refuse_others, visit_members, wire_name_of
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.types import Alternate, FlatUnion, Struct, parse, qapi_type
 from blockcore.qapi.visitor import Name, Null, QapiType
 
@@ -54,7 +55,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C", bound=type)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Command:
     """A command of a table.
 

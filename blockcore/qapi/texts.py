@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from blockcore.qapi.names import QmpError
+from blockcore.qapi.errors import QmpError
 
 INT64_MIN: Final = -(1 << 63)
 INT64_MAX: Final = (1 << 63) - 1

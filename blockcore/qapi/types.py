@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import cache, cached_property
 from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
@@ -197,8 +197,9 @@ class FlatUnion(QapiType):
     `base` is the dataclass of the common members, one of which is the tag.
     `variants` has subclasses of `base`, by wire value of the tag.  If the tag is
     an enum, its values without a variant give `base` itself.  If the tag is a
-    str, its values are the keys of `variants`.  `default` is the tag's value if
-    the tag is not given; QAPI's own unions have no defaults.
+    str, its values are the keys of `variants`.  `variants` may be a function, which is
+    called when they are first needed.  `default` is the tag's value if the tag is not
+    given; QAPI's own unions have no defaults.
     """
 
     json_type = "object"
@@ -209,14 +210,19 @@ class FlatUnion(QapiType):
         *,
         tag: str,
         base: Any,
-        variants: Mapping[str, Any] | None = None,
+        variants: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
         default: str | None = None,
     ) -> None:
         self.name = name
         self.tag = tag
         self.base = base
-        self.variants: dict[str, Any] = dict(variants or {})
+        self._variants = variants or {}
         self.default = default
+
+    @cached_property
+    def variants(self) -> dict[str, Any]:
+        """The variants by wire value of the tag; may be changed before the first visit."""
+        return dict(self._variants() if callable(self._variants) else self._variants)
 
     @cached_property
     def members(self) -> tuple[Member, ...]:

@@ -14,11 +14,11 @@ here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, TypeVar
 
 from blockcore.qapi.names import QmpError
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.texts import (
     BOOLEANS,
     INT64_MAX,

@@ -28,13 +28,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any, Final
 
 from blockcore.qapi.json.stream import JsonStream, Limits, Parsed, ParseError
 from blockcore.qapi.json.writer import Result, Shared
 from blockcore.qapi.names import QapiErrorClass, QmpError
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import Command, CommandTable, wire_without
 from blockcore.qmp.waiting import Waiting
 
@@ -109,9 +110,9 @@ def _raise(what: str, error: Exception) -> QmpError:
 class Session:
     """The state of one connection.
 
-    `table` has the commands; `version` is the greeting's VersionInfo object in
-    wire form.  Names in `absent` do not exist for the client
-    (`qemu.Release.absent`).  `on_bug(where, error)` reports an exception that
+    `find` returns the command with a name, or None, or raises QmpError; `version` is
+    the greeting's VersionInfo object in wire form.  Names in `absent` do not exist for
+    the client (`qemu.Release.absent`).  `on_bug(where, error)` reports an exception that
     must not happen, and returns the error for the client.
 
     All calls come from one thread, except that another thread, under the big
@@ -120,7 +121,7 @@ class Session:
 
     def __init__(
         self,
-        table: CommandTable,
+        find: Callable[[str], Command | None],
         version: dict[str, Any],
         limits: Limits | None = None,
         absent: frozenset[str] = frozenset(),
@@ -128,7 +129,7 @@ class Session:
     ) -> None:
         self._on_bug = on_bug
         self.outbox: deque[dict[str, Any] | Shared] = deque()
-        self._commands = table.commands
+        self._find = find
         self._absent = absent
         self._to_wire = wire_without(absent)
         self._version = version
@@ -276,17 +277,17 @@ class Session:
 
     def _lookup(self, request: dict[str, Any]) -> Command:
         """Return the command that a request names, or raise QmpError (qmp_dispatch)."""
-        name = request.get("execute", request.get("exec-oob"))
+        name: str = request["execute" if "execute" in request else "exec-oob"]
         not_found = QapiErrorClass.COMMAND_NOT_FOUND
         if name == _NEGOTIATE.name:
             command = _NEGOTIATE
         elif not self._negotiated:
             text = f"Expecting capabilities negotiation with '{_NEGOTIATE.name}'"
             raise QmpError(text, not_found)
-        elif name in self._commands and name not in self._absent:
-            command = self._commands[name]
-        else:
+        elif name in self._absent or (found := self._find(name)) is None:
             raise QmpError(f"The command {name} has not been found", not_found)
+        else:
+            command = found
         if "exec-oob" in request and not command.allow_oob:
             raise QmpError(f"The command {name} does not support OOB")
         return command

@@ -10,9 +10,11 @@ when its retry is over.  QEMU's recordings show this
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Protocol
+
+from blockcore.qapi.record import dataclass
 
 
 class AcctType(StrEnum):

@@ -9,9 +9,10 @@ All times are monotonic nanoseconds, given by the caller.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 from blockcore.qapi.names import QmpError
+from blockcore.qapi.record import dataclass
 
 VALUE_MAX = 10**15
 """The largest limit and burst rate (THROTTLE_VALUE_MAX)."""

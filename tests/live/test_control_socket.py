@@ -101,7 +101,7 @@ def test_all_clients_see_all_events_in_one_order(machine: Live, qmp: Qmp) -> Non
 
 def test_an_event_of_another_thread_is_not_lost_while_sending() -> None:
     """The main loop empties the queue that any thread fills."""
-    session = Session(table, {})
+    session = Session(table.commands.get, {})
     session.receive_data(b'{"execute":"qmp_capabilities"}')
     assert session.next_command() is None
     session.take_message()

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from blockcore.process.log import TRACE_FRAMES, has_colours, level_of, trace_of
 from blockcore.process.server import Server
 from live import FAULTLINE, TIMEOUT_S, Live
+from told import capture_logs
 from tree import TREE
 
 IO_ERROR = {"operation": "write", "reason": "x"}
@@ -67,7 +67,7 @@ def test_a_bug_in_a_driver_is_logged_with_its_trace(tmp_path: Path) -> None:
         except KeyError as exc:
             server._bug("node 'n'", exc)
     (told,) = logs
-    assert (told["log_level"], told["where"]) == ("error", "node 'n'")
+    assert (told["level"], told["where"]) == ("error", "node 'n'")
     assert "Traceback" in told["trace"] and "KeyError: 'key'" in told["trace"]
 
 

@@ -21,7 +21,8 @@ import pytest
 
 from blockcore.cli import private_environment
 from blockcore.cli.embedding import Nbdkit, embedded_environment, find_nbdkit
-from blockcore.cli.plugin_packages import installed_packages, plugin_packages, plugin_requirements
+from blockcore.cli.package_metadata import installed_packages, plugin_requirements
+from blockcore.cli.plugin_packages import plugin_packages
 from blockcore.cli.private_environment import PrivateEnvironment
 from live import FAULTLINE, TIMEOUT_S
 from tree import TREE

@@ -44,13 +44,31 @@ def syntax(module: str) -> ast.Module:
 
 
 def imported(module: str) -> Iterator[tuple[str, str]]:
-    """Yield pairs: a module, and the name that is taken from it ("" for all of it)."""
+    """Yield pairs: a module, and the name that is taken from it ("" for all of it).
+
+    What is imported when it is first used counts as well (`bql.later`).
+    """
     for node in ast.walk(syntax(module)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0 and node.module is not None, f"{module}: relative import"
             yield from ((node.module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Call) and called(node) == "later":
+            yield place_of(node)
+
+
+def called(call: ast.Call) -> str:
+    """Return the name of the function that is called, without what it is taken from."""
+    return str(getattr(call.func, "attr", getattr(call.func, "id", "")))
+
+
+def place_of(call: ast.Call) -> tuple[str, str]:
+    """Return the module and the name in a call of `later`, which are written out there."""
+    (place,) = call.args
+    assert isinstance(place, ast.Constant) and isinstance(place.value, str), ast.unparse(call)
+    module, _, name = place.value.partition(":")
+    return module, name
 
 
 @cache

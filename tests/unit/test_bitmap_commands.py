@@ -7,7 +7,6 @@ import errno
 import json
 import os
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from blockcore.nodes.driver import NodeOptions
 from blockcore.qapi.introspect import schema_info
 from blockcore.qapi.names import QmpError
 from blockcore.qapi.qemu import RELEASES
+from blockcore.qapi.record import dataclass
 from schema_compare import arguments_differ
 from sim import MemoryNode, Sim, add_drive, execute, new_machine
 from tree import RECORDINGS

@@ -13,19 +13,18 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-import structlog
-from structlog.testing import capture_logs
 
 from blockcore.bql.big_lock import BigLock
 from blockcore.bql.clock import SystemClock
 from blockcore.bql.effects import Until
 from blockcore.bql.routine import Pool
-from blockcore.commands.table import table
+from blockcore.commands import by_name
 from blockcore.machine.machine import Machine
 from blockcore.process import control
 from blockcore.process.control import Client
 from blockcore.qapi.qemu import LATEST
 from blockcore.qapi.schema import Command, CommandTable
+from told import capture_logs
 
 
 class Transport(asyncio.Transport):
@@ -96,9 +95,8 @@ def x_unwritable(machine: Machine, *, how: str) -> Any:
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> dict[str, Command]:
-    structlog.reset_defaults()
-    for name, command in broken.commands.items():
-        monkeypatch.setitem(table.commands, name, command)
+    for name in broken.commands:
+        monkeypatch.setitem(by_name._PART_OF, name, lambda: broken)
     return broken.commands
 
 
@@ -146,7 +144,7 @@ def test_a_bug_is_an_error_reply_and_a_log_line(
     expected = "TypeError" if name == "x-unwritable" else how
     assert "by a bug of ours: " in failed["error"]["desc"]
     assert after == {"return": {"name": "m"}, "id": 2}
-    (told,) = [entry for entry in logs if entry["log_level"] == "error"]
+    (told,) = [entry for entry in logs if entry["level"] == "error"]
     raised = told["trace"].splitlines()[-1].partition(":")[0]
     assert raised in (expected, "FileNotFoundError")
     assert "Traceback" in told["trace"]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from blockcore.nodes.filter import FilterNode
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.introspect import schema_info
 from blockcore.qapi.names import BlkdebugIOType
+from blockcore.qapi.record import dataclass
 from sim import MemoryNode, Sim, new_machine, perform
 from tree import TREE
 

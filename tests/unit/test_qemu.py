@@ -40,7 +40,7 @@ def test_every_member_is_asked_for_and_every_question_has_an_answer() -> None:
 
 
 def test_nobody_compares_versions() -> None:
-    assert attributes()["version"] == {"commands/table.py"}
+    assert attributes()["version"] == {"commands/version.py"}
 
 
 def test_releases_differ_in_every_answer() -> None:

@@ -79,7 +79,7 @@ def quit_(session: Session) -> None:
 
 
 def new_session(limits: Limits | None = None) -> Session:
-    return Session(table, {"package": "faultline"}, limits)
+    return Session(table.commands.get, {"package": "faultline"}, limits)
 
 
 def run(session: Session, data: bytes) -> list[dict[str, Any]]:

@@ -57,11 +57,11 @@ def test_what_is_added(tmp_path: Path) -> None:
     """What `serve` adds to a command line: a drive and a control socket where there is none."""
     drive = ("drive", f"format=raw,id=vda,rerror=stop,werror=enospc,file={tmp_path}/vda.img")
     control = ("control", f"{tmp_path}/control")
-    assert completed(Order(), tmp_path, None, None) == Order((drive, control), os.getcwd())
+    assert completed(Order(), str(tmp_path), None, None) == Order((drive, control), os.getcwd())
     assert (tmp_path / "vda.img").stat().st_size == 1 << 30
-    found = completed(Order((NULL, ("control", "q")), "/d"), tmp_path, None, None)
+    found = completed(Order((NULL, ("control", "q")), "/d"), str(tmp_path), None, None)
     assert found == Order((NULL, ("control", "/d/q")), "/d")
-    assert completed(Order((NULL,), "/d"), tmp_path, "/named", None) == Order((NULL,), "/d")
+    assert completed(Order((NULL,), "/d"), str(tmp_path), "/named", None) == Order((NULL,), "/d")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_what_serve_refuses(
     pairs: list[tuple[str, str]], control: str | None, text: str, tmp_path: Path
 ) -> None:
     with pytest.raises(QmpError) as caught:
-        completed(Order(tuple(pairs), "/d"), tmp_path, control, "/d/nbd")
+        completed(Order(tuple(pairs), "/d"), str(tmp_path), control, "/d/nbd")
     assert caught.value.desc.startswith(text)
     assert list(tmp_path.iterdir()) == []
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from blockcore.bql.effects import Until
@@ -27,6 +26,7 @@ from blockcore.qapi.names import (
     MirrorSyncMode,
     QmpError,
 )
+from blockcore.qapi.record import dataclass
 from blockcore.rules.bitmap import DirtyBitmap
 
 INT64_MAX = (1 << 63) - 1

@@ -9,7 +9,6 @@ the same granule at the same time (ops_in_flight).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
 
 from blockcore.bql.effects import Until
 from blockcore.jobs.copy_data import DataCopier
@@ -18,6 +17,7 @@ from blockcore.jobs.shortcut import Part
 from blockcore.nodes.driver import Extent
 from blockcore.nodes.graph.chain import skip_filters
 from blockcore.nodes.node import BlockNode
+from blockcore.qapi.record import dataclass
 from blockcore.rules.bitmap import DirtyBitmap
 from blockcore.rules.host import CopyHost
 from blockcore.rules.ranges import align_down, align_up

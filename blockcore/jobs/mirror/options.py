@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import BlockdevOnError, MirrorCopyMode
+from blockcore.qapi.record import dataclass
 
 DEFAULT_BUF_SIZE = 16 << 20
 """How much data is in memory at most, in bytes (mirror.c: DEFAULT_MIRROR_BUF_SIZE)."""

@@ -10,11 +10,11 @@ a user defines are not restricted.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from blockcore.nodes.definitions.filename import protocol_of
 from blockcore.qapi.names import QmpError
+from blockcore.qapi.record import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevRef, Resolve, resolved
+from blockcore.qapi.record import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import cache
 from typing import Annotated, Any, ClassVar, Final, get_args, get_type_hints
 
@@ -42,6 +42,7 @@ from blockcore.qapi.names import (
     UInt32,
     UInt64,
 )
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import Alternate, FlatUnion, Null, parse, to_wire
 
 NODE_NAME_MAX = 31

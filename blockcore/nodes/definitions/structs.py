@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
-from blockcore.qapi.errnos import ERRNO
+from blockcore.qapi.errno_types import ERRNO
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import FlatUnion
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 from blockcore.bql.effects import LaneCall
 from blockcore.faults.fail import Fail
@@ -26,6 +26,7 @@ from blockcore.nodes.node import BlockNode
 from blockcore.nodes.shortcut.way import Way
 from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import QmpError
+from blockcore.qapi.record import dataclass
 
 CONFIG_BYTES_MAX = 1 << 20
 """Largest rule file: it is parsed under the big lock, and each rule costs time at requests."""

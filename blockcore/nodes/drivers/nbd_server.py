@@ -7,9 +7,9 @@ import errno
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from blockcore.nodes.definitions.structs import InetSocketAddress, SocketAddress, UnixSocketAddress
+from blockcore.qapi.record import dataclass
 
 try:
     import nbd

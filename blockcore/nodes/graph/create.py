@@ -41,8 +41,8 @@ async def create_image_file(
     An existing file is overwritten, unless a node of the graph uses it.  The
     backing file is not opened.  On QmpError, an unfinished image is deleted.
     """
-    protocol = _check(filename, image_format, backing)
-    driver = driver_named(image_format)
+    protocol = await _check(filename, image_format, backing)
+    driver = await driver_named(image_format)
     first_size = 0 if driver.creates_in_empty else size
     file = await _create_below(graph, host, filename, protocol, first_size)
     try:
@@ -59,18 +59,19 @@ async def _let_go(graph: BlockGraph, node: BlockNode) -> None:
     graph.unlisted.discard(node)
 
 
-def _check(filename: str, image_format: str, backing: BackingFile | None) -> str:
+async def _check(filename: str, image_format: str, backing: BackingFile | None) -> str:
     """Return the protocol of `filename`; raise QmpError if no image can be created there."""
     if image_format not in BLOCKDEV_OPTIONS.variants:
         raise QmpError(f"Unknown file format '{image_format}'")
     protocol = "json" if filename.startswith("json:") else protocol_of(filename)
     if protocol not in FILENAME_PARSERS:
         raise QmpError(f"Unknown protocol '{protocol}'")
-    if not driver_named(image_format).creates_images:
+    driver = await driver_named(image_format)
+    if not driver.creates_images:
         raise QmpError(f"Format driver '{image_format}' does not support image creation")
-    if not driver_named(protocol).creates_images:
+    if not (await driver_named(protocol)).creates_images:
         raise QmpError(f"Protocol driver '{protocol}' does not support image creation")
-    if backing is not None and not driver_named(image_format).supports_backing:
+    if backing is not None and not driver.supports_backing:
         raise QmpError(f"Backing file not supported for file format '{image_format}'")
     if backing is not None and filename == backing.name:
         raise QmpError(

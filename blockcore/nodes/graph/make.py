@@ -1,48 +1,66 @@
 # SPDX-License-Identifier: MIT
-"""The table of drivers that a user can ask for: a new driver is a member of `DRIVERS`."""
+"""The table of drivers that a user can ask for: a new driver is a member of `DRIVERS`.
+
+Their modules are imported when somebody asks for them, except for those that nearly
+every machine has.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
+from blockcore.bql.effects import Call
+from blockcore.bql.later import Later, later
 from blockcore.nodes.definitions.options import BlockdevOptions
-from blockcore.nodes.drivers.blkdebug import BlkdebugNode
-from blockcore.nodes.drivers.file import FileNode
-from blockcore.nodes.drivers.nbd import NbdNode
-from blockcore.nodes.drivers.null import NullNode
-from blockcore.nodes.drivers.qcow2.node import Qcow2Node
-from blockcore.nodes.drivers.raw import RawNode
 from blockcore.nodes.making import Driver, Making
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.specific import ImageInfoSpecific
+from blockcore.qapi.names import QmpError
 from blockcore.qapi.schema import FlatUnion
 
-DRIVERS: Final[tuple[Driver, ...]] = (
-    *(Qcow2Node, RawNode),
-    *(FileNode, NbdNode, NullNode),
-    *(BlkdebugNode,),
-)
-"""Formats, then protocols, then filters."""
+DRIVERS: Final[dict[str, Later]] = {
+    "qcow2": later("blockcore.nodes.drivers.qcow2.node:Qcow2Node"),
+    "raw": later("blockcore.nodes.drivers.raw:RawNode"),
+    "file": later("blockcore.nodes.drivers.file:FileNode"),
+    "nbd": later("blockcore.nodes.drivers.nbd:NbdNode"),
+    "null-co": later("blockcore.nodes.drivers.null:NullNode"),
+    "blkdebug": later("blockcore.nodes.drivers.blkdebug:BlkdebugNode"),
+}
+"""The classes (`Driver`) by QAPI's names: formats, then protocols, then filters."""
 
-_BY_NAME: Final = {driver.driver: driver for driver in DRIVERS}
+
+def load_drivers() -> None:
+    """Import the modules of all drivers."""
+    for driver in DRIVERS.values():
+        driver()
+
+
+def _specific_info() -> dict[str, Any]:
+    infos = {name: driver().specific_info for name, driver in DRIVERS.items()}
+    return {name: info for name, info in infos.items() if info is not None}
+
 
 IMAGE_INFO_SPECIFIC: Final = FlatUnion(
-    "ImageInfoSpecific",
-    tag="type",
-    base=ImageInfoSpecific,
-    variants={
-        driver.driver: driver.specific_info
-        for driver in DRIVERS
-        if driver.specific_info is not None
-    },
+    "ImageInfoSpecific", tag="type", base=ImageInfoSpecific, variants=_specific_info
 )
 
 
-def driver_named(name: str) -> Driver:
-    """Return the driver with QAPI's name `name`, which must exist."""
-    return _BY_NAME[name]
+async def driver_named(name: str) -> Driver:
+    """Return the driver with QAPI's name `name`, which must exist; imports it outside the lock.
+
+    Raises QmpError if that fails: its file may be gone, or there is no descriptor.
+    """
+    driver = DRIVERS[name]
+    if not driver.is_loaded:
+        try:
+            await Call(driver)
+        except (ImportError, OSError) as exc:
+            raise QmpError(f"The driver '{name}' cannot be loaded: {exc}") from None
+    found: Driver = driver()
+    return found
 
 
 async def make_node(definition: BlockdevOptions, making: Making) -> BlockNode:
     """Return a new node that is not open yet but has open children; raise QmpError."""
-    return await driver_named(definition.driver).make(definition, making)
+    driver = await driver_named(definition.driver)
+    return await driver.make(definition, making)

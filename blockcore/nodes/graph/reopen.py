@@ -9,7 +9,7 @@ holds a drained section: no request may be under way at the nodes.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 
 from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevRef
 from blockcore.nodes.driver import NodeOptions
@@ -18,6 +18,7 @@ from blockcore.nodes.graph.inherit import inherit, options_for_backing
 from blockcore.nodes.graph.relink import Relink
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import BlockdevDetectZeroesOptions, QmpError
+from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import Null
 
 _COMMON = frozenset(member.name for member in fields(BlockdevOptions)) - {"driver", "force_share"}

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Protocol, Self
 
 from blockcore.bql.effects import Lane
@@ -13,6 +13,7 @@ from blockcore.faults.injector import FaultInjector
 from blockcore.nodes.shortcut.slot import Slot
 from blockcore.nodes.shortcut.traces import Raise, Traces
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
+from blockcore.qapi.record import dataclass
 
 Guard = Callable[[int, int], bool]
 """A function that tells whether a request (offset, length) needs the long way."""

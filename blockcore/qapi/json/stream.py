@@ -20,12 +20,12 @@ import json
 import re
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from blockcore.qapi.json.lexer import Lexer
 from blockcore.qapi.json.value import ValueBuilder, float_from, number_from, quoted
 from blockcore.qapi.names import QmpError
+from blockcore.qapi.record import dataclass
 
 PIECE: Final = 16 << 10
 """Bytes that the C scanner is given in one go."""

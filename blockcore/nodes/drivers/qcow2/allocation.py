@@ -9,7 +9,6 @@ memory, but no table refers to them, so no other request sees them.
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
 
 from blockcore.bql.effects import Until
 from blockcore.nodes.drivers.qcow2.entries import (
@@ -26,6 +25,7 @@ from blockcore.nodes.drivers.qcow2.mapping import Mapping
 from blockcore.nodes.drivers.qcow2.tables import Table
 from blockcore.nodes.drivers.qcow2.write_back import Discard, WriteBack
 from blockcore.qapi.names import BlkdebugEvent
+from blockcore.qapi.record import dataclass
 
 
 @dataclass(slots=True, eq=False)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from blockcore.nodes.drivers.qcow2.extensions import (
@@ -24,6 +24,7 @@ from blockcore.nodes.drivers.qcow2.extensions import (
 )
 from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import QmpError
+from blockcore.qapi.record import dataclass
 
 MAGIC: Final = b"QFI\xfb"
 SECTOR: Final = 512

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
@@ -12,6 +11,7 @@ from blockcore.nodes.drivers.qcow2.header import CORRUPT, LAZY_REFCOUNTS, ZSTD, 
 from blockcore.nodes.drivers.qcow2.stored_bitmaps import AUTO, IN_USE, StoredBitmap
 from blockcore.nodes.specific import ImageInfoSpecific
 from blockcore.qapi.names import UInt32
+from blockcore.qapi.record import dataclass
 
 
 class Qcow2CompressionType(StrEnum):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import struct
 from array import array
-from dataclasses import dataclass
 from weakref import proxy
 
 from blockcore.nodes.drivers.qcow2.entries import COPIED, OFFSET_MASK, READS_AS_ZERO, Kind, kind_of
@@ -28,6 +27,7 @@ from blockcore.nodes.drivers.qcow2.tables import (
     to_disk,
 )
 from blockcore.qapi.names import BlkdebugEvent
+from blockcore.qapi.record import dataclass
 
 DEFAULT_L2_CACHE_SIZE = 32 << 20
 """QEMU's default; with 64 KiB clusters it covers 256 GiB of guest data."""

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from blockcore.nodes.definitions.options import BlockdevOptionsQcow2
 from blockcore.nodes.drivers.qcow2.header import Header
 from blockcore.nodes.drivers.qcow2.mapping import DEFAULT_L2_CACHE_SIZE, MAX_CACHE_SIZE
 from blockcore.nodes.drivers.qcow2.write_back import Discard
 from blockcore.qapi.names import QmpError
+from blockcore.qapi.record import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,6 @@ import errno
 import os
 import struct
 from array import array
-from dataclasses import dataclass
 from typing import Final
 
 from blockcore.bql.effects import LaneCall
@@ -24,6 +23,7 @@ from blockcore.nodes.drivers.qcow2.tables import L2_TYPE, from_disk, read_table
 from blockcore.nodes.drivers.qcow2.write_back import WriteBack
 from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.names import QmpError
+from blockcore.qapi.record import dataclass
 
 _EXTENSION = struct.Struct(">IIQQ")
 _ENTRY = struct.Struct(">QIIBBHI")

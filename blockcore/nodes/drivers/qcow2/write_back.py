@@ -7,7 +7,6 @@ The last step of that order frees clusters that nothing refers to any more.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 
 from blockcore.nodes.drivers.qcow2.grace import Grace, Mark
@@ -15,6 +14,7 @@ from blockcore.nodes.drivers.qcow2.image import Image
 from blockcore.nodes.drivers.qcow2.mapping import Mapping
 from blockcore.nodes.drivers.qcow2.refcount import Refcounts
 from blockcore.qapi.names import BlkdebugEvent
+from blockcore.qapi.record import dataclass
 
 MAX_DIRTY_BYTES = 4 << 20
 """Bytes of changed L2 tables from which on they are written without a guest's flush.
