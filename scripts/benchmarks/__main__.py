@@ -33,6 +33,7 @@ from benchmarks.qcow2 import allocating_row, overlay_row
 from benchmarks.report import as_json, table
 from benchmarks.rounds import Row
 from benchmarks.servers import versions
+from benchmarks.start import eight_row, standby_row, start_row
 
 ROWS: dict[str, Callable[[Plan, str], Row]] = {
     "4k-read": partial(random_row, pattern=RANDOM_READ),
@@ -63,6 +64,9 @@ ROWS: dict[str, Callable[[Plan, str], Row]] = {
     "qmp": round_trip_row,
     "cont": cont_row,
     "memory": memory_row,
+    "start": start_row,
+    "start-standby": standby_row,
+    "start-eight": eight_row,
 }
 
 

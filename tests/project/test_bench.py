@@ -44,6 +44,9 @@ ROWS = [
     "qmp",
     "cont",
     "memory",
+    "start",
+    "start-standby",
+    "start-eight",
 ]
 
 TOLD = {"mirror-qcow2", "backup-qcow2", "stream-qcow2", "commit-qcow2"}
