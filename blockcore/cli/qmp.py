@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from blockcore.cli.own_commands import help_texts, own_schema
 from blockcore.cli.qmp_help import described, listed
 from blockcore.cli.schema import Schema
 from faultline.aio import Machine
-from faultline.errors import CommandError
+from faultline.errors import CommandError, MachineEnded
 
 T = TypeVar("T")
 
@@ -96,7 +97,10 @@ async def converse(ask: Ask, command: str, pairs: Sequence[str]) -> Any:
     try:
         return await ask(command, arguments)
     except ErrorReply as exc:
-        hint = await _hint(ask, command, arguments, exc.message)
+        hint = ""
+        # The machine may have ended since.
+        with suppress(MachineEnded):
+            hint = await _hint(ask, command, arguments, exc.message)
         raise ErrorReply(exc.message + hint) from exc
 
 
