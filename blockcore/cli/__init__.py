@@ -11,7 +11,8 @@ can be had: nbdkit and its Python (`embedding`, `known_nbdkit`, `nbdkit_dump`), 
 for that Python (`plugin_packages`, `package_metadata`, `private_environment`), the
 sockets to listen at (`endpoints`, `listen`, `runtime_dir`), the limits and descriptors
 that the process was started with (`surroundings`), and nbdkit's own options
-(`nbdkit_options`, `tls`, `rehearsal`).  `launch` starts what
+(`nbdkit_options`, `tls`, `rehearsal`); some of it may be in a file (`config_file`).
+`launch` starts what
 `nbdkit_command` says.  With --run and --daemonize that is a child of this process
 (`supervised`, `supervise`, `run_command`).
 

@@ -18,6 +18,7 @@ FAULTLINE_NBD_USER       the user that NBD URIs name, quoted; may be empty
 FAULTLINE_NBD_QUERY      what NBD URIs say about keys or certificates; may be empty
 FAULTLINE_RUNTIME_DIR    a private directory; the plugin removes it at the end
 FAULTLINE_STANDBY=1      take the parameters from stdin (`process/standby.py`)
+FAULTLINE_PLACES         where in a file parameters are from: {KEY: [PLACE, ...]} in JSON
 FAULTLINE_QUOTED=1       the values of the parameters are percent-encoded
 FAULTLINE_PIDFILE        the path of the pidfile; the plugin removes it at the end
 FAULTLINE_PID            the number in the pidfile, if it is not the machine's
@@ -55,6 +56,7 @@ PRIVATE_VARIABLES = (
     "FAULTLINE_NBD_QUERY",
     "FAULTLINE_RUNTIME_DIR",
     "FAULTLINE_STANDBY",
+    "FAULTLINE_PLACES",
     "FAULTLINE_QUOTED",
     "FAULTLINE_PIDFILE",
     "FAULTLINE_PID",

@@ -39,6 +39,9 @@ from blockcore.process.signals import held
     help="Permissions of --nbd, such as 660; connecting needs to write.  [default: by umask]",
 )
 @click.option("--socket-group", metavar="GROUP", help="Group of --nbd; then the mode is 660.")
+@click.option(
+    "--config", metavar="FILE", help="JSON file with keys and options; see docs/config.md."
+)
 @click.option("--control", metavar="SOCKET", help="Unix socket for QMP, same as control=SOCKET.")
 @click.option(
     "--threads",
@@ -96,10 +99,11 @@ def serve(**given: Any) -> int | None:
     What is behind -- goes to nbdkit: its options, and parameters of its filters.
 
     \b
-    Keys (the first three may be repeated):
+    Keys (the first four may be repeated):
       drive=...                as QEMU's -drive: id, file, rerror, werror, ...
       blockdev=...             as QEMU's -blockdev, keyval or JSON
       device=...               as QEMU's -device, for block devices
+      fault=...                a fault rule, as x-fault-add: node-name, iotype, ...
       control=SOCKET           the QMP socket
       prelaunch=on             start stopped, as QEMU's -S
       job-error-check=modern   accept job error policies as QEMU 7.2 does
@@ -114,12 +118,19 @@ def serve(**given: Any) -> int | None:
       faultline serve control=m0.qmp drive=id=vda,file=disk.img,rerror=stop
       faultline serve --port 0 drive=id=d0,driver=null-co,size=1048576
       faultline serve --nbd m0.nbd drive=id=vda,file=blkdebug:faults.conf:disk.img
+      faultline serve fault=vda,iotype=write,errno=ENOSPC,offset=512M
+      faultline serve --config machine.json --port 0
       faultline serve --run 'nbdcopy "$uri" null:'
       faultline serve drive=id=vda,file=disk.img -- --filter=delay wdelay=1
       faultline serve --daemonize --pidfile m0.pid control=m0.qmp
     """
-    nbdkit = parse_nbdkit_options(click.get_current_context().meta[BEHIND])
-    options = ServeOptions(**given, nbdkit=nbdkit)
+    context = click.get_current_context()
+    behind = context.meta[BEHIND]
+    path = given.pop("config")
+    if path is not None:
+        config_file = import_module("blockcore.cli.config_file")
+        given, behind = config_file.completed(path, context, given, behind)
+    options = ServeOptions(**given, nbdkit=parse_nbdkit_options(behind))
     options.check()
     return _serve(options)
 

@@ -18,7 +18,11 @@ from blockcore.qapi.record import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """What the user has typed after `serve`; None and False stand for an option not given."""
+    """What the user has typed after `serve`, or has in a file.
+
+    None and False stand for an option not given.  `places` says where in the file the
+    first keys of each name are from: {KEY: [PLACE, ...]} in JSON.
+    """
 
     keys: tuple[str, ...] = ()
     nbd_socket: str | None = None
@@ -42,6 +46,7 @@ class ServeOptions:
     tls_psk: str | None = None
     tls_certificates: str | None = None
     nbdkit: NbdkitOptions = field(default_factory=NbdkitOptions)
+    places: str | None = None
 
     def check(self) -> None:
         """Raise UsageError if options contradict each other."""
@@ -106,13 +111,15 @@ class ServeOptions:
                 raise click.ClickException(exc.desc) from exc
 
     def environment(self) -> dict[str, str]:
-        """Return the plugin's variables for the log and the pidfile."""
+        """Return the plugin's variables for the log, the pidfile, and the places of keys."""
         env = {}
         level = "error" if self.quiet else self.log_level
         if level is not None:
             env["FAULTLINE_LOG_LEVEL"] = level
         if self.pidfile is not None:
             env["FAULTLINE_PIDFILE"] = os.path.abspath(self.pidfile)
+        if self.places is not None:
+            env["FAULTLINE_PLACES"] = self.places
         return env
 
     @property

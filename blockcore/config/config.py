@@ -5,6 +5,7 @@
 drive=                  QEMU's -drive; may be repeated
 blockdev=               QEMU's -blockdev, keyval or JSON; may be repeated
 device=                 QEMU's -device for block devices; may be repeated
+fault=                  arguments of x-fault-add, keyval or JSON; may be repeated
 control=PATH            the path at which the QMP socket is bound
 prelaunch=on|off        start stopped, as with QEMU's -S (off)
 job-error-check=        strict (the default) refuses a job's on-error=stop on a
@@ -26,9 +27,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from blockcore.bql.later import later
 from blockcore.config.device_config import DRIVERS, DeviceConfig, parse_device
 from blockcore.config.drive_config import DriveConfig, automatic_id, interface_of, parse_drive
 from blockcore.config.sockets import check_socket_path
+from blockcore.faults.options import FaultOptions
 from blockcore.nodes.definitions.allowed_backing import ANY, AllowedBacking, parse_allowed
 from blockcore.nodes.definitions.options import (
     BlockdevOptions,
@@ -42,7 +45,9 @@ from blockcore.qapi.qemu import LATEST, Release, release_of
 from blockcore.qapi.record import dataclass
 from blockcore.qapi.texts import opt_bool, opt_number
 
-REPEATED = frozenset({"blockdev", "device", "drive"})
+_parse_fault = later("blockcore.config.fault_config:parse_fault")
+
+REPEATED = frozenset({"blockdev", "device", "drive", "fault"})
 """Keys that may be given more than once."""
 
 
@@ -53,6 +58,7 @@ class Config:
     drives: tuple[DriveConfig, ...] = ()
     blockdevs: tuple[BlockdevOptions, ...] = ()
     devices: tuple[DeviceConfig, ...] = ()
+    faults: tuple[FaultOptions, ...] = ()
     control: str | None = None
     prelaunch: bool = False
     job_error_check_modern: bool = False
@@ -77,6 +83,7 @@ class ConfigParser:
         self._drives: list[DriveConfig] = []
         self._blockdevs: list[BlockdevOptions] = []
         self._devices: list[tuple[str, DeviceConfig]] = []
+        self._faults: list[FaultOptions] = []
         self._machine: dict[str, str] = {}
         self._once: set[str] = set()
         self._allow_backing = ANY
@@ -106,6 +113,8 @@ class ConfigParser:
                 self._blockdevs.append(_parse_blockdev(value, self._qemu))
             case "device":
                 self._add_device(value)
+            case "fault":
+                self._faults.append(_parse_fault()(value))
             case "control":
                 check_socket_path(value)
                 self._machine[key] = value
@@ -147,6 +156,7 @@ class ConfigParser:
             drives=tuple(self._drives),
             blockdevs=tuple(self._blockdevs),
             devices=tuple(device for _, device in self._devices),
+            faults=tuple(self._faults),
             control=given.get("control"),
             prelaunch=opt_bool(given.get("prelaunch", "off"), "prelaunch"),
             qemu=self._qemu,

@@ -11,9 +11,9 @@ the files of sockets, `recursion` the depth to which calls may nest.
 Beginning and end: `start` is the process until it serves, `standby` its wait for
 keys that come later, before which `warm` imports everything, `temporary_drive` the
 drives whose files it makes, `ending` its way to the exit, `signals` the signals that
-end it, `leftovers` the files that it removes at its end, `hints` what is said behind
-QEMU's words about a wrong pair.  `announcement` and `pidfile` make known that it
-serves.
+end it, `leftovers` the files that it removes at its end, `hints` what is said
+behind QEMU's words about a wrong pair.  `announcement` and `pidfile`
+make known that it serves.
 
 The log, for which no other thread waits: `log` is its form, `log_writer` the
 thread that writes it, `stderr` the pipe that collects everything else on

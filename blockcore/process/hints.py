@@ -14,6 +14,7 @@ from typing import Final
 
 from blockcore.config.device_config import DRIVERS, PROPERTIES
 from blockcore.config.drive_config import ALIASES, CACHE_MODES, UNITS_PER_BUS
+from blockcore.config.fault_hints import fault_hint
 from blockcore.nodes.definitions.blkdebug_config import RULE_KEYS
 from blockcore.nodes.definitions.option_texts import COMMON, own_texts
 from blockcore.nodes.definitions.options import BLOCKDEV_OPTIONS
@@ -28,7 +29,7 @@ from blockcore.qapi.names import (
 from blockcore.qapi.nearest import as_size, did_you_mean, either, nearest, right_answers
 
 MACHINE_KEYS: Final = (
-    *("drive", "blockdev", "device", "control", "prelaunch", "job-error-check"),
+    *("drive", "blockdev", "device", "fault", "control", "prelaunch", "job-error-check"),
     *("qemu", "seed", "name", "allow-backing"),
 )
 
@@ -69,6 +70,8 @@ def hint(desc: str, pair: str = "", where: str = "") -> str:
     `pair` is the KEY=VALUE that the message is about, if any, and `where` the place
     in a file.
     """
+    if pair.startswith("fault=") and "'errno'" not in desc and (about := fault_hint(desc)):
+        return about
     for pattern, answer in _ANSWERS:
         if match := re.fullmatch(pattern, desc):
             found = answer(match, pair)
@@ -173,7 +176,7 @@ def _option(match: re.Match[str], pair: str) -> str:
     if typed in ("config", "rules"):
         return ", as in file=blkdebug:faults.conf:disk.img"
     if typed.startswith(("latency", "delay", "hang", "error", "errno", "fault")):
-        return ": faults come by 'faultline qmp x-fault-add' while the machine runs"
+        return ": faults come by fault=, or 'faultline qmp x-fault-add' while the machine runs"
     return ""
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import random
 import socket
@@ -39,6 +40,7 @@ from blockcore.process.start import Start, reason_of, require_address_space, req
 from blockcore.process.stderr import Stderr
 from blockcore.qapi.names import QmpError
 
+_add_fault = later("blockcore.commands.faults:x_fault_add")
 _hint = later("blockcore.process.hints:hint")
 _load_all = later("blockcore.process.warm:load_all")
 _wait_for_line = later("blockcore.process.standby:wait_for_line")
@@ -64,6 +66,9 @@ class Server:
         self._announcement = Announcement(environ) if self._serving else None
         self._parser = ConfigParser()
         self._given: dict[str, list[str]] = {}
+        # Where in a file the first pairs of each key are from, and so for each pair.
+        self._origins: dict[str, list[str]] = json.loads(environ.get("FAULTLINE_PLACES", "{}"))
+        self._places: dict[str, str] = {}
         self._control: str | None = None
         self._listener: socket.socket | None = None
         self.lock = BigLock(SystemClock())
@@ -95,10 +100,13 @@ class Server:
         self._take(key, value)
 
     def _take(self, key: str, value: str) -> None:
+        given = self._given.setdefault(key, [])
+        for place in self._origins.get(key, [])[len(given) : len(given) + 1]:
+            self._places.setdefault(f"{key}={value}", place)
         with self._reported(f"{key}={value}"):
             _refuse_what_cannot_be_named(value)
             self._parser.add(key, value)
-        self._given.setdefault(key, []).append(value)
+        given.append(value)
 
     def config_complete(self) -> None:
         """Check all pairs, and that they fit together; raises QmpError, one line, if not.
@@ -156,6 +164,7 @@ class Server:
         self._add("blockdev", config.blockdevs, assembly.add_node)
         self._add("drive", config.drives, assembly.add_drive)
         self._add("device", config.devices, assembly.add_device)
+        self._add("fault", config.faults, self._arm)
         if config.control is not None:
             self._control = os.path.join(self._directory, config.control)
             with self._reported(f"control={config.control}"):
@@ -172,6 +181,9 @@ class Server:
         for thing, text in zip(things, self._given.get(key, ()), strict=True):
             with self._reported(f"{key}={text}"):
                 run_alone(add(thing))
+
+    async def _arm(self, options: Any) -> None:
+        _add_fault()(self.machine, options=options)
 
     def after_fork(self, shutdown: Callable[[], None], trim: Callable[[], None]) -> None:
         """Start the threads, and print the ready line under `faultline serve`.
@@ -284,10 +296,12 @@ class Server:
             yield
         except QmpError as exc:
             pair = what or self._parser.pair
-            line = f"{pair}: {exc.desc}{_hint()(exc.desc, pair, exc.where)}"
+            hint = _hint()(exc.desc, pair, exc.where)
+            line = f"{self._places.get(pair, pair)}: {exc.desc}{hint}"
             self._start.failed(line)
             raise QmpError(line) from None
         except BaseException as exc:
+            what = None if what is None else self._places.get(what, what)
             self._start.failed(exc, what)
             reason = reason_of(exc)
             if what is None or reason is None:

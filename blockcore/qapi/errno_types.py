@@ -8,6 +8,7 @@ from typing import Any
 
 from blockcore.qapi.errnos import errno_named
 from blockcore.qapi.names import QmpError
+from blockcore.qapi.texts import integer
 from blockcore.qapi.types import Alternate
 from blockcore.qapi.visitor import INT, Name
 
@@ -27,9 +28,11 @@ class KnownErrno(Errno):
     """
 
     def visit(self, value: Any, name: Name) -> int:
-        if isinstance(value, str) and errno_named(value) is None:
+        number = integer(value, signed=True) if name.keyval and type(value) is str else None
+        if isinstance(value, str) and number is None and errno_named(value) is None:
             raise QmpError(f"Parameter '{name.full}' does not accept value '{value}'")
-        number = super().visit(value, name)
+        if number is None:
+            number = super().visit(value, name)
         if number and number not in errno.errorcode:
             raise name.expects("the number or name of an errno")
         return number

@@ -75,16 +75,18 @@ def parse(
     *,
     keyval: bool = False,
     absent: frozenset[str] = frozenset(),
+    ours: bool = False,
 ) -> Any:
     """Check `value` against the annotation `tp`, and return it as Python's types.
 
     `name` is the path of the value in error messages.  With `keyval`, every
     scalar is a string, as on a command line.  Members in `absent`
-    (`qemu.Release.absent`) are refused as unknown.  Raises QmpError, with
+    (`qemu.Release.absent`) are refused as unknown.  `ours` says that QEMU has no
+    such value, and so no rules for its texts.  Raises QmpError, with
     QEMU's text, for the first member that does not fit in order of declaration;
     unknown members come last.
     """
-    return qapi_type(tp).visit(value, Name(name, name.rpartition(".")[2], keyval, absent))
+    return qapi_type(tp).visit(value, Name(name, name.rpartition(".")[2], keyval, absent, ours))
 
 
 @cache

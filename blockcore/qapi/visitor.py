@@ -117,7 +117,9 @@ class Unsigned(QapiType):
     json_type: str = "int"
 
     def visit(self, value: Any, name: Name) -> int:
-        if name.keyval:
+        if name.keyval and name.ours:
+            number = _keyval("size", value, name)
+        elif name.keyval:
             number = _keyval(self.name, value, name)
         elif type(value) is int and INT64_MIN <= value <= UINT64_MAX:
             # QEMU takes a negative int64 for the uint64 with the same bits
