@@ -20,6 +20,7 @@ import yaml
 from click.testing import CliRunner
 
 from blockcore.cli.serve import serve
+from container import instructions
 from faultline import Machine
 from linux_guest import KERNEL, make_initramfs
 from live import TIMEOUT_S
@@ -28,12 +29,6 @@ from tree import TREE
 EXAMPLES = TREE / "scripts" / "examples"
 
 FAULTLINE = TREE / ".venv" / "bin" / "faultline"
-
-
-def recipe_lines(path: Path) -> list[str]:
-    """The lines of commands in the comment on top of a file."""
-    head = path.read_text().split("\n\n", 1)[0]
-    return re.findall(r"^#   (\S.*)$", head, re.MULTILINE)
 
 
 @pytest.mark.slow
@@ -88,7 +83,6 @@ def wait_line(lines: Iterator[bytes], start: bytes) -> bytes:
     raise AssertionError(seen)
 
 
-@pytest.mark.skipif(shutil.which("virt-xml-validate") is None, reason="no virt-xml-validate here")
 def test_libvirt_domain(tmp_path: Path) -> None:
     """It is one to libvirt's schema, which does find mistakes."""
     assert validate(EXAMPLES / "domain.xml") == 0
@@ -111,16 +105,6 @@ def accepts(arguments: list[str]) -> None:
     for argument in arguments:
         if argument.startswith("--"):
             assert argument.partition("=")[0] in result.output
-
-
-CONTAINERFILE = EXAMPLES / "container" / "Containerfile"
-
-
-def instructions() -> list[tuple[str, str]]:
-    """The instructions of the Containerfile, each with its arguments on one line."""
-    text = re.sub(r"\\\n\s*", " ", CONTAINERFILE.read_text())
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    return [(word, rest) for word, _, rest in (line.partition(" ") for line in lines)]
 
 
 def test_containerfile() -> None:
