@@ -7,7 +7,7 @@
 # Who stops? Here QEMU does: the drive reports its errors, and QEMU's rerror and werror decide, so that
 # a manager above QEMU has what it has in production: BLOCK_IO_ERROR, STOP and `cont` on QEMU's own
 # socket, vm.qmp, which `faultline qmp -s vm.qmp` and `faultline events -s vm.qmp` also talk to.
-# A drive with rerror=stop, the default of a drive that is not named, would hold the requests back
+# A drive with rerror=stop, as `faultline serve` has it without drive=, would hold the requests back
 # instead; QEMU would see a slow disk, and no error.
 #
 # reconnect-delay lets the requests of the guest wait that many seconds for a server that is started
