@@ -22,10 +22,17 @@ this version, `answers` and `reply_hints` are for what is not there.  `events` h
 the command of that name, `event_names` what users type for it.  `jobs` has the
 commands `jobs` and `job`, on top of `job_table`, `job_screen` and `job_wait`.
 
+`status` is one look at a machine (`status_text`), `ls` lists `machines`.  `faults` has
+the commands about fault rules, with `fault_options` and `fault_table`; `drives`,
+`volumes` and `bitmaps` have those of their names, `machine_control` changes the run
+state, `wait_event` waits for one event.  Most of these are one QMP command each,
+which `sending` sends.  `completion` prints what shells need, `completions` is what they
+complete.
+
 `connection` is the connection to a machine, by the client library, `output` the
-standard streams, `amounts` what sizes and times look like, `once` a command whose
-options may be given once only, `wrong_words` what it says about one that is wrong,
-and `other_words` those of other programs.
+standard streams, `amounts` what sizes and times look like, `tables` what tables do,
+`once` a command whose options may be given once only, `wrong_words` what it says
+about one that is wrong, and `other_words` and `group_words` those of other programs.
 """
 
 from __future__ import annotations

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Sizes, speeds and times as people read them, and tables of texts."""
+"""Sizes, speeds and times as people read them."""
 
 from __future__ import annotations
 
-import shutil
-import sys
-from collections.abc import Sequence
-
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+SUFFIXES = ("", "k", "M", "G", "T", "P", "E")
 
 
 def size(nbytes: float) -> str:
@@ -42,18 +39,9 @@ def shortened(text: str, width: int) -> str:
     return f"{text[:head]}…{text[len(text) - (width - head - 1):]}"
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a line for each row, with its cells below those of the row before."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-
-
-def screen_width() -> int | None:
-    """Return the columns of the terminal that stdout is; None if it is none.
-
-    The program that reads a pipe takes lines of any length.
-    """
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+def typed(nbytes: int) -> str:
+    """Return a size as it can be typed, without rounding: ``32M``, ``65537``."""
+    power = 0
+    while nbytes and nbytes % 1024 == 0 and power + 1 < len(SUFFIXES):
+        nbytes, power = nbytes // 1024, power + 1
+    return f"{nbytes}{SUFFIXES[power]}"

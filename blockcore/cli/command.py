@@ -14,13 +14,28 @@ from blockcore.cli.output import abandon, described, flush, open_missing_streams
 from blockcore.process.signals import interrupts_raise
 
 MODULES = {
-    "events": "blockcore.cli.events",
-    "job": "blockcore.cli.jobs",
-    "jobs": "blockcore.cli.jobs",
-    "qmp": "blockcore.cli.qmp",
-    "serve": "blockcore.cli.serve",
+    "bitmap": "bitmaps",
+    "completion": "completion",
+    "cont": "machine_control",
+    "drive": "drives",
+    "events": "events",
+    "fault": "faults",
+    "job": "jobs",
+    "jobs": "jobs",
+    "ls": "ls",
+    "qmp": "qmp",
+    "quit": "machine_control",
+    "reset": "machine_control",
+    "serve": "serve",
+    "status": "status",
+    "stop": "machine_control",
+    "volume": "volumes",
+    "wait": "wait_event",
 }
-"""The module of each command."""
+"""The module of each command, in this folder."""
+
+FUNCTIONS = {"quit": "quit_command"}
+"""The functions of commands that have another name than the command."""
 
 
 class Commands(Group):
@@ -36,7 +51,8 @@ class Commands(Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in MODULES:
             return None
-        command = getattr(import_module(MODULES[cmd_name]), cmd_name)
+        module = import_module(f"blockcore.cli.{MODULES[cmd_name]}")
+        command = getattr(module, FUNCTIONS.get(cmd_name, cmd_name))
         assert isinstance(command, click.Command)
         if cmd_name != "serve":
             interrupts_raise()
@@ -52,9 +68,10 @@ def faultline() -> None:
 
     \b
     faultline serve control=m0.qmp drive=id=vda,file=disk.img,rerror=stop
-    faultline qmp -s m0.qmp query-status
+    faultline status -s m0.qmp
+    faultline fault add -s m0.qmp vda --write --errno ENOSPC
     faultline events -s m0.qmp
-    faultline jobs -s m0.qmp
+    faultline qmp -s m0.qmp query-block
 
     A machine serves its drives over NBD; every NBD client is its guest.  Each
     command has its own --help.

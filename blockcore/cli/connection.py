@@ -6,19 +6,21 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from importlib import import_module
+from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from blockcore.qapi.record import dataclass
 from faultline.aio import Machine
 from faultline.errors import CommandError, ConnectFailed, MachineEnded
 from faultline.events import Event
 
-P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
@@ -99,10 +101,18 @@ class Control:
 
     @property
     def path(self) -> str:
-        """The path of the control socket; raises UsageError if none was given."""
+        """The path of the control socket; raises UsageError if none was given.
+
+        Where there is no file of that name, it is the name or the process id of a
+        machine of this user.
+        """
         if not self.socket:
             raise click.UsageError("no control socket: use --socket or set FAULTLINE_CONTROL")
-        return self.socket
+        if os.path.lexists(self.socket) or "/" in self.socket:
+            return self.socket
+        machines = import_module("blockcore.cli.machines")
+        found: str | None = machines.control_of(self.socket)
+        return self.socket if found is None else found
 
     def run(
         self,
@@ -110,12 +120,13 @@ class Control:
         heard: Callable[[Event], object] | None = None,
     ) -> T:
         """Connect, and return what `talk` returns; raises as `connected` does, and TimedOut."""
+        path = self.path
 
         async def session() -> T:
-            async with connected(self.path, heard) as machine:
+            async with connected(path, heard) as machine:
                 return await talk(machine)
 
-        return self.limited(session(), lambda: f"{self.path}: no answer")
+        return self.limited(session(), lambda: f"{path}: no answer")
 
     def limited(self, work: Coroutine[Any, Any, T], in_vain: Callable[[], str]) -> T:
         """Run a coroutine, and return its result.
@@ -133,8 +144,8 @@ class Control:
             raise TimedOut(f"{in_vain()} within {self.timeout:g} s") from None
 
 
-def control_options(function: Callable[Concatenate[Control, P], R]) -> Callable[..., R]:
-    """Give a command the options --socket and --timeout, and pass them as one `Control`."""
+def control_options(function: Callable[..., R]) -> Callable[..., R]:
+    """Give a command the options --socket and --timeout, and pass them as one `Control`, first."""
 
     @click.option(
         "-s",
@@ -142,7 +153,8 @@ def control_options(function: Callable[Concatenate[Control, P], R]) -> Callable[
         "--control",
         metavar="SOCKET",
         envvar="FAULTLINE_CONTROL",
-        help="Control socket.  [default: $FAULTLINE_CONTROL]",
+        shell_complete=lambda ctx, param, typed: [CompletionItem(typed, type="file")],
+        help="Control socket, or name of a machine.  [default: $FAULTLINE_CONTROL]",
     )
     @click.option(
         "--timeout",

@@ -8,16 +8,18 @@ import json
 import os
 import stat
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import click
 
+from blockcore.cli.completions import events as event_names
 from blockcore.cli.connection import Control, connected, control_options, disconnected
 from blockcore.cli.event_names import separated, unknown
 from blockcore.cli.once import Command
 from blockcore.cli.output import abandon, tell
 from blockcore.cli.schema import Schema
+from faultline.aio import Machine
 from faultline.events import Event
 
 
@@ -26,7 +28,7 @@ from faultline.events import Event
 @click.option(
     "--count", type=click.IntRange(min=1), metavar="N", help="End after N events."
 )
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=event_names)
 def events(control: Control, count: int | None, names: tuple[str, ...]) -> None:
     """Print events, one line of JSON each, until the machine ends.
 
@@ -46,7 +48,8 @@ def events(control: Control, count: int | None, names: tuple[str, ...]) -> None:
         raise click.UsageError(wrong)
     printer = EventPrinter(names, count)
     try:
-        control.limited(follow(where, printer), printer.in_vain)
+        work = follow(where, printer, f"following {where}", printer.begin)
+        control.limited(work, printer.in_vain)
     except KeyboardInterrupt:
         if printer.left:
             raise
@@ -69,10 +72,17 @@ class EventPrinter:
     def hear(self, event: Event) -> None:
         """Take an event of the machine."""
         self.said_shutdown |= event.name == "SHUTDOWN"
-        if self.finished.is_set() or (self.names and event.name not in self.names):
-            return
+        if not self.finished.is_set() and self.accepts(event):
+            self.show(event.message())
+
+    def accepts(self, event: Event) -> bool:
+        """Return whether an event is to be shown."""
+        return not self.names or event.name in self.names
+
+    def show(self, message: Mapping[str, object]) -> None:
+        """Print a line of JSON, and count it."""
         try:
-            sys.stdout.write(json.dumps(event.message()) + "\n")
+            sys.stdout.write(json.dumps(message) + "\n")
             sys.stdout.flush()
         except BrokenPipeError:
             self.reader_gone()
@@ -83,6 +93,13 @@ class EventPrinter:
             self.left -= 1
             if self.left == 0:
                 self.finished.set()
+
+    async def begin(self, machine: Machine) -> None:
+        """Raise UsageError for the name of an event that the server does not have."""
+        if self.names:
+            schema = await machine.execute("query-qmp-schema")
+            if (wrong := unknown(sorted(self.names), Schema(schema).events)) is not None:
+                raise click.UsageError(wrong)
 
     def reader_gone(self) -> None:
         """Finish, because stdout has no reader; Python's last flush of it must not fail."""
@@ -107,31 +124,36 @@ class EventPrinter:
         return (self.count or 0) - (self.left or 0)
 
 
-async def follow(path: str, printer: EventPrinter) -> None:
+async def follow(
+    path: str, printer: EventPrinter, line: str, begin: Callable[[Machine], Awaitable[None]]
+) -> None:
     """Pass every event to `printer` until it is finished or the server closes the connection.
 
-    Raises UsageError for the name of an event that the server does not have,
-    ClickException if the server ends too early, OSError if stdout cannot be
-    written.
+    `begin` is called first; then `line` says on stderr what is being done.  Raises
+    what `begin` raises, ClickException if the server ends too early, OSError if
+    stdout cannot be written.
     """
     async with connected(path, printer.hear) as machine:
-        if printer.names:
-            schema = await machine.execute("query-qmp-schema")
-            if (wrong := unknown(sorted(printer.names), Schema(schema).events)) is not None:
-                raise click.UsageError(wrong)
-        async with _pipe_watch(printer.reader_gone):
-            tell(f"faultline: following {path}")
-            ends = {
-                asyncio.create_task(printer.finished.wait()),
-                asyncio.create_task(disconnected(machine)),
-            }
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            for task in ends:
-                task.cancel()
+        await begin(machine)
+        if not printer.finished.is_set():
+            tell(f"faultline: {line}")
+            await _finished(machine, printer)
     if printer.error is not None:
         raise printer.error
     if (missing := printer.missing()) is not None:
         raise click.ClickException(f"{path}: {missing}")
+
+
+async def _finished(machine: Machine, printer: EventPrinter) -> None:
+    """Wait until the printer is finished, or the server has closed the connection."""
+    async with _pipe_watch(printer.reader_gone):
+        ends = {
+            asyncio.create_task(printer.finished.wait()),
+            asyncio.create_task(disconnected(machine)),
+        }
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for task in ends:
+            task.cancel()
 
 
 @asynccontextmanager

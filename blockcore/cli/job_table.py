@@ -6,7 +6,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from blockcore.cli.amounts import aligned, limit, size
+from blockcore.cli.amounts import limit, size
+from blockcore.cli.tables import aligned, fitted
 from faultline.job_info import JobInfo
 from faultline.job_watch import JobWatch, Need
 
@@ -17,26 +18,30 @@ def table(jobs: Sequence[JobInfo], width: int | None = None) -> list[str]:
     """Return the lines of a table: a heading, and one line for each job.
 
     If that is wider than `width`, ids and errors get lines of their own, and the
-    columns between them stay aligned.
+    columns between them stay aligned; if that is too wide as well, the cells of each
+    job are in a few lines.
     """
     # First the table with all columns.  Only if it is too wide: without the first and the last
     # column, whose cells have any length, between lines for these.
-    rows = [COLUMNS] + [
+    cells = [
         (
             job.id,
             job.type,
             shown_status(job),
-            progress(job) or "-",
-            "-" if job.speed is None else limit(job.speed),
-            job.io_status or "-",
-            job.error or "-",
+            progress(job),
+            "" if job.speed is None else limit(job.speed),
+            job.io_status or "",
+            job.error or "",
         )
         for job in jobs
     ]
+    rows = [COLUMNS, *(tuple(cell or "-" for cell in row) for row in cells)]
     lines = aligned(rows)
     if width is None or max(map(len, lines)) <= width:
         return lines
     heading, *between = aligned([row[1:-1] for row in rows])
+    if max(map(len, (heading, *between))) > width:
+        return fitted(COLUMNS, cells, width)
     lines = [heading]
     for job, line in zip(jobs, between, strict=True):
         lines += [job.id, line, *([] if job.error is None else [f"  {job.error}"])]

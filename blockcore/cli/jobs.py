@@ -8,11 +8,13 @@ from collections.abc import Mapping, Set
 
 import click
 
-from blockcore.cli.amounts import limit, screen_width
+from blockcore.cli.amounts import limit
+from blockcore.cli.completions import named
 from blockcore.cli.connection import Control, ErrorReply, control_options
 from blockcore.cli.job_table import advice, shown_status, table
 from blockcore.cli.job_wait import Stirring, wait
 from blockcore.cli.once import Command, Group
+from blockcore.cli.tables import screen_width
 from blockcore.qapi.errors import QmpError
 from blockcore.qapi.nearest import as_size, did_you_mean, either, there_are
 from blockcore.qapi.texts import opt_size
@@ -76,7 +78,7 @@ def job() -> None:
 @click.option("--ready", is_flag=True, help="Also end when it can be completed.")
 @click.option("--pending", is_flag=True, help="Also end when it has to be finalized.")
 @click.option("--stopped", is_flag=True, help="Also end, with status 3, when an error stops it.")
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", shell_complete=named("jobs"))
 def wait_command(
     control: Control, job_id: str, ready: bool, pending: bool, stopped: bool
 ) -> None:
@@ -101,7 +103,7 @@ def wait_command(
 
 @job.command()
 @control_options
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", shell_complete=named("jobs"))
 def pause(control: Control, job_id: str) -> None:
     """Pause a job as soon as it can pause.
 
@@ -114,7 +116,7 @@ def pause(control: Control, job_id: str) -> None:
 
 @job.command()
 @control_options
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", shell_complete=named("jobs"))
 def resume(control: Control, job_id: str) -> None:
     """Resume a job that was paused, or that an error has stopped.
 
@@ -128,7 +130,7 @@ def resume(control: Control, job_id: str) -> None:
 @job.command()
 @control_options
 @click.option("--force", is_flag=True, help="Even if it is paused, and at once.")
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", shell_complete=named("jobs"))
 def cancel(control: Control, job_id: str, force: bool) -> None:
     """Cancel a job.
 
@@ -144,7 +146,7 @@ def cancel(control: Control, job_id: str, force: bool) -> None:
 
 @job.command()
 @control_options
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", shell_complete=named("jobs"))
 def complete(control: Control, job_id: str) -> None:
     """Complete a job that is ready.
 
@@ -159,7 +161,7 @@ def complete(control: Control, job_id: str) -> None:
 
 @job.command()
 @control_options
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", shell_complete=named("jobs"))
 def finalize(control: Control, job_id: str) -> None:
     """Finalize a pending job: let it take its last steps.
 
@@ -174,7 +176,7 @@ def finalize(control: Control, job_id: str) -> None:
 
 @job.command()
 @control_options
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", shell_complete=named("jobs"))
 def dismiss(control: Control, job_id: str) -> None:
     """Dismiss a job that is over: remove it from the list.
 
@@ -190,7 +192,7 @@ def dismiss(control: Control, job_id: str) -> None:
 
 @job.command(name="set-speed")
 @control_options
-@click.argument("job_id", metavar="ID")
+@click.argument("job_id", metavar="ID", shell_complete=named("jobs"))
 @click.argument("speed")
 def set_speed(control: Control, job_id: str, speed: str) -> None:
     """Limit a job to SPEED bytes per second.

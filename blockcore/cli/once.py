@@ -17,8 +17,15 @@ from typing import Any
 import click
 
 WHICH = {
+    "DRIVE": "which drive? 'faultline status' lists them",
+    "EVENT": "which event? 'faultline wait --help' has examples",
+    "FAULT": "which rule? 'faultline fault list' lists them",
     "ID": "which job? 'faultline jobs' lists them",
+    "NAME": "which bitmap? 'faultline bitmap list' lists them",
+    "SHELL": "which shell? It is bash, zsh or fish",
+    "SOURCE": "which bitmaps? 'faultline bitmap list' lists them",
     "SPEED": "which speed? It is in bytes per second, such as 10M",
+    "TARGET": "which bitmap? 'faultline bitmap list' lists them",
 }
 """What is said where an argument is missing."""
 
@@ -33,7 +40,7 @@ class Command(click.Command):
             _, _, given = self.make_parser(ctx).parse_args(args=list(args))
             seen = set()
             for param in given:
-                if isinstance(param, click.Option) and not param.is_flag:
+                if isinstance(param, click.Option) and not (param.is_flag or param.multiple):
                     if param in seen:
                         name = next(name for name in param.opts if name.startswith("--"))
                         raise click.UsageError(f"{name} is given twice", ctx)
@@ -94,7 +101,7 @@ def _explained(ctx: click.Context, args: list[str]) -> Iterator[None]:
         message = _wrong_words().option(ctx, exc.option_name, args)
         raise click.UsageError(message, ctx) from exc
     except click.MissingParameter as exc:
-        name = exc.param.human_readable_name if exc.param is not None else ""
+        name = "" if exc.param is None else exc.param.human_readable_name.removesuffix("...")
         if name not in WHICH:
             raise
         raise click.UsageError(WHICH[name], ctx) from exc

@@ -136,7 +136,7 @@ EVENTS_OPTIONS: Final = {
     "num": "write --count N",
 }
 
-_COMPLETION = "_FAULTLINE_COMPLETE=bash_source faultline prints it; also zsh_source, fish_source"
+_COMPLETION = "'faultline completion SHELL' prints it"
 
 TOP_OPTIONS: Final = {
     "completion": _COMPLETION,
@@ -153,63 +153,25 @@ COMMANDS: Final[Meanings] = {
     ),
     **dict.fromkeys(("query", "exec", "execute", "send", "command", "call"), ("qmp",)),
     **dict.fromkeys(("log", "tail", "follow", "watch", "listen", "logs"), ("events",)),
-    **dict.fromkeys(("faults", "inject", "fail", "break", "rule", "rules"), ("fault",)),
-    **dict.fromkeys(("list", "ps", "machines"), ("ls", "jobs")),
-    **dict.fromkeys(("top", "info", "show", "state"), ("status",)),
-    "wait-event": ("wait", "events"),
+    **dict.fromkeys(("bitmaps", "dirty-bitmap"), ("bitmap",)),
+    **dict.fromkeys(("continue", "resume", "unpause"), ("cont",)),
+    **dict.fromkeys(("drives", "policy", "set-policy"), ("drive",)),
+    **dict.fromkeys(("exit", "kill", "shutdown", "terminate"), ("quit",)),
+    **dict.fromkeys(("extend", "volumes"), ("volume",)),
+    **dict.fromkeys(("fail", "break", "faults", "inject", "rule", "rules"), ("fault",)),
+    **dict.fromkeys(("list", "machines", "ps"), ("ls",)),
+    **dict.fromkeys(("pause", "suspend"), ("stop",)),
+    **dict.fromkeys(("reboot", "system-reset"), ("reset",)),
+    **dict.fromkeys(("info", "show", "state", "top"), ("status",)),
+    **dict.fromkeys(("expect", "wait-event"), ("wait",)),
 }
-
-_FAULTS = "'faultline qmp x-fault-add' makes requests fail, x-query-faults lists what does"
 
 COMMAND_TEXTS: Final = {
     "?": "'faultline --help' lists the commands",
-    "completion": _COMPLETION,
-    "fault": _FAULTS,
-    "faults": _FAULTS,
     "help": "'faultline --help' lists the commands",
     "hmp": "there is no monitor for people: 'faultline qmp' sends one command",
-    "inject": _FAULTS,
-    "kill": "'faultline qmp quit' ends a machine",
-    "ls": "'faultline jobs' lists jobs, 'faultline qmp query-block' drives",
-    "list": "'faultline jobs' lists jobs, 'faultline qmp query-block' drives",
     "monitor": "'faultline events' follows a machine, 'faultline qmp' sends one command",
     "qmp-shell": "'faultline qmp' sends one command; a shell is in Python's package qemu.qmp",
     "shell": "'faultline qmp' sends one command; a shell is in Python's package qemu.qmp",
-    "shutdown": "'faultline qmp quit' ends a machine",
-    "status": "'faultline qmp query-status' and query-block tell it",
-    "top": "'faultline qmp query-status' and query-block tell it",
     "version": "write faultline --version",
-}
-
-JOB_COMMANDS: Final[Meanings] = {
-    "abort": ("cancel",),
-    "commit": ("complete",),
-    "continue": ("resume",),
-    "delete": ("cancel",),
-    "finish": ("complete",),
-    "follow": ("wait",),
-    "forget": ("dismiss",),
-    "kill": ("cancel",),
-    "limit": ("set-speed",),
-    "pivot": ("complete",),
-    "progress": ("wait",),
-    "remove": ("dismiss",),
-    "rm": ("dismiss",),
-    "speed": ("set-speed",),
-    "stop": ("pause",),
-    "throttle": ("set-speed",),
-    "unpause": ("resume",),
-    "watch": ("wait",),
-}
-
-JOB_TEXTS: Final = {
-    "create": "jobs are begun by 'faultline qmp block-stream' and others",
-    "info": "'faultline jobs' lists them",
-    "list": "'faultline jobs' lists them",
-    "ls": "'faultline jobs' lists them",
-    "query": "'faultline jobs' lists them",
-    "show": "'faultline jobs' lists them",
-    "start": "jobs are begun by 'faultline qmp block-stream' and others",
-    "status": "'faultline jobs' lists them",
-    "stop": "pause lets it go on later, cancel ends it",
 }

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import click
 
 from blockcore.cli import answers, words
+from blockcore.cli.completions import commands, members
 from blockcore.cli.connection import Control, ErrorReply, control_options
 from blockcore.cli.once import Command
 from blockcore.cli.own_commands import help_texts, own_schema
@@ -34,8 +35,8 @@ Ask = Callable[[str, Mapping[str, object]], Awaitable[Any]]
 @control_options
 @click.option("--list", "listing", is_flag=True, help="List all commands.")
 @click.option("-h", "--help", "helping", is_flag=True, help="Show this, or what COMMAND takes.")
-@click.argument("command", required=False)
-@click.argument("pairs", metavar="[KEY=VALUE]...", nargs=-1)
+@click.argument("command", required=False, shell_complete=commands)
+@click.argument("pairs", metavar="[KEY=VALUE]...", nargs=-1, shell_complete=members)
 def qmp(
     control: Control,
     listing: bool,
@@ -72,7 +73,7 @@ def qmp(
     elif command is None:
         raise click.UsageError(f"which command? '{answers.LIST}' lists them")
     else:
-        result = _in_session(control, lambda ask: converse(ask, command, pairs))
+        result = in_session(control, lambda ask: converse(ask, command, pairs))
         click.echo(json.dumps(result, indent=2))
 
 
@@ -157,7 +158,7 @@ def _known(control: Control) -> tuple[Schema, dict[str, str]]:
         except ImportError as exc:
             message = f"{exc}: with -s SOCKET a machine tells what it has"
             raise click.ClickException(message) from exc
-    return _in_session(control, _known_by)
+    return in_session(control, _known_by)
 
 
 async def _known_by(ask: Ask) -> tuple[Schema, dict[str, str]]:
@@ -174,7 +175,7 @@ def _help(schema: Schema, texts: dict[str, str], command: str, pairs: tuple[str,
     return described(schema, command, texts, cases[0] if cases else None)
 
 
-def _in_session(control: Control, talk: Callable[[Ask], Awaitable[T]]) -> T:
+def in_session(control: Control, talk: Callable[[Ask], Awaitable[T]]) -> T:
     """Return what `talk` returns, with a session of its own to ask in."""
 
     async def with_errors(machine: Machine) -> T:

@@ -23,8 +23,8 @@ _NO_SUCH_NODE = (
 
 _LISTED_BY = (
     (r"Block job '.*' not found|Job not found", "faultline jobs"),
-    (r"Fault '.*' not found", "faultline qmp x-query-faults"),
-    (r"Dirty bitmap '.*' not found", "faultline qmp query-block"),
+    (r"Fault '.*' not found", "faultline fault list"),
+    (r"Dirty bitmap '.*' not found", "faultline bitmap list"),
 )
 
 

@@ -75,10 +75,10 @@ class Schema:
     def __init__(self, entities: Iterable[Entity]) -> None:
         self._commands: dict[str, Entity] = {}
         self._types: dict[str, Entity] = {}
-        self.events: set[str] = set()
+        self._events: dict[str, Entity] = {}
         for entity in entities:
             if entity["meta-type"] == "event":
-                self.events.add(entity["name"])
+                self._events[entity["name"]] = entity
             elif entity["meta-type"] == "command":
                 self._commands[entity["name"]] = entity
             else:
@@ -88,6 +88,23 @@ class Schema:
     def commands(self) -> list[str]:
         """The names of all commands, in the server's order."""
         return list(self._commands)
+
+    @property
+    def events(self) -> list[str]:
+        """The names of all events, in the server's order."""
+        return list(self._events)
+
+    def event_members(self, event: str) -> dict[str, Member]:
+        """Return the members of an event's data; raises KeyError if there is no such event."""
+        found = self.type(self._events[event]["arg-type"])
+        assert isinstance(found, Object)
+        return self.members(found)
+
+    def returned(self, command: str) -> Object:
+        """Return the type of what a command returns, which has to be an object."""
+        found = self.type(self._commands[command]["ret-type"])
+        assert isinstance(found, Object)
+        return found
 
     def features(self, command: str) -> tuple[str, ...]:
         """Return what the server says about a command, such as ``deprecated``."""

@@ -21,8 +21,14 @@ from blockcore.cli.tls import MODES
 from blockcore.process.signals import held
 
 
+def _keys(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
+    """Complete a key; what that needs is imported when it is needed."""
+    names: list[str] = import_module("blockcore.cli.completions").keys(typed)
+    return names
+
+
 @click.command(cls=CommandWithRest, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("keys", metavar="[KEY=VALUE]...", nargs=-1)
+@click.argument("keys", metavar="[KEY=VALUE]...", nargs=-1, shell_complete=_keys)
 @click.option("--nbd", "nbd_socket", metavar="SOCKET", help="Unix socket of the NBD server.")
 @click.option(
     "--port",

@@ -12,14 +12,13 @@ from collections.abc import Collection
 import click
 
 from blockcore.cli import answers
+from blockcore.cli.group_words import GROUPS, RULE
 from blockcore.cli.other_words import (
     CLIENT_OPTIONS,
     COMMAND_TEXTS,
     COMMANDS,
     EVENTS_OPTIONS,
     IMAGE_OPTIONS,
-    JOB_COMMANDS,
-    JOB_TEXTS,
     SERVE_OPTIONS,
     TOP_OPTIONS,
 )
@@ -72,6 +71,8 @@ def _instead(ctx: click.Context, word: str, value: str | None) -> str:
         return _for_all(ctx, word)
     if command == "events" and name in EVENTS_OPTIONS:
         return f": {EVENTS_OPTIONS[name]}"
+    if command in ("fault add", "fault modify") and name in RULE:
+        return f": {RULE[name].format(name)}"
     letter = [one for one in known if one[2:3] == name]
     if len(letter) == 1:
         return f", did you mean '{letter[0]}'?"
@@ -135,9 +136,10 @@ def command(ctx: click.Context, typed: str, known: Collection[str]) -> str:
     """Return the message about a command that a group does not have; `known` are its own."""
     message = f"No such command '{typed}'"
     if ctx.command_path.partition(" ")[2]:
-        meant = did_you_mean(typed, known, JOB_COMMANDS)
-        if typed in JOB_TEXTS:
-            return f"{message}: {JOB_TEXTS[typed]}"
+        group = GROUPS[ctx.command_path.rpartition(" ")[2]]
+        meant = did_you_mean(typed, known, group.commands)
+        if typed in group.texts:
+            return f"{message}: {group.texts[typed]}"
         return f"{message}{meant or f': it is {either(sorted(known))}'}"
     return message + _top_command(typed, known)
 

@@ -163,7 +163,11 @@ def test_refusal_is_one_line(
 HELPS: list[list[str]] = [
     *([], ["serve"], ["qmp"], ["events"], ["jobs"], ["job"], ["job", "wait"], ["job", "pause"]),
     *(["job", "resume"], ["job", "cancel"], ["job", "complete"], ["job", "finalize"]),
-    *(["job", "dismiss"], ["job", "set-speed"]),
+    *(["job", "dismiss"], ["job", "set-speed"], ["status"], ["ls"], ["wait"], ["completion"]),
+    *(["cont"], ["stop"], ["reset"], ["quit"], ["drive"], ["drive", "set-policy"], ["fault"]),
+    *(["fault", verb] for verb in ("add", "list", "modify", "remove", "clear")),
+    *(["volume"], ["volume", "extend"], ["volume", "list"], ["bitmap"], ["bitmap", "list"]),
+    *(["bitmap", verb] for verb in ("add", "remove", "clear", "enable", "disable", "merge")),
 ]
 
 

@@ -31,6 +31,13 @@ PRINTING = [
     "jobs --json",
     "job wait --stopped j",
     "job set-speed j 2",
+    "status",
+    "status --json",
+    "ls",
+    "fault list",
+    "bitmap list --json",
+    "completion bash",
+    "wait STOP --or-state running",
 ]
 """Commands that have something to say on stdout: one of each kind, and all that a job has."""
 

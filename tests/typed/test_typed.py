@@ -155,6 +155,12 @@ def test_other_commands(typed: Typed, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("typed", cases("steering.txt"))
+def test_steering(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
+    answered(typed, capsys)
+
+
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("typed", cases("serve.txt"))
 def test_serve(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
     answered(typed, capsys)

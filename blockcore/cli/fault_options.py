@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: MIT
+"""The options of `faultline fault add` and `modify`, and the members that they stand for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from blockcore.cli.sending import Size
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+KINDS = {
+    "read": "Reads.",
+    "write": "Writes.",
+    "write-zeroes": "Writes of zeroes.",
+    "discard": "Discards (trims).",
+    "flush": "Flushes.",
+    "block-status": "Questions for the block status.",
+}
+"""The kinds of request (BlkdebugIOType), each of which is an option with this help."""
+
+OPTIONS = {
+    "node-name": "DRIVE",
+    "offset": "--from",
+    "length": "--length",
+    "sector": "--sector",
+    "errno": "--errno",
+    "after": "--after",
+    "count": "--count",
+    "rate": "--rate",
+    "id": "--id",
+}
+"""The options that stand for members of x-fault-add."""
+
+CHANGEABLE = {name: option for name, option in OPTIONS.items() if name not in ("node-name", "id")}
+"""The options that stand for members of x-fault-modify."""
+
+
+class Rate(click.ParamType[float]):
+    """A probability: a number from 0 to 1, or a percentage."""
+
+    name = "rate"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)(%?)", value.strip())
+        rate = 2.0 if found is None else float(found[1]) / (100 if found[2] else 1)
+        if rate > 1:
+            self.fail(f"'{value}' is no probability, such as 0.01 or 1%", param, ctx)
+        return rate
+
+
+def rule_options(command: F) -> F:
+    """Give a command the options of a rule."""
+    options = [
+        *(click.option(f"--{kind}", is_flag=True, help=text) for kind, text in KINDS.items()),
+        click.option("--errno", metavar="ERRNO", help="Name or number.  [default: EIO]"),
+        click.option(
+            *("--from", "--offset", "start"),
+            type=Size(),
+            metavar="SIZE",
+            help="Only requests from this byte on.",
+        ),
+        click.option("--to", type=Size(), metavar="SIZE", help="Only up to this byte."),
+        click.option("--length", type=Size(), metavar="SIZE", help="Only so many bytes."),
+        click.option(
+            "--sector",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="Only requests with this sector of 512 bytes.",
+        ),
+        click.option(
+            "--after",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="Let N requests pass first.",
+        ),
+        click.option(
+            "--count",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Hit N requests, and no more.",
+        ),
+        click.option("--rate", type=Rate(), metavar="RATE", help="Probability: 0.01, or 1%."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+class Rule:
+    """What the options of a rule say.
+
+    `kinds` are the kinds of request that were given; raises UsageError for options
+    that exclude each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        start: int | None,
+        to: int | None,
+        length: int | None,
+        errno: str | None,
+        sector: int | None,
+        after: int | None,
+        count: int | None,
+        rate: float | None,
+        **kinds: bool,
+    ) -> None:
+        self.kinds = [kind for kind in KINDS if kinds[kind.replace("-", "_")]]
+        self._start, self._to, self._length = start, to, length
+        self._others = {"errno": errno, "sector": sector, "after": after, "count": count}
+        self._rate = rate
+        if to is not None and length is not None:
+            raise click.UsageError("--to and --length exclude each other")
+        is_placed = any(place is not None for place in (start, to, length, sector))
+        if is_placed and "flush" in self.kinds:
+            raise click.UsageError("a flush has no place: add its rule without --from and the like")
+        if sector is not None and any(place is not None for place in (start, to, length)):
+            raise click.UsageError("--sector, and --from, --to, --length exclude each other")
+
+    @property
+    def needs_start(self) -> bool:
+        """Whether --to counts from where the rule begins already."""
+        return self._to is not None and self._start is None
+
+    def members(self, begins: int = 0) -> Mapping[str, object]:
+        """Return members of x-fault-add, without the kind of request.
+
+        `begins` is where the rule begins without --from.  Raises UsageError for a
+        range without a byte in it.
+        """
+        length = self._length
+        if self._to is not None:
+            start = begins if self._start is None else self._start
+            length = self._to - start
+            if length <= 0:
+                raise click.UsageError(f"--to {self._to} is not beyond --from {start}")
+        return {"offset": self._start, "length": length, "rate": self._rate, **self._others}

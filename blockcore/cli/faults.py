@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: MIT
+"""`faultline fault`: the rules by which requests fail."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from blockcore.cli.completions import named
+from blockcore.cli.connection import Control, control_options
+from blockcore.cli.fault_options import CHANGEABLE, KINDS, OPTIONS, Rule, rule_options
+from blockcore.cli.fault_table import table
+from blockcore.cli.once import Group
+from blockcore.cli.qmp import Ask, in_session
+from blockcore.cli.sending import carried_out
+from blockcore.cli.tables import screen_width
+from blockcore.qapi.nearest import did_you_mean
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
+
+
+@click.group(cls=Group, no_args_is_help=True, context_settings=SETTINGS)
+def fault() -> None:
+    """Make requests fail: add, list, change and remove fault rules.
+
+    \b
+    Examples:
+      faultline fault add -s m0.qmp vda --write --errno ENOSPC --from 32M
+      export FAULTLINE_CONTROL=m0.qmp
+      faultline fault list
+      faultline fault modify fault0 --rate 10%
+      faultline fault clear
+    """
+
+
+@fault.command()
+@control_options
+@rule_options
+@click.option("--id", "rule_id", metavar="ID", help="Name of the rule.  [default: made up]")
+@click.argument("drive", shell_complete=named("drives"))
+@click.argument("words", metavar="[KEY=VALUE]...", nargs=-1)
+def add(
+    control: Control, rule_id: str | None, drive: str, words: tuple[str, ...], **given: Any
+) -> None:
+    """Add a rule: requests to DRIVE, or to a node, fail from now on.
+
+    Prints the id of the rule.  Without a kind of request all fail but questions for
+    the block status; with several there is a rule for each.  SIZE may have a
+    binary suffix: k, M, G.  A KEY is any other member of x-fault-add, see
+    faultline qmp x-fault-add --help.
+
+    \b
+    Examples:
+      faultline fault add vda --write --errno ENOSPC --from 32M
+      faultline fault add vda --read --from 1M --length 64k --id bad-sectors
+      faultline fault add vda --flush --after 2 --count 1
+      faultline fault add vda --rate 1% --errno EIO
+    """
+    rule = Rule(**given)
+    _check(words)
+    ids = in_session(control, lambda ask: _added(ask, drive, rule, rule_id, words))
+    click.echo("\n".join(ids))
+
+
+async def _added(
+    ask: Ask, drive: str, rule: Rule, rule_id: str | None, words: tuple[str, ...]
+) -> list[str]:
+    """Add a rule for each kind of request, or none if one cannot be added; return the ids."""
+    ids: list[str] = []
+    try:
+        for kind in rule.kinds or [""]:
+            name = rule_id if rule_id is None or len(rule.kinds) < 2 else f"{rule_id}-{kind}"
+            members = {"node-name": drive, "id": name, "iotype": kind or None, **rule.members()}
+            ids.append((await carried_out(ask, "x-fault-add", members, words, OPTIONS))["id"])
+    except click.ClickException:
+        for added in ids:
+            await ask("x-fault-remove", {"id": added})
+        raise
+    return ids
+
+
+@fault.command()
+@control_options
+@rule_options
+@click.argument("rule_id", metavar="FAULT", shell_complete=named("faults"))
+@click.argument("words", metavar="[KEY=VALUE]...", nargs=-1)
+def modify(control: Control, rule_id: str, words: tuple[str, ...], **given: Any) -> None:
+    """Change a rule: what is given replaces what the rule has.
+
+    All else stays, and so do the counters: --count 5 lets a rule that has hit 3
+    requests hit 2 more.  A KEY is any other member of x-fault-modify, see
+    faultline qmp x-fault-modify --help.
+
+    \b
+    Examples:
+      faultline fault modify fault0 --rate 10%
+      faultline fault modify fault0 --from 48M --errno EIO
+    """
+    rule = Rule(**given)
+    _check(words)
+    if len(rule.kinds) > 1:
+        raise click.UsageError(f"a rule is for one kind of request: --{rule.kinds[0]} or another")
+    if not words and not any(value not in (None, False) for value in given.values()):
+        raise click.UsageError("what is to be changed? Give an option, or KEY=VALUE")
+    in_session(control, lambda ask: _modified(ask, rule_id, rule, words))
+    click.echo(f"{rule_id}: changed")
+
+
+async def _modified(ask: Ask, rule_id: str, rule: Rule, words: tuple[str, ...]) -> None:
+    begins = 0
+    if rule.needs_start:
+        begins = (await _known(ask, rule_id)).get("offset", 0)
+    members = {"iotype": rule.kinds[0] if rule.kinds else None, **rule.members(begins)}
+    try:
+        await carried_out(ask, "x-fault-modify", {"id": rule_id, **members}, words, CHANGEABLE)
+    except click.ClickException:
+        await _known(ask, rule_id)
+        raise
+
+
+@fault.command(name="list")
+@control_options
+@click.option("--json", "as_json", is_flag=True, help="Print a list of JSON objects.")
+def list_command(control: Control, as_json: bool) -> None:
+    """List all rules, with the requests that each has seen and hit.
+
+    SEEN counts the requests that fit the rule, HITS those of them that it has hit.
+    With --json, each object has the members of x-query-faults.
+
+    \b
+    Examples:
+      faultline fault list
+      faultline fault list --json | jq -r '.[] | select(.hits > 0).id'
+    """
+    rules = in_session(control, lambda ask: ask("x-query-faults", {}))
+    if as_json:
+        click.echo(json.dumps(rules, indent=2))
+    elif rules:
+        click.echo("\n".join(table(rules, screen_width())))
+    else:
+        click.echo("There are no faults.")
+
+
+@fault.command()
+@control_options
+@click.argument(
+    "ids", metavar="FAULT...", nargs=-1, required=True, shell_complete=named("faults")
+)
+def remove(control: Control, ids: tuple[str, ...]) -> None:
+    """Remove rules: all that are named, or none if there is no such rule.
+
+    \b
+    Example:
+      faultline fault remove fault0 bad-sectors
+    """
+
+    async def removed(ask: Ask) -> None:
+        for rule_id in ids:
+            await _known(ask, rule_id)
+        for rule_id in dict.fromkeys(ids):
+            await ask("x-fault-remove", {"id": rule_id})
+
+    in_session(control, removed)
+    for rule_id in dict.fromkeys(ids):
+        click.echo(f"{rule_id}: removed")
+
+
+@fault.command()
+@control_options
+@click.argument("drive", required=False, shell_complete=named("drives"))
+def clear(control: Control, drive: str | None) -> None:
+    """Remove all rules, or all rules of one drive or node.
+
+    Requests that are held are tried again by faultline cont.
+
+    \b
+    Examples:
+      faultline fault clear
+      faultline fault clear vda && faultline cont
+    """
+
+    async def cleared(ask: Ask) -> int:
+        before = len(await ask("x-query-faults", {}))
+        await carried_out(ask, "x-fault-clear", {"node-name": drive}, (), OPTIONS)
+        return before - len(await ask("x-query-faults", {}))
+
+    number = in_session(control, cleared)
+    click.echo(f"{number} {'rule' if number == 1 else 'rules'} removed")
+
+
+def _check(words: tuple[str, ...]) -> None:
+    """Raise UsageError for a word that is not KEY=VALUE."""
+    for word in words:
+        if word in KINDS:
+            raise click.UsageError(f"'{word}' is not KEY=VALUE, did you mean '--{word}'?")
+        if "=" not in word.lstrip("="):
+            raise click.UsageError(f"'{word}' is not KEY=VALUE")
+
+
+async def _known(ask: Ask, rule_id: str) -> dict[str, Any]:
+    """Return a rule; raises ClickException with what may have been meant if there is none."""
+    rules = {rule["id"]: rule for rule in await ask("x-query-faults", {})}
+    if rule_id not in rules:
+        hint = did_you_mean(rule_id, rules) or " ('faultline fault list' lists them)"
+        raise click.ClickException(f"there is no fault '{rule_id}'{hint}")
+    return dict(rules[rule_id])
