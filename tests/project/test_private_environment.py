@@ -21,8 +21,9 @@ import pytest
 
 from blockcore.cli import private_environment
 from blockcore.cli.embedding import Nbdkit, embedded_environment, find_nbdkit
+from blockcore.cli.known_nbdkit import known_python, remember_python
 from blockcore.cli.package_metadata import installed_packages, plugin_requirements
-from blockcore.cli.plugin_packages import plugin_packages
+from blockcore.cli.plugin_packages import PACKAGES, plugin_packages
 from blockcore.cli.private_environment import PrivateEnvironment
 from live import FAULTLINE, TIMEOUT_S
 from tree import TREE
@@ -276,3 +277,54 @@ def test_serve_with_another_python(tmp_path: Path, environ: dict[str, str]) -> N
         process.communicate(timeout=TIMEOUT_S)
         assert process.returncode == 0
     assert len((tmp_path / "log").read_text().splitlines()) == 1
+
+
+def test_the_python_of_an_nbdkit_is_remembered(tmp_path: Path, environ: dict[str, str]) -> None:
+    """Until its program or its plugin is another one."""
+    kit, plugin = tmp_path / "nbdkit", tmp_path / "plugin.so"
+    shutil.copy(sys.executable, kit)
+    plugin.write_bytes(b"1")
+    words = str(kit), str(plugin)
+    assert known_python(str(kit), environ) is None
+    remember_python(*words, (3, 97), environ)
+    assert known_python(str(kit), environ) == (3, 97)
+    assert known_python(str(plugin), environ) is None
+    for changed in (kit, plugin):
+        remember_python(*words, (3, 97), environ)
+        with changed.open("ab") as file:
+            file.write(b"2")
+        assert known_python(str(kit), environ) is None
+    remember_python(*words, (3, 97), environ)
+    plugin.unlink()
+    assert known_python(str(kit), environ) is None
+
+
+def test_a_script_is_not_remembered(tmp_path: Path, environ: dict[str, str]) -> None:
+    """It may run another nbdkit the next time."""
+    find_nbdkit({**environ, "PATH": f"{nbdkit_of(tmp_path, '3.97.1').parent}:/usr/bin"})
+    assert not Path(environ["XDG_CACHE_HOME"]).exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"a\nb\n", b"\xff\n" * 5, b"{}\n{}\n{}\n{}\nx\n"])
+def test_a_cache_with_something_else_in_it(
+    content: bytes, tmp_path: Path, environ: dict[str, str]
+) -> None:
+    kit = tmp_path / "nbdkit"
+    shutil.copy(sys.executable, kit)
+    remember_python(str(kit), str(kit), (3, 97), environ)
+    (Path(environ["XDG_CACHE_HOME"]) / "faultline" / "nbdkit").write_bytes(content)
+    assert known_python(str(kit), environ) is None
+
+
+def test_no_cache(tmp_path: Path, environ: dict[str, str]) -> None:
+    """nbdkit is asked each time."""
+    (tmp_path / "cache").write_text("")
+    remember_python(sys.executable, sys.executable, (3, 97), environ)
+    assert known_python(sys.executable, environ) is None
+    real = {**environ, "PATH": os.environ["PATH"]}
+    assert find_nbdkit(real).python == find_nbdkit(dict(os.environ)).python
+
+
+def test_packages_are_those_that_are_required() -> None:
+    lines = (TREE / "plugin" / "requirements.txt").read_text().splitlines()
+    assert tuple(line.split()[0] for line in lines if not line.startswith("#")) == PACKAGES
