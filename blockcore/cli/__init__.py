@@ -37,6 +37,7 @@ about one that is wrong, and `other_words` and `group_words` those of other prog
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     `scripts/run` blocks interrupts until here, because Python would print a
     traceback of its own start as well.
     """
+    gc.disable()  # until the command has been imported: there is no garbage before
     try:
         with interrupts_end():
             status: int = import_module("blockcore.cli.command").run(argv)

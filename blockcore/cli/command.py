@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -54,6 +55,7 @@ class Commands(Group):
         module = import_module(f"blockcore.cli.{MODULES[cmd_name]}")
         command = getattr(module, FUNCTIONS.get(cmd_name, cmd_name))
         assert isinstance(command, click.Command)
+        gc.enable()
         if cmd_name != "serve":
             interrupts_raise()
         return command

@@ -6,15 +6,17 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import click
 
+from blockcore.bql.later import later
 from blockcore.cli.listen import PATH_BYTES_MAX
 from blockcore.qapi.record import dataclass
+
+_mkdtemp = later("tempfile:mkdtemp")
 
 LONGEST = "/faultline-xxxxxxxx/control"
 """The longest path of a socket below the directory in which a private directory is made."""
@@ -65,7 +67,7 @@ def make_runtime_dir(embedded: bool, environ: Mapping[str, str]) -> PrivateDirec
     parent = first_fitting(candidates(embedded, environ), _is_writable)
     remove_dead(parent)
     try:
-        directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        directory = Path(_mkdtemp()(prefix=PREFIX, dir=parent))
     except OSError as exc:
         raise click.ClickException(f"no place for a private directory: {exc.strerror}") from exc
     return PrivateDirectory(directory, _lock(directory))

@@ -13,10 +13,11 @@ from pathlib import Path
 from blockcore.bql.later import later
 from blockcore.config.sockets import needs_drive
 from blockcore.qapi.errors import QmpError
-from blockcore.qapi.keyval import parse_opts, well_formed_id
-from blockcore.qapi.texts import opt_size
 
 _hint = later("blockcore.process.hints:hint")
+_parse_opts = later("blockcore.qapi.keyval:parse_opts")
+_well_formed_id = later("blockcore.qapi.keyval:well_formed_id")
+_opt_size = later("blockcore.qapi.texts:opt_size")
 
 DEFAULT = "drive=id=vda,size=1G,rerror=stop,werror=enospc"
 """The key of the drive that is served if none is named."""
@@ -48,7 +49,7 @@ def _temporary(key: str) -> dict[str, str] | None:
     if name != "drive" or "size=" not in text:
         return None
     try:
-        options = parse_opts(text)
+        options = _parse_opts()(text)
     except QmpError:
         return None
     return options if "size" in options and not FILES & options.keys() else None
@@ -59,12 +60,12 @@ def _with_file(key: str, at: int, directory: Path) -> str:
     if options is None:
         return key
     try:
-        size = opt_size(options.pop("size"), "size")
+        size = _opt_size()(options.pop("size"), "size")
     except QmpError as exc:
         hint = _hint()(exc.desc, key)
         raise QmpError(f"{key}: {exc}{hint}") from None
     name = options.get("id", "")
-    image = directory / f"{name if well_formed_id(name) else 'drive'}.img"
+    image = directory / f"{name if _well_formed_id()(name) else 'drive'}.img"
     if image.exists():  # of a drive of that id, which the parser refuses
         image = directory / f"drive{at}.img"
     with image.open("xb") as file:
