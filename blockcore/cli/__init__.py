@@ -9,12 +9,11 @@ here takes part in serving, and no other room imports from here.
 name, `serve_options` are what its user has asked for, and `prepare` finds out whether it
 can be had: nbdkit and its Python (`embedding`, `known_nbdkit`, `nbdkit_dump`), packages
 for that Python (`plugin_packages`, `package_metadata`, `private_environment`), the
-sockets to listen at (`endpoints`, `listen`, `runtime_dir`), the limits and descriptors
-that the process was started with (`surroundings`), and nbdkit's own options
+sockets to listen at (`endpoints`, `listen`, `activation`, `runtime_dir`), the limits and
+the parent that the process was started with (`surroundings`), and nbdkit's own options
 (`nbdkit_options`, `tls`, `rehearsal`); some of it may be in a file (`config_file`).
-`launch` starts what
-`nbdkit_command` says.  With --run and --daemonize that is a child of this process
-(`supervised`, `supervise`, `run_command`).
+`launch` starts what `nbdkit_command` says.  With --run and --daemonize that is a child
+of this process (`supervised`, `supervise`, `run_command`).
 
 `qmp` has the command of that name: `words` become arguments by the `schema` of
 the server, `qmp_help` shows what a command takes, `own_commands` are those of

@@ -17,6 +17,7 @@ import re
 import socket
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Protocol
 
 import click
 
@@ -193,8 +194,18 @@ class BoundPort:
         return {"FAULTLINE_NBD_ADDRESS": host, "FAULTLINE_NBD_PORT": str(self.port)}
 
 
-Listener = UnixSocket | BoundPort
-"""An address at which nbdkit will listen."""
+class Listener(Protocol):
+    """An address at which nbdkit will listen, or has sockets that listen already."""
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """The sockets that listen already."""
+
+    def arguments(self) -> list[str]:
+        """Return nbdkit's options for the address."""
+
+    def environment(self) -> dict[str, str]:
+        """Return the plugin's variables for the address."""
 
 
 def _unspecified(text: str) -> int | None:

@@ -8,7 +8,8 @@ FAULTLINE_SERVE=1        print the ready line; report configuration errors as on
 FAULTLINE_LOG            json or console
 FAULTLINE_LOG_LEVEL      error, warning, info or debug: what is below it is not logged
 FAULTLINE_LOG_FD         the descriptor of the log, if that is not stderr
-FAULTLINE_NBD_SOCKET     the path of the Unix socket; the plugin removes it at the end
+FAULTLINE_NBD_SOCKET     the path of the Unix socket; with a mode the plugin removes it at the end
+FAULTLINE_CONTROL_FD     the control socket, if another program has opened it
 FAULTLINE_NBD_MODE       the mode (octal) that the plugin gives the socket
 FAULTLINE_NBD_GROUP      the group (number) that the plugin gives the socket, if any
 FAULTLINE_NBD_ADDRESS    the address that NBD URIs name, instead of a Unix socket
@@ -47,6 +48,7 @@ PRIVATE_VARIABLES = (
     "FAULTLINE_LOG_LEVEL",
     "FAULTLINE_LOG_FD",
     "FAULTLINE_NBD_SOCKET",
+    "FAULTLINE_CONTROL_FD",
     "FAULTLINE_NBD_MODE",
     "FAULTLINE_NBD_GROUP",
     "FAULTLINE_NBD_ADDRESS",

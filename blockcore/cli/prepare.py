@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from blockcore.bql.later import later
+from blockcore.cli.activation import Activation, activation
 from blockcore.cli.embedding import Nbdkit, find_nbdkit
 from blockcore.cli.endpoints import endpoints
 from blockcore.cli.launch import Launch
@@ -48,6 +49,7 @@ class Prepared:
     passed_on: Sequence[str]
     parent: int | None
     log: int | None
+    control_socket: int | None
 
     @property
     def keeps_files(self) -> bool:
@@ -89,6 +91,7 @@ class Prepared:
         launch = Launch(argv, env, listen.sockets, lock=private.lock if private else None)
         launch.pass_on("FAULTLINE_PARENT_FD", self.parent)
         launch.pass_on("FAULTLINE_LOG_FD", self.log)
+        launch.pass_on("FAULTLINE_CONTROL_FD", self.control_socket)
         return launch
 
 
@@ -98,6 +101,7 @@ def prepare(options: ServeOptions) -> Prepared:
     What the user can correct comes first.  The log's file is opened last, because that
     makes it.
     """
+    given = _activated(options)
     parent = open_parent() if options.exit_with_parent else None
     unix = (options.nbd_socket, options.socket_mode, options.socket_group)
     tcp = (options.port, options.address)
@@ -119,13 +123,29 @@ def prepare(options: ServeOptions) -> Prepared:
         nbdkit=nbdkit,
         plugin=plugin,
         packages=packages,
-        listen=None if listen is None else listen.claim(),
-        control=control,
+        listen=given.nbd if listen is None else listen.claim(),
+        control=control if given.control is None else Path(given.control.getsockname()),
         tls=tls,
         passed_on=passed_on,
         parent=parent,
         log=options.log_descriptor(),
+        control_socket=None if given.control is None else given.control.detach(),
     )
+
+
+def _activated(options: ServeOptions) -> Activation:
+    """Return the sockets that another program has opened; UsageError if others are named."""
+    given = activation(os.environ)
+    names_control = any(key.startswith("control=") for key in options.keys)
+    named = {
+        "--nbd": given.nbd is not None and options.nbd_socket is not None,
+        "--port": given.nbd is not None and options.port is not None,
+        "control": given.control is not None and (options.control is not None or names_control),
+    }
+    for name, is_given in named.items():
+        if is_given:
+            raise click.UsageError(f"{name}: LISTEN_FDS has that socket already")
+    return given
 
 
 def _private_socket(directory: Path | None) -> UnixSocket:

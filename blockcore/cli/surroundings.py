@@ -50,14 +50,9 @@ def _require_limits() -> None:
 def _without_activation(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment without the variables of socket activation (sd_listen_fds).
 
-    Raises ClickException if they are for this process.  nbdkit refuses them
-    together with a socket option, even if they are for another process.
+    nbdkit refuses them together with a socket option, even if they are for another
+    process, and sockets for this one are passed on by variables of our own (`launch`).
     """
-    if environ.get("LISTEN_PID") == str(os.getpid()) and "LISTEN_FDS" in environ:
-        raise click.ClickException(
-            "LISTEN_FDS is set: to serve on sockets that another program has opened, "
-            "run nbdkit with the plugin"
-        )
     return {name: value for name, value in environ.items() if name not in ACTIVATION}
 
 

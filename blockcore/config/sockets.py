@@ -23,10 +23,18 @@ def check_socket_path(path: str) -> None:
     if ":" in path and kind in _ADDRESSES:
         named = rest.partition(",")[0].removeprefix("//")
         bare = f", such as {named}" if kind == "unix" and named else ""
+        relay = f"; for TCP relay it: {_relay(rest)}" if kind in ("tcp", "inet") else ""
         raise QmpError(
-            f"'{path}' is an address, and this is the path of a Unix socket{bare}"
+            f"'{path}' is an address, and this is the path of a Unix socket{bare}{relay}"
             f" (for a file of that name, ./{path})"
         )
+
+
+def _relay(address: str) -> str:
+    """Return the command that makes a Unix socket reachable at a TCP address, HOST:PORT."""
+    host, _, port = address.removeprefix("//").partition(",")[0].rpartition(":")
+    bind = f"bind={host}," if host else ""
+    return f"socat TCP-LISTEN:{port or 'PORT'},{bind}fork,reuseaddr UNIX-CONNECT:SOCKET"
 
 
 def require_drives(keys: Iterable[str], control_is_named: bool) -> None:

@@ -19,7 +19,9 @@ class Leftovers:
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._nbd_socket = environ.get("FAULTLINE_NBD_SOCKET")
+        # A socket without a mode is not ours: another program has opened it, and cares for it.
+        is_ours = "FAULTLINE_NBD_MODE" in environ
+        self._nbd_socket = environ.get("FAULTLINE_NBD_SOCKET") if is_ours else None
         self._directory = environ.get("FAULTLINE_RUNTIME_DIR")
         self._files: dict[str, int] = {}
 

@@ -168,8 +168,12 @@ class Server:
         if config.control is not None:
             self._control = os.path.join(self._directory, config.control)
             with self._reported(f"control={config.control}"):
-                self._listener = bind_control_socket(self._control)
-                self._start.leftovers.add(self._control)
+                if "FAULTLINE_CONTROL_FD" in self._environ:
+                    number = int(self._environ["FAULTLINE_CONTROL_FD"])
+                    self._listener = socket.socket(fileno=number)
+                else:
+                    self._listener = bind_control_socket(self._control)
+                    self._start.leftovers.add(self._control)
         with self._reported("cannot serve"):
             require_descriptors()
             require_address_space()

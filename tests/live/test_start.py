@@ -231,7 +231,7 @@ def test_a_write_beyond_the_limit_of_files_is_an_error(tmp_path: Path) -> None:
 FAILURES: dict[str, tuple[str, str]] = {
     "full stdout": ("exec >/dev/full", "the ready line, on stdout: No space left on device"),
     "closed stdout": ("exec >&-", "standard output is closed"),
-    "sockets of systemd": ("export LISTEN_FDS=1 LISTEN_PID=$$", "LISTEN_FDS is set"),
+    "sockets of systemd": ("export LISTEN_FDS=1 LISTEN_PID=$$", "descriptor 3 of LISTEN_FDS: "),
     "few descriptors": ("ulimit -n 63", "a machine needs 64 descriptors (ulimit -n)"),
     "little address space": ("ulimit -v 700000", "of address space (ulimit -v)"),
 }
