@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""The examples that are for other programs: QEMU, libvirt, containers, Kubernetes.
+"""The examples that are for other programs: QEMU, libvirt, systemd, containers, Kubernetes.
 
 As far as one machine can run them.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,73 @@ def validate(path: Path) -> int:
     return subprocess.run(
         ["virt-xml-validate", path, "domain"], capture_output=True, check=False
     ).returncode
+
+
+UNITS = EXAMPLES / "systemd"
+
+ACTIVATE = """\
+import os, socket, sys
+for at, path in enumerate(sys.argv[1:3], 3):
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(path)
+    listening.listen()
+    os.dup2(listening.detach(), at)
+    os.set_inheritable(at, True)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2", "LISTEN_FDNAMES": sys.argv[3]}
+os.execv(sys.argv[4], sys.argv[4:])
+"""
+"""What systemd does with sockets: their paths and names, then the command."""
+
+
+def settings(unit: str) -> dict[str, str]:
+    text = (UNITS / unit).read_text().replace("\\\n", " ")
+    return dict(line.split("=", 1) for line in text.splitlines() if re.match("[A-Z].*=", line))
+
+
+def test_units(tmp_path: Path) -> None:
+    """The sockets of the units, outside of systemd: the machine has both, and leaves them."""
+    service = settings("faultline.service")
+    sockets = [settings(name) for name in service["Sockets"].split()]
+    assert all(socket["Service"] == "faultline.service" for socket in sockets)
+    paths = [socket["ListenStream"].replace("/run", str(tmp_path)) for socket in sockets]
+    names = ":".join(socket["FileDescriptorName"] for socket in sockets)
+    command = service["ExecStart"].split()
+    argv = [sys.executable, "-c", ACTIVATE, *paths, names, str(FAULTLINE), *command[1:]]
+    log = tmp_path / "log"
+    with (
+        log.open("wb") as stderr,
+        subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=stderr) as process,
+    ):
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, log.read_text()
+        ready = json.loads(line)
+        assert ready["control"] == paths[1]
+        subprocess.run(["nbdinfo", ready["drives"]["vda"]], check=True, capture_output=True)
+        with Machine.connect(paths[1]) as m:
+            assert m.query_status()["running"]
+        process.terminate()
+        assert process.wait(TIMEOUT_S) == 0
+    assert all(Path(path).is_socket() for path in paths)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here")
+def test_units_are_what_systemd_takes(tmp_path: Path) -> None:
+    for unit in UNITS.iterdir():
+        text = unit.read_text().replace("/usr/local/bin/faultline", str(FAULTLINE))
+        (tmp_path / unit.name).write_text(text)
+    units = [str(path) for path in tmp_path.iterdir()]
+    assert analyze(units) == (0, "")
+    wrong = tmp_path / "faultline.socket"
+    wrong.write_text(wrong.read_text().replace("ListenStream", "ListenSteam"))
+    assert "ListenSteam" in analyze(units)[1]
+
+
+def analyze(units: list[str]) -> tuple[int, str]:
+    result = subprocess.run(
+        ["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False
+    )
+    return result.returncode, result.stdout + result.stderr
 
 
 def accepts(arguments: list[str]) -> None:
