@@ -20,6 +20,7 @@ FAULTLINE_NBD_QUERY      what NBD URIs say about keys or certificates; may be em
 FAULTLINE_RUNTIME_DIR    a private directory; the plugin removes it at the end
 FAULTLINE_STANDBY=1      take the parameters from stdin (`process/standby.py`)
 FAULTLINE_PLACES         where in a file parameters are from: {KEY: [PLACE, ...]} in JSON
+FAULTLINE_OPTIONS=1      nbdkit has further options, such as filters
 FAULTLINE_QUOTED=1       the values of the parameters are percent-encoded
 FAULTLINE_PIDFILE        the path of the pidfile; the plugin removes it at the end
 FAULTLINE_PID            the number in the pidfile, if it is not the machine's
@@ -59,6 +60,7 @@ PRIVATE_VARIABLES = (
     "FAULTLINE_RUNTIME_DIR",
     "FAULTLINE_STANDBY",
     "FAULTLINE_PLACES",
+    "FAULTLINE_OPTIONS",
     "FAULTLINE_QUOTED",
     "FAULTLINE_PIDFILE",
     "FAULTLINE_PID",
@@ -113,6 +115,8 @@ def serve_command(
         env["FAULTLINE_RUNTIME_DIR"] = str(runtime_dir)
     if standby:
         env["FAULTLINE_STANDBY"] = "1"
+    if options:
+        env["FAULTLINE_OPTIONS"] = "1"
     if quoted:
         env["FAULTLINE_QUOTED"] = "1"
     return argv, env

@@ -37,6 +37,17 @@ def test_a_filter(tmp_path: Path) -> None:
     assert "Read id=" in log.read_text()
 
 
+def test_a_filter_does_its_last_work(tmp_path: Path) -> None:
+    """The process ends without nbdkit where there is no filter."""
+    statistics = tmp_path / "statistics"
+    filters = ("--", "--filter=stats", f"statsfile={statistics}")
+    with Live(tmp_path, DRIVE, *filters, options=("--quiet",)) as live:
+        with live.guest() as guest:
+            guest.pread(BLOCK, 0)
+        assert live.stop() == 0
+    assert "read: 1 ops" in statistics.read_text()
+
+
 @pytest.mark.parametrize("how", [(), ("--port", "0")], ids=["unix", "tcp"])
 def test_keys(how: tuple[str, ...], keys: Path, tmp_path: Path) -> None:
     """The URI says everything, and nobody connects without a key; requests are held as ever."""
