@@ -59,11 +59,14 @@ def _without_activation(environ: Mapping[str, str]) -> dict[str, str]:
 def open_parent() -> int:
     """Open a pidfd of the parent process.
 
-    Raises ClickException if the parent has ended.
+    Raises ClickException if the parent has ended.  A parent that ends while this
+    process is being started is noticed if it has set FAULTLINE_STARTED_BY to its
+    number.
     """
     parent = os.getppid()
+    started_by = os.environ.pop("FAULTLINE_STARTED_BY", str(parent))
     descriptor = os.pidfd_open(parent)
     # If the parent ended before pidfd_open, the number may be another process's by now.
-    if os.getppid() != parent:
+    if os.getppid() != parent or started_by != str(parent):
         raise click.ClickException("the parent process has ended already")
     return descriptor

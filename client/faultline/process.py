@@ -24,6 +24,9 @@ from faultline.errors import StartFailed
 COMMAND = "from blockcore.cli import main; raise SystemExit(main())"
 """What `python -m faultline` runs, without the import of this package, which takes longer."""
 
+STARTED_BY = "FAULTLINE_STARTED_BY"
+"""The variable that tells a machine which process has started it."""
+
 TAIL = 10
 """Lines of the log that the message of an error has."""
 
@@ -45,7 +48,8 @@ def serve_command() -> list[str]:
 class Process:
     """A started machine, which ends when this process ends.
 
-    Its log goes to a file without a name, so that nothing is left of it.
+    Its log goes to a file without a name, so that nothing is left of it.  `is_ours`
+    is false in a child of the process that has started it, after a fork.
     """
 
     def __init__(
@@ -58,6 +62,9 @@ class Process:
         command = [*serve_command(), "--exit-with-parent", "--log-format", "json"]
         if standby:
             command.append("--standby")
+        self._owner = os.getpid()
+        # The machine compares this with its parent, which may be gone before it can look.
+        environ = {**(os.environ if environ is None else environ), STARTED_BY: str(self._owner)}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         try:
             self._popen = subprocess.Popen(
@@ -80,6 +87,11 @@ class Process:
     def pid(self) -> int:
         """The number of the process."""
         return self._popen.pid
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this is the process that has started it."""
+        return os.getpid() == self._owner
 
     @property
     def status(self) -> int | None:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from faultline.errors import StartFailed
 from faultline.process import Process
 
-GRACE_S = 2.0
+GRACE_S = 10.0
 """The time that spares have to end, in seconds, when this process ends."""
 
 

@@ -230,3 +230,35 @@ def test_every_io_with_machines_that_end(here: Place) -> None:
         "Failed: machine 1 ended before it could be asked for the requests that it has seen "
         "(with the 1st write failing): end it with close(), quit() or kill()" in printed
     )
+
+
+IDLE = """
+import sys
+
+def test_it():
+    loaded = [name for name in sys.modules if name.partition(".")[0] in ("faultline", "blockcore")]
+    assert loaded == ["faultline", "faultline.pytest_plugin"]
+"""
+
+
+def test_it_loads_nothing_for_tests_without_machines(here: Place) -> None:
+    printed = here.run(IDLE, "-q", "-p", "no:xdist")
+    assert "1 passed" in printed, printed
+
+
+SEEDS = """
+@pytest.mark.parametrize("number", range(2))
+def test_it(faultline_factory, number):
+    with open(f"seed{number}-{os.environ.get('PYTEST_XDIST_WORKER_COUNT')}", "w") as file:
+        file.write(f"{faultline_factory().seed} {faultline_factory().seed}")
+"""
+
+
+def test_random_numbers_are_those_of_a_run_before(here: Place) -> None:
+    here.run(HEAD + SEEDS, "-q", "--faultline-seed=7")
+    here.run(HEAD + SEEDS, "-q", "-n", "2", "--faultline-seed=7")
+    alone = [(here.tests / f"seed{number}-None").read_text() for number in range(2)]
+    assert alone == [(here.tests / f"seed{number}-2").read_text() for number in range(2)]
+    assert len({seed for text in alone for seed in text.split()}) == 4
+    here.run(HEAD + SEEDS, "-q", "-n", "2", "-k", "0")
+    assert (here.tests / "seed0-2").read_text() != alone[0]

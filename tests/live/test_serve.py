@@ -197,7 +197,7 @@ def test_events_command(tmp_path: Path) -> None:
             text=True,
         )
         assert follower.stdout is not None
-        # It says nothing when it has connected: stop and go on until it has seen one.
+        # It says nothing when it has connected: stop and go on until it has seen both.
         seen = threading.Event()
         lines: list[str] = []
 
@@ -205,7 +205,8 @@ def test_events_command(tmp_path: Path) -> None:
             assert follower.stdout is not None
             for line in follower.stdout:
                 lines.append(line)
-                seen.set()
+                if len(lines) > 1:
+                    seen.set()
 
         reader = threading.Thread(target=read)
         reader.start()

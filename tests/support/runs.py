@@ -31,18 +31,21 @@ class Place:
     def start(self, text: str, *arguments: str, **environ: str) -> subprocess.Popen[str]:
         """Start pytest on a test module in a process group of its own."""
         (self.tests / "test_it.py").write_text(text)
-        private = str(self.private)
         return subprocess.Popen(
             [*PYTEST, f"--basetemp={self.tests}/t", "-c", "/dev/null", "test_it.py", *arguments],
             cwd=self.tests,
-            env=os.environ
-            | {"TMPDIR": private, "XDG_RUNTIME_DIR": private, "COLUMNS": "300"}
-            | environ,
+            env=self.environ() | environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             process_group=0,
         )
+
+    def environ(self) -> dict[str, str]:
+        """The environment in which all that machines make is in this place."""
+        private = str(self.private)
+        ours = {name: text for name, text in os.environ.items() if not name.startswith("PYTEST_")}
+        return ours | {"TMPDIR": private, "XDG_RUNTIME_DIR": private, "COLUMNS": "300"}
 
     def run(self, text: str, *arguments: str, **environ: str) -> str:
         """Run pytest to its end; what it has printed."""

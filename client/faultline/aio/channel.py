@@ -29,6 +29,7 @@ class Channel:
 
     def __init__(self, path: str, journal: Journal | None) -> None:
         self.path = path
+        self._owner = os.getpid()
         self.conversation = Conversation(journal)
         self.ended: str | None = None
         self._waiting: set[asyncio.Future[None]] = set()
@@ -146,7 +147,12 @@ class Channel:
         return found
 
     async def close(self) -> None:
-        """Hang up; no error if that was done, or if the server has gone."""
+        """Hang up; no error if that was done, or if the server has gone.
+
+        In a child after a fork it leaves the connection, and the loop, to the parent.
+        """
+        if os.getpid() != self._owner:
+            return
         self.ended = self.ended or f"{self.path}: this client has hung up"
         if self._reader is not None:
             self._reader.cancel()

@@ -14,8 +14,8 @@ from faultline.options import Plan
 from faultline.process import Process, tail
 from faultline.spares import spares
 
-END_S = 5.0
-"""The time that a machine gets to end, in seconds; it promises two."""
+END_S = 20.0
+"""The time that a machine gets to end, in seconds; it promises two where nothing else runs."""
 
 
 async def start(plan: Plan, timeout: float) -> tuple[Process, Mapping[str, Any]]:
@@ -32,8 +32,8 @@ async def start(plan: Plan, timeout: float) -> tuple[Process, Mapping[str, Any]]
         ready = await _ready(process, timeout)
     except BaseException:
         if process is not None:
-            process.kill()
-            process.closed()
+            # In order: a process that is killed leaves its private directory to the next one.
+            await end(process)
         raise
     if plan.fits_spare:
         spares.refill()
@@ -50,7 +50,14 @@ async def _ready(process: Process, timeout: float) -> Mapping[str, Any]:
 
 
 async def end(process: Process) -> tuple[str, str | None]:
-    """End a machine; return its log, and what was wrong with its end, if anything was."""
+    """End a machine; return its log, and what was wrong with its end, if anything was.
+
+    In a child after a fork the machine is the parent's, and goes on.
+    """
+    if not process.is_ours:
+        log = process.log_text()
+        process.abandoned()
+        return log, None
     process.terminate()
     forced = not await readable(process.pidfd, END_S)
     if forced:

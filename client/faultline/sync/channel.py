@@ -43,6 +43,7 @@ class Channel:
         self.path = path
         self.conversation = Conversation(journal)
         self.ended: str | None = None
+        self._owner = os.getpid()
         self._socket = socket.socket(socket.AF_UNIX)
         self._changed = threading.Condition()
         # Of the threads that wait one is in poll; it alone may read meanwhile.
@@ -94,6 +95,8 @@ class Channel:
     @property
     def journal(self) -> Journal:
         """The events so far, with all that have arrived."""
+        if os.getpid() != self._owner:
+            return self.conversation.journal
         with self._changed:
             while not self._polling and self._take():
                 pass
@@ -200,7 +203,13 @@ class Channel:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Hang up; no error if that was done, or if the server has gone."""
+        """Hang up; no error if that was done, or if the server has gone.
+
+        In a child after a fork it leaves the connection to the parent.
+        """
+        if os.getpid() != self._owner:
+            self._socket.close()
+            return
         with self._changed:
             self.ended = self.ended or f"{self.path}: this client has hung up"
             self._changed.notify_all()

@@ -150,7 +150,7 @@ class Machine(Session):
     def close(self) -> None:
         """End the machine if it was started here, and hang up.
 
-        The machine has two seconds to end; then it is ended by force.  Raises
+        A machine that does not end is ended by force.  Raises
         MachineEnded if it has crashed, or if it had to be forced.
         """
         self._hang_up()

@@ -15,8 +15,8 @@ from faultline.process import Process, tail
 from faultline.spares import spares
 from faultline.sync.waiting import readable
 
-END_S = 5.0
-"""The time that a machine gets to end, in seconds; it promises two."""
+END_S = 20.0
+"""The time that a machine gets to end, in seconds; it promises two where nothing else runs."""
 
 
 def start(plan: Plan, timeout: float) -> tuple[Process, Mapping[str, Any]]:
@@ -33,8 +33,8 @@ def start(plan: Plan, timeout: float) -> tuple[Process, Mapping[str, Any]]:
         ready = _ready(process, timeout)
     except BaseException:
         if process is not None:
-            process.kill()
-            process.closed()
+            # In order: a process that is killed leaves its private directory to the next one.
+            end(process)
         raise
     if plan.fits_spare:
         spares.refill()
@@ -51,7 +51,14 @@ def _ready(process: Process, timeout: float) -> Mapping[str, Any]:
 
 
 def end(process: Process) -> tuple[str, str | None]:
-    """End a machine; return its log, and what was wrong with its end, if anything was."""
+    """End a machine; return its log, and what was wrong with its end, if anything was.
+
+    In a child after a fork the machine is the parent's, and goes on.
+    """
+    if not process.is_ours:
+        log = process.log_text()
+        process.abandoned()
+        return log, None
     process.terminate()
     forced = not readable(process.pidfd, END_S)
     if forced:
