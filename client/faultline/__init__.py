@@ -19,10 +19,10 @@ events), `events` (what was waited for), `job_watch` and `job_info` (the life of
 a job), `drives`, `options`, `sizes`, `names`, `wire` (what users write), `served`
 and `endings` (what the machine says), `schema` (its types), `every_io` (which
 request of a test fails in which round).  `process` is the process of a machine,
-`spares` are those that wait to become one.  The folders `aio` and `sync` have the
-two faces.  `pytest_plugin` has what pytest calls, `pytest_machines` the machines
-of a test, `pytest_rounds` its rounds, `pytest_report` what is told when it fails.
-`__main__` is the command.
+`remains` what it leaves if it is killed, `spares` are those that wait to become one.
+The folders `aio` and `sync` have the two faces.  `pytest_plugin` has what pytest
+calls, `pytest_machines` the machines of a test, `pytest_rounds` its rounds,
+`pytest_report` what is told when it fails.  `__main__` is the command.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from faultline.errors import StartFailed
+from faultline.remains import remove_remains
 
 COMMAND = "from blockcore.cli import main; raise SystemExit(main())"
 """What `python -m faultline` runs, without the import of this package, which takes longer."""
@@ -81,6 +82,7 @@ class Process:
             raise StartFailed(f"{command[0]}: {exc.strerror}") from exc
         self.pidfd = os.pidfd_open(self._popen.pid)
         self._line = bytearray()
+        self._ready: dict[str, Any] = {}
         self._closed = False
 
     @property
@@ -126,8 +128,8 @@ class Process:
         self._line += data
         if self._line.endswith(b"\n"):
             assert self._popen.stdout is not None
-            ready: dict[str, Any] = json.loads(self._line)
-            return ready
+            self._ready = json.loads(self._line)
+            return self._ready
         if data:
             return None
         self._popen.wait()
@@ -151,11 +153,15 @@ class Process:
         return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
 
     def closed(self) -> None:
-        """Close the descriptors; to be called when the process has ended."""
+        """Close the descriptors; to be called when the process has ended.
+
+        If it was killed, what it could not remove is removed here.
+        """
         if self._closed:
             return
         self._closed = True
-        self._popen.wait()
+        if self._popen.wait() < 0:
+            remove_remains(self._ready)
         os.close(self.pidfd)
         for pipe in (self._popen.stdin, self._popen.stdout):
             if pipe is not None:

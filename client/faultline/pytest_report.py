@@ -12,8 +12,10 @@ from faultline.events import Event
 EVENTS = 100
 """The events that a report has, the last that came."""
 
-LINES = 100
-"""The lines of the log that a report has, the last that were written."""
+LINES = 200
+"""The lines of the log that a report has, the last that were written.
+
+A crash writes a hundred: where each thread was."""
 
 LINE_CHARACTERS = 500
 """The length of a line; a longer one is cut off."""

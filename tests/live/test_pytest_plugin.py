@@ -64,6 +64,10 @@ class TestMany:
 
 def test_kill(faultline_machine):
     faultline_machine.kill()
+    directory = os.path.dirname(faultline_machine.control)
+    assert "vda.img" in os.listdir(directory)
+    faultline_machine.close()
+    assert not os.path.exists(directory)
 
 def test_quit(faultline_machine):
     faultline_machine.quit()
