@@ -26,7 +26,9 @@ OPTIONS = {"node": "DRIVE", "name": "NAME", "granularity": "--granularity"}
 
 @click.group(cls=Group, no_args_is_help=True, context_settings=SETTINGS)
 def bitmap() -> None:
-    """Follow what guests write: add, list, change and remove dirty bitmaps.
+    """Add, list, change and remove dirty bitmaps.
+
+    A bitmap takes note of what guests write, for incremental backups.
 
     \b
     Examples:
@@ -46,7 +48,9 @@ def bitmap() -> None:
 def add(
     control: Control, granularity: int | None, disabled: bool | None, drive: str, name: str
 ) -> None:
-    """Add a bitmap to DRIVE, or to a node: it takes note of all writes from now on.
+    """Add a bitmap to DRIVE, or to a node.
+
+    It takes note of all writes from now on.
 
     \b
     Examples:
@@ -104,7 +108,7 @@ def enable(control: Control, drive: str, name: str) -> None:
 @click.argument("drive", shell_complete=named("drives"))
 @click.argument("name", shell_complete=named("bitmaps"))
 def disable(control: Control, drive: str, name: str) -> None:
-    """Let a bitmap keep its state: it takes no writes until it is enabled.
+    """Let a bitmap take no writes until enable.
 
     \b
     Example:
@@ -121,7 +125,9 @@ def disable(control: Control, drive: str, name: str) -> None:
     "sources", metavar="SOURCE...", nargs=-1, required=True, shell_complete=named("bitmaps")
 )
 def merge(control: Control, drive: str, target: str, sources: tuple[str, ...]) -> None:
-    """Mark as dirty in TARGET what is dirty in any SOURCE: all of them or none.
+    """Mark as dirty in TARGET what is dirty in any SOURCE.
+
+    All of them are merged, or none.
 
     \b
     Example:

@@ -23,11 +23,11 @@ NO_BLANK = """
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print a script that lets SHELL complete faultline's commands and options.
+    """Print what SHELL needs to complete faultline's words.
 
-    It also completes QMP commands and their members, events, and the keys of serve;
-    and drives, nodes, fault rules, bitmaps and jobs of the machine that --socket or
-    FAULTLINE_CONTROL names.
+    It completes commands and options, QMP commands and their members, events, and the
+    keys of serve; and drives, nodes, fault rules, bitmaps and jobs of the machine that
+    --socket or FAULTLINE_CONTROL names.
 
     \b
     Examples:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from blockcore.qapi.nearest import either
 from blockcore.qapi.record import dataclass
 from faultline.aio import Machine
 from faultline.errors import CommandError, ConnectFailed, MachineEnded
@@ -103,16 +104,18 @@ class Control:
     def path(self) -> str:
         """The path of the control socket; raises UsageError if none was given.
 
-        Where there is no file of that name, it is the name or the process id of a
+        Where there is no file of that name, it may be the name or the process id of a
         machine of this user.
         """
         if not self.socket:
             raise click.UsageError("no control socket: use --socket or set FAULTLINE_CONTROL")
         if os.path.lexists(self.socket) or "/" in self.socket:
             return self.socket
-        machines = import_module("blockcore.cli.machines")
-        found: str | None = machines.control_of(self.socket)
-        return self.socket if found is None else found
+        machines = import_module("blockcore.cli.machines").called(self.socket)
+        if len(machines) > 1:
+            pids = either([str(machine.pid) for machine in machines])
+            raise click.UsageError(f"several machines are called '{self.socket}': write -s {pids}")
+        return str(machines[0].control) if machines else self.socket
 
     def run(
         self,

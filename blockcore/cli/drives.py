@@ -38,11 +38,11 @@ def drive() -> None:
 )
 @click.argument("drive", shell_complete=named("drives"))
 def set_policy(control: Control, drive: str, rerror: str | None, werror: str | None) -> None:
-    """Set the policies of DRIVE, from the next failure on, and print them.
+    """Set the policies of DRIVE, and print them.
 
-    A failure is reported to the client (report), hidden (ignore), or the request is
-    held and the machine stopped (stop); enospc stops at ENOSPC and reports all
-    else.  Requests that are held stay held.
+    They are in force from the next failure on.  A failure is reported to the client
+    (report), hidden (ignore), or the request is held and the machine stopped (stop);
+    enospc stops at ENOSPC and reports all else.  Requests that are held stay held.
 
     \b
     Examples:

@@ -61,7 +61,7 @@ def rule_options(command: F) -> F:
     """Give a command the options of a rule."""
     options = [
         *(click.option(f"--{kind}", is_flag=True, help=text) for kind, text in KINDS.items()),
-        click.option("--errno", metavar="ERRNO", help="Name or number.  [default: EIO]"),
+        click.option("--errno", metavar="ERRNO", help="Name or number of the error."),
         click.option(
             *("--from", "--offset", "start"),
             type=Size(),

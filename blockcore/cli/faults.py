@@ -46,10 +46,10 @@ def add(
 ) -> None:
     """Add a rule: requests to DRIVE, or to a node, fail from now on.
 
-    Prints the id of the rule.  Without a kind of request all fail but questions for
-    the block status; with several there is a rule for each.  SIZE may have a
-    binary suffix: k, M, G.  A KEY is any other member of x-fault-add, see
-    faultline qmp x-fault-add --help.
+    Prints the id of the rule.  Without --errno they fail with EIO.  Without a kind of
+    request all fail but questions for the block status; with several there is a
+    rule for each.  SIZE may have a binary suffix: k, M, G.  A KEY is any other
+    member of x-fault-add, see faultline qmp x-fault-add --help.
 
     \b
     Examples:
@@ -149,7 +149,9 @@ def list_command(control: Control, as_json: bool) -> None:
     "ids", metavar="FAULT...", nargs=-1, required=True, shell_complete=named("faults")
 )
 def remove(control: Control, ids: tuple[str, ...]) -> None:
-    """Remove rules: all that are named, or none if there is no such rule.
+    """Remove rules.
+
+    All that are named go, or none if there is no such rule.
 
     \b
     Example:

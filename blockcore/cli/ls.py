@@ -24,9 +24,8 @@ def ls(as_json: bool) -> None:
     """List the machines of this user on this host.
 
     They are found by their processes, whatever has started them, if they have a
-    control socket.  NAME is what name= was.  A machine is said to give no answer
-    that does not within 2 seconds.  NAME will do for -s of all other commands, and
-    so will PID.
+    control socket.  NAME is what name= was; it will do for -s of all other commands,
+    and so will PID.  "No answer" is none within 2 seconds.
 
     \b
     Examples:

@@ -31,7 +31,7 @@ def cont(control: Control) -> None:
 @click.command(cls=Command, context_settings=SETTINGS)
 @control_options
 def stop(control: Control) -> None:
-    """Stop a machine: hold the requests of its guests until cont.
+    """Stop a machine, and hold requests until cont.
 
     Waits until none is in flight, and prints the run state.  A machine that was
     stopped by an I/O error stays in the state io-error.
@@ -46,10 +46,10 @@ def stop(control: Control) -> None:
 @click.command(cls=Command, context_settings=SETTINGS)
 @control_options
 def reset(control: Control) -> None:
-    """Reset a machine: fail its held requests, as a reset of the hardware loses them.
+    """Reset a machine, and fail its held requests.
 
-    Prints the run state.  A machine that runs goes on; one that is stopped is as
-    before its start, until cont.
+    Their clients see ESHUTDOWN.  Prints the run state.  A machine that runs goes on;
+    one that is stopped is as before its start, until cont.
 
     \b
     Example:

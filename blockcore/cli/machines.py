@@ -150,8 +150,7 @@ async def _told(process: Process, path: str) -> Found:
         return Found(process.pid, process.age_s, path, name, status, drives)
 
 
-def control_of(name: str) -> str | None:
-    """Return the control socket of the one machine with that name or process id; None if none."""
+def called(name: str) -> list[Found]:
+    """Return the machines with that name, or the one with that process id."""
     machines = asyncio.run(found(processes()))
-    paths = [one.control for one in machines if name in (one.name, str(one.pid))]
-    return paths[0] if len(paths) == 1 else None
+    return [one for one in machines if name in (one.name, str(one.pid))]

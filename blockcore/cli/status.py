@@ -21,10 +21,11 @@ from faultline.job_info import merge
 @control_options
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def status(control: Control, as_json: bool) -> None:
-    """Show a machine: its run state, drives, held requests, faults, jobs and volumes.
+    """Show a machine: state, drives, requests, faults, jobs.
 
-    What there is none of is left out.  With --json, each member of the object is what
-    the query of that name returns: status, block, drives, requests, faults, jobs,
+    Requests are those that are not answered; of many the oldest are shown.  What
+    there is none of is left out.  With --json, each member of the object is what the
+    query of that name returns: status, block, drives, requests, faults, jobs,
     volumes.
 
     \b

@@ -44,11 +44,11 @@ def volume() -> None:
 def extend(
     control: Control, add: int | None, whole: int | None, drive: str, words: tuple[str, ...]
 ) -> None:
-    """Extend the volume below DRIVE, or below a node, and print its new size.
+    """Extend the volume below DRIVE, or below a node.
 
-    SIZE may have a binary suffix: k, M, G; it is rounded up to whole extents.
-    Requests that are held are tried again by faultline cont.  A KEY is any other
-    member of x-volume-extend: latency-ms=, errno=.
+    Prints its new size.  SIZE may have a binary suffix: k, M, G; it is rounded up to
+    whole extents.  Requests that are held are tried again by faultline cont.  A KEY is
+    any other member of x-volume-extend: latency-ms=, errno=.
 
     \b
     Examples:

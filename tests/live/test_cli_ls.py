@@ -95,6 +95,12 @@ def test_a_machine_by_its_name(
             assert capsys.readouterr() == ("paused\n", "")
         assert main(["jobs", "-s", name]) == 0
         capsys.readouterr()
+        (tmp_path / "other").mkdir()
+        with Live(tmp_path / "other", DRIVE, f"name={name}") as other:
+            assert main(["jobs", "-s", name]) == 2
+            pids = " or ".join(str(one.pid) for one in (live, other))
+            line = f"several machines are called '{name}': write -s {pids}"
+            assert line in capsys.readouterr().err
         # What is there by that name in the directory is meant.
         (tmp_path / name).touch()
         assert main(["stop", "-s", name]) == 1
