@@ -68,7 +68,7 @@ def _when(rule: Mapping[str, Any]) -> str:
     if rule["after"]:
         words.append(f"after {rule['after']}")
     if rule["rate"] != 1:
-        words.append(f"{rule['rate'] * 100:g}%")
+        words.append(f"rate {rule['rate'] * 100:g}%")
     return " ".join(words)
 
 

@@ -73,8 +73,8 @@ def test_faults(machine: Live, qmp: Qmp, capsys: Captured) -> None:
         [None, None, None, 1.0, 0, 1, "l2_load"],
     ]
     assert said(capsys, "fault", "list").splitlines()[:2] == [
-        "FAULT      NODE  REQUESTS  RANGE      OUTCOME  WHEN         SEEN  HITS",
-        "fault0     vda   write     512k-768k  ENOSPC   -            0     0",
+        "FAULT      NODE  REQUESTS  RANGE      OUTCOME  WHEN              SEEN  HITS",
+        "fault0     vda   write     512k-768k  ENOSPC   -                 0     0",
     ]
     assert said(capsys, "fault", "modify", "fault0", "--to", "600k", "--errno", "EIO") == (
         "fault0: changed\n"

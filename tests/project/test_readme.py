@@ -38,6 +38,7 @@ def first_screen() -> list[tuple[str, str, str]]:
 
 def comparable(line: str) -> str:
     """A line without what differs from run to run."""
+    line = re.sub(r"\d+ requests? (is|are) held, (the oldest )?for [0-9:]+", "N are held", line)
     return re.sub(r'("(?:seed|seconds|microseconds)": )\d+', r"\1N", line)
 
 

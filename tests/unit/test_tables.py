@@ -72,7 +72,7 @@ ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "from": (rule(offset=32 * MIB), "f vda all 32M- EIO 0 0"),
     "to": (rule(length=4096), "f vda all 0-4k EIO 0 0"),
     "sector": (rule(sector=3), "f vda all sector 3 EIO 0 0"),
-    "when": (rule(after=2, rate=0.015), "f vda all EIO after 2 1.5% 0 0"),
+    "when": (rule(after=2, rate=0.015), "f vda all EIO after 2 rate 1.5% 0 0"),
     "event": (rule(event="l2_load", state=2), "f vda all EIO l2_load in state 2 0 0"),
     "some hits": (rule(count=3, seen=4, hits=2), "f vda all EIO 4 2 of 3"),
     "used up": (rule(count=1, seen=1, hits=1, active=False), "f vda all EIO 1 1 of 1, used up"),
