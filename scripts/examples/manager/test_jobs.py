@@ -105,11 +105,12 @@ def test_a_commit_while_the_guest_writes(faultline_factory, manage, guests, imag
     machine = faultline_factory(stopping(overlay(image), "qcow2"))
     manager = manage(machine)
     guests.io(machine.uri, "write -P 5 1M 4M").done()
-    machine.fault("vda", iotype="write", errno="EIO", count=2)
+    machine.fault("vda", iotype="write", errno="EIO", count=4)
     writer = guests.io(machine.uri, "write -P 6 2M 1M", "write -P 7 8M 64k")
+    machine.wait_event("STOP", timeout=10)  # its first write fails, and fails again meanwhile
     manager.collapse("vda")
     writer.done()
-    machine.expect("STOP", "RESUME", timeout=10)
+    machine.wait_event("RESUME", timeout=10)
     checks = ["read -P 5 1M 1M", "read -P 6 2M 1M", "read -P 5 3M 2M", "read -P 7 8M 64k"]
     guests.io(machine.uri, *checks).done()
     assert file_of(machine) == str(image)

@@ -24,7 +24,7 @@ def test_an_extension_that_comes_late(faultline_factory, manage, guests, image):
     copy = guests.copy(image, machine.uri)
     machine.expect("BLOCK_IO_ERROR", "STOP", "X_VOLUME_EXTENDED", "RESUME", timeout=10)
     copy.done()
-    assert "continued" in manager.notes and not manager.alerts
+    assert "continued" in manager.notes
     assert guests.same(image, machine.uri)
 
 
