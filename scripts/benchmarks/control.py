@@ -7,10 +7,11 @@ import contextlib
 from collections.abc import Callable
 
 from benchmarks.held import Guests
-from benchmarks.load import Qmp
+from benchmarks.load import connect, round_trip_us
 from benchmarks.plan import Plan
 from benchmarks.rounds import Budget, Row, take_turns
 from benchmarks.servers import faultline, qemu_system, storage_daemon
+from faultline import Machine
 
 
 def round_trip_row(plan: Plan, name: str) -> Row:
@@ -31,7 +32,7 @@ def round_trip_row(plan: Plan, name: str) -> Row:
         ]
         contenders = {}
         for who, server, command in clients:
-            qmp = stack.enter_context(Qmp(server.control))
+            qmp = stack.enter_context(connect(server.control))
             contenders[who] = _round_trips(qmp, command, plan.seconds)
         row = Row(name, "QMP round trip", "us", take_turns(contenders, plan.rounds))
     row.compare("faultline, query-status", "qemu-system, query-status", Budget(most=1))
@@ -45,7 +46,7 @@ def cont_row(plan: Plan, name: str) -> Row:
     many = f"cont, {plan.held} held"
     per_connection = -(-plan.held // plan.connections)
     with faultline(plan.directory, drive, threads=per_connection) as server:
-        with Guests(server, plan.connections) as guests, Qmp(server.control) as qmp:
+        with Guests(server, plan.connections) as guests, connect(server.control) as qmp:
             contenders = {
                 "query-status": _round_trips(qmp, "query-status", min(plan.seconds, 0.2)),
                 "cont, 1 held": lambda: _cont_us(guests, qmp, 1),
@@ -58,10 +59,10 @@ def cont_row(plan: Plan, name: str) -> Row:
     return row
 
 
-def _round_trips(qmp: Qmp, command: str, seconds: float) -> Callable[[], float]:
-    return lambda: qmp.round_trip_us(command, seconds)
+def _round_trips(qmp: Machine, command: str, seconds: float) -> Callable[[], float]:
+    return lambda: round_trip_us(qmp, command, seconds)
 
 
-def _cont_us(guests: Guests, qmp: Qmp, count: int) -> float:
+def _cont_us(guests: Guests, qmp: Machine, count: int) -> float:
     guests.hold(qmp, count)
     return 1e6 * guests.cont(qmp)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.load import Qmp, fio
+from benchmarks.load import connect, fio
 from benchmarks.plan import Plan
 from benchmarks.rounds import Budget, Row, take_turns
 from benchmarks.servers import Server, faultline, nbdkit_file, qemu_nbd
@@ -118,7 +118,7 @@ def _servers(directory: Path, image: Path) -> Iterator[dict[str, Server]]:
 
 def _add_rules(server: Server, start: int) -> None:
     """Add rules for ranges of one sector, with a sector between each range and the next."""
-    with Qmp(server.control) as qmp:
+    with connect(server.control) as qmp:
         for index in range(RULES):
             offset = start + 2 * index * SECTOR_SIZE
             qmp.execute(

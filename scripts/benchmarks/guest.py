@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.data_path import Pattern
 from benchmarks.jobs import OURS, READY, THEIRS, image_node
-from benchmarks.load import Qmp
+from benchmarks.load import connect
 from benchmarks.plan import Plan, write_pattern
 from benchmarks.rounds import Budget, Row, Samples
 from benchmarks.servers import Server, faultline, storage_daemon
@@ -35,7 +35,7 @@ def guest_row(plan: Plan, name: str, pattern: Pattern) -> Row:
             THEIRS: stack.enter_context(storage_daemon(plan.directory, plan.image, "raw")),
         }
         for server in servers.values():
-            with Qmp(server.control) as qmp:
+            with connect(server.control) as qmp:
                 qmp.execute("blockdev-add", image_node("target", target, "raw"))
         for _ in range(plan.rounds):
             for who, server in servers.items():
@@ -77,7 +77,7 @@ class Mirrors:
         """Mirror until told to stop; the last mirror is not cut short (a thread's body)."""
         copied = 0
         arguments = {"job-id": "job", "device": "vda", "target": "target", "sync": "full"}
-        with Qmp(self._server.control) as qmp:
+        with connect(self._server.control) as qmp:
             started = time.perf_counter()
             while not self._enough.is_set():
                 qmp.execute("blockdev-mirror", arguments)

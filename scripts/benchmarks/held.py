@@ -12,8 +12,8 @@ import time
 
 import nbd
 
-from benchmarks.load import Qmp
 from benchmarks.servers import Server
+from faultline import Machine
 
 BLOCK = 512
 """Bytes of each held write."""
@@ -47,7 +47,7 @@ class Guests:
             with contextlib.suppress(nbd.Error):
                 handle.shutdown()
 
-    def hold(self, qmp: Qmp, count: int) -> None:
+    def hold(self, qmp: Machine, count: int) -> None:
         """Send `count` writes that meet a full disk; return once the machine holds them all."""
         rule = {"node-name": "vda", "iotype": "write", "errno": "ENOSPC"}
         fault = qmp.execute("x-fault-add", rule)
@@ -64,7 +64,7 @@ class Guests:
         time.sleep(SETTLE_S)
         qmp.execute("x-fault-remove", fault)
 
-    def cont(self, qmp: Qmp) -> float:
+    def cont(self, qmp: Machine) -> float:
         """Return the seconds from `cont` until all held writes are done.
 
         Raises RuntimeError if a write failed.

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load import Qmp
+from benchmarks.load import connect
 from benchmarks.plan import Plan, write_pattern
 from benchmarks.rounds import Budget, Row, take_turns
 from benchmarks.servers import faultline, storage_daemon
+from faultline import Machine
 
 OURS, THEIRS = "faultline", "qemu-storage-daemon"
 
@@ -30,7 +31,7 @@ READY, COMPLETED = "BLOCK_JOB_READY", "BLOCK_JOB_COMPLETED"
 
 Node = dict[str, Any]
 
-Job = Callable[[Qmp], float]
+Job = Callable[[Machine], float]
 """A function that sets up a job, runs it, and cleans up; returns MiB per second."""
 
 
@@ -40,7 +41,7 @@ def copy_row(plan: Plan, name: str, command: str, layout: str) -> Row:
         target = room / "target"
         source = plan.image if layout == "raw" else _full(room / "source", plan.size)
 
-        def measure(qmp: Qmp) -> float:
+        def measure(qmp: Machine) -> float:
             _new(target, layout, plan.size)
             nodes = [image_node("source", source, layout), image_node("target", target, layout)]
             with _nodes(qmp, *nodes):
@@ -60,7 +61,7 @@ def stream_row(plan: Plan, name: str, layout: str) -> Row:
         top = room / "top"
         base = plan.image if layout == "raw" else _full(room / "base", plan.size)
 
-        def measure(qmp: Qmp) -> float:
+        def measure(qmp: Machine) -> float:
             _new(top, "qcow2", plan.size, base, layout)
             with _nodes(qmp, image_node("top", top, "qcow2")):
                 return _timed(plan, qmp, "block-stream", {"job-id": "job", "device": "top"})
@@ -75,7 +76,7 @@ def commit_row(plan: Plan, name: str, layout: str) -> Row:
         base = plan.image if layout == "raw" else _full(room / "base", plan.size)
         _full(middle, plan.size, base, layout)
 
-        def measure(qmp: Qmp) -> float:
+        def measure(qmp: Machine) -> float:
             _new(top, "qcow2", plan.size, middle, "qcow2")
             below = [
                 image_node("base", base, layout),
@@ -102,12 +103,12 @@ def many_row(plan: Plan, name: str, command: str) -> Row:
             nodes.append(image_node(source, path, "raw"))
             nodes.append(image_node(f"target{index}", room / f"target{index}", "raw"))
 
-        def measure(qmp: Qmp) -> float:
+        def measure(qmp: Machine) -> float:
             with _nodes(qmp, *nodes):
                 started = time.perf_counter()
                 for index, source in enumerate(sources):
                     _start_copy(qmp, command, source, f"target{index}")
-                qmp.wait_event(READY if command == "mirror" else COMPLETED, MANY)
+                qmp.expect(*[READY if command == "mirror" else COMPLETED] * MANY)
                 elapsed = time.perf_counter() - started
                 _end_copies(qmp, command, sources)
             return MANY * part / elapsed / (1 << 20)
@@ -122,18 +123,18 @@ def _row(plan: Plan, name: str, what: str, layout: str, job: Job) -> Row:
         theirs = stack.enter_context(storage_daemon(plan.directory))
         contenders = {}
         for who, server in ((OURS, ours), (THEIRS, theirs)):
-            qmp = stack.enter_context(Qmp(server.control))
+            qmp = stack.enter_context(connect(server.control))
             contenders[who] = _turn(job, qmp)
         row = Row(name, what, "MiB/s", take_turns(contenders, plan.rounds))
     row.compare(OURS, THEIRS, Budget(least=1) if layout == "raw" else None)
     return row
 
 
-def _turn(job: Job, qmp: Qmp) -> Callable[[], float]:
+def _turn(job: Job, qmp: Machine) -> Callable[[], float]:
     return lambda: job(qmp)
 
 
-def _timed(plan: Plan, qmp: Qmp, command: str, arguments: dict[str, Any]) -> float:
+def _timed(plan: Plan, qmp: Machine, command: str, arguments: dict[str, Any]) -> float:
     """Run a job that ends by itself, and return its rate in MiB per second."""
     started = time.perf_counter()
     qmp.execute(command, arguments)
@@ -141,17 +142,17 @@ def _timed(plan: Plan, qmp: Qmp, command: str, arguments: dict[str, Any]) -> flo
     return plan.size / (time.perf_counter() - started) / (1 << 20)
 
 
-def _start_copy(qmp: Qmp, command: str, source: str, target: str) -> None:
+def _start_copy(qmp: Machine, command: str, source: str, target: str) -> None:
     arguments = {"job-id": source, "device": source, "target": target, "sync": "full"}
     qmp.execute(f"blockdev-{command}", arguments)
 
 
-def _end_copies(qmp: Qmp, command: str, jobs: list[str]) -> None:
+def _end_copies(qmp: Machine, command: str, jobs: list[str]) -> None:
     """End mirrors, which go on until they are cancelled; the drives keep their sources."""
     if command == "mirror":
         for job in jobs:
             qmp.execute("block-job-cancel", {"device": job})
-        qmp.wait_event(COMPLETED, len(jobs))
+        qmp.expect(*[COMPLETED] * len(jobs))
 
 
 def image_node(name: str, path: Path, layout: str) -> Node:
@@ -160,7 +161,7 @@ def image_node(name: str, path: Path, layout: str) -> Node:
 
 
 @contextlib.contextmanager
-def _nodes(qmp: Qmp, *nodes: Node) -> Iterator[None]:
+def _nodes(qmp: Machine, *nodes: Node) -> Iterator[None]:
     """Add nodes, lower ones first, and remove them after the body, in reverse order."""
     for node in nodes:
         qmp.execute("blockdev-add", node)

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbd
 
 from benchmarks.held import Guests
-from benchmarks.load import Qmp
+from benchmarks.load import connect
 from benchmarks.plan import Plan
 from benchmarks.rounds import Budget, Row, Samples
 from benchmarks.servers import Server, faultline
@@ -53,7 +53,7 @@ def _resident(directory: Path, image: Path, drives: int) -> float:
 def _held(server: Server, plan: Plan) -> dict[str, float]:
     """Return the memory of connections with nothing in flight, and of requests held on them."""
     idle = server.rss_kib()
-    with Guests(server, plan.connections) as guests, Qmp(server.control) as qmp:
+    with Guests(server, plan.connections) as guests, connect(server.control) as qmp:
         connected = server.rss_kib()
         full = []
         for _ in range(4):

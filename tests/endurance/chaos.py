@@ -31,7 +31,8 @@ from typing import Any
 import click
 import nbd
 
-from live import TIMEOUT_S, Flight, Live, Qmp, QmpFailed
+from faultline import CommandError
+from live import TIMEOUT_S, Flight, Live, Qmp
 from load import BLOCK, LoadGuest, Pending
 from qcow2_images import qemu_img
 
@@ -172,7 +173,7 @@ class Trouble:
         with self.live.qmp() as qmp:
             while time.monotonic() < until:
                 self._step(qmp)
-                qmp.events.clear()
+                qmp.take_events()
             qmp("x-fault-clear")
             qmp("cont")
             for drive in DRIVES:
@@ -183,7 +184,7 @@ class Trouble:
         """Whether all jobs are gone that were to complete; they may have failed or stopped."""
         jobs = {job["id"]: job["status"] for job in qmp("query-jobs")}
         for name in self.completing & set(jobs):
-            with contextlib.suppress(QmpFailed):
+            with contextlib.suppress(CommandError):
                 if jobs[name] == "paused":
                     qmp("block-job-resume", device=name)
                 elif jobs[name] == "ready":
@@ -212,7 +213,7 @@ class Trouble:
         try:
             step(qmp)
             self.counts[step.__name__.strip("_")] += 1
-        except QmpFailed:
+        except CommandError:
             self.counts["refused"] += 1
 
     def _drive(self) -> str:
@@ -316,7 +317,7 @@ class Trouble:
     def _cut_off(self, _qmp: Qmp) -> None:
         """A client that is killed in the middle of a command, or before it has read the answer."""
         request = json.dumps({"execute": "query-block"}).encode()
-        with self.live.qmp() as other:
+        with self.live.wire() as other:
             other.send(request[: self.rng.randrange(len(request) + 1)])
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import random
-import socket
 import tempfile
 import threading
 import time
@@ -25,7 +24,8 @@ from typing import Any
 import click
 import nbd
 
-from live import Live, Qmp, make_image
+from faultline import FaultlineError
+from live import Live, make_image
 from qcow2_images import create
 
 LIFE = 2000
@@ -216,15 +216,17 @@ class Talker:
     """A client that sends what the grammar gives, and checks the answers."""
 
     def __init__(self, live: Live, rng: random.Random, tally: Tally) -> None:
-        self.qmp = Qmp(live.control)
-        self.qmp.socket.settimeout(PATIENCE_S)
+        self.qmp = live.qmp()
+        self.wire = live.wire()
+        self.wire.socket.settimeout(PATIENCE_S)
         self.rng = rng
         self.tally = tally
         self.grammar = Grammar(self.qmp("query-qmp-schema"), rng)
         self.number = 0
 
     def close(self) -> None:
-        self.qmp.__exit__()
+        self.wire.close()
+        self.qmp.close()
 
     def batch(self) -> None:
         """Some messages in one piece, and their answers."""
@@ -238,7 +240,7 @@ class Talker:
             self.number += 1
             message.setdefault("id", self.number)
         text = b"".join(json.dumps(message).encode() for message in messages)
-        self.qmp.send(text)
+        self.wire.send(text)
         for message in messages:
             self._answered(message)
         if self.rng.random() < 0.3:
@@ -250,7 +252,7 @@ class Talker:
         names = [node["node-name"] for node in nodes if node["node-name"] != "own-node"]
         self.grammar.nodes = ["vda", "/machine/peripheral/d", *names]
         self.grammar.jobs = [job["id"] for job in self.qmp("query-jobs")] or IDS
-        self.qmp.events.clear()
+        self.qmp.take_events()
 
     def _message(self) -> dict[str, Any]:
         message = self.grammar.command()
@@ -288,15 +290,14 @@ class Talker:
         self.number += 1
         name = f"after {self.number}"
         sync = json.dumps({"execute": "query-name", "id": name}).encode()
-        self.qmp.send(break_text(text, self.rng) + b"\xff\xff" + sync)
+        self.wire.send(break_text(text, self.rng) + b"\xff\xff" + sync)
         while self._reply().get("id") != name:
             pass
         self.tally.sent += 1
         self.tally.broken += 1
 
     def _reply(self) -> dict[str, Any]:
-        while "event" in (message := self.qmp.receive()):
-            pass
+        message = self.wire.reply()
         assert message.keys() - {"id"} in ({"return"}, {"error"}), message
         return message
 
@@ -316,7 +317,7 @@ class Neighbour(threading.Thread):
             for _ in self.steps():
                 if self.over.wait(0.005):
                     break
-        except (AssertionError, OSError, EOFError, nbd.Error) as exc:
+        except (AssertionError, FaultlineError, nbd.Error) as exc:
             self.failure = exc
 
     def steps(self) -> Iterator[None]:
@@ -344,7 +345,7 @@ class Asker(Neighbour):
             while True:
                 with self.timed():
                     qmp("query-status")
-                qmp.events.clear()
+                qmp.take_events()
                 yield
 
 
@@ -412,8 +413,6 @@ def life(directory: Path, seed: str, messages: int, tally: Tally) -> None:
             for neighbour in neighbours:
                 neighbour.over.set()
             for talker in talkers:
-                with contextlib.suppress(OSError):
-                    talker.qmp.socket.shutdown(socket.SHUT_RDWR)
                 talker.close()
         assert live.stop() == 0
         log = live.log.read_text()

@@ -191,7 +191,7 @@ def life(directory: Path, seed: str, items: int, tally: Counter[str]) -> float:
         waited_s = guest.end()
         come_back(live, qmp, quiet)
         assert qmp("query-status")["running"]
-        qmp.__exit__()
+        qmp.close()
         assert live.stop() == 0
         log = live.log.read_text()
         assert "Traceback" not in log and "bug of ours" not in log, log[-3000:]

@@ -22,6 +22,7 @@ import click
 import nbd
 
 from beside_qemu import backing_name
+from faultline import Event, MachineEnded
 from live import TIMEOUT_S, Flight, Live, Qmp, Request
 
 SECTOR = 512
@@ -144,14 +145,14 @@ class Steward(threading.Thread):
         qmp("drive-backup", device="backup", speed=self._speed(), **copy)
 
     def run(self) -> None:
-        with contextlib.suppress(EOFError, ConnectionError):
+        with contextlib.suppress(MachineEnded):
             kinds = [kind for kind in KINDS if kind != "backup"]
             for kind in self.rng.sample(kinds, len(kinds)):
                 self._start_job(kind)
-                self._look_at_events()
+                for event in self.qmp.take_events():
+                    self._look_at(event)
             while True:
-                self.qmp.events.append(self.qmp.receive())
-                self._look_at_events()
+                self._look_at(self.qmp.next_event())
 
     def _speed(self) -> int:
         return self.rng.choice([0, 4 << 20, 16 << 20])
@@ -168,18 +169,16 @@ class Steward(threading.Thread):
             top = {"top": "commit-mid.qcow2"} if kind == "commit" else {}
             self.qmp("block-commit", **options, **top)
 
-    def _look_at_events(self) -> None:
-        while self.qmp.events:
-            event = self.qmp.events.pop(0)
-            if event["event"] == "BLOCK_JOB_READY":
-                self.qmp("job-complete", id=job(event))
-            elif event["event"] == "BLOCK_JOB_COMPLETED":
-                self._has_completed(event)
+    def _look_at(self, event: Event) -> None:
+        if event.name == "BLOCK_JOB_READY":
+            self.qmp("job-complete", id=job(event))
+        elif event.name == "BLOCK_JOB_COMPLETED":
+            self._has_completed(event)
 
-    def _has_completed(self, event: dict[str, Any]) -> None:
+    def _has_completed(self, event: Event) -> None:
         kind = job(event)
         self.completed.add(kind)
-        if "error" in event["data"]:
+        if "error" in event.data:
             self.wrong.append(event)
         if kind in ("stream", "commit"):
             below = backing_name(self.directory / f"{kind}-top.qcow2")
@@ -187,8 +186,8 @@ class Steward(threading.Thread):
                 self.wrong.append((event, below))
 
 
-def job(event: dict[str, Any]) -> str:
-    return str(event["data"]["device"])
+def job(event: Event) -> str:
+    return str(event["device"])
 
 
 def new_name(kind: str) -> str:

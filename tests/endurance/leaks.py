@@ -24,7 +24,8 @@ import click
 import nbd
 
 from blockcore.bql.effects import GENERAL
-from live import Flight, Live, Qmp, QmpFailed, make_image
+from faultline import CommandError
+from live import Flight, Live, Qmp, make_image
 from qcow2_images import qemu_img
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -120,7 +121,7 @@ class Machine:
     def tidy(self) -> None:
         """Read the log, and forget it: with a line for each event it grows large."""
         self.qmp("query-status")
-        self.qmp.events.clear()
+        self.qmp.take_events()
         log = self.live.log.read_text()
         os.truncate(self.live.log, 0)
         if "Traceback" in log:
@@ -128,8 +129,7 @@ class Machine:
 
     def wait_job(self, status: str) -> None:
         """Until a job is in that state; there is only one."""
-        while self.qmp.wait_event("JOB_STATUS_CHANGE")["data"]["status"] != status:
-            pass
+        self.qmp.wait_event("JOB_STATUS_CHANGE", status=status)
 
 
 @contextlib.contextmanager
@@ -231,7 +231,7 @@ def dropped_requests(machine: Machine, number: int) -> None:
                 machine.qmp.wait_for(
                     lambda: flight.poll(0) and not flight.pending, "system_reset"
                 )
-        machine.qmp.events.clear()
+        machine.qmp.take_events()
     machine.qmp("cont")
 
 
@@ -247,9 +247,9 @@ def commands(machine: Machine, number: int) -> None:
             case 2:
                 limit(qmp, n % 8 * 100)
             case _:
-                with contextlib.suppress(QmpFailed):
+                with contextlib.suppress(CommandError):
                     qmp("blockdev-del", node_name="nobody")
-        qmp.events.clear()
+        qmp.take_events()
 
 
 def limit(qmp: Qmp, iops: int) -> None:
@@ -286,7 +286,7 @@ def nodes(machine: Machine, number: int) -> None:
 def refused_nodes(machine: Machine, number: int) -> None:
     """The file under what cannot be opened is open by then."""
     for _ in range(number):
-        with contextlib.suppress(QmpFailed):
+        with contextlib.suppress(CommandError):
             machine.qmp.execute("blockdev-add", image(machine.path("vda.img"), "n"))
             raise AssertionError("not a qcow2 image")
 

@@ -34,6 +34,6 @@ def test_a_stream_that_is_not_on_the_disk_keeps_the_backing_file(tmp_path: Path)
         qmp("x-fault-add", node_name="file", iotype="flush", errno="EIO", count=1)
         for error in ("Input/output error", None):
             qmp("block-stream", device="vda", job_id="j")
-            assert qmp.wait_event("BLOCK_JOB_COMPLETED")["data"].get("error") == error
+            assert qmp.wait_event("BLOCK_JOB_COMPLETED").get("error") == error
             below = "" if error is None else "stream-mid.qcow2"
             assert backing_name(tmp_path / "stream-top.qcow2") == below

@@ -37,7 +37,7 @@ def test_load(policies: tuple[str, ...], tmp_path: Path) -> None:
             told, wrong = Load(live, SEED, SECONDS, blocks=BLOCKS, policies=policies).run()
             assert wrong == []
             stats = qmp("query-blockstats")[0]["stats"]
-            events = list(qmp.events)
+            events = qmp.events
         checked = 0 if "ignore" in policies else BLOCKS
         assert stats["rd_operations"] == told.reads_ok + checked
         assert stats["rd_bytes"] == (told.reads_ok + checked) * BLOCK
@@ -48,10 +48,10 @@ def test_load(policies: tuple[str, ...], tmp_path: Path) -> None:
         assert stats["failed_wr_operations"] == told.writes_failed
         assert stats["failed_flush_operations"] == told.flushes_failed
         assert stats["invalid_rd_operations"] == stats["invalid_wr_operations"] == 0
-        kinds = [event["event"] for event in events]
+        kinds = [event.name for event in events]
         turns = [kind for kind in kinds if kind in ("STOP", "RESUME")]
         assert turns == ["STOP", "RESUME"] * (len(turns) // 2), "they alternate"
-        errors = [e["data"] for e in events if e["event"] == "BLOCK_IO_ERROR"]
+        errors = [e.data for e in events if e.name == "BLOCK_IO_ERROR"]
         for operation, failed in (
             ("read", told.reads_failed),
             ("write", told.writes_failed + told.flushes_failed),

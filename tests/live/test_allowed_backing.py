@@ -13,7 +13,8 @@ import pytest
 
 from blockcore.nodes.definitions.allowed_backing import ANY, AllowedBacking, parse_allowed
 from blockcore.qapi.names import QmpError
-from live import Live, Qmp, QmpFailed, make_image
+from faultline import CommandError
+from live import Live, Qmp, make_image
 from qcow2_images import create
 
 MIB = 1 << 20
@@ -135,7 +136,7 @@ def test_at_the_start(name: str, images: Path) -> None:
 
 
 def expect_refusal(qmp: Qmp, command: str, **arguments: object) -> None:
-    with pytest.raises(QmpFailed, match="allow-backing lets images name"):
+    with pytest.raises(CommandError, match="allow-backing lets images name"):
         qmp.execute(command, {key.replace("_", "-"): value for key, value in arguments.items()})
 
 
@@ -192,5 +193,5 @@ def test_a_format_that_is_none(driver: str, images: Path) -> None:
             files = {node["file"] for node in nodes if node["drv"] == "file"}
             assert files == {str(image), str(images / "ours" / "base")}
         else:
-            with pytest.raises(QmpFailed, match="Could not open backing file"):
+            with pytest.raises(CommandError, match="Could not open backing file"):
                 qmp.execute("blockdev-add", node)

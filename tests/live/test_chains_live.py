@@ -179,7 +179,7 @@ def test_copy_on_read_runs_full_and_goes_on(tmp_path: Path) -> None:
     with Live(tmp_path, key) as live, live.qmp() as qmp, live.guest() as guest:
         flight = Flight()
         reads = [flight.read(guest, offset, 512) for offset in range(0, MIB, CLUSTER)]
-        failed = qmp.wait_event("BLOCK_IO_ERROR")["data"]
+        failed = qmp.wait_event("BLOCK_IO_ERROR").data
         assert (failed["operation"], failed["action"], failed["nospace"]) == ("read", "stop", True)
         qmp.wait_event("STOP")
         qmp("x-volume-extend", node_name="file", size=4 * MIB)

@@ -372,7 +372,7 @@ def qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Qmp]:
         argv += ["--blockdev", f"null-co,node-name={name},size={MIB},read-zeroes=on"]
     subprocess.run(argv, check=True)
     try:
-        with Qmp(ours) as client:
+        with Qmp.connect(ours) as client:
             yield client
     finally:
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
@@ -386,10 +386,10 @@ def test_a_copy_of_qemus(qemu: Qmp, capsys: Captured) -> None:
     assert capsys.readouterr().out in ("j: completed\n", "j: ready, will be completed\n")
     qemu.wait_event("BLOCK_JOB_COMPLETED")
     qemu("blockdev-mirror", job_id="k", device="a", target="b", sync="full")
-    qemu.wait_event("BLOCK_JOB_READY")
+    qemu.wait_event("BLOCK_JOB_READY", device="k")
     assert main(["job", "cancel", "k"]) == 0
     assert capsys.readouterr().out in ("k: completed\n", "k: ready, will be cancelled\n")
-    assert qemu.wait_event("BLOCK_JOB_COMPLETED")["data"]["device"] == "k"
+    assert qemu.wait_event("BLOCK_JOB_COMPLETED")["device"] == "k"
 
 
 def test_a_job_of_qemus_without_block_nodes(qemu: Qmp, tmp_path: Path, capsys: Captured) -> None:

@@ -145,7 +145,7 @@ def test_serve_with_closed_streams(closed: tuple[bool, bool, bool], tmp_path: Pa
         guest.connect_uri(ready["drives"]["vda"])
         guest.pwrite(b"x", 0)
         guest.shutdown()
-        with Qmp(ready["control"]) as qmp:
+        with Qmp.connect(ready["control"]) as qmp:
             qmp("quit")
     out, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == (1 if closed[1] else 0), err

@@ -106,7 +106,7 @@ def a_threshold(w: World) -> None:
     for _ in range(10):
         w.qmp("block-set-write-threshold", node_name="top", write_threshold=SIZE - BLOCK)
         assert w.write(offset=SIZE - BLOCK) == "OK"
-        data = w.qmp.wait_event("BLOCK_WRITE_THRESHOLD")["data"]
+        data = w.qmp.wait_event("BLOCK_WRITE_THRESHOLD").data
         assert data["amount-exceeded"] == BLOCK
 
 
@@ -135,7 +135,7 @@ def an_overlay(w: World) -> None:
     w.qmp("block-commit", job_id="j", device="vda")
     w.qmp.wait_event("BLOCK_JOB_READY")
     w.qmp("job-complete", id="j")
-    assert "error" not in w.qmp.wait_event("BLOCK_JOB_COMPLETED")["data"]
+    assert "error" not in w.qmp.wait_event("BLOCK_JOB_COMPLETED").data
     assert w.write(b"4") == "OK"
     with w.image.open("rb") as below:
         assert below.read(BLOCK) == b"4" * BLOCK

@@ -22,8 +22,10 @@ import pytest
 
 from blockcore.commands.table import table
 from blockcore.qmp.session import Session
-from live import FAULTLINE, Flight, Live, Qmp, QmpFailed, make_image
+from faultline import MachineEnded
+from live import FAULTLINE, Flight, Live, Qmp, make_image
 from tree import TREE
+from wire import Wire
 
 MIB = 1 << 20
 BLOCK = 4096
@@ -46,6 +48,12 @@ def qmp(machine: Live) -> Iterator[Qmp]:
         yield client
         client("x-fault-clear")
         client("cont")
+
+
+@pytest.fixture
+def wire(machine: Live) -> Iterator[Wire]:
+    with machine.wire() as client:
+        yield client
 
 
 def resident(machine: Live) -> int:
@@ -89,13 +97,13 @@ def test_all_clients_see_all_events_in_one_order(machine: Live, qmp: Qmp) -> Non
     for client in clients:
         with client:
             client("query-status")
-            seen.append(client.events)
-    kinds = [event["event"] for event in seen[0]]
+            seen.append(client.take_events())
+    kinds = [event.name for event in seen[0]]
     assert kinds.count("BLOCK_IO_ERROR") == 4000 == qmp("x-query-faults")[0]["hits"]
     assert [kind for kind in kinds if kind != "BLOCK_IO_ERROR"] == ["STOP", "RESUME"] * 20
     for other in seen[1:]:
         assert other == seen[0]
-    times = [(e["timestamp"]["seconds"], e["timestamp"]["microseconds"]) for e in seen[0]]
+    times = [event.time for event in seen[0]]
     assert times == sorted(times)
 
 
@@ -180,7 +188,7 @@ HOGS = {
 @pytest.mark.parametrize("data", HOGS.values(), ids=HOGS)
 def test_clients_have_their_turns(data: bytes, machine: Live, qmp: Qmp) -> None:
     """An event that another client makes comes between the answers of one that asks a lot."""
-    with Qmp(machine.control) as hog:
+    with machine.wire() as hog:
         hog.send(data)
         hog.receive()
         qmp("stop")
@@ -204,8 +212,7 @@ def test_client_that_reads_no_events_is_disconnected(machine: Live, qmp: Qmp) ->
             make_events(guest, 5000)
             made += 5000
             qmp("query-status")
-            assert len(qmp.events) == 5000
-            qmp.events.clear()
+            assert len(qmp.take_events()) == 5000
             assert made < 500_000, "it may be silent for ever"
         assert sink(rude) > 0
     assert resident(machine) < before + 96 * MIB
@@ -348,46 +355,48 @@ MALFORMED: dict[bytes, tuple[str, str]] = {
 
 @pytest.mark.parametrize("data", MALFORMED, ids=lambda data: data.decode())
 @pytest.mark.parametrize("size", [1, 1000], ids=["bytewise", "whole"])
-def test_malformed_input(size: int, data: bytes, qmp: Qmp) -> None:
+def test_malformed_input(size: int, data: bytes, wire: Wire) -> None:
     for start in range(0, len(data), size):
-        qmp.send(data[start : start + size])
-    error = qmp.receive()["error"]
+        wire.send(data[start : start + size])
+    error = wire.receive()["error"]
     assert (error["class"], error["desc"]) == MALFORMED[data]
-    assert qmp("query-status")["running"], "the connection is as good as before"
+    wire.command("query-status")
+    assert wire.receive()["return"]["running"], "the connection is as good as before"
 
 
-def test_stray_bytes_resynchronise(qmp: Qmp) -> None:
-    qmp.send(b'{"execute": {{{ "never finished" \xff')
-    assert qmp.receive()["error"]["desc"].startswith("JSON parse error, stray")
-    assert qmp("query-status")["running"]
+def test_stray_bytes_resynchronise(wire: Wire) -> None:
+    wire.send(b'{"execute": {{{ "never finished" \xff')
+    assert wire.receive()["error"]["desc"].startswith("JSON parse error, stray")
+    wire.command("query-status")
+    assert wire.receive()["return"]["running"]
 
 
 def test_before_negotiation(machine: Live) -> None:
-    with Qmp(machine.control, negotiate=False) as client:
-        version = client.greeting["QMP"]["version"]
-        assert client.greeting["QMP"]["capabilities"] == ["oob"]
-        with pytest.raises(QmpFailed) as refusal:
-            client("query-status")
-        assert refusal.value.error["class"] == "CommandNotFound"
+    with Wire.connect(machine.control) as client:
+        greeting = client.receive()["QMP"]
+        assert greeting["capabilities"] == ["oob"]
+        client.command("query-status")
+        assert client.receive()["error"]["class"] == "CommandNotFound"
         with machine.qmp() as other:
             other("stop")
             other("cont")
-        client("qmp_capabilities")
-        assert client.events == [], "no events before the negotiation is over"
-        assert client("query-version") == version
+        client.command("qmp_capabilities")
+        assert client.receive() == {"return": {}}, "no events before the negotiation is over"
+        client.command("query-version")
+        assert client.receive() == {"return": greeting["version"]}
 
 
-def test_many_commands_in_one_piece(qmp: Qmp) -> None:
+def test_many_commands_in_one_piece(wire: Wire) -> None:
     commands = [json.dumps({"execute": "query-name", "id": n}) for n in range(2000)]
-    qmp.send("".join(commands).encode())
-    assert [qmp.receive()["id"] for _ in range(2000)] == list(range(2000))
+    wire.send("".join(commands).encode())
+    assert [wire.receive()["id"] for _ in range(2000)] == list(range(2000))
 
 
-def test_ids_come_back_as_they_were(qmp: Qmp) -> None:
+def test_ids_come_back_as_they_were(wire: Wire) -> None:
     values: list[Any] = [None, False, 0, 2**64 - 1, -1.5, "ü\u2028\U0001f600", [1, {"a": []}], {}]
     for value in values:
-        qmp.send(json.dumps({"execute": "query-name", "id": value}).encode())
-        reply = qmp.receive()
+        wire.send(json.dumps({"execute": "query-name", "id": value}).encode())
+        reply = wire.receive()
         assert reply["id"] == value and type(reply["id"]) is type(value)
 
 
@@ -406,7 +415,7 @@ def test_client_that_goes_with_a_command_in_flight(machine: Live, qmp: Qmp) -> N
         flight = Flight()
         flight.write(guest, 0, b"x" * 512)
         flight.arrived(qmp)
-        with machine.qmp() as leaver:
+        with machine.wire() as leaver:
             leaver.send(b'{"execute":"stop"}{"execute":"query-status"}')
             qmp.wait_event("STOP")
         assert flight.land() == ["OK"]
@@ -446,17 +455,17 @@ def test_killed_control_client(machine: Live, qmp: Qmp) -> None:
 
 def test_quit_is_answered_before_the_end(tmp_path: Path) -> None:
     with Live(tmp_path, "drive=id=d,driver=null-co") as live:
-        with live.qmp() as qmp, live.qmp() as other:
-            qmp.send(b'{"execute":"quit","id":"q"}')
+        with live.wire() as wire, live.qmp() as other:
+            wire.send(b'{"execute":"quit","id":"q"}')
             messages: list[dict[str, Any]] = []
             with pytest.raises(EOFError):
                 while True:
-                    messages.append(qmp.receive())
+                    messages.append(wire.receive())
             assert [m.get("event", m.get("id")) for m in messages] == ["SHUTDOWN", "q"]
             assert messages[0]["data"] == {"guest": False, "reason": "host-qmp-quit"}
             other.wait_event("SHUTDOWN")
-            with pytest.raises(EOFError):
-                other.receive()
+            with pytest.raises(MachineEnded):
+                other.next_event()
         assert live.process.wait(10) == 0
         assert not os.path.exists(live.control)
 

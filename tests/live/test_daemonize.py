@@ -47,13 +47,9 @@ def serve(place: Path, *words: str, stdout: int = subprocess.PIPE) -> tuple[int,
 
 
 def quit_and_wait(control: str) -> None:
-    with Qmp(control) as qmp:
+    with Qmp.connect(control) as qmp:
         qmp("quit")
-        while True:
-            try:
-                qmp.receive()
-            except EOFError:
-                return
+        list(qmp.until_the_end())
 
 
 def gone(path: Path) -> bool:
@@ -70,7 +66,7 @@ def test_a_daemon(place: Path) -> None:
     assert (status, err) == (0, "")
     ready = json.loads(out)
     pid = int((place.parent / "m.pid").read_text())
-    with Qmp(ready["control"]) as qmp:
+    with Qmp.connect(ready["control"]) as qmp:
         assert qmp("query-status")["running"]
     guest = nbd.NBD()
     guest.connect_uri(ready["drives"]["vda"])

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from live import Live, Qmp, QmpFailed, make_image
+from faultline import CommandError
+from live import Live, Qmp, make_image
 from qcow2_images import create
 
 
@@ -66,9 +67,9 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("rule", "message"), REFUSALS, ids=[str(row[0]) for row in REFUSALS])
 def test_refused_rules_leave_nothing(rule: dict[str, Any], message: str, qmp: Qmp) -> None:
-    with pytest.raises(QmpFailed) as failed:
+    with pytest.raises(CommandError) as failed:
         qmp.execute("x-fault-add", {"node-name": "vda", **rule})
-    assert failed.value.error == {"class": "GenericError", "desc": message}
+    assert (failed.value.error_class, failed.value.text) == ("GenericError", message)
     assert qmp("x-query-faults") == []
 
 
@@ -93,9 +94,9 @@ def test_ids(qmp: Qmp) -> None:
     assert ids == ["fault0", "fault1"]
     qmp("x-fault-remove", id="fault0")
     assert qmp("x-fault-add", node_name="vda")["id"] == "fault0"
-    with pytest.raises(QmpFailed, match="Duplicate ID 'fault0' for fault"):
+    with pytest.raises(CommandError, match="Duplicate ID 'fault0' for fault"):
         qmp("x-fault-add", node_name="vda", id="fault0")
-    with pytest.raises(QmpFailed, match="Fault 'fault7' not found"):
+    with pytest.raises(CommandError, match="Fault 'fault7' not found"):
         qmp("x-fault-remove", id="fault7")
 
 
@@ -120,7 +121,7 @@ def test_where_a_node_ends_that_may_grow(tmp_path: Path) -> None:
         for name in ("free", "q-file", *shown):
             qmp("x-fault-add", node_name=name, offset=MIB - 512)
             if name in shown:
-                with pytest.raises(QmpFailed, match=rf"\({MIB} bytes\)"):
+                with pytest.raises(CommandError, match=rf"\({MIB} bytes\)"):
                     qmp("x-fault-add", node_name=name, offset=MIB)
             else:
                 qmp("x-fault-add", node_name=name, offset=1 << 40)
@@ -148,7 +149,7 @@ def test_negative_numbers_are_slips_where_qemu_has_nothing(tmp_path: Path) -> No
             ),
         ]
         for command, arguments in ours:
-            with pytest.raises(QmpFailed, match=r"expects a non-negative number$"):
+            with pytest.raises(CommandError, match=r"expects a non-negative number$"):
                 qmp.execute(command, arguments)
 
 
@@ -186,7 +187,7 @@ def test_a_change_of_a_rule(qmp: Qmp) -> None:
 def test_refused_changes_leave_the_rule(change: dict[str, Any], message: str, qmp: Qmp) -> None:
     qmp("x-fault-add", node_name="vda", id="f", iotype="read", after=3)
     before = qmp("x-query-faults")
-    with pytest.raises(QmpFailed) as failed:
+    with pytest.raises(CommandError) as failed:
         qmp.execute("x-fault-modify", {"id": "f", "rate": 0.5, **change})
-    assert failed.value.error == {"class": "GenericError", "desc": message}
+    assert (failed.value.error_class, failed.value.text) == ("GenericError", message)
     assert qmp("x-query-faults") == before

@@ -8,7 +8,6 @@ that one would have freed.
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,9 +16,11 @@ from typing import Any
 import nbd
 import pytest
 
-from live import TIMEOUT_S, Flight, Live, Qmp, QmpFailed, freeze, make_image
+from faultline import CommandError
+from live import TIMEOUT_S, Flight, Live, Qmp, freeze, make_image
 from nbd_servers import nbdkit
 from watched import Watched
+from wire import Wire
 
 BLOCK = 4096
 MIB = 1 << 20
@@ -50,7 +51,7 @@ class World:
         self.directory = live.directory
 
     def refused(self, command: str, **arguments: Any) -> None:
-        with pytest.raises(QmpFailed):
+        with pytest.raises(CommandError):
             self.qmp(command, **arguments)
 
     def add_nbd(self, path: Path | str, **more: Any) -> None:
@@ -63,8 +64,7 @@ class World:
         self.end_of_job()
 
     def end_of_job(self) -> None:
-        while self.qmp.wait_event("JOB_STATUS_CHANGE")["data"]["status"] != "null":
-            pass
+        self.qmp.wait_event("JOB_STATUS_CHANGE", status="null")
 
 
 def right_commands(world: World) -> None:
@@ -78,27 +78,27 @@ def right_commands(world: World) -> None:
 
 def wrong_commands(world: World) -> None:
     for wanted in ({}, {"enable": ["oob"]}):
-        qmp = Qmp(world.live.control, negotiate=False)
-        with qmp:
-            qmp.execute("qmp_capabilities", wanted)
+        with Wire.connect(world.live.control) as wire:
+            wire.command("qmp_capabilities", **wanted)
+            assert [next(iter(wire.receive())) for _ in range(2)] == ["QMP", "return"]
             for command in WRONG:
-                qmp.send(command + b"\xff")
-                while "error" not in qmp.receive():
+                wire.send(command + b"\xff")
+                while "error" not in wire.receive():
                     pass
 
 
 def clients_that_go(world: World) -> None:
     """Before they say anything, in the middle of a command, with many, and without reading."""
-    with Qmp(world.live.control, negotiate=False):
-        pass
+    with Wire.connect(world.live.control) as wire:
+        wire.receive()
     for sent in (b'{"execute":"que', b"[" * 100, b'{"execute":"stop"}{"execute":"cont"}' * 20):
-        with world.live.qmp() as qmp:
-            qmp.send(sent)
+        with world.live.wire() as wire:
+            wire.send(sent)
     for how in (socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR):
-        with world.live.qmp() as qmp:
-            qmp.send(b'{"execute":"query-qmp-schema"}' * 20)
-            qmp.receive()
-            qmp.socket.shutdown(how)
+        with world.live.wire() as wire:
+            wire.send(b'{"execute":"query-qmp-schema"}' * 20)
+            wire.receive()
+            wire.socket.shutdown(how)
 
 
 def a_client_that_goes_while_its_command_waits(world: World) -> None:
@@ -109,9 +109,8 @@ def a_client_that_goes_while_its_command_waits(world: World) -> None:
         silent.listen()
         silent.settimeout(TIMEOUT_S)
         server = {"type": "unix", "path": str(path)}
-        options = {"node-name": "s", "driver": "nbd", "server": server}
-        with world.live.qmp() as qmp:
-            qmp.send(json.dumps({"execute": "blockdev-add", "arguments": options}).encode())
+        with world.live.wire() as wire:
+            wire.command("blockdev-add", node_name="s", driver="nbd", server=server)
             connection, _ = silent.accept()
         world.qmp("query-status")
         connection.close()
@@ -121,18 +120,18 @@ def a_client_that_goes_while_its_command_waits(world: World) -> None:
 
 def why_not(world: World, server: dict[str, str]) -> str:
     """Why a node of a server that is not there cannot be added."""
-    with pytest.raises(QmpFailed) as refused:
+    with pytest.raises(CommandError) as refused:
         world.qmp("blockdev-add", node_name="s", driver="nbd", server={**server, "path": "none"})
     return str(refused.value)
 
 
 def a_client_that_does_not_read(world: World) -> None:
     """It is hung up on."""
-    with world.live.qmp() as other:
+    with world.live.wire() as other:
         while True:
             world.qmp("stop")
             world.qmp("cont")
-            world.qmp.events.clear()
+            world.qmp.take_events()
             if "does not read" in world.live.log.read_text():
                 break
         with contextlib.suppress(EOFError, ConnectionError):
@@ -214,7 +213,7 @@ def guests_whose_requests_are_held(world: World) -> None:
             qmp(how)
             flight.land()
             guest.shutdown()
-        with contextlib.suppress(QmpFailed):
+        with contextlib.suppress(CommandError):
             qmp("x-fault-remove", id="f")
         qmp("cont")
 
@@ -284,6 +283,6 @@ def test_nothing_is_left(load: Callable[[World], None], tmp_path: Path) -> None:
             world = World(live, qmp)
             for _ in range(ROUNDS):
                 load(world)
-                qmp.events.clear()
+                qmp.take_events()
         found = live.garbage()
     assert {kind: found[kind] for kind in found if kind not in ASYNCIO} == {}

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import stat
@@ -149,9 +148,8 @@ def mounted(directory: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def wait_for_the_end(qmp: Qmp) -> None:
-    assert "error" not in qmp.wait_event("BLOCK_JOB_COMPLETED")["data"]
-    while qmp.wait_event("JOB_STATUS_CHANGE")["data"] != {"id": "jb", "status": "null"}:
-        pass
+    assert "error" not in qmp.wait_event("BLOCK_JOB_COMPLETED").data
+    qmp.wait_event("JOB_STATUS_CHANGE", id="jb", status="null")
 
 
 def use_the_other(live: Live, qmp: Qmp) -> None:
@@ -198,8 +196,7 @@ def test_others_go_on(tmp_path: Path) -> None:
         for name in names:
             qmp("block-job-set-speed", device=f"j{name}", speed=0)
             resize = {"node-name": f"for-{name}", "size": SIZE + BLOCK}
-            stuck = stack.enter_context(live.qmp())
-            stuck.send(json.dumps({"execute": "block_resize", "arguments": resize}).encode())
+            stack.enter_context(live.wire()).command("block_resize", **resize)
         use_the_other(live, qmp)
         assert all(request.outcome is None for request in requests)
         server.send_signal(signal.SIGCONT)

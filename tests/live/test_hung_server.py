@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -62,25 +61,22 @@ def test_under_a_guest(tmp_path: Path) -> None:
     """Its requests wait, and so do commands about its drive: but nobody else."""
     server = "driver=nbd,server.type=unix,server.path=kit.sock"
     place = Place(tmp_path, f"drive=id=a,node-name=na,{server}")
-    with place.machine() as (live, qmp), live.guest("a") as guest, live.qmp() as stuck:
+    with place.machine() as (live, qmp), live.guest("a") as guest, live.wire() as stuck:
         guest.pread(BLOCK, 0)
         place.hang()
         flight = Flight()
         reads = [flight.read(guest, n * BLOCK, BLOCK) for n in range(6)]
         flight.arrived(qmp)
-        add = {"driver": "raw", "node-name": "over", "file": "na"}
-        resize = {"execute": "block_resize", "arguments": {"device": "a", "size": SIZE}}
-        stuck.send(json.dumps(resize).encode())
-        with live.qmp() as behind:
-            behind.send(json.dumps({"execute": "blockdev-add", "arguments": add}).encode())
+        stuck.command("block_resize", device="a", size=SIZE)
+        with live.wire() as behind:
+            behind.command("blockdev-add", driver="raw", node_name="over", file="na")
             place.use_the_other(live, qmp)
             place.stop_and_go(live, qmp)
             assert all(read.outcome is None for read in reads)
             place.go_on()
             assert flight.land(*reads) == ["OK"] * 6
             for client in (stuck, behind):
-                while "event" in client.receive():
-                    pass
+                client.reply()
 
 
 def test_while_a_server_does_not_greet(tmp_path: Path) -> None:
@@ -89,17 +85,15 @@ def test_while_a_server_does_not_greet(tmp_path: Path) -> None:
     with (
         silent(tmp_path / "mute.sock"),
         place.machine() as (live, qmp),
-        live.qmp() as stuck,
-        live.qmp() as second,
+        live.wire() as stuck,
+        live.wire() as second,
     ):
         mute: dict[str, Any] = {**FAR, "node-name": "mute", "open-timeout": 4000}
         mute["server"] = {"type": "unix", "path": "mute.sock"}
-        stuck.send(json.dumps({"execute": "blockdev-add", "arguments": mute}).encode())
+        stuck.command("blockdev-add", **mute)
         overlay = {"device": "a", "snapshot-file": "nbd:unix:mute.sock"}
         overlay |= {"mode": "existing", "format": "raw"}
-        second.send(
-            json.dumps({"execute": "blockdev-snapshot-sync", "arguments": overlay}).encode()
-        )
+        second.command("blockdev-snapshot-sync", **overlay)
         place.use_the_other(live, qmp)
         assert live.stop() == 0, "and it does not keep the process from ending"
 
@@ -110,5 +104,6 @@ def test_the_end_of_a_process_under_a_hung_server(tmp_path: Path) -> None:
         qmp.execute("blockdev-add", FAR)
         place.hang()
         qmp("blockdev-mirror", job_id="ja", device="a", target="far", sync="full")
-        qmp.send(json.dumps({"execute": "quit"}).encode())
-        assert live.process.wait(TIMEOUT_S) == 0
+        with live.wire() as other:
+            other.command("quit")
+            assert live.process.wait(TIMEOUT_S) == 0

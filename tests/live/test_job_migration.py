@@ -82,10 +82,9 @@ def mirror(m: Machines, command: str, **more: Any) -> None:
 
 def stopped(qmp: Qmp) -> tuple[str, str]:
     """Wait until the job has stopped for an error; the operation and the io-status."""
-    error = qmp.wait_event("BLOCK_JOB_ERROR")["data"]
+    error = qmp.wait_event("BLOCK_JOB_ERROR").data
     assert error["action"] == "stop"
-    while qmp.wait_event("JOB_STATUS_CHANGE")["data"]["status"] != "paused":
-        pass
+    qmp.wait_event("JOB_STATUS_CHANGE", status="paused")
     (entry,) = qmp("query-block-jobs")
     return error["operation"], entry["io-status"]
 
@@ -94,7 +93,7 @@ def errors_until_ready(qmp: Qmp, job: str = "j") -> list[str]:
     """Resume the job whenever it has stopped, until it is ready; its io-status each time."""
     seen: list[str] = []
     while True:
-        event = qmp.wait_event("JOB_STATUS_CHANGE")["data"]
+        event = qmp.wait_event("JOB_STATUS_CHANGE").data
         if event["status"] == "ready":
             return seen
         if event["status"] == "paused":
@@ -105,7 +104,7 @@ def errors_until_ready(qmp: Qmp, job: str = "j") -> list[str]:
 
 def finish(qmp: Qmp, job: str = "j") -> None:
     qmp("job-complete", id=job)
-    while (event := qmp.wait_event("JOB_STATUS_CHANGE")["data"])["status"] != "null":
+    while (event := qmp.wait_event("JOB_STATUS_CHANGE").data)["status"] != "null":
         assert event["id"] == job
     assert qmp("query-block-jobs") == []
 
@@ -208,7 +207,7 @@ def test_a_volume_runs_full_under_a_mirror(tmp_path: Path, driver: str) -> None:
         )
         room, stops = 2 * MIB, 0
         while True:
-            status = qmp.wait_event("JOB_STATUS_CHANGE")["data"]["status"]
+            status = qmp.wait_event("JOB_STATUS_CHANGE")["status"]
             if status == "ready":
                 break
             if status != "paused":
@@ -271,13 +270,13 @@ def test_a_broken_target_is_not_the_guests_affair(tmp_path: Path) -> None:
                     guest.pwrite(bytes([n]) * BLOCK, n * BLOCK)
                     assert guest.pread(BLOCK, n * BLOCK) == bytes([n]) * BLOCK
                 guest.flush()
-        assert listener.wait_event("BLOCK_JOB_ERROR")["data"]["action"] == "ignore"
+        assert listener.wait_event("BLOCK_JOB_ERROR")["action"] == "ignore"
         qmp("x-fault-clear", node_name="copy")
         assert errors_until_ready(qmp) == []
         finish(qmp)
         assert qmp("query-status")["running"]
         listener("query-status")
-        names = {event["event"] for event in listener.events}
+        names = {event.name for event in listener.events}
         assert not names & {"STOP", "BLOCK_IO_ERROR"}
     assert (tmp_path / "copy.img").read_bytes() == (tmp_path / "disk.img").read_bytes()
 
@@ -288,6 +287,7 @@ def test_a_drive_and_its_job_stop_at_the_same_time(tmp_path: Path) -> None:
     with local(tmp_path, "raw") as live, live.qmp() as qmp, live.guest("vda") as guest:
         add_copy(qmp, "raw")
         for turn in ("cont", "resume"):
+            mark = qmp.mark()
             qmp("x-fault-add", node_name="copy", iotype="write", errno="EIO", count=1)
             qmp("x-fault-add", node_name="vda", iotype="write", errno="ENOSPC", count=1)
             qmp(
@@ -295,10 +295,10 @@ def test_a_drive_and_its_job_stop_at_the_same_time(tmp_path: Path) -> None:
                 **{"job_id": "j", "device": "vda", "target": "copy", "sync": "full"},
                 on_target_error="stop",
             )
-            error = qmp.wait_event("BLOCK_JOB_ERROR")["data"]
+            error = qmp.wait_event("BLOCK_JOB_ERROR").data
             assert error == {"device": "j", "operation": "write", "action": "stop"}
             held = guest.aio_pwrite(turn.encode() * 128, 0)
-            error = qmp.wait_event("BLOCK_IO_ERROR")["data"]
+            error = qmp.wait_event("BLOCK_IO_ERROR").data
             assert error["nospace"] and error["action"] == "stop"
             qmp.wait_event("STOP")
             qmp.wait_for(lambda: state(qmp)[0] == "paused")
@@ -309,7 +309,7 @@ def test_a_drive_and_its_job_stop_at_the_same_time(tmp_path: Path) -> None:
                 qmp("block-job-resume", device="j")
             else:
                 qmp("block-job-resume", device="j")
-                qmp.wait_event("BLOCK_JOB_READY")
+                qmp.wait_event("BLOCK_JOB_READY", since=mark)
                 assert state(qmp) == ("ready", "ok", "io-error", "nospace")
                 qmp("cont")
             while not guest.aio_command_completed(held):

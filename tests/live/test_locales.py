@@ -63,7 +63,7 @@ def test_any_name_in_any_locale(locale: str, name: bytes, tmp_path: Path) -> Non
     # QEMU, too, has a replacement for what is not UTF-8.
     shown = (name + b".img").decode(errors="replace")
     assert json.loads(asked.stdout)[0]["inserted"]["file"] == shown
-    with Qmp(ready["control"]) as qmp:
+    with Qmp.connect(ready["control"]) as qmp:
         new = {"driver": "file", "node-name": "new", "filename": str(tmp_path / "ö.img")}
         make_image(tmp_path / "ö.img", MIB)
         qmp.execute("blockdev-add", new)

@@ -117,7 +117,7 @@ def fail_reads(live: Live, number: int) -> None:
                 flight.read(guest, 0, 512)
             assert flight.land() == ["EIO"] * 100
             qmp("query-status")
-            qmp.events.clear()
+            qmp.take_events()
         qmp("x-fault-remove", id="f")
 
 

@@ -53,7 +53,7 @@ def test_what_surrounds_small_writes(
         for _ in range(8):
             write()
         qmp("job-complete", id="j")
-        assert "error" not in qmp.wait_event("BLOCK_JOB_COMPLETED")["data"]
+        assert "error" not in qmp.wait_event("BLOCK_JOB_COMPLETED").data
         write()
         assert guest.pread(MIB, 0) == wanted
     check_clean(tmp_path / "m.qcow2")

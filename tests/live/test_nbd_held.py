@@ -14,6 +14,7 @@ from typing import Any
 import nbd
 import pytest
 
+from faultline import Event, MachineEnded
 from live import Flight, Live, Qmp, make_image
 
 MIB = 1 << 20
@@ -52,8 +53,7 @@ def iostatus(qmp: Qmp) -> dict[str, str | None]:
 def names(qmp: Qmp) -> list[str]:
     """The events so far, after a round trip."""
     qmp("query-status")
-    events, qmp.events = qmp.events, []
-    return [event["event"] for event in events]
+    return [event.name for event in qmp.take_events()]
 
 
 def fail(qmp: Qmp, drive: str, **rule: Any) -> str:
@@ -69,7 +69,7 @@ def hold(qmp: Qmp, flight: Flight, guest: nbd.NBD, drive: str, writes: int = 1) 
     while status(qmp) == "running":
         flight.poll(0)
     flight.arrived(qmp)
-    qmp.events.clear()
+    qmp.take_events()
     qmp("x-fault-remove", id=fault)
 
 
@@ -79,7 +79,7 @@ def test_a_write_is_held_and_completes(machine: Live, qmp: Qmp) -> None:
         fault = fail(qmp, "vda", iotype="write", errno="ENOSPC")
         write = flight.write(guest, 0, b"w" * BLOCK)
         flight.poll(0)
-        error = qmp.wait_event("BLOCK_IO_ERROR")["data"]
+        error = qmp.wait_event("BLOCK_IO_ERROR").data
         assert error == {
             "device": "vda",
             "qom-path": "/machine/peripheral-anon/device[0]/virtio-backend",
@@ -169,20 +169,20 @@ def test_several_in_flight_fail_with_one_stop(tmp_path: Path) -> None:
         assert flight.land(first, *writes) == ["OK"] * 8
 
 
-def errors_until_stop(qmp: Qmp) -> list[dict[str, Any]]:
-    """The data of the BLOCK_IO_ERRORs in front of the next STOP."""
-    errors: list[dict[str, Any]] = []
+def errors_until_stop(qmp: Qmp) -> list[Event]:
+    """The BLOCK_IO_ERRORs in front of the next STOP."""
+    errors: list[Event] = []
     while True:
-        event = qmp.events.pop(0) if qmp.events else qmp.receive()
-        if event["event"] == "STOP":
+        event = qmp.next_event()
+        if event.name == "STOP":
             return errors
-        if event["event"] == "BLOCK_IO_ERROR":
-            errors.append(event["data"])
+        if event.name == "BLOCK_IO_ERROR":
+            errors.append(event)
 
 
-def retry_until_together(qmp: Qmp, number: int) -> list[dict[str, Any]]:
+def retry_until_together(qmp: Qmp, number: int) -> list[Event]:
     """Let held requests fail again until all of them have come in time for the same STOP."""
-    errors: list[dict[str, Any]] = []
+    errors: list[Event] = []
     while len(errors) < number:
         qmp("cont")
         errors = errors_until_stop(qmp)
@@ -221,7 +221,7 @@ def test_a_persistent_failure_stops_again_and_again(machine: Live, qmp: Qmp) -> 
         for _ in range(20):
             order: list[str] = []
             while order[-1:] != ["STOP"]:
-                order.append((qmp.events.pop(0) if qmp.events else qmp.receive())["event"])
+                order.append(qmp.next_event().name)
             assert order[-2:] == ["BLOCK_IO_ERROR", "STOP"]
             assert order[:-2] in ([], ["RESUME"])
             assert status(qmp) == "io-error" and iostatus(qmp)["vda"] == "nospace"
@@ -286,12 +286,13 @@ def test_policies_change_while_held(machine: Live, qmp: Qmp) -> None:
         write = flight.write(guest, 0, b"x" * BLOCK)
         flight.poll(0)
         qmp.wait_event("STOP")
+        mark = qmp.mark()
         qmp("x-drive-set-policy", device="vda", werror="report")
         assert write.outcome is None
         qmp("cont")
         assert flight.land(write) == ["ENOSPC"]
         assert status(qmp) == "running"
-        event = qmp.wait_event("BLOCK_IO_ERROR")["data"]
+        event = qmp.wait_event("BLOCK_IO_ERROR", since=mark)
         assert event["action"] == "report"
         assert guest.pread(BLOCK, 0) == b"\1" * BLOCK
 
@@ -303,7 +304,7 @@ def test_policy_without_stop_has_no_iostatus(machine: Live, qmp: Qmp) -> None:
         with pytest.raises(nbd.Error):
             guest.pwrite(b"x" * BLOCK, 0)
         for operation, action in (("read", "ignore"), ("write", "report")):
-            data = qmp.wait_event("BLOCK_IO_ERROR")["data"]
+            data = qmp.wait_event("BLOCK_IO_ERROR").data
             assert "nospace" not in data
             assert (data["operation"], data["action"]) == (operation, action)
 
@@ -407,7 +408,7 @@ def test_reset_while_running(machine: Live, qmp: Qmp) -> None:
         qmp("system_reset")
         assert status(qmp) == "running"
         event = qmp.wait_event("RESET")
-        assert event["data"] == {"guest": False, "reason": "host-qmp-system-reset"}
+        assert event.data == {"guest": False, "reason": "host-qmp-system-reset"}
         guest.pwrite(b"x" * BLOCK, 0)
 
 
@@ -425,9 +426,9 @@ def test_end_with_held_requests(how: str, machine: Live, qmp: Qmp) -> None:
             machine.process.send_signal(getattr(signal, how))
         event = qmp.wait_event("SHUTDOWN")
         reason = "host-qmp-quit" if how == "quit" else "host-signal"
-        assert event["data"] == {"guest": False, "reason": reason}
-        with pytest.raises(EOFError):
-            qmp.receive()
+        assert event.data == {"guest": False, "reason": reason}
+        with pytest.raises(MachineEnded):
+            qmp.next_event()
         assert machine.process.wait(10) == 0
         outcomes = flight.land()
         assert set(outcomes) <= {"ESHUTDOWN", "ENOTCONN"}, outcomes
@@ -454,7 +455,7 @@ def test_stop_and_cont_states(machine: Live, qmp: Qmp) -> None:
         fail(qmp, "vda", iotype="read", count=1)
         read = flight.read(guest, 0, BLOCK)
         flight.poll(0)
-        qmp.wait_event("STOP")
+        qmp.expect("BLOCK_IO_ERROR", "STOP")
         qmp("stop")
         assert (status(qmp), names(qmp)) == ("io-error", [])
         qmp("cont")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import signal
 import time
 from collections.abc import Iterator
@@ -18,7 +17,8 @@ import pytest
 from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.drivers.nbd import NbdNode
 from blockcore.nodes.drivers.nbd_server import NbdServer
-from live import TIMEOUT_S, Flight, Live, QmpFailed, freeze, make_image
+from faultline import CommandError
+from live import TIMEOUT_S, Flight, Live, freeze, make_image
 from nbd_servers import killed, nbdkit, silent
 from sim import Sim, new_machine
 
@@ -69,7 +69,7 @@ def test_a_fault_on_the_far_side_keeps_its_errno(fault: str, far: Live, tmp_path
             guest.pwrite(b"x" * BLOCK, 0)
         assert caught.value.errno == fault
         reasons = [
-            client.wait_event("BLOCK_IO_ERROR")["data"]["reason"] for client in (there, here)
+            client.wait_event("BLOCK_IO_ERROR")["reason"] for client in (there, here)
         ]
         assert reasons[0] == reasons[1]
 
@@ -105,10 +105,10 @@ def test_a_lost_server_is_eio(tmp_path: Path) -> None:
             with pytest.raises(nbd.Error) as caught:
                 guest.pread(BLOCK, 0)
             assert caught.value.errno == "EIO"
-        assert qmp.wait_event("BLOCK_IO_ERROR")["data"]["reason"] == "Input/output error"
+        assert qmp.wait_event("BLOCK_IO_ERROR")["reason"] == "Input/output error"
         with killed(nbdkit(tmp_path, "memory", "1M")):
             qmp("x-drive-set-policy", device="near", rerror="stop")
-            qmp.events.clear()
+            qmp.take_events()
             flight = Flight()
             read = flight.read(guest, 0, BLOCK)
             while read.outcome is None:
@@ -145,7 +145,7 @@ def test_reconnect_delay(tmp_path: Path) -> None:
         qmp("query-status")
         with killed(nbdkit(tmp_path, "memory", "1M")):
             assert flight.land(*reads) == ["OK"] * 8
-        assert qmp.events == []
+        assert qmp.take_events() == []
 
 
 def test_a_server_that_hangs_holds_nobody_else(tmp_path: Path) -> None:
@@ -175,22 +175,21 @@ def test_a_server_that_never_greets_is_given_up(tmp_path: Path) -> None:
         contextlib.ExitStack() as stack,
     ):
         server = {"type": "unix", "path": "mute.sock"}
-        waiting = [stack.enter_context(live.qmp()) for _ in range(6)]
-        for number, qmp in enumerate(waiting):
+        waiting = [stack.enter_context(live.wire()) for _ in range(6)]
+        for number, client in enumerate(waiting):
             options: dict[str, Any] = {"driver": "nbd", "node-name": f"n{number}"}
-            options |= {"server": server, "open-timeout": 1}
-            qmp.send(json.dumps({"execute": "blockdev-add", "arguments": options}).encode())
-        for qmp in waiting:
-            said = qmp.receive()["error"]["desc"]
+            client.command("blockdev-add", server=server, open_timeout=1, **options)
+        for client in waiting:
+            said = client.receive()["error"]["desc"]
             assert said == "Failed to connect to 'mute.sock': Connection timed out"
 
 
 def test_a_server_that_never_greets_does_not_outlive_the_process(tmp_path: Path) -> None:
     with silent(tmp_path / "mute.sock"), Live(tmp_path, "drive=driver=null-co") as live:
-        with live.qmp() as qmp:
-            options: dict[str, Any] = {"driver": "nbd", "node-name": "n"}
-            options |= {"server": {"type": "unix", "path": "mute.sock"}, "open-timeout": 4000}
-            qmp.send(json.dumps({"execute": "blockdev-add", "arguments": options}).encode())
+        with live.wire() as stuck:
+            server = {"type": "unix", "path": "mute.sock"}
+            options: dict[str, Any] = {"driver": "nbd", "node-name": "n", "server": server}
+            stuck.command("blockdev-add", open_timeout=4000, **options)
             with live.qmp() as other:
                 other("query-status")
             begin = time.monotonic()
@@ -225,7 +224,8 @@ def test_no_server(tmp_path: Path) -> None:
     with Live(tmp_path, "drive=id=d,driver=null-co") as live, live.qmp() as qmp:
         server = {"type": "unix", "path": str(tmp_path / "nobody")}
         arguments = {"driver": "nbd", "node-name": "n", "server": server}
-        with pytest.raises(QmpFailed, match="Failed to connect to .*: No such file or directory"):
+        refused = "Failed to connect to .*: No such file or directory"
+        with pytest.raises(CommandError, match=refused):
             qmp.execute("blockdev-add", arguments)
         assert [n["node-name"] for n in qmp("query-named-block-nodes")] != ["n"]
 
@@ -234,7 +234,7 @@ def test_no_such_export(far: Live, tmp_path: Path) -> None:
     with Live(tmp_path, "drive=id=d,driver=null-co") as live, live.qmp() as qmp:
         server = {"type": "unix", "path": far.nbd_socket}
         arguments = {"driver": "nbd", "node-name": "n", "server": server, "export": "nope"}
-        with pytest.raises(QmpFailed, match="Requested export not available"):
+        with pytest.raises(CommandError, match="Requested export not available"):
             qmp.execute("blockdev-add", arguments)
 
 
@@ -249,12 +249,12 @@ def test_server_that_is_read_only(tmp_path: Path) -> None:
     }
     top = {"driver": "qcow2", "node-name": "q", "file": "n"}
     with killed(server), Live(tmp_path, "drive=driver=null-co") as live, live.qmp() as qmp:
-        with pytest.raises(QmpFailed, match="Could not open image: Permission denied"):
+        with pytest.raises(CommandError, match="Could not open image: Permission denied"):
             qmp("blockdev-add", **options)
         qmp("blockdev-add", **options, **{"auto-read-only": True})
         (node,) = (n for n in qmp("query-named-block-nodes") if n["node-name"] == "n")
         assert node["ro"]
-        with pytest.raises(QmpFailed, match="Block node is read-only"):
+        with pytest.raises(CommandError, match="Block node is read-only"):
             qmp("blockdev-add", **top)
 
 

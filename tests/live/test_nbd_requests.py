@@ -12,7 +12,8 @@ from typing import Any
 import nbd
 import pytest
 
-from live import Flight, Live, Qmp, QmpFailed, make_image
+from faultline import CommandError, Event
+from live import Flight, Live, Qmp, make_image
 
 KIB, MIB = 1 << 10, 1 << 20
 BLOCK = 4 * KIB
@@ -118,9 +119,9 @@ def test_fua_flushes(kind: str, machine: Live, qmp: Qmp) -> None:
         call = getattr(guest, kind)
         call(*arguments)
         assert refused(call, *arguments, nbd.CMD_FLAG_FUA) == "ENOSPC"
-        event = qmp.wait_event("BLOCK_IO_ERROR")["data"]
+        event = qmp.wait_event("BLOCK_IO_ERROR").data
         assert (event["operation"], event["action"]) == ("write", "report")
-        assert len(qmp.events) == 0
+        assert drained(qmp) == []
 
 
 def test_without_a_write_cache_every_write_flushes(machine: Live, qmp: Qmp) -> None:
@@ -144,7 +145,7 @@ def test_flush_faults_are_writes_to_the_policy(machine: Live, qmp: Qmp) -> None:
         guest.flush()
         moved = changes(before, stats_of(qmp, "plain"))
         assert moved == {"failed_flush_operations": 1, "flush_operations": 1}
-        assert qmp.wait_event("BLOCK_IO_ERROR")["data"] == {
+        assert qmp.wait_event("BLOCK_IO_ERROR").data == {
             "device": "plain",
             "qom-path": "/machine/peripheral-anon/device[1]/virtio-backend",
             "node-name": qmp("query-block")[0]["inserted"]["node-name"],
@@ -174,14 +175,13 @@ def test_trim_fault_needs_discard_unmap(machine: Live, qmp: Qmp) -> None:
         assert refused(guest.trim, BLOCK, 0) == "ENOSPC"
     with machine.guest("plain") as guest:
         guest.trim(BLOCK, 0)
-    assert [e["data"]["device"] for e in drained(qmp)] == ["unmap"]
+    assert [e["device"] for e in drained(qmp)] == ["unmap"]
 
 
-def drained(qmp: Qmp) -> list[dict[str, Any]]:
+def drained(qmp: Qmp) -> list[Event]:
     """All events so far."""
     qmp("query-status")
-    events, qmp.events = qmp.events, []
-    return events
+    return qmp.take_events()
 
 
 @pytest.mark.parametrize("drive", ["plain", "unmap", "direct", "null", "window", "sectors"])
@@ -237,7 +237,7 @@ def test_block_status_has_no_policy(machine: Live, qmp: Qmp) -> None:
         assert refused(guest.block_status, BLOCK, 0, lambda *_: 0) == "ENOSPC"
         qmp("stop")
         assert extents(guest, MIB) == [(MIB, 0)]
-        assert [e["event"] for e in drained(qmp)] == ["STOP"]
+        assert [e.name for e in drained(qmp)] == ["STOP"]
 
 
 def test_cache_is_a_read(machine: Live, qmp: Qmp) -> None:
@@ -247,7 +247,7 @@ def test_cache_is_a_read(machine: Live, qmp: Qmp) -> None:
         assert changes(before, stats_of(qmp, "plain")) == {"rd_operations": 1, "rd_bytes": BLOCK}
         qmp("x-fault-add", node_name="plain", iotype="read", errno="EIO")
         assert refused(guest.cache, BLOCK, 0) == "EIO"
-        assert qmp.wait_event("BLOCK_IO_ERROR")["data"]["operation"] == "read"
+        assert qmp.wait_event("BLOCK_IO_ERROR")["operation"] == "read"
 
 
 def test_two_connections_see_and_flush_each_others_writes(machine: Live, qmp: Qmp) -> None:
@@ -258,7 +258,7 @@ def test_two_connections_see_and_flush_each_others_writes(machine: Live, qmp: Qm
         qmp("x-fault-add", node_name="plain", iotype="flush", errno="EIO", count=1)
         assert refused(two.flush) == "EIO", "the flush concerns what the other has written"
         one.flush()
-        assert drained(qmp)[0]["data"]["operation"] == "write"
+        assert drained(qmp)[0]["operation"] == "write"
 
 
 def test_block_size_of_the_device(machine: Live, qmp: Qmp) -> None:
@@ -368,7 +368,7 @@ def test_raw_window(machine: Live, qmp: Qmp) -> None:
         guest.pwrite(b"f" * BLOCK, BLOCK)
         guest.flush()
         assert sum(length for length, _ in extents(guest, 64 * KIB)) == 64 * KIB
-        with pytest.raises(QmpFailed, match="Cannot resize fixed-size raw disks"):
+        with pytest.raises(CommandError, match="Cannot resize fixed-size raw disks"):
             qmp("block_resize", device="window", size=MIB)
     image = (machine.directory / "window.img").read_bytes()
     assert image[: 64 * KIB] == b"\x5a" * 64 * KIB
@@ -429,7 +429,7 @@ def test_write_threshold(machine: Live, qmp: Qmp) -> None:
         guest.pwrite(b"x" * BLOCK, 512 * KIB)
         guest.pwrite(b"x" * BLOCK, 513 * KIB)
         events = drained(qmp)
-        assert [e["data"] for e in events] == [
+        assert [e.data for e in events] == [
             {"node-name": node, "amount-exceeded": BLOCK, "write-threshold": 512 * KIB}
         ]
         assert qmp("query-block")[0]["inserted"]["write_threshold"] == 0
@@ -462,7 +462,7 @@ def test_errno_at_the_client_and_in_the_event(fault: str, machine: Live, qmp: Qm
         qmp("x-fault-add", node_name="plain", errno=fault, count=3)
         assert refused(guest.pread, BLOCK, 0) == ERRNOS[fault]
         assert refused(guest.pwrite, b"x" * BLOCK, 0) == ERRNOS[fault]
-        reasons = [event["data"]["reason"] for event in drained(qmp)]
+        reasons = [event["reason"] for event in drained(qmp)]
         assert reasons == [os.strerror(getattr(errno, fault))] * 2
 
 
@@ -478,7 +478,7 @@ def test_ignored_read_gives_zeroes(tmp_path: Path) -> None:
         assert guest.pread(BLOCK, 0) == bytes(BLOCK)
         guest.pwrite(b"lost" * KIB, 0)
         assert guest.pread(BLOCK, 0) == b"\x09" * BLOCK
-        assert [e["data"]["action"] for e in drained(qmp)] == ["ignore", "ignore"]
+        assert [e["action"] for e in drained(qmp)] == ["ignore", "ignore"]
         assert changes(before, stats_of(qmp, "vda")) == {
             "rd_operations": 2,
             "rd_bytes": 2 * BLOCK,

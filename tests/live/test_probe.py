@@ -13,7 +13,8 @@ import nbd
 import pytest
 
 from blockcore.nodes.drivers.probe import format_of
-from live import Live, QmpFailed, make_image
+from faultline import CommandError
+from live import Live, make_image
 from qcow2_images import create
 
 MIB = 1 << 20
@@ -97,7 +98,7 @@ def test_a_drive_without_a_format(tmp_path: Path) -> None:
             guest.pwrite(header, 512)
         with live.guest("named") as guest:
             guest.pwrite(header, 0)
-        with pytest.raises(QmpFailed, match="'abc'"):
+        with pytest.raises(CommandError, match="'abc'"):
             qmp("drive-mirror", device="q", target="x", sync="full", format="abc")
         target = str(tmp_path / "target")
         qmp("drive-mirror", device="guessed", target=target, sync="full", mode="existing")
@@ -113,8 +114,8 @@ def test_a_job_cannot_make_a_probed_target_another_format(tmp_path: Path) -> Non
     with Live(tmp_path, drive) as live, live.qmp() as qmp:
         target = str(tmp_path / "target")
         qmp("drive-backup", device="vda", target=target, sync="full", mode="existing")
-        error = qmp.wait_event("BLOCK_JOB_ERROR")["data"]
+        error = qmp.wait_event("BLOCK_JOB_ERROR").data
         assert (error["operation"], error["action"]) == ("write", "report")
-        ended = qmp.wait_event("BLOCK_JOB_COMPLETED")["data"]
+        ended = qmp.wait_event("BLOCK_JOB_COMPLETED").data
         assert ended["error"] == "Operation not permitted"
     assert not any((tmp_path / "target").read_bytes()[:512])

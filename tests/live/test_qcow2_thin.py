@@ -7,10 +7,10 @@ import random
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from faultline import Event
 from live import TIMEOUT_S, Live, Qmp
 from load import Writer
 
@@ -61,14 +61,9 @@ def pieces(content: bytearray, seed: int) -> Iterator[tuple[int, bytes]]:
         yield offset, data
 
 
-def until_stopped(qmp: Qmp) -> Iterator[dict[str, Any]]:
+def until_stopped(qmp: Qmp) -> Iterator[Event]:
     """The events up to STOP."""
-    while True:
-        if not qmp.events:
-            qmp.events.append(qmp.receive())
-        event = qmp.events.pop(0)
-        if event["event"] == "STOP":
-            return
+    while (event := qmp.next_event()).name != "STOP":
         yield event
 
 
@@ -92,10 +87,10 @@ def test_fifty_times_full_extended_and_resumed(
                 qmp("cont")
                 qmp.wait_event("RESUME")
             events = list(until_stopped(qmp))
-            names = [event["event"] for event in events]
+            names = [event.name for event in events]
             assert names[0] == ("BLOCK_WRITE_THRESHOLD" if thresholds else "BLOCK_IO_ERROR")
             assert names[thresholds] == "BLOCK_IO_ERROR"
-            error = events[thresholds]["data"]
+            error = events[thresholds]
             assert (error["device"], error["operation"]) == ("vda", "write")
             assert (error["action"], error["nospace"]) == ("stop", True)
             assert qmp("query-status")["status"] == "io-error"

@@ -71,7 +71,7 @@ def test_without_a_drive_there_is_one(how: int, tmp_path: Path) -> None:
     guest.connect_uri(ready["drives"]["vda"])
     assert guest.get_size() == 1 << 30
     guest.pwrite(b"x" * BLOCK, (1 << 30) - BLOCK)
-    with Qmp(ready["control"]) as qmp:
+    with Qmp.connect(ready["control"]) as qmp:
         qmp("x-fault-add", node_name="vda", iotype="write", errno="ENOSPC", count=1)
         flight = Flight()
         write = flight.write(guest, 0, b"y" * BLOCK)
@@ -161,7 +161,7 @@ def test_tcp(tmp_path: Path) -> None:
     assert guest.get_size() == MIB
     held = nbd.NBD()
     held.connect_uri(json.loads(line)["drives"]["d"])
-    with Qmp(str(tmp_path / "q")) as qmp:
+    with Qmp.connect(str(tmp_path / "q")) as qmp:
         qmp("stop")
         flight = Flight()
         read = flight.read(guest, 0, BLOCK)

@@ -19,6 +19,7 @@ import pytest
 from blockcore.cli import main
 from blockcore.cli.run_command import variables
 from blockcore.cli.supervise import descendants, shell_status
+from faultline import MachineEnded
 from live import FAULTLINE, TIMEOUT_S, Qmp
 from tree import TREE
 
@@ -134,7 +135,7 @@ def test_the_machine_ends_with_the_command(place: Path) -> None:
     with running(place, "--run", 'echo "$FAULTLINE_CONTROL"; read -r _') as process:
         assert process.stdin is not None and process.stdout is not None
         control = process.stdout.readline().rstrip()
-        with Qmp(control) as qmp:
+        with Qmp.connect(control) as qmp:
             process.stdin.write("\n")
             process.stdin.flush()
             qmp.wait_event("SHUTDOWN")
@@ -145,12 +146,11 @@ def test_the_machine_ends_with_the_command(place: Path) -> None:
 def test_the_command_outlives_its_machine(place: Path) -> None:
     """One that quits has been told to; one that is killed makes a success a failure."""
     quits = """
-import os, socket
-with socket.socket(socket.AF_UNIX) as qmp:
-    qmp.connect(os.environ["FAULTLINE_CONTROL"])
-    qmp.sendall(b'{"execute": "qmp_capabilities"}{"execute": "quit"}')
-    while qmp.recv(4096):
-        pass
+import contextlib, os
+from faultline import Machine, MachineEnded
+with Machine.connect(os.environ["FAULTLINE_CONTROL"]) as m, contextlib.suppress(MachineEnded):
+    m.quit()
+    m.wait_event("RESUME")
 """
     (place.parent / "quits.py").write_text(quits)
     command = f"{sys.executable} quits.py; echo after"
@@ -222,11 +222,11 @@ def test_a_machine_whose_serve_is_killed(place: Path) -> None:
     with running(place, "--run", "echo $$ $FAULTLINE_CONTROL; read -r _") as process:
         assert process.stdout is not None
         pid, control = process.stdout.readline().split()
-        with Qmp(control) as qmp:
+        with Qmp.connect(control) as qmp:
             process.kill()
             qmp.wait_event("SHUTDOWN")
-            with pytest.raises(EOFError):
-                qmp.receive()
+            with pytest.raises(MachineEnded):
+                qmp.next_event()
         os.kill(int(pid), signal.SIGKILL)
 
 

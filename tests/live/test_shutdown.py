@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -17,6 +16,7 @@ from pathlib import Path
 import nbd
 import pytest
 
+from faultline import FaultlineError
 from live import Flight, Live, Qmp, freeze, make_image
 
 MIB = 1 << 20
@@ -189,9 +189,10 @@ def test_with_requests_at_a_server_that_hangs(
             flight.write(guest, n * BLOCK, b"x" * BLOCK)
         while guest.aio_get_direction() & nbd.AIO_DIRECTION_WRITE:
             guest.aio_notify_write()
-        qmp.send(b'{"execute":"stop"}')
-        qmp.wait_event("STOP")
-        ends(live, how)
+        with live.wire() as other:
+            other.command("stop")
+            qmp.wait_event("STOP")
+            ends(live, how)
 
 
 def test_while_opening_a_server_that_does_not_answer(
@@ -201,11 +202,9 @@ def test_while_opening_a_server_that_does_not_answer(
     with start(tmp_path) as live, contextlib.ExitStack() as stack:
         freeze(frozen)
         for n in range(6):
-            client = stack.enter_context(live.qmp())
+            client = stack.enter_context(live.wire())
             server = {"type": "unix", "path": str(tmp_path / "far.sock")}
-            arguments = {"driver": "nbd", "node-name": f"n{n}", "server": server}
-            command = {"execute": "blockdev-add", "arguments": arguments}
-            client.send(json.dumps(command).encode())
+            client.command("blockdev-add", driver="nbd", node_name=f"n{n}", server=server)
         with live.qmp() as qmp, live.guest() as guest:
             assert qmp("query-status")["running"]
             assert guest.pread(BLOCK, 0) == b"\1" * BLOCK
@@ -219,10 +218,10 @@ def test_during_block_resize_and_stop(tmp_path: Path) -> None:
         flight = Flight()
         flight.write(guest, 0, b"x" * BLOCK)
         flight.arrived(qmp)
-        with live.qmp() as one, live.qmp() as two:
-            two.send(b'{"execute":"block_resize","arguments":{"device":"vda","size":512}}')
-            one.send(b'{"execute":"stop"}')
-            two.wait_event("STOP")
+        with live.wire() as one, live.wire() as two:
+            two.command("block_resize", device="vda", size=512)
+            one.command("stop")
+            qmp.wait_event("STOP")
             ends(live)
 
 
@@ -240,8 +239,8 @@ def test_signal_upon_signal(tmp_path: Path) -> None:
 
 
 def test_signal_behind_quit(tmp_path: Path) -> None:
-    with start(tmp_path) as live, live.qmp() as qmp:
-        qmp.send(b'{"execute":"quit"}')
+    with start(tmp_path) as live, live.qmp() as qmp, live.wire() as other:
+        other.command("quit")
         qmp.wait_event("SHUTDOWN")
         ends(live)
 
@@ -251,7 +250,7 @@ def test_signal_with_clients_coming_and_going(tmp_path: Path) -> None:
 
     def visit(live: Live) -> None:
         while not over.is_set():
-            with contextlib.suppress(nbd.Error, OSError, EOFError):
+            with contextlib.suppress(nbd.Error, FaultlineError):
                 with live.guest() as guest:
                     guest.pread(BLOCK, 0)
                 with live.qmp() as qmp:
@@ -302,14 +301,12 @@ def test_with_jobs(how: int, tmp_path: Path) -> None:
             lambda: {job["status"] for job in qmp("query-jobs")}
             == {"running", "paused", "concluded"}
         )
-        qmp.events.clear()
+        qmp.take_events()
         ends(live, how)
-        with contextlib.suppress(EOFError):
-            while True:
-                qmp.events.append(qmp.receive())
-        names = [event["event"] for event in qmp.events]
+        events = list(qmp.until_the_end())
+        names = [event.name for event in events]
         assert names[0] == "SHUTDOWN" and names.count("BLOCK_JOB_CANCELLED") == 2
-        ended = [e["data"]["id"] for e in qmp.events if e.get("data", {}).get("status") == "null"]
+        ended = [event["id"] for event in events if event.get("status") == "null"]
         assert sorted(ended) == ["a", "b", "c"]
 
 

@@ -97,7 +97,7 @@ def test_it_serves_what_the_line_says(place: Path) -> None:
         guest.connect_uri(ready["drives"]["vda"])
         assert guest.pread(512, 0) == bytes([7]) * 512
         guest.shutdown()
-        with Qmp(ready["control"]) as qmp:
+        with Qmp.connect(ready["control"]) as qmp:
             assert qmp("query-name") == {"name": "late"}
             qmp("blockdev-add", driver="file", node_name="n", filename="d.img", read_only=True)
         assert Path(ready["control"]).is_relative_to(place)
@@ -110,7 +110,7 @@ def test_without_a_drive_there_is_one(place: Path) -> None:
         guest.connect_uri(ready["drives"]["vda"])
         assert guest.get_size() == 1 << 30
         guest.shutdown()
-        with Qmp(ready["control"]) as qmp:
+        with Qmp.connect(ready["control"]) as qmp:
             (drive,) = qmp("query-block")
             assert "io-status" in drive
             assert Path(drive["inserted"]["file"]).is_relative_to(place)
@@ -121,14 +121,14 @@ def test_sockets_that_options_name(place: Path) -> None:
     with serving(place, "--nbd", "n", "--control", "q", keys=[NULL]) as ready:
         assert ready["control"] == str(there / "q")
         assert ready["drives"] == {"d": f"nbd+unix:///d?socket={there / 'n'}"}
-        Qmp(ready["control"]).__exit__()
+        Qmp.connect(ready["control"]).close()
     assert sorted(left(there)) == ["private"]
 
 
 def test_a_control_socket_that_the_line_names(place: Path) -> None:
     with serving(place, keys=[NULL, "control=q"], directory=str(place.parent)) as ready:
         assert ready["control"] == str(place.parent / "q")
-        Qmp(ready["control"]).__exit__()
+        Qmp.connect(ready["control"]).close()
     assert left(place.parent) == ["private"]
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import nbd
 import pytest
 
+from faultline import CommandError
 from live import TIMEOUT_S, Live, Qmp, make_image
 from load import Writer
 
@@ -54,7 +55,7 @@ def test_fifty_times_full_extended_and_resumed(tmp_path: Path, short: str) -> No
         writer = Writer(live, pieces(size))
         writer.start()
         for cycle in range(CYCLES):
-            assert qmp.wait_event("BLOCK_IO_ERROR")["data"]["nospace"]
+            assert qmp.wait_event("BLOCK_IO_ERROR")["nospace"]
             qmp.wait_event("STOP")
             (volume,) = qmp("x-query-volumes")
             assert volume["physical-size"] == (cycle + 1) * MIB
@@ -84,7 +85,7 @@ def test_the_machine_is_its_own_storage_manager(tmp_path: Path) -> None:
         )
         writer = Writer(live, pieces(size))
         writer.start()
-        while qmp.wait_event("X_VOLUME_EXTENDED")["data"]["new-size"] < size:
+        while qmp.wait_event("X_VOLUME_EXTENDED")["new-size"] < size:
             assert not writer.failed
         writer.join(TIMEOUT_S)
         assert not writer.is_alive() and not writer.failed
@@ -101,41 +102,28 @@ class StorageDaemon:
         make_image(directory / "q.img", size)
         control, nbd_socket = directory / "q.qmp", directory / "q.nbd"
         self.uri = f"nbd+unix:///d0?socket={nbd_socket}"
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.settimeout(TIMEOUT_S)
-        self.listener.bind(str(control))
-        self.listener.listen(1)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(control))
+        listener.listen(1)
+        monitor = f"socket,id=c,fd={listener.fileno()},server=on,wait=off"
         self.process = subprocess.Popen(
             [
-                *("qemu-storage-daemon", "--chardev", f"socket,id=c,path={control},server=off"),
-                *("--monitor", "chardev=c", "--blockdev"),
+                *("qemu-storage-daemon", "--chardev", monitor, "--monitor", "chardev=c"),
+                "--blockdev",
                 "driver=raw,node-name=d0,discard=unmap,file.driver=file,"
                 f"file.filename={directory / 'q.img'},file.discard=unmap",
                 *("--nbd-server", f"addr.type=unix,addr.path={nbd_socket}"),
                 *("--export", "nbd,id=e,node-name=d0,writable=on"),
-            ]
+            ],
+            pass_fds=[listener.fileno()],
         )
-        self.connection, _ = self.listener.accept()
-        self.connection.settimeout(TIMEOUT_S)
-        self._lines = self.connection.makefile("r")
-        self._lines.readline()
-        self.execute("qmp_capabilities", {})
-
-    def execute(self, command: str, arguments: dict[str, Any]) -> Any:
-        """What comes back, or the text of the error."""
-        message = {"execute": command, "arguments": arguments}
-        self.connection.sendall(json.dumps(message).encode())
-        while True:
-            answer = json.loads(self._lines.readline())
-            if "event" not in answer:
-                return answer["return"] if "return" in answer else answer["error"]["desc"]
+        listener.close()
+        self.qmp = Qmp.connect(control)
 
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        self._lines.close()
-        self.connection.close()
-        self.listener.close()
+        self.qmp.close()
 
 
 @pytest.fixture
@@ -212,19 +200,18 @@ def test_bitmaps_are_those_of_qemu(tmp_path: Path, daemon: StorageDaemon) -> Non
         theirs.connect_uri(daemon.uri)
         for step in range(400):
             command, arguments = random_command(rng)
-            expected = daemon.execute(command, arguments)
+            expected = answer(daemon.qmp, command, arguments)
             assert answer(qmp, command, arguments) == expected, (step, command, arguments)
             random_request(rng, [ours, theirs])
-            assert state(qmp.execute) == state(daemon.execute), (step, command, arguments)
+            assert state(qmp.execute) == state(daemon.qmp.execute), (step, command, arguments)
         theirs.shutdown()
 
 
 def answer(qmp: Qmp, command: str, arguments: dict[str, Any]) -> Any:
-    message = {"execute": command, "arguments": arguments}
-    qmp.send(json.dumps(message).encode())
-    while "event" in (received := qmp.receive()):
-        pass
-    return received["return"] if "return" in received else received["error"]["desc"]
+    try:
+        return qmp.execute(command, arguments)
+    except CommandError as error:
+        return error.text
 
 
 def test_no_write_escapes_a_bitmap_that_is_added_under_load(tmp_path: Path) -> None:

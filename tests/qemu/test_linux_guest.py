@@ -48,7 +48,7 @@ def test_held_write_completes_after_cont(tmp_path: Path, disk: Path) -> None:
         assert guest.run("mount -t ext4 /dev/vda /mnt") == "0"
         fault = qmp("x-fault-add", node_name="vda", iotype="write", errno="ENOSPC")
         guest.send(f"{{ {WRITE}; echo written $?; }} &")
-        error = qmp.wait_event("BLOCK_IO_ERROR")["data"]
+        error = qmp.wait_event("BLOCK_IO_ERROR").data
         assert (error["device"], error["action"], error["nospace"]) == ("vda", "stop", True)
         qmp.wait_event("STOP")
         assert qmp("query-status")["status"] == "io-error"
@@ -82,7 +82,7 @@ def test_reported_write_is_an_error_in_the_guest(tmp_path: Path, disk: Path) -> 
         output = guest.run(f"{{ {WRITE}; }} 2>&1")
         assert output.startswith("1 ")
         assert "Input/output error" in output
-        error = qmp.wait_event("BLOCK_IO_ERROR")["data"]
+        error = qmp.wait_event("BLOCK_IO_ERROR").data
         assert (error["device"], error["action"]) == ("vda", "report")
         assert "nospace" not in error
         assert qmp("query-status")["running"]
@@ -101,12 +101,13 @@ def test_a_thin_volume_runs_full_again_and_again(tmp_path: Path, disk: Path) -> 
         LinuxGuest(tmp_path, machine.nbd_socket, "vda") as guest,
     ):
         # As many extensions as CONTENT alone needs; mounting may already take one.
-        cycles = len(CONTENT) // chunk
+        cycles, mark = len(CONTENT) // chunk, 0
         guest.send(f"mount -t ext4 /dev/vda /mnt; {{ {WRITE}; echo written $?; }} &")
         for _ in range(cycles):
-            error = qmp.wait_event("BLOCK_IO_ERROR")["data"]
+            error = qmp.wait_event("BLOCK_IO_ERROR", since=mark)
             assert (error["device"], error["action"], error["nospace"]) == ("vda", "stop", True)
             qmp.wait_event("STOP")
+            mark = qmp.mark()
             assert qmp("query-block")[0]["io-status"] == "nospace"
             qmp("x-volume-extend", node_name="vda", add=chunk)
             qmp("cont")

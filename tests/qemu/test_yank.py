@@ -13,9 +13,11 @@ import pytest
 
 from beside_qemu import Shared, Side
 from blockcore.qapi.qemu import RELEASES
+from faultline import CommandError
 from hung_place import BLOCK, FAR, SIZE, Place, wait_null
-from live import Flight, Live, Qmp, QmpFailed, freeze
+from live import Flight, Live, Qmp, freeze
 from nbd_servers import killed, nbdkit, silent
+from wire import Wire
 
 FAR_NODE = "driver=nbd,{prefix}node-name=far,{prefix}server.type=unix,{prefix}server.path=kit.sock"
 ON_FAR = f"drive=id=a,{FAR_NODE.format(prefix='')},rerror=report,werror=report"
@@ -35,17 +37,10 @@ def yank(qmp: Qmp, *names: str) -> None:
     qmp("yank", instances=[instance(name) for name in names])
 
 
-def send(qmp: Qmp, command: str, *, how: str = "execute", **arguments: Any) -> None:
+def send(wire: Wire, command: str, *, how: str = "execute", **arguments: Any) -> None:
     """Send a command, with itself for an id, and do not wait for its answer."""
     named = {name.replace("_", "-"): value for name, value in arguments.items()}
-    qmp.send(json.dumps({how: command, "arguments": named, "id": command}).encode())
-
-
-def answer(qmp: Qmp) -> dict[str, Any]:
-    """The next message that is no event."""
-    while "event" in (message := qmp.receive()):
-        qmp.events.append(message)
-    return message
+    wire.send(json.dumps({how: command, "arguments": named, "id": command}).encode())
 
 
 @pytest.fixture(name="chain")
@@ -92,7 +87,7 @@ def test_a_job_that_hangs_on_its_own_chain(
     if cancelled:
         qmp.wait_event("BLOCK_JOB_CANCELLED")
     else:
-        ended = qmp.wait_event("BLOCK_JOB_COMPLETED")["data"]
+        ended = qmp.wait_event("BLOCK_JOB_COMPLETED").data
         assert ended["error"] == "Input/output error"
     wait_null(qmp, "ja")
     with live.guest("a") as guest:
@@ -110,9 +105,10 @@ def test_a_guest(tmp_path: Path) -> None:
         requests = [flight.read(guest, n * BLOCK, BLOCK) for n in range(6)]
         requests += [flight.write(guest, 6 * BLOCK, b"x" * BLOCK), flight.send(guest, "flush")]
         flight.arrived(qmp)
-        with pytest.raises(QmpFailed) as failed:
+        with pytest.raises(CommandError) as failed:
             yank(qmp, "far", "nobody")
-        assert failed.value.error == {"class": "DeviceNotFound", "desc": "Instance not found"}
+        assert failed.value.error_class == "DeviceNotFound"
+        assert failed.value.text == "Instance not found"
         place.use_the_other(live, qmp)
         flight.poll(0)
         assert all(request.outcome is None for request in requests), "one of two is not cut off"
@@ -128,7 +124,7 @@ def test_a_guest(tmp_path: Path) -> None:
 
 def test_in_a_drained_section(tmp_path: Path) -> None:
     place = Place(tmp_path, ON_FAR)
-    with place.machine() as (live, qmp), live.guest("a") as guest, live.qmp() as stuck:
+    with place.machine() as (live, qmp), live.guest("a") as guest, live.wire() as stuck:
         guest.pread(BLOCK, 0)
         place.hang()
         flight = Flight()
@@ -138,13 +134,13 @@ def test_in_a_drained_section(tmp_path: Path) -> None:
         place.use_the_other(live, qmp)
         yank(qmp, "far")
         assert flight.land(read) == ["EIO"]
-        assert "id" in answer(stuck)
+        assert "id" in stuck.reply()
 
 
 def test_a_node_whose_last_flush_hangs(tmp_path: Path) -> None:
     """It is not to be found any more, but for this."""
     place = Place(tmp_path)
-    with place.machine() as (live, qmp), live.qmp() as stuck:
+    with place.machine() as (live, qmp), live.wire() as stuck:
         qmp.execute("blockdev-add", FAR)
         qmp("blockdev-backup", job_id="ja", device="a", target="far", sync="full")
         wait_null(qmp, "ja")
@@ -154,7 +150,7 @@ def test_a_node_whose_last_flush_hangs(tmp_path: Path) -> None:
         place.use_the_other(live, qmp)
         assert qmp("query-yank") == [instance("far")]
         yank(qmp, "far")
-        assert answer(stuck)["return"] == {}
+        assert stuck.reply()["return"] == {}
         assert qmp("query-yank") == []
 
 
@@ -162,9 +158,10 @@ def test_a_server_that_does_not_greet(tmp_path: Path) -> None:
     """Who has asked to open the node can give it up himself, out of band."""
     place = Place(tmp_path)
     with silent(tmp_path / "mute.sock"), place.machine() as (live, qmp):
-        with Qmp(live.control, negotiate=False) as stuck:
+        with Wire.connect(live.control) as stuck:
+            assert stuck.receive()["QMP"]["capabilities"] == ["oob"]
             send(stuck, "qmp_capabilities", enable=["oob"])
-            assert answer(stuck)["return"] == {}
+            assert stuck.reply()["return"] == {}
             mute: dict[str, Any] = {**FAR, "node-name": "mute", "open-timeout": 4000}
             mute["server"] = {"type": "unix", "path": "mute.sock"}
             send(stuck, "blockdev-add", **mute)
@@ -172,17 +169,17 @@ def test_a_server_that_does_not_greet(tmp_path: Path) -> None:
             qmp.wait_for(lambda: qmp("query-yank") == [instance("mute")])
             place.use_the_other(live, qmp)
             send(stuck, "query-yank", how="exec-oob")
-            assert answer(stuck) == {"return": [instance("mute")], "id": "query-yank"}
+            assert stuck.reply() == {"return": [instance("mute")], "id": "query-yank"}
             send(stuck, "query-status", how="exec-oob")
             refused = "The command query-status does not support OOB"
-            assert answer(stuck)["error"]["desc"] == refused
+            assert stuck.reply()["error"]["desc"] == refused
             send(stuck, "yank", how="exec-oob", instances=[instance("mute")])
-            assert answer(stuck) == {"return": {}, "id": "yank"}
-            failed = answer(stuck)
+            assert stuck.reply() == {"return": {}, "id": "yank"}
+            failed = stuck.reply()
             assert failed["id"] == "blockdev-add"
             reason = "Failed to connect to 'mute.sock': Operation canceled"
             assert failed["error"]["desc"] == reason
-            assert answer(stuck)["id"] == "query-version"
+            assert stuck.reply()["id"] == "query-version"
             assert qmp("query-yank") == []
 
 

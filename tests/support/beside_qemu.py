@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from live import Live, Qmp, QmpFailed
+from faultline import CommandError, Event, TimedOut
+from live import Live, Qmp
 from recorder import HALT, MACHINE, QEMU, installed_release
 from replay import Comparison, without_rests
 
@@ -96,8 +97,8 @@ class Side(Images):
         """The same with the arguments as they go on the wire."""
         try:
             answer = self._qmp.execute(command, arguments)
-        except QmpFailed as exc:
-            self._reply(command, exc.error)
+        except CommandError as exc:
+            self._reply(command, {"class": exc.error_class, "desc": exc.text})
             return None
         finally:
             self._take_events()
@@ -119,11 +120,9 @@ class Side(Images):
                 if event["event"] == name and data.items() <= event["data"].items():
                     return event
             try:
-                message = self._qmp.receive()
-            except TimeoutError:
+                self._write_down(self._qmp.next_event())
+            except TimedOut:
                 raise AssertionError(f"no {name} {data}: {self.replies} {self.events}") from None
-            assert "event" in message, message
-            self._write_down(message)
 
     def status(self, job: str, status: str) -> None:
         """Wait until a job comes to a status; `null` is its end."""
@@ -152,14 +151,9 @@ class Side(Images):
     def quit(self) -> None:
         """Let the machine end, and write down what it says until it is gone."""
         self.ended = True
-        self._qmp.send(b'{"execute":"quit"}')
-        with contextlib.suppress(EOFError, ConnectionError):
-            while True:
-                message = self._qmp.receive()
-                if "event" in message:
-                    self._write_down(message)
-                else:
-                    self._reply("quit", message)
+        self._reply("quit", self._qmp("quit"))
+        for event in self._qmp.until_the_end():
+            self._write_down(event)
 
     def look(self) -> list[dict[str, Any]]:
         """Write down what nodes there are, and how they are on each other; the jobs as well."""
@@ -195,7 +189,7 @@ class Side(Images):
         while names := [name for name in self._names() if name not in kept]:
             gone = False
             for name in names:
-                with contextlib.suppress(QmpFailed):
+                with contextlib.suppress(CommandError):
                     self.ask("blockdev-del", node_name=name)
                     gone = True
             if not gone:
@@ -219,15 +213,14 @@ class Side(Images):
         self.replies.append([command, self._anywhere(answer)])
 
     def _take_events(self) -> None:
-        for event in self._qmp.events:
+        for event in self._qmp.take_events():
             self._write_down(event)
-        self._qmp.events.clear()
 
-    def _write_down(self, event: dict[str, Any]) -> None:
-        data = event.get("data", {})
-        if event["event"] == "BLOCK_JOB_CANCELLED":
+    def _write_down(self, event: Event) -> None:
+        data = dict(event.data)
+        if event.name == "BLOCK_JOB_CANCELLED":
             data = without_the_moment(data)
-        self.events.append(self._anywhere({"event": event["event"], "data": data}))
+        self.events.append(self._anywhere({"event": event.name, "data": data}))
 
     def _anywhere(self, value: Any) -> Any:
         """Without what is so only here: the machine's directory, the numbers of automatic names."""
@@ -374,7 +367,7 @@ def qemu(home: Path, options: tuple[str, ...]) -> Iterator[Qmp]:
             argv, cwd=home, pass_fds=[listener.fileno()], stdout=subprocess.DEVNULL
         )
         try:
-            with Qmp(control) as qmp:
+            with Qmp.connect(control) as qmp:
                 yield qmp
         finally:
             process.kill()

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,7 +68,7 @@ class Place:
                 if command == "drive-mirror":
                     qmp.wait_event("BLOCK_JOB_READY")
                     qmp("job-complete", id="jb")
-                assert "error" not in qmp.wait_event("BLOCK_JOB_COMPLETED")["data"]
+                assert "error" not in qmp.wait_event("BLOCK_JOB_COMPLETED").data
                 wait_null(qmp, "jb")
                 guest.pwrite(b"n" * BLOCK, BLOCK)
             qmp("query-jobs")
@@ -82,20 +81,18 @@ class Place:
 
         Nor does a reset keep them.
         """
-        with live.guest("b") as guest, live.qmp() as other, live.qmp() as third:
-            third.send(json.dumps({"execute": "system_reset"}).encode())
+        with live.guest("b") as guest, live.wire() as other, live.wire() as third:
+            third.command("system_reset")
             qmp.wait_event("RESET")
             guest.pwrite(b"r" * BLOCK, 0)
             for _ in range(3):
-                other.send(json.dumps({"execute": "stop"}).encode())
+                other.command("stop")
                 qmp.wait_event("STOP")
                 assert not qmp("query-status")["running"]
                 qmp("cont")
                 guest.pwrite(b"c" * BLOCK, 0)
-                while "return" not in other.receive():
-                    pass
+                assert "return" in other.reply()
 
 
 def wait_null(qmp: Qmp, job: str) -> None:
-    while qmp.wait_event("JOB_STATUS_CHANGE")["data"] != {"id": job, "status": "null"}:
-        pass
+    qmp.wait_event("JOB_STATUS_CHANGE", id=job, status="null")

@@ -9,7 +9,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,88 +24,49 @@ from blockcore.cli.embedding import Nbdkit, find_nbdkit
 from blockcore.cli.listen import UnixSocket
 from blockcore.cli.nbdkit_command import find_plugin, serve_command
 from blockcore.cli.plugin_packages import plugin_packages
+from faultline import Event, Machine, MachineEnded
 from tree import TREE
+from wire import TIMEOUT_S as TIMEOUT_S
+from wire import Wire
 
 FAULTLINE = [sys.executable, "-c", "from blockcore.cli import main; raise SystemExit(main())"]
 
-TIMEOUT_S = 60.0
-"""No wait of a test lasts longer; none of them is expected to come near it."""
 
+class Qmp(Machine):
+    """A control client, with what only these tests need; made by `connect`."""
 
-class QmpFailed(Exception):
-    """An error reply; `error` is its object."""
-
-    def __init__(self, error: dict[str, Any]) -> None:
-        super().__init__(f"{error['class']}: {error['desc']}")
-        self.error = error
-
-
-class Qmp:
-    """A control client that knows what a test wants: replies in order, events in order."""
-
-    def __init__(self, path: str, negotiate: bool = True) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(TIMEOUT_S)
-        try:
-            self.socket.connect(path)
-        except OSError:
-            self.socket.close()
-            raise
-        self._lines = self.socket.makefile("rb")
-        self.events: list[dict[str, Any]] = []
-        try:
-            self.greeting = self.receive()
-            if negotiate:
-                self("qmp_capabilities")
-        except BaseException:
-            self.__exit__()
-            raise
-
-    def __enter__(self) -> Qmp:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lines.close()
-        self.socket.close()
-
-    def send(self, data: bytes) -> None:
-        self.socket.sendall(data)
-
-    def receive(self) -> dict[str, Any]:
-        """The next message, whatever it is; EOFError when the server has hung up."""
-        line = self._lines.readline()
-        if not line:
-            raise EOFError
-        message: dict[str, Any] = json.loads(line)
-        return message
+    _told = 0
+    """The number of events when `take_events` was called last."""
 
     def __call__(self, command: str, **arguments: Any) -> Any:
-        """Run a command (`_` in argument names stands for `-`); events go to `events`."""
+        """Run a command (`_` in argument names stands for `-`)."""
         named = {name.replace("_", "-"): value for name, value in arguments.items()}
         return self.execute(command, named)
 
-    def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
-        """The same with the arguments as they go on the wire."""
-        self.send(json.dumps({"execute": command, "arguments": arguments or {}}).encode())
-        while True:
-            message = self.receive()
-            if "event" in message:
-                self.events.append(message)
-            elif "error" in message:
-                raise QmpFailed(message["error"])
-            else:
-                return message["return"]
+    def take_events(self) -> list[Event]:
+        """Return the events that no wait has taken, and take them."""
+        journal = self.journal
+        untaken = journal.untaken(self._told)
+        self._told = journal.count
+        journal.take([number for number, _ in untaken])
+        return [event for _, event in untaken]
 
-    def wait_event(self, name: str) -> dict[str, Any]:
-        """The next event of that name, taking it and those before it from `events`."""
-        while True:
-            while self.events:
-                event = self.events.pop(0)
-                if event["event"] == name:
-                    return event
-            message = self.receive()
-            assert "event" in message, message
-            self.events.append(message)
+    def next_event(self) -> Event:
+        """Return the first event that has not been taken, of whatever kind, and take it."""
+
+        def look() -> Event | None:
+            for number, event in self.journal.untaken(self._told):
+                self.journal.take([number])
+                return event
+            return None
+
+        return self.wait_until(look, None, lambda _: "no event", lambda: "an event")
+
+    def until_the_end(self) -> Iterator[Event]:
+        """Yield the events that have not been taken until the machine hangs up."""
+        with contextlib.suppress(MachineEnded):
+            while True:
+                yield self.next_event()
 
     def wait_for(self, condition: Callable[[], Any], query: str = "query-status") -> Any:
         """Ask `condition` again and again, with a round trip between, until it says yes."""
@@ -216,7 +176,10 @@ class Live:
         return f"nbd+unix:///{export}?socket={self.nbd_socket}"
 
     def qmp(self) -> Qmp:
-        return Qmp(self.control)
+        return Qmp.connect(self.control, timeout=TIMEOUT_S)
+
+    def wire(self) -> Wire:
+        return Wire.negotiated(self.control)
 
     @contextlib.contextmanager
     def guest(self, export: str = "") -> Iterator[nbd.NBD]:

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 
 import nbd
 
-from live import Flight, Live, Qmp, QmpFailed, Request
+from faultline import FaultlineError
+from live import Flight, Live, Qmp, Request
 
 BLOCK = 4096
 
@@ -170,7 +171,7 @@ class Trouble:
         with self.machine.qmp() as qmp:
             while time.monotonic() < until:
                 self._step(qmp)
-                qmp.events.clear()
+                qmp.take_events()
             qmp("x-fault-clear")
             qmp("cont")
 
@@ -233,7 +234,7 @@ class Load:
         def guarded(work: LoadGuest | Trouble) -> None:
             try:
                 work.run(until)
-            except (AssertionError, OSError, EOFError, nbd.Error, QmpFailed) as exc:
+            except (AssertionError, OSError, nbd.Error, FaultlineError) as exc:
                 failures.append(exc)
 
         workers = [threading.Thread(target=guarded, args=(work,)) for work in (*loads, trouble)]

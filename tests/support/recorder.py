@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import json
-import select
 import shlex
 import socket
 import struct
@@ -24,6 +23,7 @@ from typing import Any
 
 from blockcore.qapi.qemu import RELEASES
 from replay import STALE, WRITTEN
+from wire import Wire
 
 QEMU = "/usr/bin/qemu-system-x86_64"
 MACHINE = "-nodefaults -display none -no-user-config -m 16 -machine pc,accel=tcg -bios halt.bin"
@@ -165,11 +165,10 @@ class VirtioBlk:
 class Recorder:
     """A running QEMU, and what scenarios do to it: everything is written down."""
 
-    def __init__(self, qmp: socket.socket, qtest: Qtest) -> None:
+    def __init__(self, wire: Wire, qtest: Qtest) -> None:
         self.entries: list[dict[str, Any]] = []
         self._start = time.monotonic()
-        self._qmp = qmp
-        self._rest = b""
+        self._wire = wire
         self._commands = self._tags = 0
         self._pending: dict[int, dict[str, Any]] = {}
         self._receive()
@@ -183,7 +182,7 @@ class Recorder:
         if arguments:
             message["arguments"] = arguments
         self._note("C>S", "command", msg=message)
-        self._qmp.sendall(json.dumps(message).encode())
+        self._wire.send(json.dumps(message).encode())
         while "event" in (reply := self._receive()):
             pass
         return reply
@@ -226,7 +225,7 @@ class Recorder:
     def _follow(self, quiet_s: float) -> None:
         last = time.monotonic()
         while time.monotonic() - last < quiet_s:
-            moved = b"\n" in self._rest or bool(select.select([self._qmp], [], [], 0.02)[0])
+            moved = self._wire.has_message or self._wire.arrives(0.02)
             if moved:
                 self._receive()
             for tag in self.guest.completed():
@@ -239,10 +238,7 @@ class Recorder:
             last = time.monotonic() if moved else last
 
     def _receive(self) -> dict[str, Any]:
-        while b"\n" not in self._rest:
-            self._rest += self._qmp.recv(1 << 16)
-        line, _, self._rest = self._rest.partition(b"\n")
-        message: dict[str, Any] = json.loads(line)
+        message = self._wire.receive()
         kind = "greeting" if "QMP" in message else "event" if "event" in message else "response"
         self._note("S>C", kind, msg=message)
         return message
@@ -271,7 +267,7 @@ def record(name: str, scenario: Scenario) -> list[dict[str, Any]]:
             listener.settimeout(10)
         with subprocess.Popen(argv, cwd=directory) as process:
             qtest, qmp = (listener.accept()[0] for listener in listeners)
-            recorder = Recorder(qmp, wrapped := Qtest(qtest))
+            recorder = Recorder(Wire(qmp), wrapped := Qtest(qtest))
             scenario.run(recorder)
             recorder.quit()
             wrapped.close()

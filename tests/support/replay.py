@@ -14,7 +14,6 @@ import json
 import re
 import select
 import shlex
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +26,7 @@ import nbd
 
 from live import TIMEOUT_S, Live, Looks, Qmp, has_all
 from tree import RECORDINGS
+from wire import Wire
 
 SECTOR = 512
 
@@ -178,25 +178,24 @@ class OtherOrder(AssertionError):
 
 
 class Monitor:
-    """The QMP client: replies and events apart, each in the order in which they came."""
+    """What is said to the client: replies and events apart, each as it came and in its order.
+
+    Ids, timestamps, the greeting, and whether an event has data at all are compared as well.
+    """
 
     def __init__(self, path: str) -> None:
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(path)
+        self.wire = Wire.connect(path)
         self.greeting: Any = None
         self.replies: list[Any] = []
         self.events: list[Any] = []
         self.ended = False
-        self._rest = b""
 
     def receive(self) -> None:
         """Take what has arrived; the socket is readable."""
         with contextlib.suppress(ConnectionResetError):
-            data = self.socket.recv(1 << 20)
-            self.ended = not data
-            *lines, self._rest = (self._rest + data).split(b"\n")
-            for line in lines:
-                self._sort(json.loads(line))
+            self.ended = not self.wire.arrive()
+            while self.wire.has_message:
+                self._sort(self.wire.receive())
 
     def _sort(self, message: Any) -> None:
         if "QMP" in message:
@@ -284,7 +283,7 @@ class Player:
         # Whether a request is too small for the device is for the device to say.
         guest.set_strict_mode(guest.get_strict_mode() & ~nbd.STRICT_ALIGN)
         self._monitor = Monitor(control)
-        self._observer = Qmp(control)
+        self._observer = Qmp.connect(control)
         self._requests: dict[int, Request] = {}
         self._queued: list[Request] = []
         self._recorded_events: list[Any] = []
@@ -308,8 +307,8 @@ class Player:
         return self._comparison.found
 
     def close(self) -> None:
-        self._monitor.socket.close()
-        self._observer.__exit__()
+        self._monitor.wire.close()
+        self._observer.close()
 
     def _quits(self) -> bool:
         commands = [entry for entry in self._recording.entries if entry["kind"] == "command"]
@@ -320,7 +319,7 @@ class Player:
         self._comparison.compare("greeting", entry["msg"], self._monitor.greeting)
 
     def _command(self, entry: Mapping[str, Any]) -> None:
-        self._monitor.socket.sendall(json.dumps(entry["msg"]).encode())
+        self._monitor.wire.send(json.dumps(entry["msg"]).encode())
 
     def _event(self, entry: Mapping[str, Any]) -> None:
         self._recorded_events.append(entry["msg"])
@@ -445,14 +444,14 @@ class Player:
     def _move(self, timeout_s: float) -> None:
         poll = select.poll()
         if not self._monitor.ended:
-            poll.register(self._monitor.socket, select.POLLIN)
+            poll.register(self._monitor.wire.socket, select.POLLIN)
         guest, direction = self._guest, self._guest.aio_get_direction()
         if direction:
             reading = direction & nbd.AIO_DIRECTION_READ and select.POLLIN
             writing = direction & nbd.AIO_DIRECTION_WRITE and select.POLLOUT
             poll.register(guest.aio_get_fd(), reading | writing)
         for fd, happened in poll.poll(timeout_s * 1000):
-            if fd == self._monitor.socket.fileno():
+            if fd == self._monitor.wire.socket.fileno():
                 self._monitor.receive()
                 self._check_order()
             elif happened & select.POLLOUT:
