@@ -10,7 +10,7 @@ WORD = "qmp_capabilities"
 
 SPEAKS = {
     **dict.fromkeys(("client/faultline/aio/channel.py", "client/faultline/sync/channel.py"), "it"),
-    "blockcore/qmp/session.py": "the server",
+    **dict.fromkeys(("blockcore/qmp/session.py", "blockcore/commands/by_name.py"), "the server"),
     "scripts/generate_client.py": "leaves it out",
     "tests/project/test_one_client.py": "looks for it",
     "tests/qemu/test_introspect.py": "compares its arguments",
@@ -21,7 +21,7 @@ SPEAKS = {
     "tests/qemu/test_yank.py": "out of band",
     "tests/support/recorder.py": "writes down what is on the wire",
     **dict.fromkeys(
-        (f"tests/unit/test_{name}.py" for name in ("control_client", "loop", "session")),
+        (f"tests/unit/test_{name}.py" for name in ("control_client", "later", "loop", "session")),
         "the server's half",
     ),
 }
