@@ -82,7 +82,7 @@ def test_both_sockets(mode: list[str], tmp_path: Path) -> None:
         guest.connect_uri(uri)
         assert guest.get_size() == 1 << 20
         guest.shutdown()
-        with Qmp(control) as qmp:
+        with Qmp.connect(control) as qmp:
             assert qmp("query-status")["running"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["n", "q"]
 
@@ -99,7 +99,7 @@ def test_two_for_nbd(tmp_path: Path) -> None:
                 guest = nbd.NBD()
                 guest.connect_uri(uri)
                 guest.shutdown()
-            with Qmp(ready["control"]) as qmp:
+            with Qmp.connect(ready["control"]) as qmp:
                 qmp("quit")
             assert process.wait(TIMEOUT_S) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["n"]

@@ -38,6 +38,9 @@ class Qmp(Machine):
     _told = 0
     """The number of events when `take_events` was called last."""
 
+    def __init__(self, *, timeout: float = TIMEOUT_S) -> None:
+        super().__init__(timeout=timeout)
+
     def __call__(self, command: str, **arguments: Any) -> Any:
         """Run a command (`_` in argument names stands for `-`)."""
         named = {name.replace("_", "-"): value for name, value in arguments.items()}
@@ -176,7 +179,7 @@ class Live:
         return f"nbd+unix:///{export}?socket={self.nbd_socket}"
 
     def qmp(self) -> Qmp:
-        return Qmp.connect(self.control, timeout=TIMEOUT_S)
+        return Qmp.connect(self.control)
 
     def wire(self) -> Wire:
         return Wire.negotiated(self.control)
