@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from live import make_image
 from tree import TREE
 
 MANAGER = TREE / "scripts" / "examples" / "manager"
@@ -112,3 +115,43 @@ def replace(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert text.count(old) == 1, old
     path.write_text(text.replace(old, new))
+
+
+class Store:
+    """Volumes of which the manager of a real QEMU only believes that they are there."""
+
+    def __init__(self) -> None:
+        self.bytes = 8 << 20
+
+    def size(self, volume: str) -> int:
+        return self.bytes
+
+    def extend(self, volume: str, add: int) -> None:
+        self.bytes += add
+
+
+def test_it_works_with_a_real_qemu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(MANAGER)
+    manager = importlib.import_module("manager")
+    for name in ("disk", "copy"):
+        make_image(tmp_path / name, 16 << 20)
+    drive = "if=none,id=vda,file=disk,format=raw,file.node-name=vda-file,rerror=stop,werror=stop"
+    argv = ["qemu-system-x86_64", "-nodefaults", "-display", "none", "-mon", "qmp,mode=control"]
+    argv += ["-drive", drive, "-device", "virtio-blk-pci,drive=vda", "-chardev"]
+    copy = {"driver": "raw", "node-name": "copy", "file": {"driver": "file", "filename": "copy"}}
+    write = {"command-line": 'qemu-io vda "write 0 7M"'}
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("qmp")
+        listening.listen()
+        argv.append(f"socket,id=qmp,server=on,wait=off,fd={listening.fileno()}")
+        qemu = subprocess.Popen(argv, pass_fds=[listening.fileno()])
+    with qemu:
+        try:
+            with manager.Manager("qmp", Store(), {"vda": "vda-file"}) as managing:
+                managing.machine.execute("human-monitor-command", write)
+                managing.wait("extended vda")
+                managing.machine.execute("blockdev-add", copy)
+                managing.migrate("vda", "copy")
+        finally:
+            qemu.kill()
