@@ -61,9 +61,9 @@ def pieces(content: bytearray, seed: int) -> Iterator[tuple[int, bytes]]:
         yield offset, data
 
 
-def until_stopped(qmp: Qmp) -> Iterator[Event]:
-    """The events up to STOP."""
-    while (event := qmp.next_event()).name != "STOP":
+def until(name: str, qmp: Qmp) -> Iterator[Event]:
+    """The events up to one of that name."""
+    while (event := qmp.next_event()).name != name:
         yield event
 
 
@@ -85,8 +85,8 @@ def test_fifty_times_full_extended_and_resumed(
                 writer.start()
             else:
                 qmp("cont")
-                qmp.wait_event("RESUME")
-            events = list(until_stopped(qmp))
+                list(until("RESUME", qmp))
+            events = list(until("STOP", qmp))
             names = [event.name for event in events]
             assert names[0] == ("BLOCK_WRITE_THRESHOLD" if thresholds else "BLOCK_IO_ERROR")
             assert names[thresholds] == "BLOCK_IO_ERROR"
