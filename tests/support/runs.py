@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,12 @@ def place() -> Iterator[Place]:
         made = Place(Path(directory) / "tests", Path(directory) / "private")
         made.tests.mkdir()
         made.private.mkdir()
-        yield made
+        try:
+            yield made
+        finally:
+            # What a test has not seen ending, because it has failed before.
+            for pid in made.processes():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
