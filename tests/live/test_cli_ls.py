@@ -54,6 +54,10 @@ def test_ls(tmp_path: Path, capsys: Captured) -> None:
         Live(directories[1], DRIVE) as two,
         Bare(directories[2], "drive=id=vdb,file=d,format=raw") as bare,
     ):
+        # What clients are connected to is no further socket.
+        with one.qmp():
+            sockets = {process.pid: process.sockets for process in processes()}
+        assert sockets[one.pid] == (one.control,)
         found = ls(capsys)
         age = found[one.pid].pop("age")
         assert age >= 0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import nbd
 import pytest
 
 from blockcore.cli import main
+from blockcore.cli.connection import connected
 from live import FAULTLINE, TIMEOUT_S, Flight, Live, Qmp, make_image
 from tree import TREE
 
@@ -296,3 +298,17 @@ def test_a_qemu(qemu: None, capsys: Captured) -> None:
     line = "faultline: The command x-fault-add has not been found (see faultline qmp --list)\n"
     assert said(capsys, "fault", "add", "n", status=1) == line
     assert said(capsys, "fault", "list", status=1).startswith("faultline: The command x-query-f")
+
+
+def test_no_event_is_kept(machine: Live, qmp: Qmp) -> None:
+    """A command may follow a machine for weeks."""
+    heard: list[str] = []
+
+    async def talk() -> int:
+        async with connected(machine.control, lambda event: heard.append(event.name)) as client:
+            await client.stop()
+            await client.cont()
+            return len(client.events)
+
+    assert asyncio.run(talk()) == 0
+    assert heard == ["STOP", "RESUME"]
