@@ -7,6 +7,7 @@
 - `kinds`: the list of kinds; the QMP types follow from it.
 - `changes`: members that replace those of a rule that exists.
 - `injector`: the rules of one node; decides for each request which rule hits it.
+- `dice`: decisions by chance, which a seed repeats.
 - `gate`: byte ranges that rules can hit; a request outside them needs no decision,
   and may take the shortcut.
 

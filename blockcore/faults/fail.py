@@ -6,8 +6,8 @@ from __future__ import annotations
 import errno
 from typing import Annotated
 
-from blockcore.bql.clock import Clock
 from blockcore.faults.options import FaultOptions, Go, R, Request
+from blockcore.faults.scene import Scene
 from blockcore.qapi.errno_types import KNOWN_ERRNO
 from blockcore.qapi.errnos import failure
 from blockcore.qapi.record import dataclass
@@ -29,7 +29,7 @@ class Fail(FaultOptions):
     def lets_go(self) -> bool:
         return self.errno == 0
 
-    async def carry_out(self, request: Request, go: Go[R], clock: Clock) -> R:
+    async def carry_out(self, request: Request, go: Go[R], scene: Scene) -> R:
         if self.errno <= 0:
             return await go(request)
         raise failure(self.errno)

@@ -24,13 +24,15 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from blockcore.bql.clock import Clock
+from blockcore.faults.dice import RuleDice
 from blockcore.faults.gate import Gate
-from blockcore.faults.options import FaultOptions
+from blockcore.faults.options import FaultOptions, Go, R, Request
+from blockcore.faults.scene import RuleState, Scene
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
 from blockcore.qapi.record import dataclass
 
-DEFAULT_IOTYPES = frozenset(BlkdebugIOType) - {BlkdebugIOType.BLOCK_STATUS}
-"""The kinds of request that a rule without an `iotype` matches, as in blkdebug."""
+NS_OF_MS = 1_000_000
 
 
 class FaultRule:
@@ -38,19 +40,28 @@ class FaultRule:
 
     `seen` counts the matching requests that no earlier rule has hit, `hits`
     those that this rule has hit.  `start` and `end` are the byte range; `start` is
-    None if the rule has no range.
+    None if the rule has no range.  `added_ns` is when the rule was added.
     """
 
-    __slots__ = ("end", "hits", "options", "seen", "start")
+    __slots__ = (
+        *("added_ns", "dice", "end", "has_times", "hits", "iotypes", "options", "seen", "start"),
+        *("state", "watched"),
+    )
 
-    def __init__(self, options: FaultOptions) -> None:
+    def __init__(self, options: FaultOptions, seed: int, added_ns: int) -> None:
         self.seen = 0
         self.hits = 0
+        self.dice = RuleDice(seed, options.id or "")
+        self.state = RuleState(options.new_memory())
+        self.added_ns = added_ns
         self.change(options)
 
     def change(self, options: FaultOptions) -> None:
-        """Replace the options; the counters stay."""
+        """Replace the options; the counters stay, and what the kind remembers."""
         self.options = options
+        self.iotypes = options.iotypes
+        self.watched = options.watched
+        self.has_times = options.has_times
         self.start, self.end = options.byte_range
 
     @property
@@ -58,11 +69,21 @@ class FaultRule:
         """Whether the rule has hit as many requests as its `count` or `once` allows."""
         return self.options.hits_max is not None and self.hits >= self.options.hits_max
 
+    def strikes(self, iotype: BlkdebugIOType, offset: int) -> bool:
+        """Count a request that the rule matches, and return whether the rule hits it."""
+        options = self.options
+        self.seen += 1
+        turn = self.seen - options.after
+        if turn <= 0 or turn % options.every:
+            return False
+        return options.rate >= 1.0 or self.dice.touch(iotype, offset).fraction() < options.rate
+
     def concerns(self, iotype: BlkdebugIOType, offset: int, nbytes: int) -> bool:
         """Return whether the rule matches a request by its kind and byte range (rule_check)."""
-        wanted = self.options.iotype
-        if iotype not in DEFAULT_IOTYPES if wanted is None else iotype is not wanted:
-            return False
+        return iotype in self.iotypes and self.touches(offset, nbytes)
+
+    def touches(self, offset: int, nbytes: int) -> bool:
+        """Return whether a request overlaps the rule's range."""
         if self.start is None:
             return True
         return nbytes > 0 and self.start < offset + nbytes and self.end > offset
@@ -80,17 +101,21 @@ class StateChange:
 class FaultInjector:
     """The rules of one node, and blkdebug's state variable.
 
-    `random` returns numbers in [0, 1), by which rules with a `rate` decide.
-    `changed` is called whenever rules have come or gone, so that shortcuts past
-    the node are invalidated: callers do not have to do that themselves.
+    `seed` is the machine's, from which the decisions of rules with a `rate` follow.
+    `clock` is the machine's, for rules with times.  `changed` is called whenever
+    rules have come or gone, so that shortcuts past the node are invalidated:
+    callers do not have to do that themselves.
 
     All methods need the big lock.
     """
 
-    def __init__(self, random: Callable[[], float], changed: Callable[[], None]) -> None:
+    def __init__(
+        self, seed: int, changed: Callable[[], None], clock: Clock
+    ) -> None:
         self.state = 1
         self.rules: list[FaultRule] = []
-        self._random = random
+        self._seed = seed
+        self._clock = clock
         self._changed = changed
         self._standing: list[FaultRule] = []
         self._of_event: dict[BlkdebugEvent, list[FaultRule]] = {}
@@ -100,6 +125,7 @@ class FaultInjector:
         self._last: deque[tuple[BlkdebugEvent, ...]] = deque(maxlen=1)
         self._fitting: dict[BlkdebugEvent, list[FaultRule]] = {}
         self._gates: dict[BlkdebugIOType, Gate | None] = {}
+        self._watching: list[FaultRule] = []
 
     def load(self, rules: Iterable[FaultOptions], changes: Iterable[StateChange]) -> None:
         """Add the rules of a blkdebug node's configuration, when the node is opened (read_config).
@@ -108,7 +134,7 @@ class FaultInjector:
         of other rules replaces them, as in QEMU.
         """
         for options in rules:
-            rule = FaultRule(options)
+            rule = self._rule(options)
             self.rules.append(rule)
             self._of_event.setdefault(options.event, []).append(rule)
         self._changes += changes
@@ -118,7 +144,7 @@ class FaultInjector:
     def add(self, options: FaultOptions) -> FaultRule:
         """Add a rule at run time, and return it; without an event it is a standing rule."""
         self._catch_up()
-        rule = FaultRule(options)
+        rule = self._rule(options)
         self.rules.append(rule)
         self._put_in_force(rule)
         self._rules_changed()
@@ -149,6 +175,7 @@ class FaultInjector:
         for rule in rules:
             self.rules.remove(rule)
             self._take_out_of_force(rule)
+            rule.state.release()
         self._rules_changed()
 
     def clear(self) -> None:
@@ -192,15 +219,42 @@ class FaultInjector:
             return None
         self._catch_up()
         for rule in (*self._active, *self._standing):
-            if not rule.concerns(iotype, offset, nbytes):
+            if not rule.concerns(iotype, offset, nbytes) or not self._can_hit(rule):
                 continue
-            rule.seen += 1
-            if rule.seen <= rule.options.after:
+            if not rule.options.strikes(offset, nbytes, rule.state.memory):
                 continue
-            if rule.options.rate < 1.0 and self._random() >= rule.options.rate:
-                continue
-            return self._fire(rule)
+            if rule.strikes(iotype, offset):
+                return self._fire(rule)
         return None
+
+    def around(self, request: Request, go: Go[R], size: int) -> Go[R]:
+        """Return what carries out a request to a node of `size` bytes instead of `go`.
+
+        The request is counted at the rules (`check`).
+        """
+        iotype, offset, nbytes = request.iotype, request.offset, request.nbytes
+        rule = self.check(iotype, offset, nbytes)
+        if rule is not None:
+            go = partial(rule.options.carry_out, go=go, scene=self._scene(rule, size))
+        for rule in self._watching:
+            if iotype in rule.watched and rule.touches(offset, nbytes):
+                go = partial(rule.options.watch, go=go, scene=self._scene(rule, size))
+        return go
+
+    def _scene(self, rule: FaultRule, size: int) -> Scene:
+        return Scene(self._clock, rule.state, rule.dice, size)
+
+    def _can_hit(self, rule: FaultRule) -> bool:
+        """Return whether blkdebug's state and the time allow a rule to hit anything now."""
+        options = rule.options
+        if options.state and options.event is BlkdebugEvent.NONE and options.state != self.state:
+            return False
+        if not rule.has_times:
+            return True
+        return options.is_time((self._clock.monotonic_ns() - rule.added_ns) // NS_OF_MS)
+
+    def _rule(self, options: FaultOptions) -> FaultRule:
+        return FaultRule(options, self._seed, self._clock.monotonic_ns())
 
     def gate(self, iotype: BlkdebugIOType) -> Gate | None:
         """Return the ranges in which a request of this kind can be hit; None means anywhere."""
@@ -223,6 +277,12 @@ class FaultInjector:
                 self._fitting.clear()
                 break
 
+    def _change_state(self, state: int) -> None:
+        """Change blkdebug's state because a rule has hit a request."""
+        if state != self.state:
+            self.state = state
+            self._rules_changed()
+
     def _fits(self, event: BlkdebugEvent) -> list[FaultRule]:
         """Return the rules of an event that fit the present state."""
         fitting = self._fitting.get(event)
@@ -243,6 +303,7 @@ class FaultInjector:
     def _rules_changed(self) -> None:
         self._fitting.clear()
         self._gates.clear()
+        self._watching = [rule for rule in self.rules if rule.watched]
         self._changed()
 
     def _fire(self, rule: FaultRule) -> FaultRule:
@@ -251,6 +312,8 @@ class FaultInjector:
             if rule.exhausted:
                 self._take_out_of_force(rule)
                 self._rules_changed()
+            if rule.options.new_state:
+                self._change_state(rule.options.new_state)
         return rule
 
     def _put_in_force(self, rule: FaultRule) -> None:
@@ -271,9 +334,9 @@ class FaultInjector:
 
     def _build_gate(self, iotype: BlkdebugIOType) -> Gate | None:
         ranges = []
-        for rule in (*self._standing, *(r for rules in self._of_event.values() for r in rules)):
-            wanted = rule.options.iotype
-            if iotype not in DEFAULT_IOTYPES if wanted is None else wanted is not iotype:
+        in_force = (*self._standing, *(r for rules in self._of_event.values() for r in rules))
+        for rule in dict.fromkeys((*in_force, *self._watching)):
+            if iotype not in rule.iotypes and iotype not in rule.watched:
                 continue
             if rule.start is None:
                 return None

@@ -7,12 +7,26 @@ The arguments of x-fault-add and the answer of x-query-faults follow from it.
 
 from __future__ import annotations
 
+from blockcore.faults.bad import BadBlock, ReadOnly
+from blockcore.faults.corrupt import Corrupt
+from blockcore.faults.delay import Delay
 from blockcore.faults.fail import Fail
+from blockcore.faults.hang import Hang
+from blockcore.faults.lost import Drop, Duplicate, Misdirect, Torn
 from blockcore.faults.options import FaultOptions
 from blockcore.qapi.schema import FlatUnion
 
 KINDS: dict[str, type[FaultOptions]] = {
     "error": Fail,
+    "delay": Delay,
+    "hang": Hang,
+    "drop": Drop,
+    "torn": Torn,
+    "misdirect": Misdirect,
+    "duplicate": Duplicate,
+    "corrupt": Corrupt,
+    "badblock": BadBlock,
+    "readonly": ReadOnly,
 }
 """The class of a rule's options, by its `action`."""
 

@@ -9,11 +9,12 @@ implements `carry_out`, a coroutine around the driver's part of a request.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, TypeVar
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
-from blockcore.bql.clock import Clock
-from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, QmpError, UInt64
+from blockcore.faults.scene import Scene
+from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, QmpError, UInt32, UInt64
 from blockcore.qapi.record import dataclass
+from blockcore.qapi.types import Alternate
 
 SECTOR_SIZE = 512
 """Bytes of blkdebug's sectors, whatever the device's block size (BDRV_SECTOR_SIZE)."""
@@ -44,6 +45,16 @@ class Request(NamedTuple):
 
 R = TypeVar("R")
 
+IOTypes = frozenset[BlkdebugIOType]
+
+ALL: IOTypes = frozenset(BlkdebugIOType)
+
+USUAL: IOTypes = ALL - {BlkdebugIOType.BLOCK_STATUS}
+"""The kinds of request that a rule without an `iotype` matches, as in blkdebug."""
+
+ONE_OR_MORE = Alternate("BlkdebugIOTypes", BlkdebugIOType, list[BlkdebugIOType])
+"""The type of `iotype`: one kind of request, or several."""
+
 Go = Callable[[Request], Awaitable[R]]
 """The driver's part of a request: returns its result, or raises OSError."""
 
@@ -61,18 +72,29 @@ class FaultOptions:
     512-byte sector; -1 is any.  A flush has no range, so a rule with a range
     never matches a flush.
 
-    The first `after` matching requests pass.  Of the following ones each is hit
-    with probability `rate`, until `count` have been hit (None: no end; `once`
-    is a count of 1).  `immediately` has no effect: it decides when QEMU's
-    coroutine yields, which no client can see.
+    The first `after` matching requests pass, and then all but each `every`th.  Of
+    those that are left each is hit with probability `rate`, until `count` have
+    been hit (None: no end; `once` is a count of 1).  A hit changes blkdebug's
+    state to `new_state`, if that is not 0.
+
+    Times are in milliseconds since the rule was added.  The rule matches nothing
+    before `not_before_ms` and from `not_after_ms` on.  With `up_ms` and `down_ms` it
+    matches nothing for so long, then everything, and so on in turns
+    (dm-flakey's intervals, in which a disk is up and down).
+
+    `immediately` has no effect: it decides when QEMU's coroutine yields, which no
+    client can see.
     """
+
+    possible: ClassVar[IOTypes] = ALL
+    """The kinds of request for which the kind of fault makes sense."""
 
     node_name: str
     id: str | None = None
     action: str = "error"
     event: BlkdebugEvent = BlkdebugEvent.NONE
     state: int = 0
-    iotype: BlkdebugIOType | None = None
+    iotype: Annotated[BlkdebugIOType | list[BlkdebugIOType] | None, ONE_OR_MORE] = None
     sector: int = -1
     once: bool = False
     immediately: bool = False
@@ -80,20 +102,74 @@ class FaultOptions:
     length: UInt64 | None = None
     count: UInt64 | None = None
     after: UInt64 = UInt64(0)
+    every: UInt64 = UInt64(1)
     rate: float = 1.0
+    not_before_ms: UInt64 | None = None
+    not_after_ms: UInt64 | None = None
+    up_ms: UInt32 | None = None
+    down_ms: UInt32 | None = None
+    new_state: int = 0
+
+    @property
+    def usual(self) -> IOTypes:
+        """The kinds of request that the rule matches without an `iotype`."""
+        return USUAL
+
+    @property
+    def watched(self) -> IOTypes:
+        """The kinds of request that `watch` gets, whether or not the rule hits them."""
+        return frozenset()
+
+    @property
+    def iotypes(self) -> IOTypes:
+        """The kinds of request that the rule matches."""
+        if self.iotype is None:
+            return self.usual
+        return frozenset(self.iotype if isinstance(self.iotype, list) else (self.iotype,))
+
+    @property
+    def has_times(self) -> bool:
+        """Whether time decides about requests."""
+        limits = (self.not_before_ms, self.not_after_ms, self.down_ms)
+        return any(limit is not None for limit in limits)
+
+    def is_time(self, age_ms: int) -> bool:
+        """Return whether the rule can hit a request, so long after it was added."""
+        if age_ms < (self.not_before_ms or 0):
+            return False
+        if self.not_after_ms is not None and age_ms >= self.not_after_ms:
+            return False
+        if self.down_ms is None:
+            return True
+        up_ms = self.up_ms or 0
+        return age_ms % (up_ms + self.down_ms) >= up_ms
+
+    def new_memory(self) -> Any:
+        """Return what the kind remembers of a rule from request to request, when it is added."""
+        return None
+
+    def strikes(self, offset: int, nbytes: int, memory: Any) -> bool:
+        """Return whether a request that the rule matches could be hit, as far as the kind knows."""
+        return True
 
     @property
     def lets_go(self) -> bool:
         """Whether the rule's hits are not counted, so that they never use up the rule."""
         return False
 
-    async def carry_out(self, request: Request, go: Go[R], clock: Clock) -> R:
+    async def carry_out(self, request: Request, go: Go[R], scene: Scene) -> R:
         """Carry out a request that the rule has hit, and return its result.
 
-        `go(request)` is the driver's part, which the kind may call or not.
-        `clock` is the machine's; a kind that waits awaits `Until` with a
-        deadline of its monotonic time.  Raises OSError, the outcome of the
-        request.
+        `go(request)` is the driver's part, which the kind may call or not.  A kind
+        that waits awaits `Until` with a deadline by the scene's clock.  Raises
+        OSError, the outcome of the request.
+        """
+        raise NotImplementedError
+
+    async def watch(self, request: Request, go: Go[R], scene: Scene) -> R:
+        """Carry out a request of a kind in `watched` that touches the rule's range.
+
+        `go(request)` is what happens to the request without this rule.
         """
         raise NotImplementedError
 
@@ -105,15 +181,29 @@ class FaultOptions:
         """
         if self.sector != -1 and (self.offset is not None or self.length is not None):
             raise QmpError("'sector' and 'offset' cannot be specified at the same time")
-        if self.state and self.event is BlkdebugEvent.NONE:
-            raise QmpError("'state' needs an 'event'")
         if self.once and self.count is not None:
             raise QmpError("'once' and 'count' cannot be specified at the same time")
+        if (self.up_ms is None) != (self.down_ms is None):
+            raise QmpError("'up-ms' and 'down-ms' need each other")
+        if self.not_after_ms is not None and self.not_after_ms <= (self.not_before_ms or 0):
+            raise QmpError("'not-after-ms' has to be later than 'not-before-ms'")
+        if wrong := self.iotypes - self.possible:
+            raise QmpError(
+                f"Parameter 'iotype' value '{min(wrong)}' does not go with action '{self.action}'"
+            )
+        if not self.iotypes:
+            raise QmpError("Parameter 'iotype' expects at least one kind of request")
         if self.sector < -1:
             raise QmpError("Parameter 'sector' expects a sector number, or -1 for any")
         if not 0.0 <= self.rate <= 1.0:
             raise QmpError("Parameter 'rate' expects a number between 0 and 1")
-        for name, value in (("count", self.count), ("length", self.length)):
+        positive = {
+            "count": self.count,
+            "length": self.length,
+            "every": self.every,
+            "down-ms": self.down_ms,
+        }
+        for name, value in positive.items():
             if value == 0:
                 raise QmpError(f"Parameter '{name}' expects a value greater than zero")
 

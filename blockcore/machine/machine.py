@@ -51,7 +51,7 @@ def _unheard(_warning: str) -> None:
 class Machine:
     """The emulated machine: the object that every command receives.
 
-    `random` gives numbers in [0, 1).  `region` returns a context that holds the
+    All decisions by chance follow from `seed`.  `region` returns a context that holds the
     big lock, for threads that do not have it.  `directory` is where relative file
     names begin.  `qemu` is the release whose behaviour is followed.
     `allow_backing` limits the files that images may name as their backing files.
@@ -65,7 +65,7 @@ class Machine:
     def __init__(
         self,
         clock: Clock,
-        random: Callable[[], float],
+        seed: int,
         *,
         region: Callable[[], AbstractContextManager[object]],
         directory: str,
@@ -77,7 +77,7 @@ class Machine:
         allow_backing: AllowedBacking = ANY,
     ) -> None:
         self.clock = clock
-        self.random = random
+        self.seed = seed
         self.region = region
         self.warn = warn
         self.allow_backing = allow_backing

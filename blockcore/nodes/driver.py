@@ -24,12 +24,12 @@ from blockcore.qapi.names import BlkdebugIOType, BlockdevDetectZeroesOptions, Qm
 from blockcore.qapi.record import dataclass
 from blockcore.rules.host import (
     Clocked,
-    Draws,
     Emits,
     HasRelease,
     Locks,
     NamesDrives,
     Reports,
+    Seeded,
     Shortcuts,
     Warns,
 )
@@ -46,7 +46,7 @@ OPENING = Lane("opening", MAX_OPENINGS)
 
 
 class NodeHost(
-    Clocked, Draws, Emits, HasRelease, Locks, NamesDrives, Reports, Shortcuts, Warns, Protocol
+    Clocked, Emits, HasRelease, Locks, NamesDrives, Reports, Seeded, Shortcuts, Warns, Protocol
 ):
     """The part of the machine that nodes use."""
 

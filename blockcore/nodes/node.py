@@ -77,7 +77,9 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
     def injector(self) -> FaultInjector:
         """Return the node's fault rules, made on first use."""
         if self.faults is None:
-            self.faults = FaultInjector(self._host.random, self._host.concerns_changed)
+            self.faults = FaultInjector(
+                self._host.seed, self._host.concerns_changed, self._host.clock
+            )
         return self.faults
 
     def debug_event(self, event: BlkdebugEvent) -> None:
@@ -356,12 +358,10 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         All requests come through here.  `go` replaces `do_request` as the driver's part.
         """
         with self.outcome:
+            go = go or self.do_request
             if self.faults is not None:
-                rule = self.faults.check(request.iotype, request.offset, request.nbytes)
-                if rule is not None:
-                    go = go or self.do_request
-                    return await rule.options.carry_out(request, go, self._host.clock)
-            return await (go or self.do_request)(request)
+                go = self.faults.around(request, go, self.size)
+            return await go(request)
 
     def _read_and_keep(self, request: Request) -> Awaitable[None]:
         return keep_what_is_read(self, request.offset, request.nbytes, request.buf)

@@ -149,7 +149,7 @@ class Server:
         self.seed = seed
         self.machine = Machine(
             self.lock.clock,
-            random.Random(seed).random,
+            seed,
             region=self.lock.region,
             directory=self._directory,
             name=config.name,

@@ -80,11 +80,10 @@ class Locks(Protocol):
         """Return a context that holds the big lock, for a thread that does not hold it."""
 
 
-class Draws(Protocol):
-    """A host that has random numbers."""
+class Seeded(Protocol):
+    """A host that has a seed, from which all decisions by chance follow."""
 
-    def random(self) -> float:
-        """Return the next number in [0, 1) that follows from the machine's seed."""
+    seed: int
 
 
 class NamesDrives(Protocol):

@@ -157,8 +157,8 @@ def conflict(nodes: list[BlockNode]) -> str:
 @pytest.mark.parametrize("seed", range(30))
 def test_what_a_new_node_breaks_is_found_among_what_it_concerns(seed: int) -> None:
     """In random graphs: as much as by a look at everything below it."""
-    machine = new_machine(Sim(seed))
-    random = machine.random
+    machine = new_machine(sim := Sim(seed))
+    random = sim.random.random
     perform(execute(machine, "blockdev-add", driver="null-co", node_name="n0"))
     for number in range(1, 25):
         nodes = list(machine.graph.nodes.values())

@@ -32,6 +32,7 @@ class Around:
     def __init__(self) -> None:
         self.clock: Clock = SystemClock()
         self.qemu = LATEST
+        self.seed = 0
         self.allow_backing = ANY
         self.events: list[Event] = []
         self.warnings: list[str] = []
@@ -44,9 +45,6 @@ class Around:
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)
-
-    def random(self) -> float:
-        return 0.5
 
     def bug(self, where: str, error: Exception) -> None:
         raise error

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from blockcore.bql.clock import Clock
 from blockcore.bql.effects import Until
 from blockcore.commands.faults import FAULT_INFO, INFO_CLASSES
 from blockcore.commands.table import table
 from blockcore.faults.kinds import FAULT_OPTIONS, KINDS
 from blockcore.faults.options import FaultOptions, Go, R, Request
+from blockcore.faults.scene import Scene
 from blockcore.machine.machine import Machine
 from blockcore.nodes.driver import Extent, NodeOptions
 from blockcore.nodes.filter import FilterNode
@@ -34,7 +34,7 @@ class Shift(FaultOptions):
 
     log: list[str] = field(default_factory=list)
 
-    async def carry_out(self, request: Request, go: Go[R], clock: Clock) -> R:
+    async def carry_out(self, request: Request, go: Go[R], scene: Scene) -> R:
         self.log.append(f"{request.iotype} {request.offset}+{request.nbytes}")
         result = await go(request._replace(offset=request.offset + 4096))
         self.log.append("done")
@@ -173,8 +173,8 @@ def test_a_kind_stands_around_what_a_filter_passes_on(disk: Disk, name: str) -> 
 class Late(FaultOptions):
     """Carries a request out after 10 ms."""
 
-    async def carry_out(self, request: Request, go: Go[R], clock: Clock) -> R:
-        await Until(lambda: False, clock.monotonic_ns() + 10_000_000)
+    async def carry_out(self, request: Request, go: Go[R], scene: Scene) -> R:
+        await Until(lambda: False, scene.clock.monotonic_ns() + 10_000_000)
         return await go(request)
 
 
@@ -200,7 +200,7 @@ def test_a_kind_may_wait() -> None:
 def test_a_bug_of_a_kind_is_an_errno(disk: Disk) -> None:
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Broken(FaultOptions):
-        async def carry_out(self, request: Request, go: Go[R], clock: Clock) -> R:
+        async def carry_out(self, request: Request, go: Go[R], scene: Scene) -> R:
             raise ZeroDivisionError
 
     disk.injector().add(Broken(id="f", node_name="disk"))

@@ -15,13 +15,15 @@ from blockcore.faults.fail import Fail
 from blockcore.faults.gate import Gate
 from blockcore.faults.injector import FaultInjector, StateChange
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
-from rules import fail
+from rules import Clock, fail
 
 READ, WRITE, ZEROES = BlkdebugIOType.READ, BlkdebugIOType.WRITE, BlkdebugIOType.WRITE_ZEROES
 DISCARD, FLUSH = BlkdebugIOType.DISCARD, BlkdebugIOType.FLUSH
 BLOCK_STATUS = BlkdebugIOType.BLOCK_STATUS
 READ_AIO, WRITE_AIO = BlkdebugEvent.READ_AIO, BlkdebugEvent.WRITE_AIO
 NONE = BlkdebugEvent.NONE
+
+SEED = 7
 
 
 def rule(event: BlkdebugEvent = NONE, number: int = errno.EIO, **more: Any) -> Fail:
@@ -30,14 +32,14 @@ def rule(event: BlkdebugEvent = NONE, number: int = errno.EIO, **more: Any) -> F
 
 def loaded(*rules: Fail, changes: tuple[StateChange, ...] = ()) -> FaultInjector:
     """A blkdebug node's injector, just opened."""
-    injector = FaultInjector(no_dice, unseen)
+    injector = FaultInjector(SEED, unseen, Clock())
     injector.load(rules, changes)
     return injector
 
 
-def added(*rules: Fail, random: Callable[[], float] | None = None) -> FaultInjector:
+def added(*rules: Fail, seed: int = SEED) -> FaultInjector:
     """Rules given to any node at run time."""
-    injector = FaultInjector(random or no_dice, unseen)
+    injector = FaultInjector(seed, unseen, Clock())
     for options in rules:
         injector.add(options)
     return injector
@@ -45,10 +47,6 @@ def added(*rules: Fail, random: Callable[[], float] | None = None) -> FaultInjec
 
 def unseen() -> None:
     """Nobody goes past these rules."""
-
-
-def no_dice() -> float:
-    raise AssertionError("no rule has a rate")
 
 
 def request(
@@ -272,20 +270,46 @@ def test_who_lets_pass_leaves_it_to_the_next() -> None:
 
 
 def test_rate() -> None:
-    dice = iter([0.0, 0.49, 0.5, 0.99, 0.3])
-    injector = added(rule(rate=0.5), random=lambda: next(dice))
-    assert [bool(request(injector)) for _ in range(5)] == [True, True, False, False, True]
-    assert (injector.rules[0].seen, injector.rules[0].hits) == (5, 3)
+    injector = added(rule(rate=0.25))
+    hits = sum(bool(request(injector, offset=at * 4096)) for at in range(4000))
+    assert 900 < hits < 1100
+    assert (injector.rules[0].seen, injector.rules[0].hits) == (4000, hits)
+
+
+def test_rate_at_one_place() -> None:
+    """Each touch of a block is decided anew."""
+    injector = added(rule(rate=0.25))
+    hits = [bool(request(injector)) for _ in range(256)]
+    assert 40 < sum(hits) < 90
+    assert hits != [bool(request(added(rule(rate=0.25), seed=SEED + 1))) for _ in range(256)]
+
+
+Work = list[tuple[BlkdebugIOType, int]]
+
+
+@given(st.permutations([(kind, at * 4096) for kind in (READ, WRITE) for at in range(12)] * 2))
+def test_the_order_of_requests_decides_nothing(work: Work) -> None:
+    """By block and kind of request the same touches are hit, whatever comes between."""
+
+    def hits(work: Work) -> dict[tuple[BlkdebugIOType, int], list[int]]:
+        injector = added(rule(rate=0.5))
+        found: dict[tuple[BlkdebugIOType, int], list[int]] = {}
+        for kind, offset in work:
+            found.setdefault((kind, offset), []).append(request(injector, kind, offset))
+        return found
+
+    assert hits(work) == hits(sorted(work))
 
 
 @pytest.mark.parametrize(("rate", "wanted"), [(0.0, 0), (1.0, errno.EIO)])
 def test_rates_that_leave_nothing_to_chance(rate: float, wanted: int) -> None:
-    assert request(added(rule(rate=rate), random=lambda: 0.0)) == wanted
+    assert request(added(rule(rate=rate))) == wanted
 
 
 def test_losing_leaves_it_to_the_next() -> None:
-    injector = added(rule(NONE, 1, rate=0.5), rule(NONE, 2), random=lambda: 0.9)
-    assert request(injector) == 2
+    injector = added(rule(NONE, 1, rate=0.5), rule(NONE, 2))
+    found = {request(injector, offset=at * 4096) for at in range(64)}
+    assert found == {1, 2}
 
 
 def test_a_changed_rule_keeps_its_place_and_its_counters() -> None:
@@ -461,7 +485,7 @@ CHANGES: dict[str, Callable[[FaultInjector], object]] = {
 def test_each_change_is_told(change: Callable[[FaultInjector], object]) -> None:
     """Whoever goes past the node decides anew then."""
     told: list[int] = []
-    injector = FaultInjector(no_dice, lambda: told.append(len(injector.rules)))
+    injector = FaultInjector(SEED, lambda: told.append(len(injector.rules)), Clock())
     injector.add(rule(count=1))
     before = len(told)
     change(injector)

@@ -29,7 +29,7 @@ from blockcore.process.connection import Connection
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
 from blockcore.rules.bitmap import DirtyBitmap
 from qcow2_images import Around, close, create, open_file, open_on
-from rules import fail
+from rules import Clock, fail
 from sim import perform
 
 CLUSTER = 4096
@@ -185,7 +185,7 @@ def test_counted_before_and_after() -> None:
 
 def test_only_the_last_request_counts() -> None:
     """Each event replaces the active rules; many requests on the shortcut leave one trace."""
-    injector = FaultInjector(lambda: 0.0, lambda: None)
+    injector = FaultInjector(0, lambda: None, Clock())
     read, write = BlkdebugEvent.READ_AIO, BlkdebugEvent.WRITE_AIO
     for event, at in ((read, 0), (write, 1 << 20)):
         injector.add(fail(event=event, offset=at, length=512, iotype=BlkdebugIOType.READ))

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: MIT
+"""Decisions that look random and can be repeated: by seed, rule, kind of request and place.
+
+A decision about a request follows from the machine's seed, the rule, the kind
+of request, the block that the request begins in, and how often requests of this
+kind have begun in that block.  It does not depend on other blocks, so the same
+work gets the same faults at any depth of its queue, however threads interleave.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from blockcore.qapi.names import BlkdebugIOType
+
+BLOCK = 4096
+"""Bytes of a block; a request counts where it begins."""
+
+BLOCKS_OF_PAGE = 4096
+"""Blocks whose counts are kept together: a page, made when one of them is touched."""
+
+MASK = (1 << 64) - 1
+
+KINDS = {iotype: number for number, iotype in enumerate(BlkdebugIOType)}
+
+
+def mixed(value: int) -> int:
+    """Return 64 bits in which each bit of `value` counts (splitmix64, Vigna's constants)."""
+    value = (value + 0x9E3779B97F4A7C15) & MASK
+    value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & MASK
+    value = ((value ^ value >> 27) * 0x94D049BB133111EB) & MASK
+    return value ^ value >> 31
+
+
+class Dice:
+    """A stream of numbers that follows from its state."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self, state: int) -> None:
+        self._state = state
+
+    def number(self) -> int:
+        """Return the next number of 64 bits."""
+        self._state = mixed(self._state)
+        return self._state
+
+    def fraction(self) -> float:
+        """Return the next number in [0, 1)."""
+        return (self.number() >> 11) * 2.0**-53
+
+    def below(self, limit: int) -> int:
+        """Return the next number from 0 to `limit` - 1."""
+        return self.number() * limit >> 64
+
+    def several(self, count: int, limit: int) -> set[int]:
+        """Return `count` different numbers from 0 to `limit` - 1 (Floyd's method)."""
+        found: set[int] = set()
+        for top in range(limit - count, limit):
+            number = self.below(top + 1)
+            found.add(top if number in found else number)
+        return found
+
+    def octets(self, count: int) -> bytes:
+        """Return the next `count` bytes."""
+        words = (self.number().to_bytes(8, "little") for _ in range(-(-count // 8)))
+        return b"".join(words)[:count]
+
+
+class RuleDice:
+    """The dice of one rule."""
+
+    __slots__ = ("_key", "_touches")
+
+    def __init__(self, seed: int, rule: str) -> None:
+        digest = blake2b(f"{seed} {rule}".encode(), digest_size=8).digest()
+        self._key = int.from_bytes(digest, "little")
+        self._touches: dict[tuple[BlkdebugIOType, int], bytearray] = {}
+
+    def touch(self, iotype: BlkdebugIOType, offset: int) -> Dice:
+        """Return the dice of a request at `offset` (bytes), and count the request there.
+
+        Counts are modulo 256, one byte for each block of the pages that were
+        touched: decisions repeat after 256 requests to a block.
+        """
+        page, at = divmod(offset // BLOCK, BLOCKS_OF_PAGE)
+        counts = self._touches.get((iotype, page))
+        if counts is None:
+            counts = self._touches[iotype, page] = bytearray(BLOCKS_OF_PAGE)
+        count = counts[at]
+        counts[at] = (count + 1) & 255
+        return Dice(self._of(iotype, offset) ^ mixed(count))
+
+    def place(self, iotype: BlkdebugIOType, offset: int) -> Dice:
+        """Return the dice of a place, the same at each request."""
+        return Dice(mixed(self._of(iotype, offset)))
+
+    def _of(self, iotype: BlkdebugIOType, offset: int) -> int:
+        return mixed(self._key ^ mixed((offset // BLOCK) << 4 | KINDS[iotype]))

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: MIT
+"""What a kind of fault has to carry out a request that its rule has hit."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any
+
+from blockcore.bql.clock import Clock
+from blockcore.faults.dice import Dice, RuleDice
+from blockcore.qapi.names import BlkdebugIOType
+from blockcore.qapi.record import dataclass
+
+
+class Hold:
+    """What hanging requests of a rule wait for: called as the condition of their wait."""
+
+    __slots__ = ("over",)
+
+    def __init__(self) -> None:
+        self.over = False
+
+    def __call__(self) -> bool:
+        return self.over
+
+
+@dataclass(slots=True)
+class RuleState:
+    """What a rule remembers from request to request, besides its counters.
+
+    `hold` is what its hanging requests wait for, and `hanging` how many do.
+    `memory` is the kind's own (`FaultOptions.new_memory`).
+    """
+
+    memory: Any = None
+    hold: Hold = field(default_factory=Hold)
+    hanging: int = 0
+
+    def release(self) -> int:
+        """Let all hanging requests go on; return how many there are.
+
+        Later ones wait for another release.
+        """
+        self.hold.over = True
+        self.hold = Hold()
+        return self.hanging
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """The surroundings of one request that a rule has hit.
+
+    `clock` is the machine's, `state` and `dice` the rule's; `size` is the node's, in bytes.
+    """
+
+    clock: Clock
+    state: RuleState
+    dice: RuleDice
+    size: int
+
+    def draw(self, iotype: BlkdebugIOType, offset: int) -> Dice:
+        """Return dice for a request that begins at `offset`, other ones at each request there."""
+        return self.dice.touch(iotype, offset)
+
+    def place(self, iotype: BlkdebugIOType, offset: int) -> Dice:
+        """Return dice for a place: the same at each request there."""
+        return self.dice.place(iotype, offset)
