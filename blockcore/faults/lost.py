@@ -74,16 +74,17 @@ class Torn(FaultOptions):
 
     async def carry_out(self, request: Request, go: Go[R], scene: Scene) -> Any:
         dice = scene.draw(request.iotype, request.offset)
-        for start, end in runs(self.kept(request.nbytes, dice)):
-            part = request.data[start * SECTOR_SIZE : end * SECTOR_SIZE]
-            offset = request.offset + start * SECTOR_SIZE
-            await go(request._replace(offset=offset, nbytes=len(part), buf=part))
+        offset, stop = request.offset, request.offset + request.nbytes
+        first = offset // SECTOR_SIZE
+        for start, end in runs(self.kept(-(-stop // SECTOR_SIZE) - first, dice)):
+            low = max((first + start) * SECTOR_SIZE, offset)
+            part = request.data[low - offset : (first + end) * SECTOR_SIZE - offset]
+            await go(request._replace(offset=low, nbytes=len(part), buf=part))
         if self.errno > 0:
             raise failure(self.errno)
 
-    def kept(self, nbytes: int, dice: Dice) -> list[int]:
-        """Return the numbers of the sectors that are written of a request of `nbytes`, in order."""
-        total = -(-nbytes // SECTOR_SIZE)
+    def kept(self, total: int, dice: Dice) -> list[int]:
+        """Return the numbers of those of `total` sectors that are written, in order."""
         count = dice.below(total) if self.sectors is None else min(self.sectors, total)
         if self.keep is TornKeep.PREFIX:
             return list(range(count))
