@@ -8,14 +8,15 @@ from dataclasses import fields, make_dataclass, replace
 from itertools import count
 from typing import Annotated, Any, get_type_hints
 
+from blockcore.bql.effects import Until
 from blockcore.faults.changes import CHANGES, RuleToChange, changed, given
-from blockcore.faults.injector import FaultRule
+from blockcore.faults.injector import NS_OF_MS, FaultRule
 from blockcore.faults.kinds import FAULT_OPTIONS, KINDS
-from blockcore.faults.options import FaultOptions
+from blockcore.faults.options import ONE_OR_MORE, FaultOptions
 from blockcore.machine.machine import Machine
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.keyval import well_formed_id
-from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, QmpError
+from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, QmpError, UInt32, UInt64
 from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import CommandTable, FlatUnion
 
@@ -37,7 +38,8 @@ class FaultInfo:
     `device` is the drive that shows the node, if there is one.  `seen` counts the
     requests that matched the rule, `hits` those that it hit.  `active` tells whether
     the rule can still hit a request: a rule with a `count` is used up after that
-    many hits, and stays listed until it is removed.
+    many hits, and stays listed until it is removed.  `hanging` is how many requests
+    wait for its release.
     """
 
     id: str
@@ -46,15 +48,22 @@ class FaultInfo:
     action: str
     event: BlkdebugEvent
     state: int
-    iotype: BlkdebugIOType | None = None
+    iotype: Annotated[BlkdebugIOType | list[BlkdebugIOType] | None, ONE_OR_MORE] = None
     sector: int | None = None
     offset: int | None = None
     length: int | None = None
     count: int | None = None
     after: int
+    every: int | None = None
     rate: float
+    not_before_ms: int | None = None
+    not_after_ms: int | None = None
+    up_ms: int | None = None
+    down_ms: int | None = None
+    new_state: int | None = None
     seen: int
     hits: int
+    hanging: int | None = None
     active: bool
 
 
@@ -162,6 +171,54 @@ def _rule(machine: Machine, id: str) -> tuple[BlockNode, FaultRule]:
     raise QmpError(f"Fault '{id}' not found")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultRelease:
+    """What x-fault-release has done: how many requests it lets go on."""
+
+    released: int
+
+
+@table.command("x-fault-release")
+def x_fault_release(machine: Machine, *, id: str) -> FaultRelease:
+    """Let the requests go on that a rule keeps hanging; those that come later hang again."""
+    _, rule = _rule(machine, id)
+    return FaultRelease(released=rule.state.release())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultHits:
+    """The answer of x-fault-wait: how many requests a rule has hit."""
+
+    hits: int
+    timed_out: bool
+
+
+@table.command("x-fault-wait")
+async def x_fault_wait(
+    machine: Machine,
+    *,
+    id: str,
+    hits: UInt64 = UInt64(1),
+    timeout_ms: UInt32 | None = None,
+) -> FaultHits:
+    """Answer when a rule has hit `hits` requests since it was made, or after `timeout-ms`.
+
+    A rule that is removed, or can hit no more, is no longer waited for.  The
+    commands of this client come after the answer; those of others do not wait.
+    """
+    node, rule = _rule(machine, id)
+
+    def is_over() -> bool:
+        gone = node.faults is None or rule not in node.faults.rules
+        return rule.hits >= hits or rule.exhausted or gone
+
+    deadline_ns = None
+    if timeout_ms is not None:
+        deadline_ns = machine.clock.monotonic_ns() + timeout_ms * NS_OF_MS
+    await Until(is_over, deadline_ns)
+    return FaultHits(hits=rule.hits, timed_out=rule.hits < hits and not is_over())
+
+
 @table.command("x-fault-clear")
 def x_fault_clear(machine: Machine, *, node_name: str | None = None) -> None:
     """Remove all rules, or the rules of one node (or drive's id)."""
@@ -193,6 +250,9 @@ def _info(node: BlockNode, device: str | None, rule: FaultRule) -> FaultInfo:
         "node_name": node.node_name,
         "sector": None if options.sector == -1 else options.sector,
         "count": options.hits_max,
+        "every": None if options.every == 1 else options.every,
+        "new_state": options.new_state or None,
+        "hanging": rule.state.hanging or None,
     }
     counts = {"seen": rule.seen, "hits": rule.hits, "active": not rule.exhausted}
     return cls(**{**given, **of_rule, **counts})

@@ -3,7 +3,13 @@
 
 - `options`: the members that all rules have, and the base class of every kind of
   fault.
+- `scene`: what a kind has to carry out a request: the clock, chance, and what its
+  rule remembers.
 - `fail`: the kind that fails a request with an errno.
+- `delay`, `hang`: kinds that carry it out late, or not before they are told.
+- `lost`: kinds that tell it as done, and drop, tear, misdirect or repeat it.
+- `corrupt`: the kind that changes data.
+- `bad`: kinds of a medium that cannot be read, or not be written.
 - `kinds`: the list of kinds; the QMP types follow from it.
 - `changes`: members that replace those of a rule that exists.
 - `injector`: the rules of one node; decides for each request which rule hits it.

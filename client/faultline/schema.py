@@ -447,6 +447,22 @@ class CommandInfo(TypedDict):
     name: str
 
 
+CorruptHow = Literal[
+    "flip",
+    "zero",
+    "random",
+    "stale",
+]
+
+
+DelayDistribution = Literal[
+    "fixed",
+    "uniform",
+    "normal",
+    "pareto",
+]
+
+
 DriveBackup = TypedDict(
     "DriveBackup",
     {
@@ -479,7 +495,25 @@ class DriveInfo(TypedDict):
 
 FaultAction = Literal[
     "error",
+    "delay",
+    "hang",
+    "drop",
+    "torn",
+    "misdirect",
+    "duplicate",
+    "corrupt",
+    "badblock",
+    "readonly",
 ]
+
+
+FaultHits = TypedDict(
+    "FaultHits",
+    {
+        "hits": "int",
+        "timed-out": "bool",
+    },
+)
 
 
 class FaultId(TypedDict):
@@ -495,30 +529,69 @@ FaultInfo = TypedDict(
         "action": "FaultInfoTag",
         "event": "BlkdebugEvent",
         "state": "int",
-        "iotype": "NotRequired[BlkdebugIOType]",
+        "iotype": "NotRequired[BlkdebugIOType | list[BlkdebugIOType]]",
         "sector": "NotRequired[int]",
         "offset": "NotRequired[int]",
         "length": "NotRequired[int]",
         "count": "NotRequired[int]",
         "after": "int",
+        "every": "NotRequired[int]",
         "rate": "float",
+        "not-before-ms": "NotRequired[int]",
+        "not-after-ms": "NotRequired[int]",
+        "up-ms": "NotRequired[int]",
+        "down-ms": "NotRequired[int]",
+        "new-state": "NotRequired[int]",
         "seen": "int",
         "hits": "int",
+        "hanging": "NotRequired[int]",
         "active": "bool",
         "errno": "NotRequired[int | str]",
         "errno-name": "NotRequired[str]",
+        "delay-ms": "NotRequired[int]",
+        "jitter-ms": "NotRequired[int]",
+        "distribution": "NotRequired[DelayDistribution]",
+        "hang-ms": "NotRequired[int]",
+        "keep": "NotRequired[TornKeep]",
+        "sectors": "NotRequired[int]",
+        "by": "NotRequired[int]",
+        "how": "NotRequired[CorruptHow]",
+        "bits": "NotRequired[int]",
+        "medium": "NotRequired[bool]",
     },
 )
 
 
 FaultInfoTag = Literal[
     "error",
+    "delay",
+    "hang",
+    "drop",
+    "torn",
+    "misdirect",
+    "duplicate",
+    "corrupt",
+    "badblock",
+    "readonly",
 ]
 
 
 FaultOptionsTag = Literal[
     "error",
+    "delay",
+    "hang",
+    "drop",
+    "torn",
+    "misdirect",
+    "duplicate",
+    "corrupt",
+    "badblock",
+    "readonly",
 ]
+
+
+class FaultRelease(TypedDict):
+    released: int
 
 
 IOThreadInfo = TypedDict(
@@ -755,6 +828,13 @@ class StatusInfo(TypedDict):
     running: bool
     singlestep: NotRequired[bool]
     status: RunState
+
+
+TornKeep = Literal[
+    "prefix",
+    "suffix",
+    "random",
+]
 
 
 class TransactionAction(TypedDict):

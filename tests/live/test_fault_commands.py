@@ -181,7 +181,7 @@ def test_a_change_of_a_rule(qmp: Qmp) -> None:
     *((rule, message) for rule, message in REFUSALS if not rule.keys() & {"id", "node-name"}),
     ({"node-name": "free"}, "Parameter 'node-name' is unexpected"),
     ({"action": "eror"}, "Parameter 'action' does not accept value 'eror'"),
-    ({"state": 2}, "'state' needs an 'event'"),
+    ({"up-ms": 2}, "'up-ms' and 'down-ms' need each other"),
     ({"id": "g"}, "Fault 'g' not found"),
 ], ids=str)
 def test_refused_changes_leave_the_rule(change: dict[str, Any], message: str, qmp: Qmp) -> None:

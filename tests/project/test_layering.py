@@ -53,7 +53,8 @@ DECIDES = (
 CORE_MAY_IMPORT = frozenset(
     {
         *("__future__", "bisect", "bitarray", "collections", "contextlib", "copy"),
-        *("dataclasses", "enum", "errno", "functools", "itertools", "os", "typing"),
+        *("dataclasses", "enum", "errno", "functools", "hashlib", "itertools", "math", "os"),
+        "typing",
     }
 )
 """Of `os` only `strerror`."""

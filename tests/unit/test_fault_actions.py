@@ -361,7 +361,7 @@ def test_a_state_that_a_hit_changes(world: World) -> None:
     assert world.write(BLOCK, b"2") == errno.EPERM
 
 
-WRONG = {
+WRONG: dict[str, dict[str, Any]] = {
     "Parameter 'iotype' value 'read' does not go with action 'drop'": {
         "action": "drop", "iotype": "read"
     },

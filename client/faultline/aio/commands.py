@@ -25,11 +25,15 @@ from faultline.schema import (
     BlockJobInfo,
     BlockStats,
     CommandInfo,
+    CorruptHow,
+    DelayDistribution,
     DriveInfo,
     FaultAction,
+    FaultHits,
     FaultId,
     FaultInfo,
     FaultOptionsTag,
+    FaultRelease,
     IOThreadInfo,
     JobInfo,
     JobType,
@@ -42,6 +46,7 @@ from faultline.schema import (
     RequestInfo,
     ShutdownAction,
     StatusInfo,
+    TornKeep,
     TransactionAction,
     TransactionProperties,
     VersionInfo,
@@ -1234,7 +1239,7 @@ class Commands:
         action: FaultOptionsTag | None = None,
         event: BlkdebugEvent | None = None,
         state: int | None = None,
-        iotype: BlkdebugIOType | None = None,
+        iotype: BlkdebugIOType | list[BlkdebugIOType] | None = None,
         sector: int | None = None,
         once: bool | None = None,
         immediately: bool | None = None,
@@ -1242,8 +1247,24 @@ class Commands:
         length: int | None = None,
         count: int | None = None,
         after: int | None = None,
+        every: int | None = None,
         rate: float | None = None,
+        not_before_ms: int | None = None,
+        not_after_ms: int | None = None,
+        up_ms: int | None = None,
+        down_ms: int | None = None,
+        new_state: int | None = None,
         errno: int | str | None = None,
+        delay_ms: int | None = None,
+        jitter_ms: int | None = None,
+        distribution: DelayDistribution | None = None,
+        hang_ms: int | None = None,
+        keep: TornKeep | None = None,
+        sectors: int | None = None,
+        by: int | None = None,
+        how: CorruptHow | None = None,
+        bits: int | None = None,
+        medium: bool | None = None,
         timeout: float | None = None,
     ) -> FaultId:
         """Make requests to a node fail, from now on; return the rule's id, made up if not
@@ -1272,8 +1293,24 @@ class Commands:
                 "length": length,
                 "count": count,
                 "after": after,
+                "every": every,
                 "rate": rate,
+                "not-before-ms": not_before_ms,
+                "not-after-ms": not_after_ms,
+                "up-ms": up_ms,
+                "down-ms": down_ms,
+                "new-state": new_state,
                 "errno": errno,
+                "delay-ms": delay_ms,
+                "jitter-ms": jitter_ms,
+                "distribution": distribution,
+                "hang-ms": hang_ms,
+                "keep": keep,
+                "sectors": sectors,
+                "by": by,
+                "how": how,
+                "bits": bits,
+                "medium": medium,
             },
             timeout,
         )
@@ -1301,7 +1338,7 @@ class Commands:
         action: FaultAction | None = None,
         event: BlkdebugEvent | None = None,
         state: int | None = None,
-        iotype: BlkdebugIOType | None = None,
+        iotype: BlkdebugIOType | list[BlkdebugIOType] | None = None,
         sector: int | None = None,
         once: bool | None = None,
         immediately: bool | None = None,
@@ -1309,8 +1346,24 @@ class Commands:
         length: int | None = None,
         count: int | None = None,
         after: int | None = None,
+        every: int | None = None,
         rate: float | None = None,
+        not_before_ms: int | None = None,
+        not_after_ms: int | None = None,
+        up_ms: int | None = None,
+        down_ms: int | None = None,
+        new_state: int | None = None,
         errno: int | str | None = None,
+        delay_ms: int | None = None,
+        jitter_ms: int | None = None,
+        distribution: DelayDistribution | None = None,
+        hang_ms: int | None = None,
+        keep: TornKeep | None = None,
+        sectors: int | None = None,
+        by: int | None = None,
+        how: CorruptHow | None = None,
+        bits: int | None = None,
+        medium: bool | None = None,
         timeout: float | None = None,
     ) -> None:
         """Change members of a rule; those that are not given stay, and so do `seen` and `hits`.
@@ -1335,11 +1388,43 @@ class Commands:
                 "length": length,
                 "count": count,
                 "after": after,
+                "every": every,
                 "rate": rate,
+                "not-before-ms": not_before_ms,
+                "not-after-ms": not_after_ms,
+                "up-ms": up_ms,
+                "down-ms": down_ms,
+                "new-state": new_state,
                 "errno": errno,
+                "delay-ms": delay_ms,
+                "jitter-ms": jitter_ms,
+                "distribution": distribution,
+                "hang-ms": hang_ms,
+                "keep": keep,
+                "sectors": sectors,
+                "by": by,
+                "how": how,
+                "bits": bits,
+                "medium": medium,
             },
             timeout,
         )
+
+    async def x_fault_release(
+        self,
+        *,
+        id: str,
+        timeout: float | None = None,
+    ) -> FaultRelease:
+        """Let the requests go on that a rule keeps hanging; those that come later hang again."""
+        result: FaultRelease = await self._run(
+            "x-fault-release",
+            {
+                "id": id,
+            },
+            timeout,
+        )
+        return result
 
     async def x_fault_remove(
         self,
@@ -1355,6 +1440,30 @@ class Commands:
             },
             timeout,
         )
+
+    async def x_fault_wait(
+        self,
+        *,
+        id: str,
+        hits: int | None = None,
+        timeout_ms: int | None = None,
+        timeout: float | None = None,
+    ) -> FaultHits:
+        """Answer when a rule has hit `hits` requests since it was made, or after `timeout-ms`.
+
+        A rule that is removed, or can hit no more, is no longer waited for.  The
+        commands of this client come after the answer; those of others do not wait.
+        """
+        result: FaultHits = await self._run(
+            "x-fault-wait",
+            {
+                "id": id,
+                "hits": hits,
+                "timeout-ms": timeout_ms,
+            },
+            timeout,
+        )
+        return result
 
     async def x_query_drives(
         self,
