@@ -134,7 +134,7 @@ def _run(h: Connection, coro: Coroutine[Any, Any, Any], fast: bool = False) -> A
     """
     _slot(h)
     try:
-        return server.lock.run_in_thread(coro, _alive)
+        return server.lock.run_in_thread(coro, _alive, h.number)
     except OSError as error:
         number, reason = error.errno, error.strerror
     # Raised outside the `except` clause: otherwise the OSError would be the failure's context,

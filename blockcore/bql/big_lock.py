@@ -45,7 +45,8 @@ POLL_S_MAX = 1.0
 class BigLock:
     """The one lock, and the routines that wait under it.
 
-    The owner must set `pool` before the first `spawn`.  Where a docstring says
+    `connection` is that of the routine that runs now (`Routine.connection`).  The
+    owner must set `pool` before the first `spawn`.  Where a docstring says
     that the lock is held, the caller holds it; the other methods take it.
     """
 
@@ -54,6 +55,7 @@ class BigLock:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.closing = False
+        self.connection = 0
         self._lock = threading.Lock()
         self._waiting: dict[Callable[[], bool], deque[Routine]] = {}
         self._parked: set[ThreadRoutine] = set()
@@ -82,16 +84,21 @@ class BigLock:
         with self.region():
             pass
 
-    def run_in_thread(self, coro: Core, alive: Callable[[], bool]) -> Any:
+    def run_in_thread(
+        self, coro: Core, alive: Callable[[], bool], connection: int = 0
+    ) -> Any:
         """Run `coro` to its end on this thread, and return its result or raise its exception.
+
+        `connection` is the number of the connection that it is for.
 
         The thread performs the coroutine's calls itself, and sleeps while the
         coroutine waits for a condition.  During a wait it calls `alive` now and
         then, without the lock.  When that returns False, or when the lock is
         closed, the coroutine is abandoned, and OSError(ESHUTDOWN) is raised.
         """
-        routine = ThreadRoutine(coro)
+        routine = ThreadRoutine(coro, connection)
         self._lock.acquire()
+        self.connection = connection
         routine.advance()
         while not routine.done:
             if routine.call is None:
@@ -101,6 +108,7 @@ class BigLock:
             self._leave()
             outcome = perform(call)
             self._lock.acquire()
+            self.connection = connection
             routine.advance(*outcome)
             # An exception in it refers to this frame by its traceback: a cycle, which would keep
             # the request's buffers until the garbage collector runs.
@@ -127,8 +135,10 @@ class BigLock:
         `value` is the result of the effect, or `error` is thrown into the
         coroutine.  The lock is held.
         """
+        # A routine that runs may advance another one.
+        before, self.connection = self.connection, routine.connection
         routine.advance(value, error)
-        error = None
+        error, self.connection = None, before
         if routine.until is not None:
             if self.closing:
                 routine.abandon()
@@ -210,6 +220,7 @@ class BigLock:
             if gone:
                 routine.abandon()
             else:
+                self.connection = routine.connection
                 routine.advance(False)
 
     def _watch(self, routine: ThreadRoutine, alive: Callable[[], bool]) -> bool:

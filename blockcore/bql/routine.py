@@ -34,13 +34,15 @@ class Routine:
 
     Whenever the lock is free, exactly one of these is so: `call` is set, and
     the owner has to perform it; `until` is set, and the routine waits; or it is
-    `done`, with a `result` or an `error`.
+    `done`, with a `result` or an `error`.  `connection` is the number of the guest's
+    connection that it is for; 0 for what no guest has asked for.
     """
 
-    __slots__ = ("call", "coro", "done", "error", "result", "until")
+    __slots__ = ("call", "connection", "coro", "done", "error", "result", "until")
 
-    def __init__(self, coro: Core) -> None:
+    def __init__(self, coro: Core, connection: int = 0) -> None:
         self.coro = coro
+        self.connection = connection
         self.call: Call | None = None
         self.until: Until | None = None
         self.done = False

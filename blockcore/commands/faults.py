@@ -12,7 +12,7 @@ from blockcore.bql.effects import Until
 from blockcore.faults.changes import CHANGES, RuleToChange, changed, given
 from blockcore.faults.injector import NS_OF_MS, FaultRule
 from blockcore.faults.kinds import FAULT_OPTIONS, KINDS
-from blockcore.faults.options import ONE_OR_MORE, FaultOptions
+from blockcore.faults.options import ONE_OR_MORE, FaultOptions, FaultOrigin
 from blockcore.machine.machine import Machine
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.keyval import well_formed_id
@@ -48,6 +48,8 @@ class FaultInfo:
     action: str
     event: BlkdebugEvent
     state: int
+    origin: FaultOrigin | None = None
+    connection: int | None = None
     iotype: Annotated[BlkdebugIOType | list[BlkdebugIOType] | None, ONE_OR_MORE] = None
     sector: int | None = None
     offset: int | None = None
@@ -251,6 +253,7 @@ def _info(node: BlockNode, device: str | None, rule: FaultRule) -> FaultInfo:
         "sector": None if options.sector == -1 else options.sector,
         "count": options.hits_max,
         "every": None if options.every == 1 else options.every,
+        "origin": None if options.origin is FaultOrigin.ANY else options.origin,
         "new_state": options.new_state or None,
         "hanging": rule.state.hanging or None,
     }

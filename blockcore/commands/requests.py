@@ -35,6 +35,7 @@ class RequestInfo:
     iotype: BlkdebugIOType
     offset: UInt64
     length: UInt64
+    connection: int
     age_ms: int
     waits_for: RequestWait | None = None
 
@@ -68,6 +69,7 @@ def _info(machine: Machine, blk: BlockBackend, request: Request) -> RequestInfo:
         iotype=request.kind.iotype,
         offset=UInt64(request.offset),
         length=UInt64(request.length),
+        connection=request.connection,
         age_ms=(machine.clock.monotonic_ns() - request.arrived_ns) // 1_000_000,
         waits_for=waits_for,
     )

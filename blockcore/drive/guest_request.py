@@ -118,12 +118,16 @@ class Wait(Enum):
 
 @dataclass(slots=True)
 class Request:
-    """A request that has come and is not answered; `offset` and `length` in bytes."""
+    """A request that has come and is not answered; `offset` and `length` in bytes.
+
+    `connection` is the number of the guest's connection.
+    """
 
     kind: Kind
     offset: int
     length: int
     arrived_ns: int
+    connection: int
     waits_for: Wait | None = None
 
 
@@ -182,6 +186,10 @@ class GuestRequests:
         self._hold.dropped = True
         self._hold = _Hold(self._drive, self._host.vm)
 
+    def _request(self, kind: Kind, offset: int, nbytes: int) -> Request:
+        now_ns, connection = self._host.clock.monotonic_ns(), self._host.connection()
+        return Request(kind, offset, nbytes, now_ns, connection)
+
     async def carry_out(
         self,
         kind: Kind,
@@ -207,8 +215,8 @@ class GuestRequests:
         error = tried if isinstance(tried, OSError) else None
         self.arrivals += 1
         rank = self.arrivals
-        started_ns = self._host.clock.monotonic_ns()
-        request = self.open[rank] = Request(kind, offset, nbytes, started_ns)
+        request = self.open[rank] = self._request(kind, offset, nbytes)
+        started_ns = request.arrived_ns
         try:
             while True:
                 if error is None:

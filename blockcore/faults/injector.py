@@ -24,11 +24,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from blockcore.bql.clock import Clock
 from blockcore.faults.dice import RuleDice
 from blockcore.faults.gate import Gate
 from blockcore.faults.options import FaultOptions, Go, R, Request
-from blockcore.faults.scene import RuleState, Scene
+from blockcore.faults.scene import FaultHost, RuleState, Scene
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
 from blockcore.qapi.record import dataclass
 
@@ -44,7 +43,7 @@ class FaultRule:
     """
 
     __slots__ = (
-        *("added_ns", "dice", "end", "has_times", "hits", "iotypes", "options", "seen", "start"),
+        *("added_ns", "dice", "end", "hits", "iotypes", "is_choosy", "options", "seen", "start"),
         *("state", "watched"),
     )
 
@@ -61,7 +60,7 @@ class FaultRule:
         self.options = options
         self.iotypes = options.iotypes
         self.watched = options.watched
-        self.has_times = options.has_times
+        self.is_choosy = options.is_choosy
         self.start, self.end = options.byte_range
 
     @property
@@ -101,22 +100,16 @@ class StateChange:
 class FaultInjector:
     """The rules of one node, and blkdebug's state variable.
 
-    `seed` is the machine's, from which the decisions of rules with a `rate` follow.
-    `clock` is the machine's, for rules with times.  `changed` is called whenever
-    rules have come or gone, so that shortcuts past the node are invalidated:
-    callers do not have to do that themselves.
+    Whenever rules have come or gone, it invalidates shortcuts past the node
+    (`FaultHost.concerns_changed`): callers do not have to do that themselves.
 
     All methods need the big lock.
     """
 
-    def __init__(
-        self, seed: int, changed: Callable[[], None], clock: Clock
-    ) -> None:
+    def __init__(self, host: FaultHost) -> None:
         self.state = 1
         self.rules: list[FaultRule] = []
-        self._seed = seed
-        self._clock = clock
-        self._changed = changed
+        self._host = host
         self._standing: list[FaultRule] = []
         self._of_event: dict[BlkdebugEvent, list[FaultRule]] = {}
         self._changes: list[StateChange] = []
@@ -242,19 +235,23 @@ class FaultInjector:
         return go
 
     def _scene(self, rule: FaultRule, size: int) -> Scene:
-        return Scene(self._clock, rule.state, rule.dice, size)
+        return Scene(self._host.clock, rule.state, rule.dice, size)
 
     def _can_hit(self, rule: FaultRule) -> bool:
-        """Return whether blkdebug's state and the time allow a rule to hit anything now."""
+        """Return whether the rule matches requests of who asks now, in this state, at this time."""
         options = rule.options
+        if not rule.is_choosy:
+            return True
         if options.state and options.event is BlkdebugEvent.NONE and options.state != self.state:
             return False
-        if not rule.has_times:
+        if not options.is_of(self._host.connection()):
+            return False
+        if not options.has_times:
             return True
-        return options.is_time((self._clock.monotonic_ns() - rule.added_ns) // NS_OF_MS)
+        return options.is_time((self._host.clock.monotonic_ns() - rule.added_ns) // NS_OF_MS)
 
     def _rule(self, options: FaultOptions) -> FaultRule:
-        return FaultRule(options, self._seed, self._clock.monotonic_ns())
+        return FaultRule(options, self._host.seed, self._host.clock.monotonic_ns())
 
     def gate(self, iotype: BlkdebugIOType) -> Gate | None:
         """Return the ranges in which a request of this kind can be hit; None means anywhere."""
@@ -304,7 +301,7 @@ class FaultInjector:
         self._fitting.clear()
         self._gates.clear()
         self._watching = [rule for rule in self.rules if rule.watched]
-        self._changed()
+        self._host.concerns_changed()
 
     def _fire(self, rule: FaultRule) -> FaultRule:
         if not rule.options.lets_go:

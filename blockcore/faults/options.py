@@ -9,6 +9,7 @@ implements `carry_out`, a coroutine around the driver's part of a request.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from enum import StrEnum
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
 from blockcore.faults.scene import Scene
@@ -52,6 +53,14 @@ ALL: IOTypes = frozenset(BlkdebugIOType)
 USUAL: IOTypes = ALL - {BlkdebugIOType.BLOCK_STATUS}
 """The kinds of request that a rule without an `iotype` matches, as in blkdebug."""
 
+class FaultOrigin(StrEnum):
+    """Whose requests a rule matches."""
+
+    ANY = "any"
+    GUEST = "guest"
+    JOB = "job"
+
+
 ONE_OR_MORE = Alternate("BlkdebugIOTypes", BlkdebugIOType, list[BlkdebugIOType])
 """The type of `iotype`: one kind of request, or several."""
 
@@ -71,6 +80,10 @@ class FaultOptions:
     blkdebug's: the rule matches requests that contain the first byte of that
     512-byte sector; -1 is any.  A flush has no range, so a rule with a range
     never matches a flush.
+
+    `connection` is the number of the guest's connection whose requests the rule
+    matches; `origin` says whether it matches requests of guests, of jobs (and of
+    the machine itself), or any.
 
     The first `after` matching requests pass, and then all but each `every`th.  Of
     those that are left each is hit with probability `rate`, until `count` have
@@ -94,6 +107,8 @@ class FaultOptions:
     action: str = "error"
     event: BlkdebugEvent = BlkdebugEvent.NONE
     state: int = 0
+    origin: FaultOrigin = FaultOrigin.ANY
+    connection: UInt32 | None = None
     iotype: Annotated[BlkdebugIOType | list[BlkdebugIOType] | None, ONE_OR_MORE] = None
     sector: int = -1
     once: bool = False
@@ -126,6 +141,20 @@ class FaultOptions:
         if self.iotype is None:
             return self.usual
         return frozenset(self.iotype if isinstance(self.iotype, list) else (self.iotype,))
+
+    @property
+    def is_choosy(self) -> bool:
+        """Whether more than the kind and place of a request decides whether the rule matches."""
+        of_someone = self.connection is not None or self.origin is not FaultOrigin.ANY
+        return of_someone or self.state != 0 or self.has_times
+
+    def is_of(self, connection: int) -> bool:
+        """Return whether the rule matches a request of a connection; 0 stands for a job's."""
+        if self.connection is not None:
+            return connection == self.connection
+        if self.origin is FaultOrigin.ANY:
+            return True
+        return (connection != 0) == (self.origin is FaultOrigin.GUEST)
 
     @property
     def has_times(self) -> bool:
@@ -187,6 +216,8 @@ class FaultOptions:
             raise QmpError("'up-ms' and 'down-ms' need each other")
         if self.not_after_ms is not None and self.not_after_ms <= (self.not_before_ms or 0):
             raise QmpError("'not-after-ms' has to be later than 'not-before-ms'")
+        if self.connection is not None and self.origin is FaultOrigin.JOB:
+            raise QmpError("'connection' is for requests of guests, not of 'origin' job")
         if wrong := self.iotypes - self.possible:
             raise QmpError(
                 f"Parameter 'iotype' value '{min(wrong)}' does not go with action '{self.action}'"
@@ -202,6 +233,7 @@ class FaultOptions:
             "length": self.length,
             "every": self.every,
             "down-ms": self.down_ms,
+            "connection": self.connection,
         }
         for name, value in positive.items():
             if value == 0:

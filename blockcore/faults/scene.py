@@ -4,12 +4,28 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Any
+from typing import Any, Protocol
 
 from blockcore.bql.clock import Clock
 from blockcore.faults.dice import Dice, RuleDice
 from blockcore.qapi.names import BlkdebugIOType
 from blockcore.qapi.record import dataclass
+
+
+class FaultHost(Protocol):
+    """What the rules of a node need of its machine.
+
+    `clock` is the machine's, for rules with times; decisions by chance follow from `seed`.
+    """
+
+    clock: Clock
+    seed: int
+
+    def concerns_changed(self) -> None:
+        """Invalidate shortcuts past the node, because its rules have changed."""
+
+    def connection(self) -> int:
+        """Return the number of the connection whose request runs now; 0 for one of a job."""
 
 
 class Hold:

@@ -68,6 +68,7 @@ class Machine:
         seed: int,
         *,
         region: Callable[[], AbstractContextManager[object]],
+        connection: Callable[[], int],
         directory: str,
         name: str | None = None,
         prelaunch: bool = False,
@@ -79,6 +80,7 @@ class Machine:
         self.clock = clock
         self.seed = seed
         self.region = region
+        self.connection = connection
         self.warn = warn
         self.allow_backing = allow_backing
         self.name = name

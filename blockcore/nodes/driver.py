@@ -26,6 +26,7 @@ from blockcore.rules.host import (
     Clocked,
     Emits,
     HasRelease,
+    KnowsConnections,
     Locks,
     NamesDrives,
     Reports,
@@ -46,7 +47,17 @@ OPENING = Lane("opening", MAX_OPENINGS)
 
 
 class NodeHost(
-    Clocked, Emits, HasRelease, Locks, NamesDrives, Reports, Seeded, Shortcuts, Warns, Protocol
+    Clocked,
+    Emits,
+    HasRelease,
+    KnowsConnections,
+    Locks,
+    NamesDrives,
+    Reports,
+    Seeded,
+    Shortcuts,
+    Warns,
+    Protocol,
 ):
     """The part of the machine that nodes use."""
 

@@ -77,9 +77,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
     def injector(self) -> FaultInjector:
         """Return the node's fault rules, made on first use."""
         if self.faults is None:
-            self.faults = FaultInjector(
-                self._host.seed, self._host.concerns_changed, self._host.clock
-            )
+            self.faults = FaultInjector(self._host)
         return self.faults
 
     def debug_event(self, event: BlkdebugEvent) -> None:

@@ -14,12 +14,14 @@ from blockcore.nodes.shortcut.slot import Slot
 class Connection:
     """One NBD connection: nbdkit's handle.
 
-    `opener` is the native id of the thread on which nbdkit called `open`.
+    `number` counts connections from 1 on.  `opener` is the native id of the thread on
+    which nbdkit called `open`.
     """
 
     opener = 0
 
-    def __init__(self, lock: BigLock, blk: BlockBackend, readonly: bool) -> None:
+    def __init__(self, number: int, lock: BigLock, blk: BlockBackend, readonly: bool) -> None:
+        self.number = number
         self.blk = blk
         self.writable = not readonly and not blk.read_only
         self._lock = lock

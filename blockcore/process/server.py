@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import random
@@ -65,6 +66,7 @@ class Server:
         self._serving = "FAULTLINE_SERVE" in environ
         self._announcement = Announcement(environ) if self._serving else None
         self._parser = ConfigParser()
+        self._numbers = itertools.count(1)
         self._given: dict[str, list[str]] = {}
         # Where in a file the first pairs of each key are from, and so for each pair.
         self._origins: dict[str, list[str]] = json.loads(environ.get("FAULTLINE_PLACES", "{}"))
@@ -151,6 +153,7 @@ class Server:
             self.lock.clock,
             seed,
             region=self.lock.region,
+            connection=lambda: self.lock.connection,
             directory=self._directory,
             name=config.name,
             prelaunch=config.prelaunch,
@@ -276,7 +279,7 @@ class Server:
         wanted = export or self.default_export()
         for blk in self.machine.backends:
             if blk.export == wanted:
-                return Connection(self.lock, blk, readonly)
+                return Connection(next(self._numbers), self.lock, blk, readonly)
         raise OSError(errno.ENOENT, f"there is no drive '{export}'")
 
     def connection_closed(self) -> None:

@@ -86,6 +86,13 @@ class Seeded(Protocol):
     seed: int
 
 
+class KnowsConnections(Protocol):
+    """A host that knows for which guest's connection the routine runs that runs now."""
+
+    def connection(self) -> int:
+        """Return the connection's number, from 1 on; 0 for what no guest has asked for."""
+
+
 class NamesDrives(Protocol):
     """A host that knows the root nodes of drives."""
 
@@ -114,7 +121,7 @@ class Shortcuts(Protocol):
         """
 
 
-class DriveHost(Clocked, Emits, Runs, Protocol):
+class DriveHost(Clocked, Emits, KnowsConnections, Runs, Protocol):
     """The machine as a drive needs it."""
 
 

@@ -529,6 +529,8 @@ FaultInfo = TypedDict(
         "action": "FaultInfoTag",
         "event": "BlkdebugEvent",
         "state": "int",
+        "origin": "NotRequired[FaultOrigin]",
+        "connection": "NotRequired[int]",
         "iotype": "NotRequired[BlkdebugIOType | list[BlkdebugIOType]]",
         "sector": "NotRequired[int]",
         "offset": "NotRequired[int]",
@@ -587,6 +589,13 @@ FaultOptionsTag = Literal[
     "corrupt",
     "badblock",
     "readonly",
+]
+
+
+FaultOrigin = Literal[
+    "any",
+    "guest",
+    "job",
 ]
 
 
@@ -777,6 +786,7 @@ RequestInfo = TypedDict(
         "iotype": "BlkdebugIOType",
         "offset": "int",
         "length": "int",
+        "connection": "int",
         "age-ms": "int",
         "waits-for": "NotRequired[RequestWait]",
     },

@@ -33,6 +33,7 @@ class Around:
         self.clock: Clock = SystemClock()
         self.qemu = LATEST
         self.seed = 0
+        self.connection = int
         self.allow_backing = ANY
         self.events: list[Event] = []
         self.warnings: list[str] = []

@@ -3,21 +3,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import blockcore.bql.clock
 from blockcore.faults.fail import Fail
 
 
 class Clock:
     """A clock that a test sets."""
 
-    def __init__(self) -> None:
-        self.ns = 0
+    ns = 0
 
     def monotonic_ns(self) -> int:
         return self.ns
 
     realtime_ns = monotonic_ns
+
+
+class Host:
+    """What rules need of a machine; nobody goes past these rules."""
+
+    def __init__(self, seed: int = 0, changed: Callable[[], object] = int) -> None:
+        self.seed = seed
+        self.time = Clock()
+        self.clock: blockcore.bql.clock.Clock = self.time
+        self.asking = 0
+        self._changed = changed
+
+    def concerns_changed(self) -> None:
+        self._changed()
+
+    def connection(self) -> int:
+        return self.asking
 
 
 def fail(**members: Any) -> Fail:

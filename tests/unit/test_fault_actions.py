@@ -361,6 +361,47 @@ def test_a_state_that_a_hit_changes(world: World) -> None:
     assert world.write(BLOCK, b"2") == errno.EPERM
 
 
+@pytest.mark.parametrize(
+    ("who", "hit"),
+    [
+        ({}, [True, True, True]),
+        ({"origin": "guest"}, [False, True, True]),
+        ({"origin": "job"}, [True, False, False]),
+        ({"connection": 2}, [False, False, True]),
+    ],
+)
+def test_whose_requests(world: World, who: dict[str, Any], hit: list[bool]) -> None:
+    world.rule("error", **who)
+    lock, found = world.sim.lock, []
+    for connection in range(3):
+        request = world.disk.pread(0, memoryview(bytearray(1)))
+        try:
+            lock.run_in_thread(request, lambda: True, connection)
+            found.append(False)
+        except OSError:
+            found.append(True)
+    assert found == hit
+
+
+def test_a_request_that_another_one_lets_go_on_keeps_its_connection(world: World) -> None:
+    world.rule("hang", iotype="read")
+    seen = []
+
+    async def read() -> None:
+        await world.disk.pread(0, memoryview(bytearray(1)))
+        seen.append(world.machine.connection())
+
+    world.sim.start("job", read(), now=True)
+
+    async def let_go() -> None:
+        world.disk.injector().clear()
+        seen.append(world.machine.connection())
+
+    world.sim.lock.run_in_thread(let_go(), lambda: True, 5)
+    world.sim.run()
+    assert seen == [5, 0]
+
+
 WRONG: dict[str, dict[str, Any]] = {
     "Parameter 'iotype' value 'read' does not go with action 'drop'": {
         "action": "drop", "iotype": "read"

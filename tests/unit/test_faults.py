@@ -15,7 +15,7 @@ from blockcore.faults.fail import Fail
 from blockcore.faults.gate import Gate
 from blockcore.faults.injector import FaultInjector, StateChange
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
-from rules import Clock, fail
+from rules import Host, fail
 
 READ, WRITE, ZEROES = BlkdebugIOType.READ, BlkdebugIOType.WRITE, BlkdebugIOType.WRITE_ZEROES
 DISCARD, FLUSH = BlkdebugIOType.DISCARD, BlkdebugIOType.FLUSH
@@ -32,21 +32,17 @@ def rule(event: BlkdebugEvent = NONE, number: int = errno.EIO, **more: Any) -> F
 
 def loaded(*rules: Fail, changes: tuple[StateChange, ...] = ()) -> FaultInjector:
     """A blkdebug node's injector, just opened."""
-    injector = FaultInjector(SEED, unseen, Clock())
+    injector = FaultInjector(Host(SEED))
     injector.load(rules, changes)
     return injector
 
 
 def added(*rules: Fail, seed: int = SEED) -> FaultInjector:
     """Rules given to any node at run time."""
-    injector = FaultInjector(seed, unseen, Clock())
+    injector = FaultInjector(Host(seed))
     for options in rules:
         injector.add(options)
     return injector
-
-
-def unseen() -> None:
-    """Nobody goes past these rules."""
 
 
 def request(
@@ -485,7 +481,7 @@ CHANGES: dict[str, Callable[[FaultInjector], object]] = {
 def test_each_change_is_told(change: Callable[[FaultInjector], object]) -> None:
     """Whoever goes past the node decides anew then."""
     told: list[int] = []
-    injector = FaultInjector(SEED, lambda: told.append(len(injector.rules)), Clock())
+    injector = FaultInjector(Host(SEED, lambda: told.append(len(injector.rules))))
     injector.add(rule(count=1))
     before = len(told)
     change(injector)

@@ -33,7 +33,7 @@ from blockcore.qapi.events import Event
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, RunState
 from blockcore.rules.accounting import AcctType
 from blockcore.rules.bitmap import DirtyBitmap
-from rules import Clock, fail
+from rules import Host, fail
 from sim import add_drive, execute, perform, shortcut
 
 K = 1024
@@ -382,7 +382,7 @@ def test_an_error_on_the_shortcut_is_the_drive_s(world: Setup) -> None:
 def test_events_of_what_goes_past(side: str) -> None:
     """A request that no rule can hit makes rules active that wait for its event."""
     event = BlkdebugEvent.READ_AIO if side == "read" else BlkdebugEvent.WRITE_AIO
-    injector = FaultInjector(0, lambda: None, Clock())
+    injector = FaultInjector(Host())
     injector.add(fail(event=event, iotype=BlkdebugIOType.WRITE, offset=4096, length=512))
     way = Way(-1, FileSystem(0), Gate(), Gate(), 0)
     assert way.keep_to(injector, (BlkdebugEvent.READ_AIO,), (BlkdebugEvent.WRITE_AIO,))

@@ -29,7 +29,7 @@ from blockcore.process.connection import Connection
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
 from blockcore.rules.bitmap import DirtyBitmap
 from qcow2_images import Around, close, create, open_file, open_on
-from rules import Clock, fail
+from rules import Host, fail
 from sim import perform
 
 CLUSTER = 4096
@@ -64,7 +64,7 @@ def test_busy_before_look() -> None:
     """And not busy any more before the look that finds out whether somebody waits."""
     slot = Slot()
     drive = Watched(slot)
-    connection = Connection(BigLock(SystemClock()), cast(BlockBackend, drive), False)
+    connection = Connection(1, BigLock(SystemClock()), cast(BlockBackend, drive), False)
     for request in (connection.shortcut_pread, connection.shortcut_pwrite):
         assert request(slot, 0, memoryview(bytearray(1))) is False
     assert drive.looks == [True, False] * 2
@@ -185,7 +185,7 @@ def test_counted_before_and_after() -> None:
 
 def test_only_the_last_request_counts() -> None:
     """Each event replaces the active rules; many requests on the shortcut leave one trace."""
-    injector = FaultInjector(0, lambda: None, Clock())
+    injector = FaultInjector(Host())
     read, write = BlkdebugEvent.READ_AIO, BlkdebugEvent.WRITE_AIO
     for event, at in ((read, 0), (write, 1 << 20)):
         injector.add(fail(event=event, offset=at, length=512, iotype=BlkdebugIOType.READ))
