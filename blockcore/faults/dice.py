@@ -9,8 +9,6 @@ work gets the same faults at any depth of its queue, however threads interleave.
 
 from __future__ import annotations
 
-from hashlib import blake2b
-
 from blockcore.qapi.names import BlkdebugIOType
 
 BLOCK = 4096
@@ -73,8 +71,10 @@ class RuleDice:
     __slots__ = ("_key", "_touches")
 
     def __init__(self, seed: int, rule: str) -> None:
-        digest = blake2b(f"{seed} {rule}".encode(), digest_size=8).digest()
-        self._key = int.from_bytes(digest, "little")
+        key = 0xCBF29CE484222325
+        for octet in f"{seed} {rule}".encode():  # FNV-1a
+            key = ((key ^ octet) * 0x100000001B3) & MASK
+        self._key = mixed(key)
         self._touches: dict[tuple[BlkdebugIOType, int], bytearray] = {}
 
     def touch(self, iotype: BlkdebugIOType, offset: int) -> Dice:

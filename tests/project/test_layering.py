@@ -53,7 +53,7 @@ DECIDES = (
 CORE_MAY_IMPORT = frozenset(
     {
         *("__future__", "bisect", "bitarray", "collections", "contextlib", "copy"),
-        *("dataclasses", "enum", "errno", "functools", "hashlib", "itertools", "math", "os"),
+        *("dataclasses", "enum", "errno", "functools", "itertools", "math", "os"),
         "typing",
     }
 )
