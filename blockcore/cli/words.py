@@ -159,9 +159,9 @@ class _Words:
         if (hint := right_answers(name, known, KEYS)).startswith(","):
             return hint
         for member in known.values():
-            type_ = self._schema.type(member.type)
-            if isinstance(type_, Enum) and name in type_.values:
-                return f", did you mean {path}{member.name}={name}?"
+            for choice in self._schema.scalars(self._schema.type(member.type)):
+                if isinstance(choice, Enum) and name in choice.values:
+                    return f", did you mean {path}{member.name}={name}?"
         # What must be given comes first: a file is below `file` rather than below `backing`.
         for member in sorted(known.values(), key=lambda member: member.optional):
             for choice in self._schema.scalars(self._schema.type(member.type)):
@@ -244,17 +244,28 @@ class _Words:
             case Enum():
                 found = text if text in type_.values else None
             case Array():
-                return _instance(_json(text), list)
+                return self._several(type_, text)
             case _:
                 return _instance(_json(text), dict)
         if found is None:
             raise ValueError(text)
         return found
 
+    def _several(self, type_: Array, text: str) -> list[Any]:
+        """Return the list that JSON is, or values of an enum with commas between."""
+        element = self._schema.type(type_.element)
+        parts = text.split(",")
+        if isinstance(element, Enum) and all(part in element.values for part in parts):
+            return parts
+        found: list[Any] = _instance(_json(text), list)
+        return found
+
     def _expected(self, choices: list[Type], text: str, name: str) -> str:
         """Return the message for a text that is of none of these types."""
-        if len(choices) == 1 and isinstance(choices[0], Enum):
-            return f"Parameter '{name}' does not accept value '{text}'{_values(choices[0], text)}"
+        enums = [choice for choice in choices if isinstance(choice, Enum)]
+        others = [choice for choice in choices if not isinstance(choice, Enum | Array)]
+        if enums and not others:
+            return f"Parameter '{name}' does not accept value '{text}'{_values(enums[0], text)}"
         expected = either([self._described(choice, name) for choice in choices])
         hint = _percent(text) or as_size(text) or _joined(text)
         return f"Parameter '{name}' expects {expected}, not '{text}'{hint}"

@@ -33,6 +33,7 @@ PARTS: Final[dict[Callable[[], Any], tuple[str, ...]]] = {
     ),
     later("blockcore.commands.faults:table"): (
         "x-fault-add", "x-fault-modify", "x-fault-remove", "x-fault-clear", "x-query-faults",
+        "x-fault-release", "x-fault-wait",
     ),
     later("blockcore.commands.drives:table"): (
         "x-query-drives", "x-drive-set-policy",
