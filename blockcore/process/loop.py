@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -171,7 +172,13 @@ class MainLoop:
         server = None
         if self._listener is not None:
             self._listener.setblocking(False)
-            server = await self._asyncio.create_unix_server(self._client, sock=self._listener)
+            # Python 3.13 would remove the socket's file at the end, even one of systemd's; the
+            # machine's own file is removed with all others (`leftovers`).
+            is_new = sys.version_info[:2] >= (3, 13)
+            kept: dict[str, Any] = {"cleanup_socket": False} if is_new else {}
+            server = await self._asyncio.create_unix_server(
+                self._client, sock=self._listener, **kept
+            )
         self._started.set()
         await self._ended.wait()
         if server is not None:

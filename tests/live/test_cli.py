@@ -135,7 +135,12 @@ REFUSALS = [
             " (see faultline serve --help)",
         )
         for words, address, instead in (
-            ("control=", "tcp:127.0.0.1:4444", ""),
+            (
+                "control=",
+                "tcp:127.0.0.1:4444",
+                "; for TCP relay it: socat TCP-LISTEN:4444,bind=127.0.0.1,fork,reuseaddr"
+                " UNIX-CONNECT:SOCKET",
+            ),
             ("control=", "unix:x,server=on", ", such as x"),
             ("--nbd ", "unix:x", ", such as x"),
         )

@@ -279,7 +279,7 @@ def test_nbdkit_with_little_address_space(tmp_path: Path) -> None:
     plugin = str(TREE / "plugin/drive.py")
     argv = ["nbdkit", "-f", "-U", "n", "python", plugin, DRIVE, "control=q"]
     told = set()
-    for limit_kib in range(640_000, 0, -10_000):
+    for limit_kib in (*range(640_000, 300_000, -10_000), *range(300_000, 0, -2_500)):
         (tmp_path / "n").unlink(missing_ok=True)
         with subprocess.Popen(
             ["sh", "-c", f'ulimit -v {limit_kib}; exec "$@"', "sh", *argv],

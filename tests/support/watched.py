@@ -21,6 +21,9 @@ blockcore.process.control.QUEUE_BYTES = 0
 _after_fork, _cleanup = after_fork, cleanup
 
 def after_fork():
+    # What is imported at its first use leaves classes: dataclasses with slots are made twice.
+    from blockcore.process.warm import load_all
+    load_all()
     gc.collect()
     gc.freeze()
     gc.disable()

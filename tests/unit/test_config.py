@@ -370,7 +370,8 @@ REFUSED_PAIRS: dict[str, tuple[list[tuple[str, str]], str]] = {
     "control": (
         [("control", "tcp:localhost:4444,server=on")],
         "'tcp:localhost:4444,server=on' is an address, and this is the path of a Unix socket"
-        " (for a file of that name, ./tcp:localhost:4444,server=on)",
+        "; for TCP relay it: socat TCP-LISTEN:4444,bind=localhost,fork,reuseaddr"
+        " UNIX-CONNECT:SOCKET (for a file of that name, ./tcp:localhost:4444,server=on)",
     ),
     "allow-backing": (
         [("allow-backing", "/a:")],
