@@ -48,11 +48,11 @@ import lifetime  # noqa: E402
 from blockcore.bql.later import without  # noqa: E402
 from blockcore.process.start import Start  # noqa: E402
 
-start = Start(os.environ, lifetime.outlive())
+start = Start(os.environ, lifetime.outlive(), lifetime.take_default)
 SERVING = "FAULTLINE_SERVE" in os.environ
 start.begin(os.environ)
 if SERVING:
-    lifetime.at_exit(start.leftovers.remove)
+    lifetime.at_exit(start.exits)
 
 if not SERVING:  # `faultline serve` says where packages are
     site.addsitedir(os.path.join(TREE, ".venv", "lib", VERSION, "site-packages"))

@@ -25,6 +25,8 @@ other option begins like that (--exportname)."""
 _libc = ctypes.CDLL(None)
 _libc.__cxa_atexit.argtypes = [ctypes.c_void_p] * 3
 _libc.__cxa_finalize.argtypes = [ctypes.c_void_p]
+_libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+_libc.signal.restype = ctypes.c_void_p
 
 _handle = ctypes.create_string_buffer(1)
 """An object whose address identifies our exit handlers to the C library (its `dso_handle`)."""
@@ -49,6 +51,14 @@ def outlive() -> int:
 def is_told_to_exit(words: Iterable[str]) -> bool:
     """Return whether --exit-with-parent is among nbdkit's arguments."""
     return any(word.startswith(SHORTEST) and EXIT_WITH_PARENT.startswith(word) for word in words)
+
+
+def take_default(number: int) -> None:
+    """Give a signal its default action again, which nbdkit may have replaced; on any thread.
+
+    Python's own `signal.signal` works on the main thread only.
+    """
+    _libc.signal(number, None)
 
 
 def at_exit(work: Callable[[], None]) -> None:

@@ -9,6 +9,10 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 
+ATTEMPTS = 10
+"""How often the private directory is removed until it is gone: more often than files are made there
+while a machine starts."""
+
 
 class Leftovers:
     """The sockets of a process, its pidfile, and its private directory if it has one.
@@ -45,7 +49,11 @@ class Leftovers:
                 if os.stat(path).st_ino == inode:
                     os.unlink(path)
         if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            # Another thread may be making a file there, which the first attempt does not see.
+            for _ in range(ATTEMPTS):
+                shutil.rmtree(self._directory, ignore_errors=True)
+                if not os.path.lexists(self._directory):
+                    break
 
 
 def _is_bound_here(path: str | None) -> bool:

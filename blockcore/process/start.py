@@ -37,15 +37,25 @@ class Start:
 
     `environ` has the variables that `faultline serve` sets (`cli/nbdkit_command.py`).
     `parent` is a pidfd of the process with whose end this one ends, or -1;
-    FAULTLINE_PARENT_FD takes precedence.
+    FAULTLINE_PARENT_FD takes precedence.  `take_default` gives a signal its default
+    action, on any thread.
     """
 
-    def __init__(self, environ: Mapping[str, str], parent: int = -1) -> None:
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        parent: int = -1,
+        take_default: Callable[[int], object] = int,
+    ) -> None:
         self.leftovers = Leftovers(environ)
         self.parent = int(environ.get("FAULTLINE_PARENT_FD", parent))
         self._serving = "FAULTLINE_SERVE" in environ
         self._signals = signals.SignalWatch(self._told)
         self._errors: TextIO | None = None
+        self._signal = 0
+        self._end: Callable[..., None] | None = None
+        self._deciding = threading.Lock()
+        self._take_default = take_default
 
     def begin(self, environ: Mapping[str, str]) -> None:
         """Take over signals and uncaught exceptions, under `faultline serve`; before all else.
@@ -98,21 +108,48 @@ class Start:
 
         `end` is called on the thread that has noticed it.
         """
-
-        def told(number: int, sender: int) -> None:
-            end(reason=signals.name(number), sender=sender)
-
-        self._signals.told = told
+        with self._deciding:
+            self._end = end
         self._signals.start()
         if self.parent >= 0:
             threading.Thread(
                 target=self._watch_parent, args=(end,), name="parent", daemon=True
             ).start()
 
-    def _told(self, number: int, _sender: int) -> None:
-        """Remove all files, and let a signal that comes before the machine serves kill it."""
+    def _told(self, number: int, sender: int) -> None:
+        """Let a signal end the machine; one that comes before the machine serves kills it.
+
+        Then all files are removed first.
+        """
+        with self._deciding:
+            end = self._end
+            if end is None:
+                self._die(number)
+                return
+        end(reason=signals.name(number), sender=sender)
+
+    def _die(self, number: int) -> None:
+        # Meanwhile the main thread goes on, but not beyond `serves`.  It may find that the
+        # directory of its sockets is gone, and tell that; then it exits, and comes to `exits`.
+        self._signal = number
+        with suppress(OSError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
         self.leftovers.remove()
+        self._die_of(number)
+
+    def _die_of(self, number: int) -> None:
+        # nbdkit may have a handler of its own by now.
+        self._take_default(number)
         signals.die_of(number)
+
+    def exits(self) -> None:
+        """Remove all files at an exit of nbdkit's; if that is a signal's doing, die of the signal.
+
+        To be called by exit(), on nbdkit's main thread.
+        """
+        self.leftovers.remove()
+        if self._signal:
+            self._die_of(self._signal)
 
     def _watch_parent(self, end: Callable[..., Any]) -> None:
         """Wait for the parent's end, then call `end` (a thread's body)."""
