@@ -16,6 +16,7 @@ import pytest
 
 from blockcore.cli import main
 from blockcore.cli.connection import connected
+from faultline import Event
 from live import FAULTLINE, TIMEOUT_S, Flight, Live, Qmp, make_image
 from tree import TREE
 
@@ -227,10 +228,7 @@ def test_wait(machine: Live, qmp: Qmp, capsys: Captured) -> None:
             settle(flight)
     event = json.loads(out)
     assert (status, err, event["data"]["device"]) == (0, "", "vda")
-    assert event == next(
-        event for event in qmp.events
-        if event["event"] == "BLOCK_IO_ERROR" and event["data"]["device"] == "vda"
-    )
+    assert Event.of(event) == qmp.wait_event("BLOCK_IO_ERROR", device="vda")
 
 
 def test_wait_for_what_has_come_already(machine: Live, capsys: Captured) -> None:
