@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from faultline.aio.channel import Channel as AsyncChannel
 from faultline.errors import MachineEnded, TimedOut
 from faultline.events import Pattern, Wanted
 from faultline.sync.channel import PIECE, Channel
@@ -140,3 +142,24 @@ def test_all_that_wait_are_told_of_the_end(who: str, server: Server, channel: Ch
     for thread in waiting:
         thread.join(LIMIT_S)
     assert len(told) == 3 and len(set(told)) == 1
+
+
+def test_a_server_that_takes_no_commands_keeps_nobody(server: Server, channel: Channel) -> None:
+    with pytest.raises(TimedOut, match=r"^no reply to x within 0\.01 s$"):
+        channel.execute("x", {"long": "x" * (16 << 20)}, 0.01)
+    with pytest.raises(MachineEnded, match="the machine takes no more commands"):
+        channel.execute("x", {}, LIMIT_S)
+
+
+def test_a_server_that_takes_no_commands_keeps_no_task(server: Server, tmp_path: Path) -> None:
+    async def run() -> None:
+        greeting = threading.Thread(target=server.greet)
+        greeting.start()
+        channel = await AsyncChannel.open(tmp_path / "s", LIMIT_S)
+        greeting.join()
+        with pytest.raises(TimedOut, match=r"^no reply to x within 0\.01 s$"):
+            await channel.execute("x", {"long": "x" * (16 << 20)}, 0.01)
+        server.hang_up()
+        await channel.close()
+
+    asyncio.run(run())

@@ -104,15 +104,17 @@ class Channel:
         if self.ended is not None or self._writer is None:
             raise MachineEnded(self.ended or closed_by_server(self.path))
         key, data = self.conversation.command(command, arguments)
+        in_vain = f"no reply to {command} within {timeout or 0:g} s"
         try:
-            with contextlib.suppress(ConnectionError):
-                self._writer.write(data)
-                await self._writer.drain()
-            reply = await self.wait(
-                lambda: self.conversation.reply(key),
-                timeout,
-                lambda: f"no reply to {command} within {timeout or 0:g} s",
-            )
+            async with asyncio.timeout(timeout):
+                with contextlib.suppress(ConnectionError):
+                    self._writer.write(data)
+                    await self._writer.drain()
+                reply = await self.wait(
+                    lambda: self.conversation.reply(key), None, lambda: in_vain
+                )
+        except TimeoutError:
+            raise TimedOut(in_vain) from None
         finally:
             self.conversation.forget(key)
         return reply.result(command)

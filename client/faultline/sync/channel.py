@@ -148,18 +148,42 @@ class Channel:
             if self.ended is not None:
                 raise MachineEnded(self.ended)
             key, data = self.conversation.command(command, arguments)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        in_vain = f"no reply to {command} within {timeout or 0:g} s"
         try:
-            with self._sending, contextlib.suppress(ConnectionError):
-                self._socket.sendall(data)
-            reply = self.wait(
-                lambda: self.conversation.reply(key),
-                timeout,
-                lambda: f"no reply to {command} within {timeout or 0:g} s",
-            )
+            self._send(data, deadline, in_vain)
+            left = None if deadline is None else deadline - time.monotonic()
+            reply = self.wait(lambda: self.conversation.reply(key), left, lambda: in_vain)
         finally:
             with self._changed:
                 self.conversation.forget(key)
         return reply.result(command)
+
+    def _send(self, data: bytes, deadline: float | None, in_vain: str) -> None:
+        """Send a command; raises TimedOut with `in_vain` if the server does not take it in time.
+
+        If it has taken a part of it, nothing can be sent any more, and this hangs up.
+        """
+        rest = memoryview(data)
+        if not self._sending.acquire(timeout=-1 if deadline is None else _left(deadline)):
+            raise TimedOut(in_vain)
+        try:
+            while rest:
+                try:
+                    rest = rest[self._socket.send(rest, socket.MSG_DONTWAIT) :]
+                except BlockingIOError:
+                    left = None if deadline is None else _left(deadline)
+                    if left == 0:
+                        raise TimedOut(in_vain) from None
+                    poller = select.poll()
+                    poller.register(self._socket, select.POLLOUT)
+                    poller.poll(None if left is None else left * 1000)
+        except ConnectionError:
+            return  # The reader finds out, and tells all that wait.
+        finally:
+            self._sending.release()
+            if 0 < len(rest) < len(data):
+                self.ended = self.ended or f"{self.path}: the machine takes no more commands"
 
     def wait(
         self,
@@ -222,3 +246,7 @@ class Channel:
         if self._reader.is_alive():
             self._reader.join()
         self._socket.close()
+
+
+def _left(deadline: float) -> float:
+    return max(deadline - time.monotonic(), 0)
