@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from live import FAULTLINE, TIMEOUT_S, Live, make_image
+from live import FAULTLINE, TIMEOUT_S, Live, Qmp, make_image
 from tree import TREE
 
 MIB = 1 << 20
@@ -51,26 +51,37 @@ def below(names: set[str], folder: str) -> set[str]:
     }
 
 
+def all_below(room: str) -> set[str]:
+    return {f"blockcore.{room}.{name}" for name in COMMANDS}
+
+
+def written(live: Live, qmp: Qmp, names: set[str]) -> set[str]:
+    """Wait until the log tells that these are imported, and return all that it tells."""
+    qmp.wait_for(lambda: names <= loaded(live.log.read_text()))
+    return loaded(live.log.read_text())
+
+
 def test_a_machine_with_a_raw_drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own code is imported as it is used: no job, one format."""
     monkeypatch.setenv("PYTHONVERBOSE", "1")
     make_image(tmp_path / "d.img", MIB)
     with Live(tmp_path, "drive=id=vda,file=d.img,format=raw") as live:
-        names = loaded(live.log.read_text())
-        assert "blockcore.machine.machine" in names
-        assert below(names, "blockcore.commands") == COMMANDS
-        assert below(names, "blockcore.nodes.drivers") == DRIVERS
-        assert not within(names, {"blockcore.jobs", "blockcore.cli", "blockcore.process.standby"})
-        assert not within(names, HEAVY)
         with live.qmp() as qmp:
+            # The log is written a moment later, in order.
+            names = written(live, qmp, {"blockcore.machine.machine", *all_below("commands")})
+            assert below(names, "blockcore.commands") == COMMANDS
+            assert below(names, "blockcore.nodes.drivers") == DRIVERS
+            assert not within(
+                names, {"blockcore.jobs", "blockcore.cli", "blockcore.process.standby"}
+            )
+            assert not within(names, HEAVY)
             qmp("query-status")
-            assert below(loaded(live.log.read_text()), "blockcore.commands") == {
-                *COMMANDS,
-                "version",
-            }
+            names = written(live, qmp, {"blockcore.commands.version"})
+            assert below(names, "blockcore.commands") == {*COMMANDS, "version"}
             qmp("block-stream", device="vda", job_id="j")
-            assert "blockcore.jobs.stream.job" in loaded(live.log.read_text())
-            before = loaded(live.log.read_text())
+            qmp.wait_event("JOB_STATUS_CHANGE", status="null")
+            # The module of the command is there when all that it imports is.
+            before = written(live, qmp, {"blockcore.jobs.stream.job", "blockcore.commands.streams"})
         assert live.stop() == 0
     assert loaded(live.log.read_text()) == before, "nothing is imported at the end"
 
