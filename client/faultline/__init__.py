@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from faultline.sync.faults import Fault
     from faultline.sync.jobs import Job
     from faultline.sync.machine import Machine
-    from faultline.sync.volumes import Volume
+    from faultline.sync.volumes import Responder, Volume
 
 __all__ = [
     "Machine",
@@ -63,6 +63,7 @@ __all__ = [
     "Job",
     "JobInfo",
     "Volume",
+    "Responder",
     "Bitmap",
     "FaultlineError",
     "CommandError",
@@ -94,6 +95,7 @@ _MODULES = {
     "StartFailed": "faultline.errors",
     "TimedOut": "faultline.errors",
     "Volume": "faultline.sync.volumes",
+    "Responder": "faultline.sync.volumes",
     "event": "faultline.events",
     "keep_spares": "faultline.spares",
 }

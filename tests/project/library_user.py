@@ -27,6 +27,7 @@ from faultline import (
     Machine,
     MachineEnded,
     Pattern,
+    Responder,
     ServedDrive,
     StartFailed,
     TimedOut,
@@ -153,7 +154,10 @@ def volume(thin: Volume) -> None:
     thin.extend("128k")
     thin.extend(add=65536, latency_ms=1, timeout=10)
     assert thin.info()["physical-size"] == 3 << 16
-    thin.responder(chunk=65536, threshold=4096)
+    with thin.responder(chunk=65536, threshold=4096) as manager:
+        assert_type(manager, Responder)
+        assert manager.node == thin.node
+    thin.responder(chunk=65536).stop()
 
 
 def bitmap(b0: Bitmap, b1: Bitmap) -> None:
@@ -203,6 +207,8 @@ async def asynchronous() -> None:
         await m.cont()
         thin: faultline.aio.Volume = m.volume("vdb")
         await thin.extend(add="64k")
+        async with thin.responder(chunk=65536) as manager:
+            assert_type(manager, faultline.aio.Responder)
         async with m.bitmap("vda", "b0") as b0:
             assert_type(b0, faultline.aio.Bitmap)
             assert await b0.count() == 0

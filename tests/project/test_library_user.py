@@ -30,7 +30,10 @@ SEEN_BY_OTHERS = {
 }
 """Members that the program has no use for."""
 
-MADE_BY = {"Bitmap": {"add"}, "Fault": {"add"}, "JobInfo": {"of"}, "Event": {"of"}}
+MADE_BY = {
+    **{"Bitmap": {"add"}, "Fault": {"add"}, "Responder": {"begin"}},
+    **{"JobInfo": {"of"}, "Event": {"of"}},
+}
 """Constructors that the library itself uses."""
 
 

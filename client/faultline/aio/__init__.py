@@ -21,6 +21,6 @@ from faultline.aio.bitmaps import Bitmap
 from faultline.aio.faults import Fault
 from faultline.aio.jobs import Job
 from faultline.aio.machine import Machine
-from faultline.aio.volumes import Volume
+from faultline.aio.volumes import Responder, Volume
 
-__all__ = ["Bitmap", "Fault", "Job", "Machine", "Volume"]
+__all__ = ["Bitmap", "Fault", "Job", "Machine", "Responder", "Volume"]

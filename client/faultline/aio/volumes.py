@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
 
+from faultline.aio.doing import Doing
 from faultline.aio.session import Session
+from faultline.errors import CommandError, MachineEnded
 from faultline.sizes import Size, in_bytes
+from faultline.wire import wire_names
 
 
 class Volume:
@@ -52,7 +57,59 @@ class Volume:
         given = {name: value for name, value in members.items() if value is not None}
         await self._session.execute("x-volume-extend", given, timeout=timeout)
 
-    async def responder(self, **members: Any) -> None:
-        """Let the machine play the volume's manager; `members` are those of x-volume-responder."""
-        given = {name.replace("_", "-"): value for name, value in members.items()}
-        await self._session.execute("x-volume-responder", {"node-name": self.node, **given})
+    def responder(self, **members: Any) -> Doing[Responder]:
+        """Let the machine play the volume's manager; the end of a block ends that.
+
+        `members` are those of x-volume-responder, with ``_`` for ``-``.
+
+        >>> thin = Drive(size="8M", id="vda", options={"file.x-physical-size": 1 << 20})
+        >>> async with Machine(thin) as m:
+        ...     async with m.volume("vda").responder(chunk=1 << 20, percent=50):
+        ...         print("responder" in await m.volume("vda").info())
+        ...     print("responder" in await m.volume("vda").info())
+        True
+        False
+        """
+        return Doing(Responder.begin(self._session, self.node, members))
+
+
+class Responder:
+    """A volume's manager that the machine plays, until it is told to stop.
+
+    >>> thin = Drive(size="8M", id="vda", options={"file.x-physical-size": 1 << 20})
+    >>> async with Machine(thin) as m:
+    ...     manager = await m.volume("vda").responder(latency_min_ms=100)
+    ...     await manager.stop()
+    """
+
+    def __init__(self, session: Session, node: str) -> None:
+        self._session = session
+        self.node = node
+
+    @classmethod
+    async def begin(cls, session: Session, node: str, members: Mapping[str, Any]) -> Self:
+        """Begin to play the manager of the volume under a node; raises CommandError."""
+        await session.execute(
+            "x-volume-responder", {"node-name": node, **wire_names(members)}
+        )
+        return cls(session, node)
+
+    async def stop(self) -> None:
+        """Play the manager no more; raises CommandError if the volume is gone."""
+        members = {"node-name": self.node, "enable": False}
+        await self._session.execute("x-volume-responder", members)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self.stop()
+        except (CommandError, MachineEnded):
+            # Without the volume there is no manager; the machine's end has an error of its own.
+            return

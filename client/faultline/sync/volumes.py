@@ -4,10 +4,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
 
+from faultline.errors import CommandError, MachineEnded
 from faultline.sizes import Size, in_bytes
 from faultline.sync.session import Session
+from faultline.wire import wire_names
 
 
 class Volume:
@@ -53,7 +57,59 @@ class Volume:
         given = {name: value for name, value in members.items() if value is not None}
         self._session.execute("x-volume-extend", given, timeout=timeout)
 
-    def responder(self, **members: Any) -> None:
-        """Let the machine play the volume's manager; `members` are those of x-volume-responder."""
-        given = {name.replace("_", "-"): value for name, value in members.items()}
-        self._session.execute("x-volume-responder", {"node-name": self.node, **given})
+    def responder(self, **members: Any) -> Responder:
+        """Let the machine play the volume's manager; the end of a block ends that.
+
+        `members` are those of x-volume-responder, with ``_`` for ``-``.
+
+        >>> thin = Drive(size="8M", id="vda", options={"file.x-physical-size": 1 << 20})
+        >>> with Machine(thin) as m:
+        ...     with m.volume("vda").responder(chunk=1 << 20, percent=50):
+        ...         print("responder" in m.volume("vda").info())
+        ...     print("responder" in m.volume("vda").info())
+        True
+        False
+        """
+        return Responder.begin(self._session, self.node, members)
+
+
+class Responder:
+    """A volume's manager that the machine plays, until it is told to stop.
+
+    >>> thin = Drive(size="8M", id="vda", options={"file.x-physical-size": 1 << 20})
+    >>> with Machine(thin) as m:
+    ...     manager = m.volume("vda").responder(latency_min_ms=100)
+    ...     manager.stop()
+    """
+
+    def __init__(self, session: Session, node: str) -> None:
+        self._session = session
+        self.node = node
+
+    @classmethod
+    def begin(cls, session: Session, node: str, members: Mapping[str, Any]) -> Self:
+        """Begin to play the manager of the volume under a node; raises CommandError."""
+        session.execute(
+            "x-volume-responder", {"node-name": node, **wire_names(members)}
+        )
+        return cls(session, node)
+
+    def stop(self) -> None:
+        """Play the manager no more; raises CommandError if the volume is gone."""
+        members = {"node-name": self.node, "enable": False}
+        self._session.execute("x-volume-responder", members)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.stop()
+        except (CommandError, MachineEnded):
+            # Without the volume there is no manager; the machine's end has an error of its own.
+            return
