@@ -208,17 +208,16 @@ async def x_fault_wait(
     A rule that is removed, or can hit no more, is no longer waited for.  The
     commands of this client come after the answer; those of others do not wait.
     """
-    node, rule = _rule(machine, id)
+    _, rule = _rule(machine, id)
 
     def is_over() -> bool:
-        gone = node.faults is None or rule not in node.faults.rules
-        return rule.hits >= hits or rule.exhausted or gone
+        return rule.hits >= hits or rule.exhausted or rule.removed
 
     deadline_ns = None
     if timeout_ms is not None:
         deadline_ns = machine.clock.monotonic_ns() + timeout_ms * NS_OF_MS
     await Until(is_over, deadline_ns)
-    return FaultHits(hits=rule.hits, timed_out=rule.hits < hits and not is_over())
+    return FaultHits(hits=rule.hits, timed_out=not is_over())
 
 
 @table.command("x-fault-clear")

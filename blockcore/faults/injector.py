@@ -40,23 +40,29 @@ class FaultRule:
     `seen` counts the matching requests that no earlier rule has hit, `hits`
     those that this rule has hit.  `start` and `end` are the byte range; `start` is
     None if the rule has no range.  `added_ns` is when the rule was added.
+    `removed` is whether it is no rule of the node any more.
     """
 
     __slots__ = (
         *("added_ns", "dice", "end", "hits", "iotypes", "is_choosy", "options", "seen", "start"),
-        *("state", "watched"),
+        *("kind", "removed", "state", "watched"),
     )
 
     def __init__(self, options: FaultOptions, seed: int, added_ns: int) -> None:
         self.seen = 0
         self.hits = 0
         self.dice = RuleDice(seed, options.id or "")
-        self.state = RuleState(options.new_memory())
+        self.state = RuleState()
         self.added_ns = added_ns
+        self.removed = False
+        self.kind: type[FaultOptions] | None = None
         self.change(options)
 
     def change(self, options: FaultOptions) -> None:
-        """Replace the options; the counters stay, and what the kind remembers."""
+        """Replace the options; the counters stay, and what the kind remembers if it stays."""
+        if self.kind is not type(options):
+            self.kind = type(options)
+            self.state.memory = options.new_memory()
         self.options = options
         self.iotypes = options.iotypes
         self.watched = options.watched
@@ -168,6 +174,7 @@ class FaultInjector:
         for rule in rules:
             self.rules.remove(rule)
             self._take_out_of_force(rule)
+            rule.removed = True
             rule.state.release()
         self._rules_changed()
 

@@ -225,6 +225,17 @@ def test_a_write_that_fails_heals_nothing(world: World) -> None:
     assert world.read(0, 1) == b"2"
 
 
+def test_a_rule_may_become_one_of_another_kind(world: World) -> None:
+    """It remembers nothing of what it was."""
+    rule = world.rule("error", iotype="read")
+    for action in ("badblock", "corrupt", "badblock"):
+        members = {"node-name": "disk", "action": action}
+        world.disk.injector().modify(rule, parse(FAULT_OPTIONS, members))
+        failed = world.ask(world.disk.pread(0, memoryview(bytearray(1))))
+        assert failed == (errno.EIO if action == "badblock" else 0)
+        world.write(0, b"2" * SECTOR)
+
+
 RANGE = st.tuples(st.integers(0, 40), st.integers(1, 10)).map(lambda r: (r[0], r[0] + r[1]))
 
 
