@@ -103,6 +103,11 @@ def kept(error: E) -> E:
     return error.with_traceback(None)
 
 
+def never() -> bool:
+    """Return False: the condition of a wait that only its deadline ends."""
+    return False
+
+
 class Until:
     """The effect of waiting until ``condition()`` is true; the await gives True.
 

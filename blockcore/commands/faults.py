@@ -8,9 +8,10 @@ from dataclasses import fields, make_dataclass, replace
 from itertools import count
 from typing import Annotated, Any, get_type_hints
 
+from blockcore.bql.clock import NS_OF_MS
 from blockcore.bql.effects import Until
 from blockcore.faults.changes import CHANGES, RuleToChange, changed, given
-from blockcore.faults.injector import NS_OF_MS, FaultRule
+from blockcore.faults.injector import FaultRule
 from blockcore.faults.kinds import FAULT_OPTIONS, KINDS
 from blockcore.faults.options import ONE_OR_MORE, FaultOptions, FaultOrigin
 from blockcore.machine.machine import Machine
@@ -216,8 +217,8 @@ async def x_fault_wait(
     deadline_ns = None
     if timeout_ms is not None:
         deadline_ns = machine.clock.monotonic_ns() + timeout_ms * NS_OF_MS
-    await Until(is_over, deadline_ns)
-    return FaultHits(hits=rule.hits, timed_out=not is_over())
+    in_time = await Until(is_over, deadline_ns)
+    return FaultHits(hits=rule.hits, timed_out=not in_time)
 
 
 @table.command("x-fault-clear")

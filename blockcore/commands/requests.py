@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from blockcore.bql.clock import NS_OF_MS
 from blockcore.drive.block_backend import BlockBackend
 from blockcore.drive.guest_request import Request, Wait
 from blockcore.machine.machine import Machine
@@ -70,6 +71,6 @@ def _info(machine: Machine, blk: BlockBackend, request: Request) -> RequestInfo:
         offset=UInt64(request.offset),
         length=UInt64(request.length),
         connection=request.connection,
-        age_ms=(machine.clock.monotonic_ns() - request.arrived_ns) // 1_000_000,
+        age_ms=(machine.clock.monotonic_ns() - request.arrived_ns) // NS_OF_MS,
         waits_for=waits_for,
     )

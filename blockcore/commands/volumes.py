@@ -6,7 +6,8 @@ from __future__ import annotations
 import os
 from typing import Annotated
 
-from blockcore.bql.effects import Until
+from blockcore.bql.clock import NS_OF_MS
+from blockcore.bql.effects import Until, never
 from blockcore.machine.machine import Machine
 from blockcore.machine.volume_responder import VolumeResponder, make_options
 from blockcore.nodes.graph.abilities import allocated_file_size
@@ -98,7 +99,7 @@ async def x_volume_extend(
         raise QmpError("Need exactly one of 'size' and 'add'")
     if size is not None and volume.rounded(size) < volume.physical_size:
         raise QmpError(f"Volume of node '{node.node_name}' cannot shrink")
-    await Until(_never, machine.clock.monotonic_ns() + latency_ms * 1_000_000)
+    await Until(never, machine.clock.monotonic_ns() + latency_ms * NS_OF_MS)
     if errno:
         raise QmpError(f"Failed to extend volume: {os.strerror(errno)}")
     # The node may have been closed during the wait.
@@ -197,7 +198,3 @@ def _responder_info(responder: VolumeResponder) -> VolumeResponderInfo:
         extensions=responder.extensions,
         resumes=responder.resumes,
     )
-
-
-def _never() -> bool:
-    return False

@@ -7,14 +7,13 @@ from enum import StrEnum
 from math import cos, log, pi, sqrt
 from typing import Final
 
-from blockcore.bql.effects import Until
+from blockcore.bql.clock import NS_OF_MS
+from blockcore.bql.effects import Until, never
 from blockcore.faults.dice import Dice
 from blockcore.faults.options import FaultOptions, Go, R, Request
 from blockcore.faults.scene import Scene
 from blockcore.qapi.names import QmpError, UInt32
 from blockcore.qapi.record import dataclass
-
-NS_OF_MS: Final = 1_000_000
 
 PARETO_SHAPE: Final = 1.5
 """The exponent of the tail: a finite mean, no finite variance, as latencies of disks have it."""
@@ -84,8 +83,3 @@ class Delay(FaultOptions):
         if self.distribution is DelayDistribution.PARETO:
             return min(float(chance ** (-1 / PARETO_SHAPE)) - 1, float(TAIL_MAX))
         return 2 * chance - 1
-
-
-def never() -> bool:
-    """Return False: the condition of a wait that only its deadline ends."""
-    return False

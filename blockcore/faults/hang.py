@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from blockcore.bql.clock import NS_OF_MS
 from blockcore.bql.effects import Until
-from blockcore.faults.delay import NS_OF_MS
 from blockcore.faults.options import FaultOptions, Go, R, Request
 from blockcore.faults.scene import Scene
 from blockcore.qapi.errno_types import KNOWN_ERRNO

@@ -24,14 +24,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from blockcore.bql.clock import NS_OF_MS
 from blockcore.faults.dice import RuleDice
 from blockcore.faults.gate import Gate
 from blockcore.faults.options import FaultOptions, Go, R, Request
 from blockcore.faults.scene import FaultHost, RuleState, Scene
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
 from blockcore.qapi.record import dataclass
-
-NS_OF_MS = 1_000_000
 
 
 class FaultRule:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from blockcore.bql.clock import NS_OF_MS
 from blockcore.bql.effects import Until
 from blockcore.machine.lookup import Lookup
 from blockcore.nodes.node import BlockNode
@@ -175,7 +176,7 @@ class VolumeResponder:
         )
 
     async def _extend(self) -> None:
-        delay_ns = self.options.latency_ms(self.extensions) * 1_000_000
+        delay_ns = self.options.latency_ms(self.extensions) * NS_OF_MS
         await Until(self._is_over, self._host.clock.monotonic_ns() + delay_ns)
         if not self._is_over():
             self.extensions += 1

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from faultline import CommandError
-from live import Live, Qmp, make_image
+from live import Flight, Live, Qmp, make_image
 from qcow2_images import create
 
 
@@ -191,3 +192,44 @@ def test_refused_changes_leave_the_rule(change: dict[str, Any], message: str, qm
         qmp.execute("x-fault-modify", {"id": "f", "rate": 0.5, **change})
     assert (failed.value.error_class, failed.value.text) == ("GenericError", message)
     assert qmp("x-query-faults") == before
+
+
+@pytest.fixture(name="disk")
+def _disk(tmp_path: Path) -> Iterator[Live]:
+    make_image(tmp_path / "d.img", MIB)
+    with Live(tmp_path, "drive=id=vda,file=d.img,format=raw,rerror=report") as machine:
+        yield machine
+
+
+def test_what_hangs_is_waited_for_and_released(disk: Live) -> None:
+    flight = Flight()
+    with disk.qmp() as qmp, disk.guest() as guest:
+        qmp("x-fault-add", node_name="vda", action="hang", iotype="read", id="h")
+        hanging = [flight.read(guest, at, 512) for at in (0, 4096)]
+        flight.poll(0)
+        assert qmp("x-fault-wait", id="h", hits=2) == {"hits": 2, "timed-out": False}
+        assert qmp("x-query-faults")[0]["hanging"] == 2
+        assert qmp("x-fault-release", id="h") == {"released": 2}
+        assert flight.land(*hanging) == ["OK", "OK"]
+        assert "hanging" not in qmp("x-query-faults")[0]
+        assert qmp("x-fault-release", id="h") == {"released": 0}
+        last = flight.read(guest, 0, 512)
+        flight.poll(0)
+        qmp("x-fault-wait", id="h", hits=3)
+        qmp("x-fault-clear")
+        assert flight.land(last) == ["OK"]
+
+
+def test_a_wait_ends_with_its_time_or_with_its_rule(disk: Live) -> None:
+    with disk.qmp() as qmp, disk.qmp() as other:
+        qmp("x-fault-add", node_name="vda", id="f", count=1)
+        assert qmp("x-fault-wait", id="f", timeout_ms=1) == {"hits": 0, "timed-out": True}
+        gone = threading.Timer(0, other, ["x-fault-remove"], {"id": "f"})
+        gone.start()
+        try:
+            assert qmp("x-fault-wait", id="f") == {"hits": 0, "timed-out": False}
+        except CommandError as exc:  # the rule was removed before the wait began
+            assert exc.text == "Fault 'f' not found"
+        gone.join()
+        with pytest.raises(CommandError, match="Fault 'f' not found"):
+            qmp("x-fault-wait", id="f")

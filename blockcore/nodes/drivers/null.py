@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from blockcore.bql.effects import Until
+from blockcore.bql.effects import Until, never
 from blockcore.nodes.definitions.options import BlockdevOptionsNull
 from blockcore.nodes.driver import Extent, NodeHost, NodeOptions
 from blockcore.nodes.making import Making
@@ -49,7 +49,7 @@ class NullNode(BlockNode):
 
     async def _take_time(self) -> None:
         if self.latency_ns:
-            await Until(_never, self._host.clock.monotonic_ns() + self.latency_ns)
+            await Until(never, self._host.clock.monotonic_ns() + self.latency_ns)
 
     async def do_pread(self, offset: int, buf: memoryview) -> None:
         buf[:] = bytes(len(buf))
@@ -75,7 +75,3 @@ class NullNode(BlockNode):
 
     async def do_block_status(self, offset: int, length: int) -> Extent:
         return Extent(length, data=not self.read_zeroes, zero=self.read_zeroes)
-
-
-def _never() -> bool:
-    return False
