@@ -11,7 +11,8 @@
 `machine` is a machine that is started (`start`) or connected to; it is a
 `session`, which runs commands (`commands`, written from the schema) and waits
 for events on a connection (`channel`).  `faults`, `jobs`, `volumes` and
-`bitmaps` are what a machine has.  `doing` is a call that `await` makes and
+`bitmaps` are what a machine has.  `lent` is what the end of a block takes away,
+`doing` a call that `await` makes and
 `async with` also undoes; `waiting` waits for descriptors.
 """
 

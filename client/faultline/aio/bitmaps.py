@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self
 
+from faultline.aio.lent import Lent
 from faultline.aio.session import Session
-from faultline.errors import CommandError, MachineEnded
+from faultline.wire import wire_names
 
 
-class Bitmap:
+class Bitmap(Lent):
     """A bitmap, named by its node (or the drive's id) and its own name.
 
     The end of a block removes it; no error if the bitmap, or the machine, is gone by then.
@@ -39,9 +39,8 @@ class Bitmap:
         return bitmap
 
     async def _do(self, verb: str, members: Mapping[str, Any] | None = None) -> Any:
-        more = {name.replace("_", "-"): value for name, value in (members or {}).items()}
-        named = {"node": self.node, "name": self.name}
-        return await self._session.execute(f"block-dirty-bitmap-{verb}", {**named, **more})
+        named = {"node": self.node, "name": self.name, **wire_names(members or {})}
+        return await self._session.execute(f"block-dirty-bitmap-{verb}", named)
 
     async def info(self) -> dict[str, Any]:
         """Return the bitmap as query-block has it; raises LookupError if it is gone."""
@@ -85,16 +84,5 @@ class Bitmap:
         """Remove the bitmap."""
         await self._do("remove")
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            await self.remove()
-        except (CommandError, MachineEnded):
-            return
+    async def _take_away(self) -> None:
+        await self.remove()

@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self
 
+from faultline.aio.lent import Lent
 from faultline.aio.session import Session
-from faultline.errors import CommandError, MachineEnded
 
 
-class Fault:
+class Fault(Lent):
     """A rule that has been added: `id` is its name on the control socket.
 
     The end of a block removes it; no error if the rule, or the machine, is gone by then.
@@ -46,17 +45,5 @@ class Fault:
         """Remove the rule; raises CommandError if it is gone."""
         await self._session.execute("x-fault-remove", {"id": self.id})
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            await self.remove()
-        except (CommandError, MachineEnded):
-            # A rule that hits once is gone by itself; the machine's end has an error of its own.
-            return
+    async def _take_away(self) -> None:
+        await self.remove()

@@ -27,7 +27,8 @@ from faultline.events import KEPT, Event, Journal
 from faultline.options import plan
 from faultline.process import Process, log_lines, tail
 from faultline.served import ServedDrive, served_drives
-from faultline.sizes import Size, in_bytes
+from faultline.sizes import Size, size_of
+from faultline.wire import wire_names
 
 TIMEOUT_S = 60.0
 """The deadline of every call that has none of its own, in seconds."""
@@ -284,15 +285,9 @@ class Machine(Session):
         ...         print((await fault.info())["hits"])
         0
         """
-        given = {
-            "node-name": node,
-            "iotype": iotype,
-            "errno": errno,
-            "offset": None if offset is None else in_bytes(offset),
-            "length": None if length is None else in_bytes(length),
-            **{member.replace("_", "-"): value for member, value in members.items()},
-        }
-        return Doing(Fault.add(self, {k: v for k, v in given.items() if v is not None}))
+        given = {"node_name": node, "iotype": iotype, "errno": errno, **members}
+        place = {"offset": size_of(offset), "length": size_of(length)}
+        return Doing(Fault.add(self, wire_names(given | place)))
 
     def bitmap(self, node: str, name: str, **members: Any) -> Doing[Bitmap]:
         """Add a dirty bitmap to a node; the end of a block removes it.

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self
 
 from faultline.aio.doing import Doing
+from faultline.aio.lent import Lent
 from faultline.aio.session import Session
-from faultline.errors import CommandError, MachineEnded
 from faultline.sizes import Size, in_bytes
 from faultline.wire import wire_names
 
@@ -73,7 +72,7 @@ class Volume:
         return Doing(Responder.begin(self._session, self.node, members))
 
 
-class Responder:
+class Responder(Lent):
     """A volume's manager that the machine plays, until it is told to stop.
 
     >>> thin = Drive(size="8M", id="vda", options={"file.x-physical-size": 1 << 20})
@@ -99,17 +98,5 @@ class Responder:
         members = {"node-name": self.node, "enable": False}
         await self._session.execute("x-volume-responder", members)
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            await self.stop()
-        except (CommandError, MachineEnded):
-            # Without the volume there is no manager; the machine's end has an error of its own.
-            return
+    async def _take_away(self) -> None:
+        await self.stop()

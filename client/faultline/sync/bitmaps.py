@@ -5,14 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self
 
-from faultline.errors import CommandError, MachineEnded
+from faultline.sync.lent import Lent
 from faultline.sync.session import Session
+from faultline.wire import wire_names
 
 
-class Bitmap:
+class Bitmap(Lent):
     """A bitmap, named by its node (or the drive's id) and its own name.
 
     The end of a block removes it; no error if the bitmap, or the machine, is gone by then.
@@ -40,9 +40,8 @@ class Bitmap:
         return bitmap
 
     def _do(self, verb: str, members: Mapping[str, Any] | None = None) -> Any:
-        more = {name.replace("_", "-"): value for name, value in (members or {}).items()}
-        named = {"node": self.node, "name": self.name}
-        return self._session.execute(f"block-dirty-bitmap-{verb}", {**named, **more})
+        named = {"node": self.node, "name": self.name, **wire_names(members or {})}
+        return self._session.execute(f"block-dirty-bitmap-{verb}", named)
 
     def info(self) -> dict[str, Any]:
         """Return the bitmap as query-block has it; raises LookupError if it is gone."""
@@ -86,16 +85,5 @@ class Bitmap:
         """Remove the bitmap."""
         self._do("remove")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            self.remove()
-        except (CommandError, MachineEnded):
-            return
+    def _take_away(self) -> None:
+        self.remove()

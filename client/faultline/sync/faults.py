@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self
 
-from faultline.errors import CommandError, MachineEnded
+from faultline.sync.lent import Lent
 from faultline.sync.session import Session
 
 
-class Fault:
+class Fault(Lent):
     """A rule that has been added: `id` is its name on the control socket.
 
     The end of a block removes it; no error if the rule, or the machine, is gone by then.
@@ -47,17 +46,5 @@ class Fault:
         """Remove the rule; raises CommandError if it is gone."""
         self._session.execute("x-fault-remove", {"id": self.id})
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            self.remove()
-        except (CommandError, MachineEnded):
-            # A rule that hits once is gone by itself; the machine's end has an error of its own.
-            return
+    def _take_away(self) -> None:
+        self.remove()

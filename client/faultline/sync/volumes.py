@@ -5,11 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self
 
-from faultline.errors import CommandError, MachineEnded
 from faultline.sizes import Size, in_bytes
+from faultline.sync.lent import Lent
 from faultline.sync.session import Session
 from faultline.wire import wire_names
 
@@ -73,7 +72,7 @@ class Volume:
         return Responder.begin(self._session, self.node, members)
 
 
-class Responder:
+class Responder(Lent):
     """A volume's manager that the machine plays, until it is told to stop.
 
     >>> thin = Drive(size="8M", id="vda", options={"file.x-physical-size": 1 << 20})
@@ -99,17 +98,5 @@ class Responder:
         members = {"node-name": self.node, "enable": False}
         self._session.execute("x-volume-responder", members)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            self.stop()
-        except (CommandError, MachineEnded):
-            # Without the volume there is no manager; the machine's end has an error of its own.
-            return
+    def _take_away(self) -> None:
+        self.stop()

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: MIT
+"""What a machine has for the length of a block."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from faultline.errors import CommandError, MachineEnded
+
+
+class Lent:
+    """Something that has been added to a machine, and that the end of a block takes away.
+
+    That is no error if it, or the machine, is gone by then: what hits once is gone
+    by itself, and the machine's end has an error of its own.
+    """
+
+    async def _take_away(self) -> None:
+        """Undo the addition; raises CommandError if there is nothing to undo any more."""
+        raise NotImplementedError
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            await self._take_away()
+        except (CommandError, MachineEnded):
+            return

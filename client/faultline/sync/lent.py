@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: MIT
+# Written by scripts/generate_client.py from aio/lent.py.
+"""What a machine has for the length of a block."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from faultline.errors import CommandError, MachineEnded
+
+
+class Lent:
+    """Something that has been added to a machine, and that the end of a block takes away.
+
+    That is no error if it, or the machine, is gone by then: what hits once is gone
+    by itself, and the machine's end has an error of its own.
+    """
+
+    def _take_away(self) -> None:
+        """Undo the addition; raises CommandError if there is nothing to undo any more."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self._take_away()
+        except (CommandError, MachineEnded):
+            return
