@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -61,10 +61,14 @@ def add(
     _do(control, "add", drive, name, "added", more)
 
 
-@bitmap.command()
-@control_options
-@click.argument("drive", shell_complete=named("drives"))
-@click.argument("name", shell_complete=named("bitmaps"))
+def of_one_bitmap(function: Callable[..., None]) -> click.Command:
+    """Make a command that takes a drive and the name of one of its bitmaps."""
+    function = click.argument("name", shell_complete=named("bitmaps"))(function)
+    function = click.argument("drive", shell_complete=named("drives"))(function)
+    return bitmap.command()(control_options(function))
+
+
+@of_one_bitmap
 def remove(control: Control, drive: str, name: str) -> None:
     """Remove a bitmap.
 
@@ -75,10 +79,7 @@ def remove(control: Control, drive: str, name: str) -> None:
     _do(control, "remove", drive, name, "removed")
 
 
-@bitmap.command()
-@control_options
-@click.argument("drive", shell_complete=named("drives"))
-@click.argument("name", shell_complete=named("bitmaps"))
+@of_one_bitmap
 def clear(control: Control, drive: str, name: str) -> None:
     """Mark everything in a bitmap as clean.
 
@@ -89,10 +90,7 @@ def clear(control: Control, drive: str, name: str) -> None:
     _do(control, "clear", drive, name, "cleared")
 
 
-@bitmap.command()
-@control_options
-@click.argument("drive", shell_complete=named("drives"))
-@click.argument("name", shell_complete=named("bitmaps"))
+@of_one_bitmap
 def enable(control: Control, drive: str, name: str) -> None:
     """Let a bitmap take writes again.
 
@@ -103,10 +101,7 @@ def enable(control: Control, drive: str, name: str) -> None:
     _do(control, "enable", drive, name, "enabled")
 
 
-@bitmap.command()
-@control_options
-@click.argument("drive", shell_complete=named("drives"))
-@click.argument("name", shell_complete=named("bitmaps"))
+@of_one_bitmap
 def disable(control: Control, drive: str, name: str) -> None:
     """Let a bitmap take no writes until enable.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from faultline.sizes import Size, in_bytes
+from faultline.sizes import Size, size_of
 from faultline.sync.lent import Lent
 from faultline.sync.session import Session
 from faultline.wire import wire_names
@@ -46,14 +46,15 @@ class Volume:
         The call returns after `latency_ms`; with an `errno` it fails then, with
         CommandError, and the volume stays as it is.
         """
-        members = {
-            "node-name": self.node,
-            "size": None if size is None else in_bytes(size),
-            "add": None if add is None else in_bytes(add),
-            "latency-ms": latency_ms,
-            "errno": errno,
-        }
-        given = {name: value for name, value in members.items() if value is not None}
+        given = wire_names(
+            {
+                "node_name": self.node,
+                "size": size_of(size),
+                "add": size_of(add),
+                "latency_ms": latency_ms,
+                "errno": errno,
+            }
+        )
         self._session.execute("x-volume-extend", given, timeout=timeout)
 
     def responder(self, **members: Any) -> Responder:
