@@ -68,12 +68,14 @@ with without("ssl"):
 
 import failure  # noqa: E402
 import heap  # noqa: E402
+import own_socket  # noqa: E402
 import survive  # noqa: E402
 import threadstate  # noqa: E402
 from blockcore.nodes.shortcut.slot import Slot  # noqa: E402
 from blockcore.process.connection import Connection  # noqa: E402
 from blockcore.process.recursion import allow_recursion  # noqa: E402
 from blockcore.process.server import Server  # noqa: E402
+from blockcore.qapi.errnos import HungUp  # noqa: E402
 from blockcore.qapi.names import QmpError  # noqa: E402
 
 API_VERSION = 2
@@ -137,6 +139,8 @@ def _run(h: Connection, coro: Coroutine[Any, Any, Any], fast: bool = False) -> A
         return server.lock.run_in_thread(coro, _alive, h.number)
     except OSError as error:
         number, reason = error.errno, error.strerror
+        if isinstance(error, HungUp) and h.socket is None and hasattr(nbdkit, "disconnect"):
+            nbdkit.disconnect(True)
     # Raised outside the `except` clause: otherwise the OSError would be the failure's context,
     # and be kept with all of its frames.
     known = number in NBD_ERRNOS or (fast and number == ENOTSUP)
@@ -185,7 +189,7 @@ def default_export(readonly: bool, is_tls: bool) -> str:
 
 def open(readonly: bool) -> Connection:
     try:
-        connection = server.connect(nbdkit.export_name(), readonly)
+        connection = server.connect(nbdkit.export_name(), readonly, own_socket.own_socket)
     except OSError as error:
         number, reason = error.errno, error.strerror
     else:
@@ -196,8 +200,7 @@ def open(readonly: bool) -> Connection:
 
 
 def close(h: Connection) -> None:
-    h.close()
-    server.connection_closed()
+    server.disconnected(h)
 
 
 def get_size(h: Connection) -> int:

@@ -41,8 +41,8 @@ class BlockBackend:
 
     `name` is empty for an anonymous drive; `export` is the name of its NBD
     export.  `root` is the node under the device.  `shortcut` is where plain
-    requests may go past the nodes, None if they may not.  Requests raise the
-    OSError that the guest is told.
+    requests may go past the nodes, None if they may not.  `connections` has the
+    numbers of those that are open.  Requests raise the OSError that the guest is told.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class BlockBackend:
         self._shortcut_due = True
         self._throttle: ThrottleMember | None = None
         self.slots = Slots()
+        self.connections: set[int] = set()
         # blkconf_apply_backend_options
         self.perm = Perm.CONSISTENT_READ | (NONE if root.read_only else Perm.WRITE)
         self.shared = Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED | Perm.RESIZE

@@ -18,7 +18,7 @@ from typing import Protocol
 from blockcore.bql.effects import Until
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.shortcut.guest import Tried
-from blockcore.qapi.errnos import failure
+from blockcore.qapi.errnos import HungUp, failure
 from blockcore.qapi.events import BlockIoError
 from blockcore.qapi.names import (
     BlkdebugIOType,
@@ -207,9 +207,9 @@ class GuestRequests:
         which they arrived.  The time that a request is held is not accounted, as in
         QEMU, which starts its account anew when it tries again (block_acct_start).
 
-        Raise OSError if the policy reports the error, or if the request is dropped or
-        invalid.  With `fast`, ENOTSUP is an answer, not an error that concerns the
-        policy.
+        Raise OSError if the policy reports the error, or if the request is dropped,
+        invalid, or hung up on.  With `fast`, ENOTSUP is an answer, not an error that
+        concerns the policy.
         """
         self._drive.renew_shortcut()
         error = tried if isinstance(tried, OSError) else None
@@ -232,7 +232,7 @@ class GuestRequests:
                 if error is None:
                     self._count(request, started_ns)
                     return True
-                if fast and error.errno == errno.ENOTSUP:
+                if isinstance(error, HungUp) or (fast and error.errno == errno.ENOTSUP):
                     raise error
                 action = self._error_action(kind.operation, error)
                 if action is BlockErrorAction.REPORT:

@@ -9,6 +9,7 @@
 - `delay`, `hang`: kinds that carry it out late, or not before they are told.
 - `lost`: kinds that tell it as done, and drop, tear, misdirect or repeat it.
 - `corrupt`: the kind that changes data.
+- `disconnect`: the kind that hangs up instead of an answer.
 - `bad`: kinds of a medium that cannot be read, or not be written.
 - `kinds`: the list of kinds; the QMP types follow from it.
 - `changes`: members that replace those of a rule that exists.

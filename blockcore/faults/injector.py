@@ -241,7 +241,7 @@ class FaultInjector:
         return go
 
     def _scene(self, rule: FaultRule, size: int) -> Scene:
-        return Scene(self._host.clock, rule.state, rule.dice, size)
+        return Scene(self._host, self._host.clock, rule.state, rule.dice, size)
 
     def _can_hit(self, rule: FaultRule) -> bool:
         """Return whether the rule matches requests of who asks now, in this state, at this time."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from blockcore.faults.bad import BadBlock, ReadOnly
 from blockcore.faults.corrupt import Corrupt
 from blockcore.faults.delay import Delay
+from blockcore.faults.disconnect import Disconnect
 from blockcore.faults.fail import Fail
 from blockcore.faults.hang import Hang
 from blockcore.faults.lost import Drop, Duplicate, Misdirect, Torn
@@ -26,6 +27,7 @@ KINDS: dict[str, type[FaultOptions]] = {
     "duplicate": Duplicate,
     "corrupt": Corrupt,
     "badblock": BadBlock,
+    "disconnect": Disconnect,
     "readonly": ReadOnly,
 }
 """The class of a rule's options, by its `action`."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import field
 from typing import Any, Protocol
 
@@ -16,17 +17,18 @@ class FaultHost(Protocol):
     """What the rules of a node need of its machine.
 
     `clock` is the machine's, for rules with times; decisions by chance follow from `seed`.
+    `hang_up` ends connections at once, without an answer to their requests.
     """
 
     clock: Clock
     seed: int
+    hang_up: Callable[[Iterable[int]], None]
 
     def concerns_changed(self) -> None:
         """Invalidate shortcuts past the node, because its rules have changed."""
 
     def connection(self) -> int:
         """Return the number of the connection whose request runs now; 0 for one of a job."""
-
 
 class Hold:
     """What hanging requests of a rule wait for: called as the condition of their wait."""
@@ -67,8 +69,10 @@ class Scene:
     """The surroundings of one request that a rule has hit.
 
     `clock` is the machine's, `state` and `dice` the rule's; `size` is the node's, in bytes.
+    `host` is for what the kind does beside the request.
     """
 
+    host: FaultHost
     clock: Clock
     state: RuleState
     dice: RuleDice

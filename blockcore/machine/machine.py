@@ -7,7 +7,7 @@ coroutine of the core, which awaits effects and performs no I/O itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -48,6 +48,10 @@ def _unheard(_warning: str) -> None:
     """Drop a warning: the default where there is no log."""
 
 
+def _nobody_there(_connections: Iterable[int]) -> None:
+    """Hang up nothing: the default where there are no connections."""
+
+
 class Machine:
     """The emulated machine: the object that every command receives.
 
@@ -55,9 +59,11 @@ class Machine:
     big lock, for threads that do not have it.  `directory` is where relative file
     names begin.  `qemu` is the release whose behaviour is followed.
     `allow_backing` limits the files that images may name as their backing files.
-    `warn` writes a line in the log.  `spawn` starts a coroutine of the core that
-    no caller waits for; the interpreter of the coroutines sets it.  `concerns`
-    is another number whenever a shortcut past a node may no longer be right.
+    `hang_up` ends guests' connections, by their numbers, as a cut cable does: at once,
+    and without an answer to what is under way.  `warn` writes a line in the log.
+    `spawn` starts a coroutine of the core that no caller waits for; the interpreter of
+    the coroutines sets it.  `concerns` is another number whenever a shortcut past a
+    node may no longer be right.
     """
 
     spawn: Callable[[Coroutine[Any, Any, None]], None]
@@ -70,6 +76,7 @@ class Machine:
         region: Callable[[], AbstractContextManager[object]],
         connection: Callable[[], int],
         directory: str,
+        hang_up: Callable[[Iterable[int]], None] = _nobody_there,
         name: str | None = None,
         prelaunch: bool = False,
         job_error_check_modern: bool = False,
@@ -81,6 +88,7 @@ class Machine:
         self.seed = seed
         self.region = region
         self.connection = connection
+        self.hang_up = hang_up
         self.warn = warn
         self.allow_backing = allow_backing
         self.name = name

@@ -25,6 +25,7 @@ from blockcore.qapi.record import dataclass
 from blockcore.rules.host import (
     Clocked,
     Emits,
+    HangsUp,
     HasRelease,
     KnowsConnections,
     Locks,
@@ -49,6 +50,7 @@ OPENING = Lane("opening", MAX_OPENINGS)
 class NodeHost(
     Clocked,
     Emits,
+    HangsUp,
     HasRelease,
     KnowsConnections,
     Locks,

@@ -9,19 +9,28 @@ from blockcore.bql.big_lock import BigLock
 from blockcore.drive.block_backend import BlockBackend
 from blockcore.nodes.shortcut.guest import GuestShortcut, Tried
 from blockcore.nodes.shortcut.slot import Slot
+from blockcore.process.nbd_socket import NbdSocket
 
 
 class Connection:
     """One NBD connection: nbdkit's handle.
 
-    `number` counts connections from 1 on.  `opener` is the native id of the thread on
-    which nbdkit called `open`.
+    `number` counts connections from 1 on.  `socket` is None if it could not be found.
+    `opener` is the native id of the thread on which nbdkit called `open`.
     """
 
     opener = 0
 
-    def __init__(self, number: int, lock: BigLock, blk: BlockBackend, readonly: bool) -> None:
+    def __init__(
+        self,
+        number: int,
+        lock: BigLock,
+        blk: BlockBackend,
+        readonly: bool,
+        socket: NbdSocket | None = None,
+    ) -> None:
         self.number = number
+        self.socket = socket
         self.blk = blk
         self.writable = not readonly and not blk.read_only
         self._lock = lock

@@ -19,7 +19,7 @@ import os
 import random
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -37,6 +37,7 @@ from blockcore.process.control import bind_control_socket
 from blockcore.process.ending import Ending
 from blockcore.process.loop import MainLoop
 from blockcore.process.nbd_address import NbdAddress
+from blockcore.process.nbd_socket import NbdSocket, clients
 from blockcore.process.start import Start, reason_of, require_address_space, require_descriptors
 from blockcore.process.stderr import Stderr
 from blockcore.qapi.names import QmpError
@@ -67,6 +68,7 @@ class Server:
         self._announcement = Announcement(environ) if self._serving else None
         self._parser = ConfigParser()
         self._numbers = itertools.count(1)
+        self._open: dict[int, Connection] = {}
         self._given: dict[str, list[str]] = {}
         # Where in a file the first pairs of each key are from, and so for each pair.
         self._origins: dict[str, list[str]] = json.loads(environ.get("FAULTLINE_PLACES", "{}"))
@@ -154,6 +156,7 @@ class Server:
             seed,
             region=self.lock.region,
             connection=lambda: self.lock.connection,
+            hang_up=self._hang_up,
             directory=self._directory,
             name=config.name,
             prelaunch=config.prelaunch,
@@ -271,20 +274,44 @@ class Server:
         """Return the name of the default export: the first drive's, "" without any drive."""
         return self.machine.backends[0].export if self.machine.backends else ""
 
-    def connect(self, export: str, readonly: bool) -> Connection:
+    def connect(
+        self,
+        export: str,
+        readonly: bool,
+        own_socket: Callable[[Sequence[NbdSocket]], NbdSocket | None] = lambda _: None,
+    ) -> Connection:
         """Return a new connection to an export; "" is the default export.
 
-        Raises OSError(ENOENT) if there is no such drive.
+        `own_socket` tells, of sockets that no other connection has, which is this
+        one's.  Raises OSError(ENOENT) if there is no such drive.
         """
         wanted = export or self.default_export()
         for blk in self.machine.backends:
             if blk.export == wanted:
-                return Connection(next(self._numbers), self.lock, blk, readonly)
-        raise OSError(errno.ENOENT, f"there is no drive '{export}'")
+                break
+        else:
+            raise OSError(errno.ENOENT, f"there is no drive '{export}'")
+        taken = {one.socket for one in list(self._open.values()) if one.socket is not None}
+        socket_ = own_socket(clients(taken, self._listener))
+        connection = Connection(next(self._numbers), self.lock, blk, readonly, socket_)
+        with self.lock.region():
+            self._open[connection.number] = connection
+            blk.connections.add(connection.number)
+        return connection
 
-    def connection_closed(self) -> None:
-        """Give back, before long, the memory that a closed connection had."""
+    def disconnected(self, connection: Connection) -> None:
+        """Forget a closed connection, and give back, before long, the memory that it had."""
+        with self.lock.region():
+            del self._open[connection.number]
+            connection.blk.connections.discard(connection.number)
+        connection.close()
         self._loop.trim_soon()
+
+    def _hang_up(self, numbers: Iterable[int]) -> None:
+        """Hang up connections that are open; the lock is held, and nothing here waits."""
+        for number in numbers:
+            if (connection := self._open.get(number)) is not None and connection.socket:
+                connection.socket.hang_up()
 
     def _bug(self, where: str, error: Exception) -> None:
         trace = log.trace_of(error)

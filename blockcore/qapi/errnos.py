@@ -22,6 +22,13 @@ def failure(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
+class HungUp(OSError):
+    """The outcome of a request whose connection was hung up instead: ESHUTDOWN, told nobody."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))
+
+
 def reason_of(error: OSError) -> str:
     """Return strerror's text for a failed I/O; that of EIO if the error has no errno."""
     return os.strerror(error.errno or errno.EIO)

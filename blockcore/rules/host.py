@@ -11,7 +11,7 @@ An attribute that keeps a machine as one of these protocols is called `_host`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -91,6 +91,11 @@ class KnowsConnections(Protocol):
 
     def connection(self) -> int:
         """Return the connection's number, from 1 on; 0 for what no guest has asked for."""
+
+class HangsUp(Protocol):
+    """A host that can end connections of guests."""
+
+    hang_up: Callable[[Iterable[int]], None]
 
 
 class NamesDrives(Protocol):

@@ -503,6 +503,7 @@ FaultAction = Literal[
     "duplicate",
     "corrupt",
     "badblock",
+    "disconnect",
     "readonly",
 ]
 
@@ -574,6 +575,7 @@ FaultInfoTag = Literal[
     "duplicate",
     "corrupt",
     "badblock",
+    "disconnect",
     "readonly",
 ]
 
@@ -588,6 +590,7 @@ FaultOptionsTag = Literal[
     "duplicate",
     "corrupt",
     "badblock",
+    "disconnect",
     "readonly",
 ]
 

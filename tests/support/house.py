@@ -18,7 +18,7 @@ from tree import TREE
 
 PACKAGE = TREE / "blockcore"
 
-PLUGIN = ("failure", "heap", "lifetime", "shortage", "survive", "threadstate")
+PLUGIN = ("failure", "heap", "lifetime", "own_socket", "shortage", "survive", "threadstate")
 """Modules that `plugin/drive.py` imports from beside it, by plain name."""
 
 Arrows = dict[str, set[str]]

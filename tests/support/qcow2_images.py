@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ class Around:
         self.qemu = LATEST
         self.seed = 0
         self.connection = int
+        self.hung_up: list[int] = []
+        self.hang_up: Callable[[Iterable[int]], None] = self.hung_up.extend
         self.allow_backing = ANY
         self.events: list[Event] = []
         self.warnings: list[str] = []

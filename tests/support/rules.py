@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import blockcore.bql.clock
@@ -29,6 +29,8 @@ class Host:
         self.time = Clock()
         self.clock: blockcore.bql.clock.Clock = self.time
         self.asking = 0
+        self.hung_up: list[int] = []
+        self.hang_up: Callable[[Iterable[int]], None] = self.hung_up.extend
         self._changed = changed
 
     def concerns_changed(self) -> None:

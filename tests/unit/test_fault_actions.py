@@ -15,17 +15,23 @@ from hypothesis import strategies as st
 from blockcore.faults.bad import Healed
 from blockcore.faults.delay import Delay, DelayDistribution
 from blockcore.faults.dice import Dice
+from blockcore.faults.disconnect import Disconnect
+from blockcore.faults.injector import FaultInjector
 from blockcore.faults.kinds import FAULT_OPTIONS
 from blockcore.faults.lost import Torn, TornKeep, runs
+from blockcore.faults.options import Request
 from blockcore.machine.machine import Machine
 from blockcore.nodes.driver import NodeOptions
-from blockcore.qapi.names import QmpError, UInt32
+from blockcore.qapi.errnos import HungUp
+from blockcore.qapi.names import BlkdebugIOType, QmpError, UInt32
 from blockcore.qapi.schema import parse
+from rules import Host
 from sim import MemoryNode, Sim, new_machine, perform
 
 BLOCK = 4096
 SIZE = 16 * BLOCK
 SECTOR = 512
+READ = BlkdebugIOType.READ
 
 
 class World:
@@ -142,6 +148,28 @@ def test_a_duplicate(world: World) -> None:
     world.write(0, b"2")
     world.write(0, b"3")
     assert seen == ["write"] * 3
+
+
+def test_only_a_guest_is_hung_up() -> None:
+    host = Host()
+    injector = FaultInjector(host)
+    injector.add(Disconnect(node_name="n", id="f"))
+
+    async def done(request: Request) -> str:
+        return "done"
+
+    async def read() -> str:
+        request = Request(READ, 0, BLOCK)
+        return await injector.around(request, done, SIZE)(request)
+
+    def ask() -> str:
+        return str(perform(read()))
+
+    assert (ask(), host.hung_up, injector.rules[0].seen) == ("done", [], 0)
+    host.asking = 7
+    with pytest.raises(HungUp):
+        ask()
+    assert (host.hung_up, injector.rules[0].hits) == ([7], 1)
 
 
 def test_readonly(world: World) -> None:
@@ -432,6 +460,9 @@ WRONG: dict[str, dict[str, Any]] = {
         "action": "delay", "delay-ms": 1, "jitter-ms": 1, "distribution": "fixed"
     },
     "Parameter 'by' expects a number of bytes other than zero": {"action": "misdirect"},
+    "Parameter 'origin' value 'job' does not go with action 'disconnect'": {
+        "action": "disconnect", "origin": "job"
+    },
     "'up-ms' and 'down-ms' need each other": {"up-ms": 1},
     "Parameter 'down-ms' expects a value greater than zero": {"up-ms": 1, "down-ms": 0},
     "Parameter 'every' expects a value greater than zero": {"every": 0},
