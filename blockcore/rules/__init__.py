@@ -13,6 +13,8 @@ the big lock.
   that share limits.
 - `ratelimit`: the speed limit of a job.
 - `volume`: a file of limited physical size.
+- `write_log`, `extents`: the writes of a volatile cache, and what reads see of them.
+- `crash_states`: what a medium may have got of them after a crash.
 - `ranges`: rounding to whole units.
 - `host`: protocols for what parts of the machine need from the machine.
 """
