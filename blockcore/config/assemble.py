@@ -53,7 +53,9 @@ class Assembly:
         if drive.copy_on_read:
             if root.read_only:
                 raise QmpError("Can't use copy-on-read on read-only device")
-            root.enable_copy_on_read()
+            # What is copied on a read was there before: no write that a cache could lose.
+            data = root.filtered if drive.is_volatile else None
+            (data or root).enable_copy_on_read()
         blk = BlockBackend(
             machine,
             name=drive.id,

@@ -10,15 +10,17 @@ media=cdrom, index, bus, unit, snapshot=on, and drives without a medium.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from blockcore.nodes.definitions.flat_options import open_options
-from blockcore.nodes.definitions.options import BlockdevOptions
+from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevOptionsVolatileCache
 from blockcore.nodes.definitions.structs import BlockdevAioOptions
 from blockcore.qapi.keyval import parse_opts, well_formed_id
-from blockcore.qapi.names import BlockdevDetectZeroesOptions, BlockdevOnError, QmpError
+from blockcore.qapi.names import BlockdevDetectZeroesOptions, BlockdevOnError, QmpError, Size
 from blockcore.qapi.record import dataclass
-from blockcore.qapi.texts import opt_bool, opt_number
+from blockcore.qapi.texts import opt_bool, opt_number, opt_size
 from blockcore.rules.policy import parse_rerror, parse_werror
 from blockcore.rules.throttle import Limit, ThrottleConfig
 
@@ -89,6 +91,11 @@ class DriveConfig:
     options: BlockdevOptions
     copy_on_read: bool
 
+    @property
+    def is_volatile(self) -> bool:
+        """Whether the root node is the volatile cache of ``cache.x-volatile``."""
+        return isinstance(self.options, BlockdevOptionsVolatileCache)
+
 
 def interface_of(text: str) -> str:
     """Return the value of ``if=`` in a drive's text, without checking that there is such one."""
@@ -122,9 +129,10 @@ def parse_drive(text: str, default_id: str) -> DriveConfig:
     group = opts.pop("throttling.group", drive_id)
     throttle = _throttle(opts)
     _choose_driver(opts)
+    volatile = _volatile(opts)
     werror = parse_werror(opts.pop("werror", "enospc"))
     rerror = parse_rerror(opts.pop("rerror", "report"))
-    options = _root(opts, read_only)
+    options = volatile(_root(opts, read_only))
     return DriveConfig(
         id=drive_id,
         interface=interface,
@@ -203,6 +211,32 @@ def _interface(opts: dict[str, str]) -> str:
         if policy in opts:
             raise QmpError(f"{policy} is not supported by this bus type")
     raise QmpError(f"if={interface} is not supported")
+
+
+def _volatile(opts: dict[str, str]) -> Callable[[BlockdevOptions], BlockdevOptions]:
+    """Return what puts a volatile cache over the root, if ``cache.x-volatile`` asks for it.
+
+    The root keeps its node-name; zeroes are detected above the cache.
+    """
+    on = _flag(opts, "cache.x-volatile")
+    size = opts.pop("cache.x-volatile-size", None)
+    if not on:
+        if size is not None:
+            raise QmpError("'cache.x-volatile-size' needs cache.x-volatile=on")
+        return lambda root: root
+    size_bytes = None if size is None else Size(opt_size(size, "cache.x-volatile-size"))
+    if size_bytes == 0:
+        raise QmpError("Parameter 'cache.x-volatile-size' expects a value greater than zero")
+    return lambda root: BlockdevOptionsVolatileCache(
+        driver="x-volatile-cache",
+        file=replace(root, detect_zeroes=None),
+        size=size_bytes,
+        discard=root.discard,
+        cache=root.cache,
+        read_only=root.read_only,
+        auto_read_only=root.auto_read_only,
+        detect_zeroes=root.detect_zeroes,
+    )
 
 
 def _check_aio(opts: dict[str, str]) -> None:

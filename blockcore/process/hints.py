@@ -39,6 +39,7 @@ _DRIVE_OPTIONS: Final = frozenset(
     {
         *("id", "file", "format", "driver", "rerror", "werror", "if", "cache", "aio"),
         *("copy-on-read", "stats-account-invalid", "stats-account-failed", "backing"),
+        *("cache.x-volatile", "cache.x-volatile-size"),
         *(*ALIASES, *ALIASES.values(), *COMMON, *own_texts("raw"), *own_texts("qcow2")),
     }
 )

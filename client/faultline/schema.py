@@ -422,6 +422,7 @@ BlockdevOptionsTag = Literal[
     "null-co",
     "qcow2",
     "raw",
+    "x-volatile-cache",
 ]
 
 

@@ -27,6 +27,7 @@ from blockcore.nodes.definitions.blkdebug_config import (
 from blockcore.nodes.definitions.filename import (
     FILENAME_PARSERS,
     Flat,
+    parse_filename,
     parse_json_filename,
     protocol_of,
 )
@@ -182,7 +183,10 @@ def _missing_driver(flat: Flat | dict[str, str], name: str | None, protocol: boo
 def _with_name(driver: str, flat: dict[str, str], name: str) -> dict[str, str]:
     if "filename" in flat:
         raise QmpError("Can't specify 'file' and 'filename' options at the same time")
-    parsed = FILENAME_PARSERS[driver](name)
+    if driver in FILENAME_PARSERS:
+        parsed = FILENAME_PARSERS[driver](name)
+    else:  # a filter without file names of its own: the name is its child's
+        parsed = {f"file.{key}": value for key, value in parse_filename(name).items()}
     return {key: _as_text(value) for key, value in parsed.items()} | flat
 
 
@@ -283,6 +287,10 @@ def _blkdebug(flat: dict[str, str]) -> dict[str, Any]:
     return members
 
 
+def _volatile_cache(flat: dict[str, str]) -> dict[str, Any]:
+    return {"file": _child(flat, "file")}
+
+
 def _rules(flat: dict[str, str], section: str) -> list[dict[str, str]]:
     """Take the options of ``section.0``, ``section.1``... up to the first gap."""
     rest = _taken(flat, f"{section}.")
@@ -301,4 +309,5 @@ _PROTOCOL_MEMBERS: Final[dict[str, Callable[[dict[str, str]], dict[str, Any]]]] 
     "blkdebug": _blkdebug,
     "file": _file,
     "nbd": _nbd,
+    "x-volatile-cache": _volatile_cache,
 }

@@ -337,6 +337,18 @@ class BlockdevOptionsBlkdebug(BlockdevOptions):
         return name if len(name) <= FILENAME_MAX else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockdevOptionsVolatileCache(BlockdevOptions):
+    """Options of x-volatile-cache; `size` is in bytes (default: 64 MiB)."""
+
+    weak_options = frozenset(("size",))
+    file: Annotated[BlockdevRef, BLOCKDEV_REF]
+    size: Size | None = None
+
+    def exact_filename(self, resolve: Resolve) -> str | None:
+        return resolved(self.file, resolve).exact_filename(resolve)
+
+
 _RULE_DEFAULTS: Final = {
     "state": 0,
     "errno": errno.EIO,
@@ -356,6 +368,7 @@ BLOCKDEV_OPTIONS = FlatUnion(
         "null-co": BlockdevOptionsNull,
         "qcow2": BlockdevOptionsQcow2,
         "raw": BlockdevOptionsRaw,
+        "x-volatile-cache": BlockdevOptionsVolatileCache,
     },
 )
 

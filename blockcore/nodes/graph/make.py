@@ -25,6 +25,7 @@ DRIVERS: Final[dict[str, Later]] = {
     "nbd": later("blockcore.nodes.drivers.nbd:NbdNode"),
     "null-co": later("blockcore.nodes.drivers.null:NullNode"),
     "blkdebug": later("blockcore.nodes.drivers.blkdebug:BlkdebugNode"),
+    "x-volatile-cache": later("blockcore.nodes.drivers.volatile_cache:VolatileCacheNode"),
 }
 """The classes (`Driver`) by QAPI's names: formats, then protocols, then filters."""
 

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: MIT
+"""A volatile cache under several guests at once, full, and over storage that fails.
+
+At each step of each run every crash state on offer is one that the model allows.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from random import Random
+
+import pytest
+
+from blockcore.drive.block_backend import BlockBackend
+from blockcore.machine.machine import Machine
+from blockcore.nodes.definitions.options import BlockdevOptionsVolatileCache
+from blockcore.nodes.driver import NodeOptions
+from blockcore.nodes.drivers.volatile_cache import VolatileCacheNode
+from blockcore.rules.crash_states import CrashState, enumerated
+from crash_model import SECTOR, CrashModel
+from sim import MemoryNode, Sim, add_drive, add_node, new_machine
+
+SECTORS = 6
+"""The sectors of each guest's own part of the disk."""
+
+GUESTS = 3
+
+
+class World:
+    """A drive with a cache in memory over a disk in memory, whose requests `fail` says fail."""
+
+    def __init__(
+        self, seed: int, limit: int = 1 << 20, fail: Callable[[str], bool] = lambda what: False
+    ) -> None:
+        self.sim = Sim(seed)
+        self.machine: Machine = new_machine(self.sim)
+        self.fail = fail
+        size = GUESTS * SECTORS * SECTOR
+        options = NodeOptions(node_name="disk")
+        self.disk = MemoryNode(options, self.machine, size, self._io)
+        add_node(self.machine, self.disk)
+        options = NodeOptions(node_name="cache")
+        self.cache = VolatileCacheNode(options, self.machine, self.disk, limit)
+        self.cache.definition = BlockdevOptionsVolatileCache(
+            driver="x-volatile-cache", file="disk"
+        )
+        self.cache.size = size
+        add_node(self.machine, self.cache)
+        self.blk: BlockBackend = add_drive(self.machine, self.cache)
+        self.models = [CrashModel(SECTORS) for _ in range(GUESTS)]
+
+    def _io(self, what: str) -> None:
+        if self.fail(what):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def after(self, state: CrashState) -> bytes:
+        """What the disk has after a crash that leaves it in a state."""
+        disk = bytearray(self.disk.data)
+        for piece in state.pieces(self.cache.log):
+            disk[piece.start : piece.end] = piece.data or bytes(piece.end - piece.start)
+        return bytes(disk)
+
+    def allows(self, disk: bytes) -> bool:
+        """Tell whether each guest's part is one that its model allows."""
+        part = SECTORS * SECTOR
+        return all(
+            model.allows(disk[at * part : (at + 1) * part]) for at, model in enumerate(self.models)
+        )
+
+    def check(self) -> None:
+        """Look at some of the crash states that there are now."""
+        for state in enumerated(self.cache.log, 6, torn=True):
+            assert self.allows(self.after(state)), state.name
+
+
+async def guest(world: World, number: int, random: Random, steps: int) -> None:
+    """Write, flush and read in a part of the disk; what may be after a crash is in the model."""
+    blk, model, base = world.blk, world.models[number], number * SECTORS * SECTOR
+    for step in range(steps):
+        kind = random.random()
+        if kind < 0.2:
+            before = list(model.now)
+            try:
+                await blk.flush()
+            except OSError:
+                continue
+            assert before == model.now
+            model.flush()
+            continue
+        first = random.randrange(SECTORS)
+        length = SECTOR * random.randint(1, SECTORS - first)
+        data = b"" if kind < 0.4 else bytes([1 + number * 80 + step % 80])
+        data = data * length or bytes(length)
+        fua = kind > 0.85
+        seen = list(model.now)
+        model.write(first * SECTOR, data)
+        written = True
+        offset = base + first * SECTOR
+        try:
+            if not any(data):
+                await blk.zero(offset, length, may_unmap=True, fua=fua)
+            else:
+                await blk.pwrite(offset, memoryview(data), fua=fua)
+        except OSError:
+            written = False
+        buf = memoryview(bytearray(SECTORS * SECTOR))
+        try:
+            await blk.pread(base, buf)
+        except OSError:
+            return
+        found = [bytes(buf[at : at + SECTOR]) for at in range(0, len(buf), SECTOR)]
+        if written:
+            assert found == model.now
+            if fua:
+                model.write(first * SECTOR, data, fua=True)
+        else:
+            assert found in (model.now, seen)
+            model.now = found
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_guests_at_once(seed: int) -> None:
+    """With room and without, over storage that fails and that does not."""
+    failing = Random(seed)
+    rate = (0, 0, 0.1)[seed % 3]
+    # Reads do not fail: a guest that cannot read cannot tell what is there.
+    world = World(
+        seed,
+        limit=(1 << 20, 3000, 6000, 1)[seed % 4],
+        fail=lambda what: what != "read" and failing.random() < rate,
+    )
+    world.sim.checks.append(world.check)
+    for number in range(GUESTS):
+        world.sim.start(f"guest {number}", guest(world, number, Random(seed + number), 25))
+    world.sim.run()
+    rate = 0
+    world.sim.checks.clear()
+    world.sim.start("end", world.machine.close())
+    world.sim.run()
+    now = b"".join(sector for model in world.models for sector in model.now)
+    assert bytes(world.disk.data) == world.disk.stable == now
+    assert not len(world.cache.log) and not world.cache.log.cost
+
+
+def test_a_failed_flush_loses_nothing() -> None:
+    failing = True
+    world = World(1, fail=lambda what: failing and what in ("write", "flush"))
+
+    async def work() -> None:
+        await world.blk.pwrite(0, memoryview(b"x" * SECTOR))
+        for _ in range(2):
+            with pytest.raises(OSError):
+                await world.blk.flush()
+            assert len(world.cache.log) == 1
+
+    world.sim.start("guest", work())
+    world.sim.run()
+    failing = False
+    world.sim.start("flush", world.blk.flush())
+    world.sim.run()
+    assert world.disk.stable[:SECTOR] == b"x" * SECTOR and not len(world.cache.log)
+
+
+def test_the_oldest_makes_room() -> None:
+    world = World(2, limit=3 * 1024)
+
+    async def work() -> None:
+        for number in range(5):
+            await world.blk.pwrite(number * SECTOR, memoryview(bytes([number + 1]) * SECTOR))
+
+    world.sim.start("guest", work())
+    world.sim.run()
+    assert world.cache.log.numbers == [3, 4, 5]
+    assert bytes(world.disk.data[: 5 * SECTOR : SECTOR]) == bytes([1, 2, 0, 0, 0])
+    assert world.disk.flushes == 0
+
+
+def test_a_write_with_fua_brings_down_its_own_bytes_only() -> None:
+    world = World(3)
+
+    async def work() -> None:
+        await world.blk.pwrite(0, memoryview(b"a" * 3 * SECTOR))
+        await world.blk.pwrite(SECTOR, memoryview(b"b" * SECTOR), fua=True)
+
+    world.sim.start("guest", work())
+    world.sim.run()
+    assert bytes(world.disk.stable[: 3 * SECTOR : SECTOR]) == b"\0b\0"
+    assert {world.after(state)[: 3 * SECTOR : SECTOR] for state in enumerated(
+        world.cache.log, 100, torn=True
+    )} == {b"\0b\0", b"ab\0", b"\0ba", b"aba"}
