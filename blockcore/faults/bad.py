@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from errno import EIO, EPERM
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from blockcore.faults.corrupt import READ
 from blockcore.faults.lost import WRITES
@@ -70,7 +70,9 @@ class BadBlock(FaultOptions):
     async def carry_out(self, request: Request, go: Go[R], scene: Scene) -> R:
         raise failure(EIO)
 
-    async def watch(self, request: Request, go: Go[R], scene: Scene) -> R:
+    async def watch(
+        self, request: Request, go: Go[R], driver: Go[Any], scene: Scene
+    ) -> R:
         result = await go(request)
         scene.state.memory.add(*sectors(request.offset, request.offset + request.nbytes))
         return result

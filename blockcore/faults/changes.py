@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""Changes of a fault rule that exists: members that replace the rule's."""
+"""Members of a rule of any kind: those that replace a rule's, and those of a sweep."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import fields, make_dataclass
 from typing import Annotated, Any, get_type_hints
 
 from blockcore.faults.kinds import KINDS
 from blockcore.faults.options import FaultOptions
-from blockcore.qapi.names import QmpError
+from blockcore.qapi.names import QmpError, UInt64
 from blockcore.qapi.record import dataclass
 from blockcore.qapi.types import Struct
 from blockcore.qapi.visitor import Enumeration
 
 FIXED = frozenset({"node_name", "id"})
 """Members that cannot be changed."""
+
+COUNTING = frozenset({"after", "every", "count", "once", "rate"})
+"""Members that say which of the matching requests are hit."""
 
 OTHERS = {
     "sector": ("offset", "length"),
@@ -37,27 +40,38 @@ class RuleToChange:
     id: str
 
 
-def _changes_class() -> type[RuleToChange]:
+@dataclass(frozen=True, kw_only=True)
+class RuleToSweep:
+    """The rule that a sweep makes or goes on with; the members that `SWEEP` adds are optional."""
+
+    id: str | None = None
+    node_name: str | None = None
+    nth: UInt64 | None = None
+
+
+def _with_members(name: str, base: type[Any], but: Set[str]) -> type[Any]:
+    """Return a class with the members of all kinds, each optional, besides those of `base`."""
     own: dict[str, Any] = {}
     for kind in KINDS.values():
         hints = get_type_hints(kind, include_extras=True)
         own |= {field.name: hints[field.name] for field in fields(kind)}
     actions = Enumeration("FaultAction", {name: name for name in KINDS})
     own["action"] = Annotated[str, actions]
-    members: list[Any] = [(name, hint, None) for name, hint in own.items() if name not in FIXED]
-    return make_dataclass(
-        "FaultChanges", members, bases=(RuleToChange,), kw_only=True, eq=False, repr=False
-    )
+    members: list[Any] = [(field, hint, None) for field, hint in own.items() if field not in but]
+    return make_dataclass(name, members, bases=(base,), kw_only=True, eq=False, repr=False)
 
 
-CHANGES = Struct(_changes_class())
+CHANGES = Struct(_with_members("FaultChanges", RuleToChange, FIXED))
 """The QAPI struct of a change: a rule's id, and any members of any kind."""
 
+SWEEP = Struct(_with_members("FaultSweepOptions", RuleToSweep, FIXED | COUNTING))
+"""The QAPI struct of a sweep: members of any kind but those that count, and which is the Nth."""
 
-def given(changes: RuleToChange) -> dict[str, Any]:
-    """Return the members that a change has, by Python name."""
+
+def given(changes: RuleToChange | RuleToSweep, but: Set[str] = FIXED) -> dict[str, Any]:
+    """Return the members that a change or sweep has, by Python name."""
     values = {field.name: getattr(changes, field.name) for field in fields(changes)}
-    return {name: value for name, value in values.items() if value is not None and name != "id"}
+    return {name: value for name, value in values.items() if value is not None and name not in but}
 
 
 def changed(options: FaultOptions, new: Mapping[str, Any]) -> FaultOptions:

@@ -105,14 +105,15 @@ class Corrupt(FaultOptions):
                 if 0 <= at < len(part):
                     part[at] ^= 1 << bit % 8
 
-    async def watch(self, request: Request, go: Go[R], scene: Scene) -> R:
+    async def watch(
+        self, request: Request, go: Go[R], driver: Go[Any], scene: Scene
+    ) -> R:
         """Keep what is on the medium before the first write to a block, for `stale`."""
         old = scene.state.memory
         first, end = request.offset, request.offset + request.nbytes
         for start in range(first - first % BLOCK, end, BLOCK):
             if start not in old and start < scene.size:
                 data = memoryview(bytearray(min(BLOCK, scene.size - start)))
-                read: Any = Request(BlkdebugIOType.READ, start, len(data), data)
-                await go(read)
+                await driver(Request(BlkdebugIOType.READ, start, len(data), data))
                 old.setdefault(start, bytes(data))
         return await go(request)

@@ -52,6 +52,10 @@ class Delay(FaultOptions):
     jitter_ms: UInt32 = UInt32(0)
     distribution: DelayDistribution | None = None
 
+    @property
+    def draws(self) -> bool:
+        return self.jitter_ms > 0
+
     def check(self) -> None:
         FaultOptions.check(self)
         if not self.delay_ms and not self.jitter_ms:
@@ -62,7 +66,7 @@ class Delay(FaultOptions):
             raise QmpError(f"'distribution' value '{self.distribution}' needs 'jitter-ms'")
 
     async def carry_out(self, request: Request, go: Go[R], scene: Scene) -> R:
-        dice = scene.draw(request.iotype, request.offset) if self.jitter_ms else None
+        dice = scene.thrown if self.jitter_ms else None
         deadline_ns = scene.clock.monotonic_ns() + self.delay_ns(dice)
         await Until(never, deadline_ns)
         return await go(request)

@@ -5,6 +5,7 @@ A decision about a request follows from the machine's seed, the rule, the kind
 of request, the block that the request begins in, and how often requests of this
 kind have begun in that block.  It does not depend on other blocks, so the same
 work gets the same faults at any depth of its queue, however threads interleave.
+Nor does it depend on a job beside the guest: requests of jobs are counted apart.
 """
 
 from __future__ import annotations
@@ -75,21 +76,22 @@ class RuleDice:
         for octet in f"{seed} {rule}".encode():  # FNV-1a
             key = ((key ^ octet) * 0x100000001B3) & MASK
         self._key = mixed(key)
-        self._touches: dict[tuple[BlkdebugIOType, int], bytearray] = {}
+        self._touches: dict[tuple[BlkdebugIOType, bool, int], memoryview] = {}
 
-    def touch(self, iotype: BlkdebugIOType, offset: int) -> Dice:
+    def touch(self, iotype: BlkdebugIOType, offset: int, *, of_job: bool = False) -> Dice:
         """Return the dice of a request at `offset` (bytes), and count the request there.
 
-        Counts are modulo 256, one byte for each block of the pages that were
-        touched: decisions repeat after 256 requests to a block.
+        Counts are modulo 65,536, two bytes for each block of the pages that were
+        touched: decisions repeat after that many requests to a block.
         """
         page, at = divmod(offset // BLOCK, BLOCKS_OF_PAGE)
-        counts = self._touches.get((iotype, page))
+        key = iotype, of_job, page
+        counts = self._touches.get(key)
         if counts is None:
-            counts = self._touches[iotype, page] = bytearray(BLOCKS_OF_PAGE)
+            counts = self._touches[key] = memoryview(bytearray(2 * BLOCKS_OF_PAGE)).cast("H")
         count = counts[at]
-        counts[at] = (count + 1) & 255
-        return Dice(self._of(iotype, offset) ^ mixed(count))
+        counts[at] = (count + 1) & 0xFFFF
+        return Dice(self._of(iotype, offset) ^ mixed(count << 1 | of_job))
 
     def place(self, iotype: BlkdebugIOType, offset: int) -> Dice:
         """Return the dice of a place, the same at each request."""

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from blockcore.bql.clock import NS_OF_MS
-from blockcore.faults.dice import RuleDice
+from blockcore.faults.dice import Dice, RuleDice
 from blockcore.faults.gate import Gate
 from blockcore.faults.options import FaultOptions, Go, R, Request
 from blockcore.faults.scene import FaultHost, RuleState, Scene
@@ -39,18 +39,20 @@ class FaultRule:
     `seen` counts the matching requests that no earlier rule has hit, `hits`
     those that this rule has hit.  `start` and `end` are the byte range; `start` is
     None if the rule has no range.  `added_ns` is when the rule was added.
+    `thrown` are the dice of the last request about which chance decides.
     `removed` is whether it is no rule of the node any more.
     """
 
     __slots__ = (
         *("added_ns", "dice", "end", "hits", "iotypes", "is_choosy", "options", "seen", "start"),
-        *("kind", "removed", "state", "watched"),
+        *("kind", "removed", "state", "thrown", "watched"),
     )
 
     def __init__(self, options: FaultOptions, seed: int, added_ns: int) -> None:
         self.seen = 0
         self.hits = 0
         self.dice = RuleDice(seed, options.id or "")
+        self.thrown: Dice | None = None
         self.state = RuleState()
         self.added_ns = added_ns
         self.removed = False
@@ -73,14 +75,21 @@ class FaultRule:
         """Whether the rule has hit as many requests as its `count` or `once` allows."""
         return self.options.hits_max is not None and self.hits >= self.options.hits_max
 
-    def strikes(self, iotype: BlkdebugIOType, offset: int) -> bool:
-        """Count a request that the rule matches, and return whether the rule hits it."""
+    def strikes(self, iotype: BlkdebugIOType, offset: int, connection: int) -> bool:
+        """Count a request that the rule matches, and return whether the rule hits it.
+
+        `connection` is whose it is, 0 for a job's.  If chance decides about it, or about
+        what becomes of it, its dice are `thrown`.
+        """
         options = self.options
         self.seen += 1
         turn = self.seen - options.after
         if turn <= 0 or turn % options.every:
             return False
-        return options.rate >= 1.0 or self.dice.touch(iotype, offset).fraction() < options.rate
+        if options.rate >= 1.0 and not options.draws:
+            return True
+        self.thrown = self.dice.touch(iotype, offset, of_job=connection == 0)
+        return options.rate >= 1.0 or self.thrown.fraction() < options.rate
 
     def concerns(self, iotype: BlkdebugIOType, offset: int, nbytes: int) -> bool:
         """Return whether the rule matches a request by its kind and byte range (rule_check)."""
@@ -167,6 +176,20 @@ class FaultInjector:
                 self._active = before
         self._rules_changed()
 
+    def renew(self, rule: FaultRule, options: FaultOptions) -> FaultRule:
+        """Put a new rule in the place of another, and return it.
+
+        It has seen and hit nothing, remembers nothing, and its chances are those of
+        the beginning.  What the other one kept hanging goes on.
+        """
+        at = self.rules.index(rule)
+        self.remove(rule)
+        new = self._rule(options)
+        self.rules.insert(at, new)
+        self._put_in_force(new)
+        self._rules_changed()
+        return new
+
     def remove(self, *rules: FaultRule) -> None:
         """Remove rules, whether or not they are used up."""
         self._catch_up()
@@ -222,7 +245,7 @@ class FaultInjector:
                 continue
             if not rule.options.strikes(offset, nbytes, rule.state.memory):
                 continue
-            if rule.strikes(iotype, offset):
+            if rule.strikes(iotype, offset, self._host.connection()):
                 return self._fire(rule)
         return None
 
@@ -232,16 +255,19 @@ class FaultInjector:
         The request is counted at the rules (`check`).
         """
         iotype, offset, nbytes = request.iotype, request.offset, request.nbytes
+        driver = go
         rule = self.check(iotype, offset, nbytes)
         if rule is not None:
             go = partial(rule.options.carry_out, go=go, scene=self._scene(rule, size))
         for rule in self._watching:
             if iotype in rule.watched and rule.touches(offset, nbytes):
-                go = partial(rule.options.watch, go=go, scene=self._scene(rule, size))
+                go = partial(
+                    rule.options.watch, go=go, driver=driver, scene=self._scene(rule, size)
+                )
         return go
 
     def _scene(self, rule: FaultRule, size: int) -> Scene:
-        return Scene(self._host, self._host.clock, rule.state, rule.dice, size)
+        return Scene(self._host, self._host.clock, rule.state, rule.dice, size, rule.thrown)
 
     def _can_hit(self, rule: FaultRule) -> bool:
         """Return whether the rule matches requests of who asks now, in this state, at this time."""

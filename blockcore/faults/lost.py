@@ -72,8 +72,13 @@ class Torn(FaultOptions):
     def usual(self) -> IOTypes:
         return WRITE
 
+    @property
+    def draws(self) -> bool:
+        return True
+
     async def carry_out(self, request: Request, go: Go[R], scene: Scene) -> Any:
-        dice = scene.draw(request.iotype, request.offset)
+        dice = scene.thrown
+        assert dice is not None
         offset, stop = request.offset, request.offset + request.nbytes
         first = offset // SECTOR_SIZE
         for start, end in runs(self.kept(-(-stop // SECTOR_SIZE) - first, dice)):

@@ -182,6 +182,11 @@ class FaultOptions:
         return True
 
     @property
+    def draws(self) -> bool:
+        """Whether chance decides what becomes of a request that is hit (`Scene.thrown`)."""
+        return False
+
+    @property
     def lets_go(self) -> bool:
         """Whether the rule's hits are not counted, so that they never use up the rule."""
         return False
@@ -195,10 +200,13 @@ class FaultOptions:
         """
         raise NotImplementedError
 
-    async def watch(self, request: Request, go: Go[R], scene: Scene) -> R:
+    async def watch(
+        self, request: Request, go: Go[R], driver: Go[Any], scene: Scene
+    ) -> R:
         """Carry out a request of a kind in `watched` that touches the rule's range.
 
-        `go(request)` is what happens to the request without this rule.
+        `go(request)` is what happens to the request without this rule; `driver` carries
+        out requests of the kind's own, past all rules.
         """
         raise NotImplementedError
 

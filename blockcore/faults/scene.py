@@ -70,6 +70,9 @@ class Scene:
 
     `clock` is the machine's, `state` and `dice` the rule's; `size` is the node's, in bytes.
     `host` is for what the kind does beside the request.
+    `thrown` are the dice of this request, other ones at each request to its place, if
+    the kind `draws`: they were thrown when the request came, so that what is awaited
+    before the kind's turn does not change their order.
     """
 
     host: FaultHost
@@ -77,10 +80,7 @@ class Scene:
     state: RuleState
     dice: RuleDice
     size: int
-
-    def draw(self, iotype: BlkdebugIOType, offset: int) -> Dice:
-        """Return dice for a request that begins at `offset`, other ones at each request there."""
-        return self.dice.touch(iotype, offset)
+    thrown: Dice | None = None
 
     def place(self, iotype: BlkdebugIOType, offset: int) -> Dice:
         """Return dice for a place: the same at each request there."""

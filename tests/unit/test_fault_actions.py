@@ -479,3 +479,12 @@ def test_bad_rules(message: str) -> None:
     with pytest.raises(QmpError) as caught:
         options.check()
     assert str(caught.value) == message
+
+
+def test_what_was_there_is_read_past_other_rules(world: World) -> None:
+    """The rule that loses the write does not lose the look at what the write would replace."""
+    world.rule("drop", iotype="write", count=1)
+    world.rule("corrupt", how="stale")
+    world.write(0, b"2" * BLOCK)
+    world.write(0, b"3" * BLOCK)
+    assert world.read(0, BLOCK) == b"1" * BLOCK
