@@ -236,7 +236,9 @@ def derived(text: str, name: str) -> str:
     for pattern, new in (
         (r"\basync (def|with|for)\b", r"\1"),
         (r"\bawait ", ""),
-        (r"__a(enter|exit)__", r"__\1__"),
+        (r"__a(enter|exit|iter|next)__", r"__\1__"),
+        (r"\banext\b", "next"),
+        (r"\bStopAsyncIteration\b", "StopIteration"),
         (r"\bfaultline\.aio\b", "faultline.sync"),
         (r"\bon an event loop\b", "without an event loop"),
     ):

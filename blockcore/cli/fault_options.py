@@ -95,6 +95,15 @@ def rule_options(command: F) -> F:
     return command
 
 
+def check_words(words: tuple[str, ...]) -> None:
+    """Raise UsageError for a word that is not KEY=VALUE."""
+    for word in words:
+        if word in KINDS:
+            raise click.UsageError(f"'{word}' is not KEY=VALUE, did you mean '--{word}'?")
+        if "=" not in word.lstrip("="):
+            raise click.UsageError(f"'{word}' is not KEY=VALUE")
+
+
 class Rule:
     """What the options of a rule say.
 

@@ -10,11 +10,12 @@ import click
 
 from blockcore.cli.completions import named
 from blockcore.cli.connection import Control, control_options
-from blockcore.cli.fault_options import CHANGEABLE, KINDS, OPTIONS, Rule, rule_options
+from blockcore.cli.fault_options import CHANGEABLE, OPTIONS, Rule, check_words, rule_options
 from blockcore.cli.fault_table import table
 from blockcore.cli.once import Group
 from blockcore.cli.qmp import Ask, in_session
 from blockcore.cli.sending import carried_out
+from blockcore.cli.sweep import sweep
 from blockcore.cli.tables import screen_width
 from blockcore.qapi.nearest import did_you_mean
 
@@ -31,8 +32,12 @@ def fault() -> None:
       export FAULTLINE_CONTROL=m0.qmp
       faultline fault list
       faultline fault modify fault0 --rate 10%
+      faultline fault sweep vda --write --run ./test.sh
       faultline fault clear
     """
+
+
+fault.add_command(sweep)
 
 
 @fault.command()
@@ -59,7 +64,7 @@ def add(
       faultline fault add vda --rate 1% --errno EIO
     """
     rule = Rule(**given)
-    _check(words)
+    check_words(words)
     ids = in_session(control, lambda ask: _added(ask, drive, rule, rule_id, words))
     click.echo("\n".join(ids))
 
@@ -99,7 +104,7 @@ def modify(control: Control, rule_id: str, words: tuple[str, ...], **given: Any)
       faultline fault modify fault0 --from 48M --errno EIO
     """
     rule = Rule(**given)
-    _check(words)
+    check_words(words)
     if len(rule.kinds) > 1:
         raise click.UsageError(f"a rule is for one kind of request: --{rule.kinds[0]} or another")
     if not words and not any(value not in (None, False) for value in given.values()):
@@ -190,15 +195,6 @@ def clear(control: Control, drive: str | None) -> None:
 
     number = in_session(control, cleared)
     click.echo(f"{number} {'rule' if number == 1 else 'rules'} removed")
-
-
-def _check(words: tuple[str, ...]) -> None:
-    """Raise UsageError for a word that is not KEY=VALUE."""
-    for word in words:
-        if word in KINDS:
-            raise click.UsageError(f"'{word}' is not KEY=VALUE, did you mean '--{word}'?")
-        if "=" not in word.lstrip("="):
-            raise click.UsageError(f"'{word}' is not KEY=VALUE")
 
 
 async def _known(ask: Ask, rule_id: str) -> dict[str, Any]:

@@ -33,7 +33,10 @@ PARTS: Final[dict[Callable[[], Any], tuple[str, ...]]] = {
     ),
     later("blockcore.commands.faults:table"): (
         "x-fault-add", "x-fault-modify", "x-fault-remove", "x-fault-clear", "x-query-faults",
-        "x-fault-release", "x-fault-wait",
+        "x-fault-release", "x-fault-wait", "x-query-seed",
+    ),
+    later("blockcore.commands.sweeps:table"): (
+        "x-fault-sweep",
     ),
     later("blockcore.commands.drives:table"): (
         "x-query-drives", "x-drive-set-policy",

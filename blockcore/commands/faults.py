@@ -123,13 +123,13 @@ def x_fault_add(
     """
     node = machine.find.data_node(options.node_name)
     options.check()
-    _check_place(machine, node, options)
+    check_place(machine, node, options)
     new_id = new_fault_id(machine, options.id)
     node.injector().add(replace(options, id=new_id))
     return FaultId(id=new_id)
 
 
-def _check_place(machine: Machine, node: BlockNode, options: FaultOptions) -> None:
+def check_place(machine: Machine, node: BlockNode, options: FaultOptions) -> None:
     """Raise QmpError for a range that no request can be in, now or when the node has grown."""
     size = node.size if machine.find.is_shown(node) else SIZE_MAX
     for name, end in options.ends.items():
@@ -156,7 +156,7 @@ def x_fault_modify(
     options = changed(rule.options, new)
     options.check()
     if not new.keys().isdisjoint(("sector", "offset", "length")):
-        _check_place(machine, node, options)
+        check_place(machine, node, options)
     node.injector().modify(rule, options)
 
 
@@ -227,6 +227,17 @@ def x_fault_clear(machine: Machine, *, node_name: str | None = None) -> None:
     only = None if node_name is None else machine.find.data_node(node_name)
     for node in {node for node, _ in machine.find.fault_rules() if only in (None, node)}:
         node.injector().clear()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedInfo:
+    seed: int
+
+
+@table.command("x-query-seed")
+def x_query_seed(machine: Machine) -> SeedInfo:
+    """Return the seed of the machine's random numbers, with which they can be had again."""
+    return SeedInfo(seed=machine.seed)
 
 
 @table.command("x-query-faults")

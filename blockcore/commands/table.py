@@ -23,6 +23,7 @@ from blockcore.commands import (
     requests,
     run_state,
     streams,
+    sweeps,
     transactions,
     version,
     volumes,
@@ -40,7 +41,7 @@ from blockcore.qmp.session import NEGOTIATION
 table = CommandTable()
 table.include(NEGOTIATION)
 for _part in (
-    *(run_state, block_info, block_stats, block_config, drives, faults, requests),
+    *(run_state, block_info, block_stats, block_config, drives, faults, sweeps, requests),
     *(job_info, jobs, streams, commits, mirrors, bitmaps, transactions),
     *(volumes, yank, version),
 ):

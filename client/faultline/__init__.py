@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from faultline.sync.faults import Fault
     from faultline.sync.jobs import Job
     from faultline.sync.machine import Machine
+    from faultline.sync.sweeps import Sweep, SweepRound
     from faultline.sync.volumes import Responder, Volume
 
 __all__ = [
@@ -60,6 +61,8 @@ __all__ = [
     "Pattern",
     "event",
     "Fault",
+    "Sweep",
+    "SweepRound",
     "Job",
     "JobInfo",
     "Volume",
@@ -93,6 +96,8 @@ _MODULES = {
     "Pattern": "faultline.events",
     "ServedDrive": "faultline.served",
     "StartFailed": "faultline.errors",
+    "Sweep": "faultline.sync.sweeps",
+    "SweepRound": "faultline.sync.sweeps",
     "TimedOut": "faultline.errors",
     "Volume": "faultline.sync.volumes",
     "Responder": "faultline.sync.volumes",

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Which request fails in which round of a test that runs once for each; no I/O.
+"""Which request is hit in which round of a test that runs once for each; no I/O.
 
 Each drive of each machine has a rule.  In each round one of them, the rule of
-the *current* target, fails the n-th request that it sees; the others count.
+the *current* target, hits the n-th request that it sees; the others count.
 n is 1, 2, 3, ... until a round has less than n such requests.  Then another
 target that had any is current, until there is none left.  So each request that
-the test makes fails in a round of its own, and the last round is without a fault.
+the test makes is hit in a round of its own, and the last round is without a fault.
 """
 
 from __future__ import annotations
@@ -13,6 +13,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+IOTypes = str | Sequence[str] | None
+"""One kind of request, or several; None for those that the action is usual for."""
+
+WORDS = {
+    "error": "failing",
+    "delay": "delayed",
+    "hang": "hanging",
+    "drop": "lost",
+    "torn": "torn",
+    "misdirect": "misdirected",
+    "duplicate": "repeated",
+    "corrupt": "corrupted",
+    "badblock": "in a bad block",
+    "disconnect": "ending its connection",
+    "readonly": "refused",
+}
+"""What becomes of a request, by the `action`."""
 
 LIMIT = 1000
 """The number of rounds that a test may have, if its mark does not say."""
@@ -23,14 +41,14 @@ NEVER = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class EveryIo:
-    """The arguments of a mark: which requests fail, one in each round, and how.
+    """The arguments of a mark: which requests are hit, one in each round, and how.
 
     `node` is a drive or a node, None for each drive; `members` are further ones of
-    x-fault-add.
+    x-fault-add, such as `action`.  `iotype` None stands for what that action is usual for.
     """
 
-    iotype: str
-    errno: str | int = "EIO"
+    iotype: IOTypes = None
+    errno: str | int | None = None
     node: str | None = None
     limit: int = LIMIT
     members: Mapping[str, Any] = field(default_factory=dict)
@@ -38,17 +56,19 @@ class EveryIo:
     @classmethod
     def of(
         cls,
-        iotype: str,
+        iotype: IOTypes = None,
         /,
         *,
-        errno: str | int = "EIO",
+        errno: str | int | None = None,
         node: str | None = None,
         limit: int = LIMIT,
         **members: Any,
     ) -> EveryIo:
         """Make it of the arguments of the mark; raises TypeError if they make no sense."""
-        for member in {"count", "after", "once", "rate", "id"} & members.keys():
+        for member in {"count", "after", "every", "once", "rate", "id"} & members.keys():
             raise TypeError(f"every_io takes no {member}: it sets the rules' counts itself")
+        if iotype is None and "action" not in members:
+            raise TypeError("every_io needs a kind of request, such as 'write', or an action")
         return cls(iotype, errno, node, limit, members)
 
 
@@ -87,7 +107,8 @@ class Rounds:
     def rule(self, target: Target) -> dict[str, Any]:
         """Return the members of a target's rule in this round, but for the node's name."""
         kind = self.kinds[target.kind]
-        members = {"iotype": kind.iotype, "errno": kind.errno, **kind.members}
+        given = {"iotype": kind.iotype, "errno": kind.errno, **kind.members}
+        members = {name: value for name, value in given.items() if value is not None}
         if self._current in (None, target):
             return {**members, "after": self._nth - 1, "count": 1}
         return {**members, "after": NEVER}
@@ -138,7 +159,7 @@ class Rounds:
         return known
 
     def _iotypes(self) -> str:
-        return " or ".join(kind.iotype for kind in self.kinds)
+        return " or ".join(iotype_text(kind.iotype) for kind in self.kinds)
 
     def _in_vain(self) -> str:
         if not self.machines:
@@ -155,12 +176,34 @@ class Rounds:
         """
         if self._current is None:
             return ""
-        text = f"with the {ordinal(self._nth)} {self.kinds[self._current.kind].iotype}"
+        kind = self.kinds[self._current.kind]
+        of = ""
         if len(self._counts) > 1:
-            text += f" of {self._current.node}"
+            of = f" of {self._current.node}"
         if self.machines > 1:
-            text += f" of machine {self._current.machine + 1}"
-        return f"{text} failing"
+            of += f" of machine {self._current.machine + 1}"
+        return hit_text(self._nth, kind.iotype, kind.members.get("action", "error"), of)
+
+
+def iotype_text(iotype: IOTypes) -> str:
+    """Return kinds of request as a text.
+
+    >>> iotype_text("write"), iotype_text(["read", "write"]), iotype_text(None)
+    ('write', 'read or write', 'request')
+    """
+    if iotype is None:
+        return "request"
+    return iotype if isinstance(iotype, str) else " or ".join(iotype)
+
+
+def hit_text(nth: int, iotype: IOTypes, action: str, of: str = "") -> str:
+    """Return which request is hit in a round, and what becomes of it.
+
+    >>> hit_text(3, "write", "error"), hit_text(1, None, "torn", " of vda")
+    ('with the 3rd write failing', 'with the 1st request of vda torn')
+    """
+    words = WORDS.get(action, f"hit by {action}")
+    return f"with the {ordinal(nth)} {iotype_text(iotype)}{of} {words}"
 
 
 def ordinal(number: int) -> str:

@@ -39,8 +39,8 @@ ROUNDS: pytest.StashKey[Rounds] = pytest.StashKey()
 MARKS = (
     "faultline(*drives, **options): what faultline_machine is made of: the arguments of Machine, "
     "and rerror, werror, size, format, read_only, discard of each drive",
-    "every_io(iotype, errno='EIO', node=None, limit=1000, **members): run the test once for "
-    "each request of a kind, which fails",
+    "every_io(iotype, errno=None, node=None, limit=1000, **members): run the test once for "
+    "each request of a kind, which fails, or is hit as a member `action` says",
 )
 
 

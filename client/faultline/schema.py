@@ -607,6 +607,13 @@ class FaultRelease(TypedDict):
     released: int
 
 
+class FaultSweep(TypedDict):
+    id: str
+    nth: NotRequired[int]
+    fired: NotRequired[bool]
+    seen: NotRequired[int]
+
+
 IOThreadInfo = TypedDict(
     "IOThreadInfo",
     {
@@ -811,6 +818,10 @@ RunState = Literal[
     "io-error",
     "shutdown",
 ]
+
+
+class SeedInfo(TypedDict):
+    seed: int
 
 
 class SetState(TypedDict):

@@ -310,3 +310,35 @@ def test_no_event_is_kept(machine: Live, qmp: Qmp) -> None:
 
     assert asyncio.run(talk()) == 0
     assert heard == ["STOP", "RESUME"]
+
+
+WRITES = "qemu-io -f raw -c 'write 0 512' -c 'write 4k 512' '{}' >/dev/null 2>&1"
+
+
+def test_a_sweep_runs_a_command_for_each_request(machine: Live, capsys: Captured) -> None:
+    said(capsys, "drive", "set-policy", "vda", "--werror", "report")
+    told = said(
+        capsys, "fault", "sweep", "vda", "--write", "--errno", "ENOSPC",
+        "--run", f"{WRITES.format(machine.uri('vda'))} || test $FAULTLINE_NTH -lt 3",
+    )  # fmt: skip
+    assert told.splitlines() == [
+        "with the 1st request hit: well",
+        "with the 2nd request hit: well",
+        "with none hit, as there is no 3rd request: well",
+    ]
+    assert said(capsys, "fault", "list") == "There are no faults.\n"
+
+
+def test_a_sweep_ends_with_what_fails(machine: Live, qmp: Qmp, capsys: Captured) -> None:
+    said(capsys, "drive", "set-policy", "vda", "--werror", "report")
+    sweep = ("fault", "sweep", "vda", "--write", "--run", WRITES.format(machine.uri("vda")))
+    assert main(list(sweep)) == 1
+    assert capsys.readouterr().out == "with the 1st request hit: exit status 1\n"
+    assert main([*sweep, "--nth", "2"]) == 1
+    assert capsys.readouterr().out == "with the 2nd request hit: exit status 1\n"
+    assert said(capsys, *sweep, "--nth", "3").startswith("with none hit")
+    torn = said(capsys, *sweep, "action=torn", "errno=0")
+    assert torn.count("hit: well") == 2
+    assert main([*sweep, "action=torn", "errno=0", "--limit", "2"]) == 1
+    assert "not over after 2 rounds" in capsys.readouterr().err
+    assert qmp("x-query-faults") == []

@@ -147,6 +147,13 @@ class TestIt:
 def test_passed_before(shared):
     assert SEEN == [[False, True], [True, False], [True, True]]
 
+@pytest.mark.every_io(action="torn", sectors=1, errno=0)
+@pytest.mark.faultline(Drive(size="1M"), werror="report")
+def test_is_torn(faultline_machine):
+    assert write(faultline_machine, 0) and write(faultline_machine, "4k")
+    (rule,) = faultline_machine.x_query_faults()
+    assert not (rule["hits"] and rule["after"])
+
 @pytest.mark.every_io("write")
 @pytest.mark.faultline(Drive(size="1M"), werror="report")
 def test_fails(faultline_machine, shared):
@@ -158,7 +165,8 @@ def test_fails(faultline_machine, shared):
 
 def test_every_io(here: Place) -> None:
     printed = here.run(HEAD + EVERY_IO, "-q", "-rfE")
-    assert "1 failed, 2 passed, 1 error" in printed.splitlines()[-1], printed
+    assert "2 failed, 2 passed, 1 error" in printed.splitlines()[-1], printed
+    assert "FAILED test_it.py::test_is_torn - with the 2nd request torn: " in printed
     assert "FAILED test_it.py::test_fails - with the 2nd write failing: " in printed
     assert "ERROR test_it.py::test_fails - LookupError: in a module's fixture" in printed
     assert printed.count("torn down\n") == 1
@@ -206,8 +214,8 @@ def test_every_io_in_vain(here: Place) -> None:
         "Parameter 'iotype' does not accept value 'wriet'",
         "ERROR test_it.py::test_no_member - Failed: every_io takes no count: "
         "it sets the rules' counts itself",
-        "ERROR test_it.py::test_no_argument - Failed: every_io missing 1 required positional "
-        "argument: 'iotype'",
+        "ERROR test_it.py::test_no_argument - Failed: every_io needs a kind of request, such as "
+        "'write', or an action",
         f"SKIPPED [1] test_it.py:{len((HEAD + EVERY_IO_IN_VAIN).splitlines())}: for a reason",
     ]
 

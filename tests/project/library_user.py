@@ -30,6 +30,8 @@ from faultline import (
     Responder,
     ServedDrive,
     StartFailed,
+    Sweep,
+    SweepRound,
     TimedOut,
     Volume,
     event,
@@ -61,6 +63,7 @@ def sync() -> None:
         assert m.drives["vdb"].id == "vdb" and second.file == Path("b.img")
         commands(m)
         events(m)
+        sweep(m)
         job(m.job("b"), m)
         volume(m.volume("vdb"))
         with m.bitmap("vda", "b0", granularity=65536) as b0, m.bitmap("vda", "b1") as b1:
@@ -84,11 +87,27 @@ def commands(m: Machine) -> None:
         assert_type(m.x_query_faults(), list[FaultInfo])
         assert rule.info()["id"] == rule.id and rule.hits() == 0
     m.fault("vda", errno="EIO", count=1).remove()
+    assert_type(m.x_query_seed()["seed"], int)
     try:
         m.block_resize(device="none", size="1M", timeout=10)
     except CommandError as exc:
         assert_type(exc.error_class, str)
         assert exc.command == "block_resize" and exc.text in str(exc)
+
+
+def sweep(m: Machine) -> None:
+    """Let one request after the other be hit."""
+    rounds = []
+    kinds = ["write", "write-zeroes"]
+    with m.sweep("target", iotype=kinds, action="delay", delay_ms=1, limit=9) as sweep:
+        assert_type(sweep, Sweep)
+        for hit in sweep:
+            assert_type(hit, SweepRound)
+            m.blockdev_backup(device="vda", target="target", sync="full", job_id=f"s{hit.nth}")
+            m.job(f"s{hit.nth}").wait(timeout=10)
+            rounds.append((hit.nth, str(hit), hit.fired()))
+    assert rounds[0] == (1, "with the 1st write or write-zeroes delayed", True)
+    assert [fired for _, _, fired in rounds] == [True] * (len(rounds) - 1) + [False]
 
 
 def events(m: Machine) -> None:
@@ -198,6 +217,12 @@ async def asynchronous() -> None:
             assert_type(rule, faultline.aio.Fault)
             assert await rule.hits() == 0
         await (await m.fault("vda")).remove()
+        async with m.sweep("vda", iotype="write", offset="1M", length=512) as sweep:
+            assert_type(sweep, faultline.aio.Sweep)
+            async for hit in sweep:
+                assert_type(hit, faultline.aio.SweepRound)
+                assert not await hit.fired()
+                break
         await m.stop()
         await m.cont()
         assert_type(await m.wait_event("STOP"), Event)

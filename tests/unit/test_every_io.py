@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from faultline.every_io import NEVER, Counts, EveryIo, Rounds, Target
+from blockcore.faults.kinds import KINDS
+from faultline.every_io import NEVER, WORDS, Counts, EveryIo, Rounds, Target
 
 Requests = dict[tuple[int, str], int]
 """How many requests each node of each machine gets in a round."""
@@ -73,7 +74,7 @@ def test_of_each_kind() -> None:
     }
     rounds.armed(Target(0, "vda", 0))
     assert rounds.rule(Target(0, "vda", 1)) == {
-        **{"iotype": "read", "errno": "EIO", "offset": 512, "after": NEVER},
+        **{"iotype": "read", "offset": 512, "after": NEVER},
     }
     assert played(Rounds(kinds), {(0, "vda"): 1}) == [
         "with the 1st write failing",
@@ -127,7 +128,29 @@ def test_a_machine_that_could_not_be_asked() -> None:
 
 def test_arguments() -> None:
     assert EveryIo.of("read", node="vda", count_of="x").members == {"count_of": "x"}
-    for name in ("count", "after", "once", "rate", "id"):
+    for name in ("count", "after", "every", "once", "rate", "id"):
         members: dict[str, Any] = {name: 1}
         with pytest.raises(TypeError, match=f"every_io takes no {name}"):
             EveryIo.of("read", **members)
+    with pytest.raises(TypeError, match="every_io needs a kind of request, such as 'write', or"):
+        EveryIo.of(errno="EIO")
+
+
+def test_any_kind_of_fault() -> None:
+    rounds = Rounds([EveryIo.of(["read", "write"], action="delay", delay_ms=5)])
+    assert rounds.rule(Target(0, "vda", 0)) == {
+        **{"iotype": ["read", "write"], "action": "delay", "delay_ms": 5},
+        **{"after": 0, "count": 1},
+    }
+    assert played(rounds, {(0, "vda"): 1}) == ["with the 1st read or write delayed", ""]
+    rounds = Rounds([EveryIo.of(action="torn", errno=0)])
+    assert played(rounds, {(0, "vda"): 1, (0, "vdb"): 1}) == [
+        "with the 1st request torn",
+        "",
+        "with the 1st request of vdb torn",
+        "",
+    ]
+
+
+def test_all_kinds_have_a_word() -> None:
+    assert WORDS.keys() == KINDS.keys()

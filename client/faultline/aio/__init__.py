@@ -10,7 +10,7 @@
 
 `machine` is a machine that is started (`start`) or connected to; it is a
 `session`, which runs commands (`commands`, written from the schema) and waits
-for events on a connection (`channel`).  `faults`, `jobs`, `volumes` and
+for events on a connection (`channel`).  `faults`, `sweeps`, `jobs`, `volumes` and
 `bitmaps` are what a machine has.  `lent` is what the end of a block takes away,
 `doing` a call that `await` makes and
 `async with` also undoes; `waiting` waits for descriptors.
@@ -22,6 +22,7 @@ from faultline.aio.bitmaps import Bitmap
 from faultline.aio.faults import Fault
 from faultline.aio.jobs import Job
 from faultline.aio.machine import Machine
+from faultline.aio.sweeps import Sweep, SweepRound
 from faultline.aio.volumes import Responder, Volume
 
-__all__ = ["Bitmap", "Fault", "Job", "Machine", "Responder", "Volume"]
+__all__ = ["Bitmap", "Fault", "Job", "Machine", "Responder", "Sweep", "SweepRound", "Volume"]

@@ -20,6 +20,10 @@ class Lent:
         """Undo the addition; raises CommandError if there is nothing to undo any more."""
         raise NotImplementedError
 
+    def _note(self) -> str | None:
+        """Return what an error that leaves the block is told, if anything."""
+        return None
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -29,6 +33,9 @@ class Lent:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        note = self._note()
+        if error is not None and note is not None:
+            error.add_note(note)
         try:
             await self._take_away()
         except (CommandError, MachineEnded):

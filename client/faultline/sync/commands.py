@@ -35,6 +35,7 @@ from faultline.schema import (
     FaultOptionsTag,
     FaultOrigin,
     FaultRelease,
+    FaultSweep,
     IOThreadInfo,
     JobInfo,
     JobType,
@@ -45,6 +46,7 @@ from faultline.schema import (
     PanicAction,
     RebootAction,
     RequestInfo,
+    SeedInfo,
     ShutdownAction,
     StatusInfo,
     TornKeep,
@@ -1450,6 +1452,85 @@ class Commands:
             timeout,
         )
 
+    def x_fault_sweep(
+        self,
+        *,
+        id: str | None = None,
+        node_name: str | None = None,
+        nth: int | None = None,
+        action: FaultAction | None = None,
+        event: BlkdebugEvent | None = None,
+        state: int | None = None,
+        origin: FaultOrigin | None = None,
+        connection: int | None = None,
+        iotype: BlkdebugIOType | list[BlkdebugIOType] | None = None,
+        sector: int | None = None,
+        immediately: bool | None = None,
+        offset: int | None = None,
+        length: int | None = None,
+        not_before_ms: int | None = None,
+        not_after_ms: int | None = None,
+        up_ms: int | None = None,
+        down_ms: int | None = None,
+        new_state: int | None = None,
+        errno: int | str | None = None,
+        delay_ms: int | None = None,
+        jitter_ms: int | None = None,
+        distribution: DelayDistribution | None = None,
+        hang_ms: int | None = None,
+        keep: TornKeep | None = None,
+        sectors: int | None = None,
+        by: int | None = None,
+        how: CorruptHow | None = None,
+        bits: int | None = None,
+        medium: bool | None = None,
+        timeout: float | None = None,
+    ) -> FaultSweep:
+        """Let exactly the Nth matching request be hit; tell whether the one before was.
+
+        Without a rule of that `id`, one is made: `nth` is 1 if not given, the other
+        members are those of x-fault-add.  Sent again with the `id`, it ends a round and
+        begins the next: the rule is as new, what it kept hanging goes on, and members
+        that are given replace its own.  Without `nth`, the next request is armed if the
+        rule has fired; else all have been hit, and the rule is removed.
+        """
+        result: FaultSweep = self._run(
+            "x-fault-sweep",
+            {
+                "id": id,
+                "node-name": node_name,
+                "nth": nth,
+                "action": action,
+                "event": event,
+                "state": state,
+                "origin": origin,
+                "connection": connection,
+                "iotype": iotype,
+                "sector": sector,
+                "immediately": immediately,
+                "offset": offset,
+                "length": length,
+                "not-before-ms": not_before_ms,
+                "not-after-ms": not_after_ms,
+                "up-ms": up_ms,
+                "down-ms": down_ms,
+                "new-state": new_state,
+                "errno": errno,
+                "delay-ms": delay_ms,
+                "jitter-ms": jitter_ms,
+                "distribution": distribution,
+                "hang-ms": hang_ms,
+                "keep": keep,
+                "sectors": sectors,
+                "by": by,
+                "how": how,
+                "bits": bits,
+                "medium": medium,
+            },
+            timeout,
+        )
+        return result
+
     def x_fault_wait(
         self,
         *,
@@ -1518,6 +1599,20 @@ class Commands:
         """
         result: list[RequestInfo] = self._run(
             "x-query-requests",
+            {
+            },
+            timeout,
+        )
+        return result
+
+    def x_query_seed(
+        self,
+        *,
+        timeout: float | None = None,
+    ) -> SeedInfo:
+        """Return the seed of the machine's random numbers, with which they can be had again."""
+        result: SeedInfo = self._run(
+            "x-query-seed",
             {
             },
             timeout,

@@ -21,6 +21,10 @@ class Lent:
         """Undo the addition; raises CommandError if there is nothing to undo any more."""
         raise NotImplementedError
 
+    def _note(self) -> str | None:
+        """Return what an error that leaves the block is told, if anything."""
+        return None
+
     def __enter__(self) -> Self:
         return self
 
@@ -30,6 +34,9 @@ class Lent:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        note = self._note()
+        if error is not None and note is not None:
+            error.add_note(note)
         try:
             self._take_away()
         except (CommandError, MachineEnded):

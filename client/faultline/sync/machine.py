@@ -16,6 +16,7 @@ from typing import Any, Self
 from faultline.drives import Drive, Path
 from faultline.errors import FaultlineError, MachineEnded
 from faultline.events import KEPT, Event, Journal
+from faultline.every_io import LIMIT
 from faultline.options import plan
 from faultline.process import Process, log_lines, tail
 from faultline.served import ServedDrive, served_drives
@@ -26,6 +27,7 @@ from faultline.sync.faults import Fault
 from faultline.sync.jobs import Job
 from faultline.sync.session import Session
 from faultline.sync.start import END_S, end, start
+from faultline.sync.sweeps import Sweep
 from faultline.sync.volumes import Volume
 from faultline.sync.waiting import readable
 from faultline.wire import wire_names
@@ -270,7 +272,7 @@ class Machine(Session):
         self,
         node: str,
         *,
-        iotype: str | None = None,
+        iotype: str | Sequence[str] | None = None,
         errno: str | int | None = None,
         offset: Size | None = None,
         length: Size | None = None,
@@ -288,6 +290,37 @@ class Machine(Session):
         given = {"node_name": node, "iotype": iotype, "errno": errno, **members}
         place = {"offset": size_of(offset), "length": size_of(length)}
         return Fault.add(self, wire_names(given | place))
+
+    def sweep(
+        self,
+        node: str,
+        *,
+        iotype: str | Sequence[str] | None = None,
+        errno: str | int | None = None,
+        offset: Size | None = None,
+        length: Size | None = None,
+        limit: int = LIMIT,
+        **members: Any,
+    ) -> Sweep:
+        """Return rounds in which the first, second, third... matching request is hit.
+
+        A loop goes through them, with the workload in it, until one has no such
+        request any more.  The members are those of x-fault-sweep, with ``_`` for ``-``:
+        any kind of fault.  More rounds than `limit` are an error, and so is a first
+        round without a request.
+
+        >>> target = {"driver": "null-co", "node-name": "target", "size": 65536}
+        >>> with Machine(Drive(size="64k"), blockdevs=[target]) as m:
+        ...     for round in m.sweep("target", action="drop"):
+        ...         m.blockdev_backup(device="vda", target="target", sync="full", job_id="b")
+        ...         m.job("b").wait()
+        ...         print(round, round.fired())
+        with the 1st request lost True
+        with the 2nd request lost False
+        """
+        given = {"node_name": node, "iotype": iotype, "errno": errno, **members}
+        place = {"offset": size_of(offset), "length": size_of(length)}
+        return Sweep(self, wire_names(given | place), limit)
 
     def bitmap(self, node: str, name: str, **members: Any) -> Bitmap:
         """Add a dirty bitmap to a node; the end of a block removes it.
