@@ -23,7 +23,7 @@ LINE_MAX = 1000
 REQUESTS_MAX = 10
 """How many requests are shown, the oldest first: a client may have hundreds."""
 
-WAITS = {"run": "cont", "drain": "end of a drain", "throttle": "I/O limits"}
+WAITS = {"run": "cont", "drain": "end of a drain", "throttle": "I/O limits", "retry": "next try"}
 """What a request waits for (RequestWait), in other words."""
 
 

@@ -22,6 +22,7 @@ class RequestWait(StrEnum):
     RUN = "run"
     DRAIN = "drain"
     THROTTLE = "throttle"
+    RETRY = "retry"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,8 @@ def x_query_requests(machine: Machine) -> list[RequestInfo]:
     """Return the requests that have come and are not answered, of each drive in their order.
 
     A request `waits-for` the machine to `run` when the machine is stopped or
-    about to stop, for the end of a `drain`, or for the `throttle` of its drive.
+    about to stop, for the end of a `drain`, for the `throttle` of its drive, or for
+    the next `retry` of what has failed.
     Requests on the shortcut are left out, since they wait for nothing, and so are
     questions for the block status.
     """
@@ -61,6 +63,8 @@ def _info(machine: Machine, blk: BlockBackend, request: Request) -> RequestInfo:
     waits_for = None
     if request.waits_for is Wait.THROTTLE:
         waits_for = RequestWait.THROTTLE
+    elif request.waits_for is Wait.RETRY:
+        waits_for = RequestWait.RETRY
     elif request.waits_for is Wait.HOLD:
         # A request is held by a stop or by a drained section; only the run state tells which.
         runs = machine.vm.running and machine.vm.stop_requested is None

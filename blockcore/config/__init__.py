@@ -2,7 +2,8 @@
 """From nbdkit's KEY=VALUE pairs to a machine.
 
 `config` parses all keys into a frozen `Config`, `drive_config` the value of
-``drive=``, `device_config` that of ``device=``, `fault_config` that of ``fault=``,
+``drive=``, `device_config` that of ``device=``, `policy_options` what both say
+about policies that QEMU lacks, `fault_config` the value of ``fault=``,
 about which `fault_hints` say more where it is wrong;
 `sockets` has the rules about
 sockets that are checked before there is a machine; `assemble` makes its nodes and

@@ -12,8 +12,9 @@ from blockcore.drive.guest_request import Device
 from blockcore.machine.graph_changes import blockdev_add
 from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.options import BlockdevOptions
-from blockcore.qapi.names import BlockdevOnError, QmpError
+from blockcore.qapi.names import DeviceOnError, OnStop, QmpError
 from blockcore.rules.accounting import BlockAcctStats
+from blockcore.rules.policy import DEFAULT_RETRY
 
 
 class Assembly:
@@ -64,6 +65,8 @@ class Assembly:
             device=self._device(device),
             rerror=_policy(device.rerror if device else None, drive.rerror),
             werror=_policy(device.werror if device else None, drive.werror),
+            retry=(device and device.retry) or drive.retry,
+            on_stop=(device and device.on_stop) or drive.on_stop,
             writeback=_writeback(device, drive.writeback),
             stats=BlockAcctStats(
                 account_invalid=drive.account_invalid, account_failed=drive.account_failed
@@ -89,8 +92,10 @@ class Assembly:
             export=device.id or device.drive,
             root=root,
             device=self._device(device),
-            rerror=_policy(device.rerror, BlockdevOnError.REPORT),
-            werror=_policy(device.werror, BlockdevOnError.ENOSPC),
+            rerror=_policy(device.rerror, DeviceOnError.REPORT),
+            werror=_policy(device.werror, DeviceOnError.ENOSPC),
+            retry=device.retry or DEFAULT_RETRY,
+            on_stop=device.on_stop or OnStop.HOLD,
             writeback=_writeback(device, True),
         )
         self._machine.add_backend(blk)
@@ -116,12 +121,12 @@ class Assembly:
         )
 
 
-def _policy(of_device: BlockdevOnError | None, of_drive: BlockdevOnError) -> BlockdevOnError:
+def _policy(of_device: DeviceOnError | None, of_drive: DeviceOnError) -> DeviceOnError:
     """Return the policy in force: the device's, or the drive's where the device says `auto`.
 
     (blkconf_apply_backend_options)
     """
-    return of_drive if of_device is None or of_device is BlockdevOnError.AUTO else of_device
+    return of_drive if of_device is None or of_device is DeviceOnError.AUTO else of_device
 
 
 def _writeback(device: DeviceConfig | None, of_drive: bool) -> bool:

@@ -2,21 +2,24 @@
 """The parser of ``device=``: QEMU's ``-device`` as far as it decides how errors are handled.
 
 Known are the properties that all block devices have (`hw/block/block.c`): drive,
-rerror, werror, logical_block_size, physical_block_size, write-cache.  The text
-is ``driver,property=value,...`` or a JSON object.
+rerror, werror, logical_block_size, physical_block_size, write-cache; and those
+of `policy_options`, which QEMU lacks.  The text is ``driver,property=value,...``
+or a JSON object.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from blockcore.config.policy_options import ON_STOP, RETRY_OPTIONS, take_on_stop, take_retry
 from blockcore.nodes.definitions.structs import OnOffAuto
 from blockcore.qapi.json.stream import parse_json
 from blockcore.qapi.keyval import parse_opts, well_formed_id
-from blockcore.qapi.names import BlockdevOnError, QmpError
+from blockcore.qapi.names import DeviceOnError, OnStop, QmpError
 from blockcore.qapi.qemu import LATEST, Release
 from blockcore.qapi.record import dataclass
 from blockcore.qapi.texts import opt_size
+from blockcore.rules.policy import Retry
 
 BLOCK_SIZE_MIN: Final = 512
 BLOCK_SIZE_MAX: Final = 2 << 20
@@ -34,6 +37,7 @@ DRIVERS: Final = {
 PROPERTIES: Final = (
     *("drive", "id", "rerror", "werror", "logical_block_size", "physical_block_size"),
     "write-cache",
+    *(*RETRY_OPTIONS, ON_STOP),
 )
 """The properties that a device has."""
 
@@ -43,15 +47,18 @@ class DeviceConfig:
     """A device, parsed.
 
     `drive` is the id of a drive, or the name of a node if no drive has that id.
-    A policy of AUTO means the drive's policy.  Block sizes are in bytes, None if
-    not given or 0.  `write_cache` is None if the drive's cache mode stays.
+    A policy of AUTO means the drive's policy, and so does None for `retry` and
+    `on_stop`.  Block sizes are in bytes, None if not given or 0.  `write_cache` is
+    None if the drive's cache mode stays.
     """
 
     driver: str
     drive: str
     id: str | None = None
-    rerror: BlockdevOnError = BlockdevOnError.AUTO
-    werror: BlockdevOnError = BlockdevOnError.AUTO
+    rerror: DeviceOnError = DeviceOnError.AUTO
+    werror: DeviceOnError = DeviceOnError.AUTO
+    retry: Retry | None = None
+    on_stop: OnStop | None = None
     logical_block_size: int | None = None
     physical_block_size: int | None = None
     write_cache: bool | None = None
@@ -71,12 +78,15 @@ def parse_device(text: str, qemu: Release = LATEST) -> DeviceConfig:
     if device_id is not None and not well_formed_id(device_id):
         raise QmpError("Parameter 'id' expects an identifier")
     drive = opts.pop("drive", "")
+    policies = _policy(opts, "rerror"), _policy(opts, "werror")
     config = DeviceConfig(
         driver=driver,
         drive=drive,
         id=device_id,
-        rerror=_policy(opts, "rerror"),
-        werror=_policy(opts, "werror"),
+        rerror=policies[0],
+        werror=policies[1],
+        retry=take_retry(opts, policies),
+        on_stop=take_on_stop(opts),
         logical_block_size=_block_size(opts, "logical_block_size", qemu),
         physical_block_size=_block_size(opts, "physical_block_size", qemu),
         write_cache=_write_cache(opts),
@@ -103,15 +113,15 @@ def _json_opts(text: str) -> dict[str, str]:
     return opts
 
 
-def _policy(opts: dict[str, str], name: str) -> BlockdevOnError:
+def _policy(opts: dict[str, str], name: str) -> DeviceOnError:
     """Take a policy out of `opts`.
 
     As a property, rerror accepts `enospc` as well (BlockdevOnError); ``-drive`` refuses it.
     """
     text = opts.pop(name, "auto")
-    if text not in tuple(BlockdevOnError):
+    if text not in tuple(DeviceOnError):
         raise QmpError(f"Parameter '{name}' does not accept value '{text}'")
-    return BlockdevOnError(text)
+    return DeviceOnError(text)
 
 
 def _write_cache(opts: dict[str, str]) -> bool | None:

@@ -14,14 +14,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from blockcore.config.policy_options import take_on_stop, take_retry
 from blockcore.nodes.definitions.flat_options import open_options
 from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevOptionsVolatileCache
 from blockcore.nodes.definitions.structs import BlockdevAioOptions
 from blockcore.qapi.keyval import parse_opts, well_formed_id
-from blockcore.qapi.names import BlockdevDetectZeroesOptions, BlockdevOnError, QmpError, Size
+from blockcore.qapi.names import (
+    BlockdevDetectZeroesOptions,
+    DeviceOnError,
+    OnStop,
+    QmpError,
+    Size,
+)
 from blockcore.qapi.record import dataclass
 from blockcore.qapi.texts import opt_bool, opt_number, opt_size
-from blockcore.rules.policy import parse_rerror, parse_werror
+from blockcore.rules.policy import DEFAULT_RETRY, Retry, parse_rerror, parse_werror
 from blockcore.rules.throttle import Limit, ThrottleConfig
 
 DEFAULT_INTERFACE: Final = "virtio"
@@ -79,8 +86,10 @@ class DriveConfig:
 
     id: str
     interface: str
-    rerror: BlockdevOnError
-    werror: BlockdevOnError
+    rerror: DeviceOnError
+    werror: DeviceOnError
+    retry: Retry = DEFAULT_RETRY
+    on_stop: OnStop = OnStop.HOLD
     read_only: bool
     writeback: bool
     detect_zeroes: BlockdevDetectZeroesOptions
@@ -132,12 +141,16 @@ def parse_drive(text: str, default_id: str) -> DriveConfig:
     volatile = _volatile(opts)
     werror = parse_werror(opts.pop("werror", "enospc"))
     rerror = parse_rerror(opts.pop("rerror", "report"))
+    retry = take_retry(opts, (rerror, werror)) or DEFAULT_RETRY
+    on_stop = take_on_stop(opts) or OnStop.HOLD
     options = volatile(_root(opts, read_only))
     return DriveConfig(
         id=drive_id,
         interface=interface,
         rerror=rerror,
         werror=werror,
+        retry=retry,
+        on_stop=on_stop,
         read_only=read_only,
         writeback=writeback,
         detect_zeroes=options.detect_zeroes or BlockdevDetectZeroesOptions.OFF,

@@ -29,10 +29,15 @@ from blockcore.nodes.permissions import NONE, Perm
 from blockcore.nodes.shortcut.guest import GuestShortcut, Tried
 from blockcore.nodes.shortcut.slot import Slot, Slots
 from blockcore.nodes.shortcut.traces import Traces
-from blockcore.qapi.names import BlockdevDetectZeroesOptions, BlockDeviceIoStatus, BlockdevOnError
+from blockcore.qapi.names import (
+    BlockdevDetectZeroesOptions,
+    BlockDeviceIoStatus,
+    DeviceOnError,
+    OnStop,
+)
 from blockcore.rules.accounting import BlockAcctStats
 from blockcore.rules.host import DriveHost
-from blockcore.rules.policy import iostatus_enabled
+from blockcore.rules.policy import DEFAULT_RETRY, Retry, iostatus_enabled
 from blockcore.rules.throttle_group import ThrottleMember
 
 
@@ -53,8 +58,10 @@ class BlockBackend:
         export: str,
         root: BlockNode,
         device: Device,
-        rerror: BlockdevOnError,
-        werror: BlockdevOnError,
+        rerror: DeviceOnError,
+        werror: DeviceOnError,
+        retry: Retry = DEFAULT_RETRY,
+        on_stop: OnStop = OnStop.HOLD,
         writeback: bool = True,
         stats: BlockAcctStats | None = None,
     ) -> None:
@@ -64,6 +71,8 @@ class BlockBackend:
         self.device = device
         self.rerror = rerror
         self.werror = werror
+        self.retry = retry
+        self.on_stop = on_stop
         self.writeback = writeback
         self.iostatus = BlockDeviceIoStatus.OK
         self.shortcut: GuestShortcut | None = None

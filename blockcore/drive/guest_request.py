@@ -4,7 +4,9 @@
 Here a request meets the error policy (`block/block-backend.c`,
 `hw/block/virtio-blk.c`).  A request that fails is reported, ignored, or held: then
 it asks for the machine to stop, and waits until `cont` lets it try again from
-the beginning.  Requests that arrive while the machine does not run wait likewise.
+the beginning.  Requests that arrive while the machine does not run wait likewise,
+unless the drive has on-stop=eshutdown.  Under the policy `retry` a request that
+fails waits for its next try; a stop ends that wait, and `cont` is the next try.
 """
 
 from __future__ import annotations
@@ -23,15 +25,16 @@ from blockcore.qapi.events import BlockIoError
 from blockcore.qapi.names import (
     BlkdebugIOType,
     BlockDeviceIoStatus,
-    BlockdevOnError,
-    BlockErrorAction,
+    DeviceErrorAction,
+    DeviceOnError,
     IoOperationType,
+    OnStop,
     RunState,
 )
 from blockcore.qapi.record import dataclass
 from blockcore.rules.accounting import AcctType, BlockAcctStats
 from blockcore.rules.host import DriveHost
-from blockcore.rules.policy import error_action, iostatus_after
+from blockcore.rules.policy import Retry, device_action, iostatus_after
 from blockcore.rules.runstate import Vm
 from blockcore.rules.throttle_group import ThrottleMember
 
@@ -66,8 +69,10 @@ class Drive(Protocol):
     name: str
     root: BlockNode
     device: Device
-    rerror: BlockdevOnError
-    werror: BlockdevOnError
+    rerror: DeviceOnError
+    werror: DeviceOnError
+    retry: Retry
+    on_stop: OnStop
     iostatus: BlockDeviceIoStatus
     throttle: ThrottleMember | None
 
@@ -114,13 +119,18 @@ class Wait(Enum):
     """The machine is stopped, or about to stop, or a drained section keeps requests out."""
     THROTTLE = auto()
     """The limits of the drive."""
+    RETRY = auto()
+    """The request has failed, and is tried again at some time."""
 
 
 @dataclass(slots=True)
 class Request:
     """A request that has come and is not answered; `offset` and `length` in bytes.
 
-    `connection` is the number of the guest's connection.
+    `connection` is the number of the guest's connection.  `rank` is the place
+    among the drive's requests.  `started_ns` is when the present try began to
+    count; `failing_since_ns` is the first failure that was tried again, None if
+    there was none.
     """
 
     kind: Kind
@@ -128,11 +138,17 @@ class Request:
     length: int
     arrived_ns: int
     connection: int
+    rank: int
+    started_ns: int
     waits_for: Wait | None = None
+    failing_since_ns: int | None = None
 
 
 class RequestDropped(OSError):
-    """The outcome of a held request whose machine was reset, or whose drive is gone: ESHUTDOWN."""
+    """The outcome of a request that is not carried out: ESHUTDOWN.
+
+    Its machine was reset, or is stopped and the drive has on-stop=eshutdown.
+    """
 
     def __init__(self) -> None:
         super().__init__(errno.ESHUTDOWN, os.strerror(errno.ESHUTDOWN))
@@ -153,14 +169,22 @@ class _Hold:
         self.dropped = False
 
     def over(self) -> bool:
-        return self.dropped or self.drive.may_run()
+        return self.dropped or self.drive.may_run() or self.refuses()
+
+    def refuses(self) -> bool:
+        """Return whether the machine is stopped, and requests of the drive fail then."""
+        return self.drive.on_stop is OnStop.ESHUTDOWN and not self.vm.running
+
+    def ends_retry(self) -> bool:
+        """Return whether the wait for the next try is over before its time."""
+        return self.dropped or not self.vm.running
 
     def stop_decided(self) -> bool:
         """Return whether the stop that a failed request asked for has come, or `cont` before it."""
         return self.dropped or self.vm.stop_requested is None
 
     def check(self) -> None:
-        if self.dropped:
+        if self.dropped or self.refuses():
             raise RequestDropped
 
 
@@ -188,7 +212,8 @@ class GuestRequests:
 
     def _request(self, kind: Kind, offset: int, nbytes: int) -> Request:
         now_ns, connection = self._host.clock.monotonic_ns(), self._host.connection()
-        return Request(kind, offset, nbytes, now_ns, connection)
+        self.arrivals += 1
+        return Request(kind, offset, nbytes, now_ns, connection, self.arrivals, now_ns)
 
     async def carry_out(
         self,
@@ -213,45 +238,66 @@ class GuestRequests:
         """
         self._drive.renew_shortcut()
         error = tried if isinstance(tried, OSError) else None
-        self.arrivals += 1
-        rank = self.arrivals
-        request = self.open[rank] = self._request(kind, offset, nbytes)
-        started_ns = request.arrived_ns
+        request = self._request(kind, offset, nbytes)
+        self.open[request.rank] = request
         try:
             while True:
                 if error is None:
                     hold = self._hold
                     if not hold.over():
-                        request.waits_for = Wait.HOLD
-                        await Until(hold.over, rank=rank)
-                        request.waits_for = None
-                        started_ns = self._host.clock.monotonic_ns()
+                        await self._wait(request, Wait.HOLD, hold.over)
                     hold.check()
                     self._check(request)
                     error = await self._attempt(request, attempt)
                 if error is None:
-                    self._count(request, started_ns)
+                    self._count(request)
                     return True
                 if isinstance(error, HungUp) or (fast and error.errno == errno.ENOTSUP):
                     raise error
-                action = self._error_action(kind.operation, error)
-                if action is BlockErrorAction.REPORT:
-                    self._count_failed(request, started_ns)
+                next_ns = self._next_try_ns(request)
+                action = self._error_action(kind.operation, error, next_ns is not None)
+                if action is DeviceErrorAction.REPORT:
+                    self._count_failed(request)
                     raise error
-                if action is BlockErrorAction.IGNORE:
-                    self._count(request, started_ns)
+                if action is DeviceErrorAction.IGNORE:
+                    self._count(request)
                     return False
-                # The machine still runs for a moment (STOP_LATENCY_NS): without this wait the
-                # request would be tried again before the stop that it has asked for.
                 error, hold = None, self._hold
-                request.waits_for = Wait.HOLD
-                await Until(hold.stop_decided, rank=rank)
-                request.waits_for = None
+                if action is DeviceErrorAction.RETRY:
+                    await self._wait(request, Wait.RETRY, hold.ends_retry, next_ns)
+                else:
+                    # The machine still runs for a moment (STOP_LATENCY_NS): without this wait the
+                    # request would be tried again before the stop that it has asked for.
+                    await self._wait(request, Wait.HOLD, hold.stop_decided)
                 hold.check()
-                started_ns = self._host.clock.monotonic_ns()
         finally:
-            del self.open[rank]
+            del self.open[request.rank]
             error, tried = None, False  # the traceback of an error refers to this frame
+
+    async def _wait(
+        self,
+        request: Request,
+        reason: Wait,
+        over: Callable[[], bool],
+        deadline_ns: int | None = None,
+    ) -> None:
+        """Wait for a condition or a time; what is counted of the request begins anew after it."""
+        clock = self._host.clock
+        before_ns = clock.monotonic_ns()
+        request.waits_for = reason
+        await Until(over, deadline_ns, rank=request.rank)
+        request.waits_for = None
+        request.started_ns = clock.monotonic_ns()
+        if reason is Wait.HOLD and request.failing_since_ns is not None:
+            # For a guest no time passes while its machine is stopped.
+            request.failing_since_ns += request.started_ns - before_ns
+
+    def _next_try_ns(self, request: Request) -> int | None:
+        """Return when a request that has failed would be tried again, or None if too late."""
+        now_ns = self._host.clock.monotonic_ns()
+        if request.failing_since_ns is None:
+            request.failing_since_ns = now_ns
+        return self._drive.retry.next_try_ns(request.failing_since_ns, now_ns)
 
     async def _attempt(
         self, request: Request, attempt: Callable[[], Awaitable[None]]
@@ -272,14 +318,14 @@ class GuestRequests:
             self.in_flight -= 1
         return None
 
-    def _count_failed(self, request: Request, started_ns: int) -> None:
+    def _count_failed(self, request: Request) -> None:
         if (acct := request.kind.acct) is not None:
-            self.stats.failed(acct, started_ns, self._host.clock.monotonic_ns())
+            self.stats.failed(acct, request.started_ns, self._host.clock.monotonic_ns())
 
-    def _count(self, request: Request, started_ns: int) -> None:
+    def _count(self, request: Request) -> None:
         if (acct := request.kind.acct) is not None:
             now_ns = self._host.clock.monotonic_ns()
-            self.stats.done(acct, request.length, started_ns, now_ns)
+            self.stats.done(acct, request.length, request.started_ns, now_ns)
 
     def _check(self, request: Request) -> None:
         """Raise EINVAL for a request that no device model would pass on, and count it as invalid.
@@ -295,7 +341,9 @@ class GuestRequests:
             self.stats.invalid(acct, self._host.clock.monotonic_ns())
         raise failure(errno.EINVAL)
 
-    def _error_action(self, operation: IoOperationType, error: OSError) -> BlockErrorAction:
+    def _error_action(
+        self, operation: IoOperationType, error: OSError, may_retry: bool
+    ) -> DeviceErrorAction:
         """Decide, set the io-status, send the event, ask for the stop, in this order.
 
         (blk_error_action.)  Return the action.
@@ -303,8 +351,8 @@ class GuestRequests:
         drive = self._drive
         number = error.errno or errno.EIO
         is_read = operation is IoOperationType.READ
-        action = error_action(drive.rerror if is_read else drive.werror, number)
-        if action is BlockErrorAction.STOP:
+        action = device_action(drive.rerror if is_read else drive.werror, number, may_retry)
+        if action is DeviceErrorAction.STOP:
             drive.iostatus = iostatus_after(drive.iostatus, number)
         self._host.emit(
             BlockIoError(
@@ -317,6 +365,6 @@ class GuestRequests:
                 reason=os.strerror(number),
             )
         )
-        if action is BlockErrorAction.STOP:
+        if action is DeviceErrorAction.STOP:
             self._host.vm.request_stop(RunState.IO_ERROR)
         return action

@@ -8,7 +8,7 @@ from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.flat_options import FORMATS
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.op_blockers import BlockOpType
-from blockcore.qapi.names import BlockdevOnError, QmpError
+from blockcore.qapi.names import BlockdevOnError, DeviceOnError, QmpError
 from blockcore.qapi.record import dataclass
 
 _STOPPING = (BlockdevOnError.STOP, BlockdevOnError.ENOSPC)
@@ -41,7 +41,10 @@ def check_on_error(machine: Machine, node: BlockNode, policy: BlockdevOnError, n
     if machine.job_error_check_modern or policy not in _STOPPING:
         return
     for blk in machine.find.drives_above(node):
-        if blk.rerror is BlockdevOnError.STOP and blk.werror in _STOPPING:
+        if blk.rerror is DeviceOnError.STOP and blk.werror in (
+            DeviceOnError.STOP,
+            DeviceOnError.ENOSPC,
+        ):
             return
     raise QmpError(f"Invalid parameter '{name}'")
 

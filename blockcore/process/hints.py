@@ -15,6 +15,7 @@ from typing import Final
 from blockcore.config.device_config import DRIVERS, PROPERTIES
 from blockcore.config.drive_config import ALIASES, CACHE_MODES, UNITS_PER_BUS
 from blockcore.config.fault_hints import fault_hint
+from blockcore.config.policy_options import ON_STOP, RETRY_OPTIONS
 from blockcore.nodes.definitions.blkdebug_config import RULE_KEYS
 from blockcore.nodes.definitions.option_texts import COMMON, own_texts
 from blockcore.nodes.definitions.options import BLOCKDEV_OPTIONS
@@ -23,7 +24,8 @@ from blockcore.qapi.names import (
     BlkdebugEvent,
     BlkdebugIOType,
     BlockdevDetectZeroesOptions,
-    BlockdevOnError,
+    DeviceOnError,
+    OnStop,
     QmpError,
 )
 from blockcore.qapi.nearest import as_size, did_you_mean, either, nearest, right_answers
@@ -40,7 +42,8 @@ _DRIVE_OPTIONS: Final = frozenset(
         *("id", "file", "format", "driver", "rerror", "werror", "if", "cache", "aio"),
         *("copy-on-read", "stats-account-invalid", "stats-account-failed", "backing"),
         *("cache.x-volatile", "cache.x-volatile-size"),
-        *(*ALIASES, *ALIASES.values(), *COMMON, *own_texts("raw"), *own_texts("qcow2")),
+        *(*RETRY_OPTIONS, ON_STOP, *ALIASES, *ALIASES.values(), *COMMON),
+        *(*own_texts("raw"), *own_texts("qcow2")),
     }
 )
 """The options of drive=, with those of the format below."""
@@ -57,8 +60,10 @@ _OPTION_WORDS: Final = {
     "fmt": ("format",),
     "name": ("id",),
     "on-error": ("werror",),
+    "on-stop": (ON_STOP,),
     "path": ("file",),
     "policy": ("werror",),
+    "timeout": ("retry-timeout",),
     "type": ("format",),
 }
 
@@ -87,7 +92,7 @@ def _drivers(match: re.Match[str], _pair: str) -> str:
 
 
 def _policies(match: re.Match[str], _pair: str) -> str:
-    known = ("report", "ignore", "stop", *(("enospc",) if match[2] == "write" else ()))
+    known = ("report", "ignore", "stop", *(("enospc",) if match[2] == "write" else ()), "retry")
     return right_answers(match[1], known, _STOP)
 
 
@@ -293,8 +298,12 @@ def _unexpected(match: re.Match[str], pair: str) -> str:
 
 def _device_policy(match: re.Match[str], pair: str) -> str:
     if pair.startswith("device="):
-        return right_answers(match[2], list(BlockdevOnError), _STOP)
+        return right_answers(match[2], list(DeviceOnError), _STOP)
     return ""
+
+
+def _on_stop(match: re.Match[str], _pair: str) -> str:
+    return right_answers(match[1], list(OnStop))
 
 
 def _property(match: re.Match[str], _pair: str) -> str:
@@ -332,6 +341,7 @@ _ANSWERS: Final[tuple[tuple[str, Callable[[re.Match[str], str], str]], ...]] = (
     (r"Device needs media, but drive is empty", _no_medium),
     (r"Block format '(.*)' does not support the option '(.*)'", _option),
     (r"Block protocol '(.*)' doesn't support the option '(.*)'", _option),
+    (r"Parameter 'retry-.*' expects a number", _fixed(" of milliseconds, such as 1000")),
     (r"Parameter '(.*)' expects a number", _number),
     (r"Parameter '(.*)' expects a non-negative number below 2\^64", _size),
     (r"Parameter 'filename' is missing", _file_missing),
@@ -348,6 +358,7 @@ _ANSWERS: Final[tuple[tuple[str, Callable[[re.Match[str], str], str]], ...]] = (
     (r"Invalid node-name: '.*'", _identifier),
     (r"Parameter '(.*)' is unexpected", _unexpected),
     (r"Parameter '(rerror|werror)' does not accept value '(.*)'", _device_policy),
+    (r"Parameter 'x-on-stop' does not accept value '(.*)'", _on_stop),
     (r"Property '.*\.(.*)' not found", _property),
     (r"snapshot=on is not supported", _fixed(": qemu-img create -b makes an overlay")),
     (

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from blockcore.qapi.names import (
     BlockErrorAction,
+    DeviceErrorAction,
     IoOperationType,
     JobStatus,
     JobType,
@@ -59,7 +60,8 @@ class BlockIoError:
 
     `device` is empty for an anonymous drive.  `qom_path` is the device's path
     in QEMU's object tree.  `nospace` is absent unless the drive keeps an
-    io-status (blk_iostatus_is_enabled).  `reason` is strerror's text.
+    io-status (blk_iostatus_is_enabled).  `reason` is strerror's text.  Of the
+    actions QEMU lacks `retry`.
     """
 
     NAME: ClassVar[str] = "BLOCK_IO_ERROR"
@@ -67,7 +69,7 @@ class BlockIoError:
     qom_path: str
     node_name: str | None = None
     operation: IoOperationType
-    action: BlockErrorAction
+    action: DeviceErrorAction
     nospace: bool | None = None
     reason: str
 

@@ -31,12 +31,39 @@ class BlockdevOnError(StrEnum):
     AUTO = "auto"
 
 
+class DeviceOnError(StrEnum):
+    """A policy of a drive: one of QEMU's (`BlockdevOnError`), or `retry`, which openEuler's has."""
+
+    REPORT = "report"
+    IGNORE = "ignore"
+    ENOSPC = "enospc"
+    STOP = "stop"
+    AUTO = "auto"
+    RETRY = "retry"
+
+
+class OnStop(StrEnum):
+    """What becomes of a drive's requests while the machine is stopped."""
+
+    HOLD = "hold"
+    ESHUTDOWN = "eshutdown"
+
+
 class BlockErrorAction(StrEnum):
     """The decision of a policy about one error."""
 
     IGNORE = "ignore"
     REPORT = "report"
     STOP = "stop"
+
+
+class DeviceErrorAction(StrEnum):
+    """The decision of a drive's policy about one error: QEMU's, or that it is tried again."""
+
+    IGNORE = "ignore"
+    REPORT = "report"
+    STOP = "stop"
+    RETRY = "retry"
 
 
 class BlockDeviceIoStatus(StrEnum):

@@ -464,6 +464,16 @@ DelayDistribution = Literal[
 ]
 
 
+DeviceOnError = Literal[
+    "report",
+    "ignore",
+    "enospc",
+    "stop",
+    "auto",
+    "retry",
+]
+
+
 DriveBackup = TypedDict(
     "DriveBackup",
     {
@@ -488,10 +498,17 @@ DriveBackup = TypedDict(
 )
 
 
-class DriveInfo(TypedDict):
-    device: str
-    rerror: BlockdevOnError
-    werror: BlockdevOnError
+DriveInfo = TypedDict(
+    "DriveInfo",
+    {
+        "device": "str",
+        "rerror": "DeviceOnError",
+        "werror": "DeviceOnError",
+        "retry-interval": "int",
+        "retry-timeout": "int",
+        "x-on-stop": "OnStop",
+    },
+)
 
 
 FaultAction = Literal[
@@ -758,6 +775,12 @@ OnOffAuto = Literal[
 ]
 
 
+OnStop = Literal[
+    "hold",
+    "eshutdown",
+]
+
+
 PanicAction = Literal[
     "pause",
     "shutdown",
@@ -808,6 +831,7 @@ RequestWait = Literal[
     "run",
     "drain",
     "throttle",
+    "retry",
 ]
 
 

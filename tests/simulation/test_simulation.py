@@ -17,16 +17,27 @@ from typing import Any
 import pytest
 
 from blockcore.drive.block_backend import BlockBackend
+from blockcore.drive.guest_request import Wait
 from blockcore.machine.machine import Machine
 from blockcore.nodes.driver import NodeOptions
 from blockcore.qapi.events import BlockIoError, Event, Resume, Stop
-from blockcore.qapi.names import BlockDeviceIoStatus, BlockErrorAction, IoOperationType, RunState
+from blockcore.qapi.names import (
+    BlockDeviceIoStatus,
+    DeviceErrorAction,
+    IoOperationType,
+    OnStop,
+    RunState,
+    UInt32,
+)
 from blockcore.rules.accounting import AcctType
+from blockcore.rules.policy import Retry
 from sim import Every, MemoryNode, Sim, add_drive, execute, new_machine, pause
 
 BLOCK = 512
 GUEST_BLOCKS = 4
 DISK = 64 * BLOCK
+
+RETRY = Retry(interval_ms=UInt32(10), timeout_ms=UInt32(25))
 
 Script = list[tuple[Any, ...]]
 """Methods of a guest with their arguments, or commands with theirs (a dict)."""
@@ -69,10 +80,10 @@ class Witness:
         assert blk is not None
         self.require((event.nospace is not None) == blk.iostatus_enabled, "nospace if io-status")
         self.require(event.node_name == blk.root.node_name, "the node under the device")
-        if event.action is BlockErrorAction.STOP:
+        if event.action is DeviceErrorAction.STOP:
             self.require(blk.iostatus is not BlockDeviceIoStatus.OK, "io-status before its event")
             self.stop_owed = self.stop_owed or self.running
-        if event.action is BlockErrorAction.IGNORE:
+        if event.action is DeviceErrorAction.IGNORE:
             self.ignored[event.device, event.operation] += 1
 
     def step(self) -> None:
@@ -81,18 +92,18 @@ class Witness:
         self.require(not self.resume_due, "STOP alone comes after the state has changed")
         self.require(not self.stop_owed or vm.stop_requested is not None, "a stop is on its way")
         for blk in self.machine.backends:
-            if held_requests(self.sim, blk):
+            if held_requests(blk):
                 stopping = vm.stop_requested is not None
                 self.require(not blk.may_run() or stopping, "held only while it must be")
+                refused = blk.on_stop is OnStop.ESHUTDOWN and not vm.running and not stopping
+                self.require(not refused, "nothing is held that is to fail")
+            if any(request.waits_for is Wait.RETRY for request in blk.open_requests()):
+                self.require(vm.running, "no request of a stopped machine is tried again")
 
 
-def held_requests(sim: Sim, blk: BlockBackend) -> int:
+def held_requests(blk: BlockBackend) -> int:
     """How many requests of a drive wait for the machine."""
-    return sum(
-        len(queue)
-        for condition, queue in sim.lock._waiting.items()
-        if getattr(getattr(condition, "__self__", None), "blk", None) is blk
-    )
+    return sum(request.waits_for is Wait.HOLD for request in blk.open_requests())
 
 
 class Guest:
@@ -239,7 +250,7 @@ class World:
         for index, (rerror, werror) in enumerate(drives):
             options = NodeOptions(node_name=f"node{index}")
             node = MemoryNode(options, self.machine, DISK, self.on_io)
-            add_drive(self.machine, node, f"vd{index}", rerror, werror)
+            add_drive(self.machine, node, f"vd{index}", rerror, werror, retry=RETRY)
 
     def on_io(self, what: str) -> None:
         """Called for every I/O that reaches a disk; `fails` gives its errno, or 0."""
@@ -289,7 +300,7 @@ class World:
         self.witness.require(not waiting, f"{waiting} never end")
         self.witness.require(self.machine.vm.state is RunState.RUNNING, "running")
         for blk in self.machine.backends:
-            self.witness.require(blk.quiet() and not held_requests(self.sim, blk), "quiet")
+            self.witness.require(blk.quiet() and not held_requests(blk), "quiet")
             queues = blk.throttle.queues.values() if blk.throttle else ()
             self.witness.require(not any(queues), "no request is left in a throttle queue")
             self.check_accounts(blk)
@@ -332,6 +343,9 @@ COMMANDS: Script = [
     ("x-query-requests", {}),
     ("x-drive-set-policy", {"device": "vd0", "rerror": "report", "werror": "ignore"}),
     ("x-drive-set-policy", {"device": "node0", "rerror": "stop", "werror": "stop"}),
+    ("x-drive-set-policy", {"device": "node0", "rerror": "retry", "werror": "retry"}),
+    ("x-drive-set-policy", {"device": "vd0", "x_on_stop": "eshutdown"}),
+    ("x-drive-set-policy", {"device": "vd0", "x_on_stop": "hold"}),
     ("block_resize", {"device": "vd0", "size": 2 * DISK}),
     ("block_resize", {"node_name": "node0", "size": DISK}),
     ("block-set-write-threshold", {"node_name": "node0", "write_threshold": 5 * BLOCK}),
@@ -376,7 +390,7 @@ SCENARIO: Script = [
 
 @pytest.mark.parametrize("persistent", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
-@pytest.mark.parametrize(("rerror", "werror"), POLICIES)
+@pytest.mark.parametrize(("rerror", "werror"), [*POLICIES, ("retry", "retry")])
 def test_every_io_fails_in_turn(rerror: str, werror: str, number: int, persistent: bool) -> None:
     """The first I/O fails, then the second, ... until the fault comes too late."""
     for nth in itertools.count(1):
@@ -400,6 +414,7 @@ FLUSH: Script = [("flush",)]
 STOP: tuple[Any, ...] = ("stop", {})
 CONT: tuple[Any, ...] = ("cont", {})
 RESET: tuple[Any, ...] = ("system_reset", {})
+REFUSE: tuple[Any, ...] = ("x-drive-set-policy", {"device": "vd0", "x_on_stop": "eshutdown"})
 RESIZE: tuple[Any, ...] = ("block_resize", {"device": "vd0", "size": 2 * DISK})
 
 SMALL: dict[str, tuple[str, int, list[Script], list[Script]]] = {
@@ -415,6 +430,11 @@ SMALL: dict[str, tuple[str, int, list[Script], list[Script]]] = {
     "an ignored write and stop": ("ignore", 2, [WRITE], [[STOP], [CONT]]),
     "a flush and stop": ("stop", 2, [FLUSH], [[STOP, CONT]]),
     "a write, a flush and stop": ("stop", 0, [WRITE, FLUSH], [[STOP]]),
+    "a write tried again and stop, cont": ("retry", 2, [WRITE], [[STOP, CONT]]),
+    "a write tried again and a reset": ("retry", 2, [WRITE], [[RESET]]),
+    "a write tried in vain, and stop": ("retry", 5, [WRITE], [[STOP]]),
+    "a write tried again, and a resize": ("retry", 2, [WRITE], [[RESIZE]]),
+    "a failed write that nobody holds": ("stop", 1, [WRITE], [[REFUSE], [CONT]]),
     "a resize under a write": ("stop", 1, [WRITE], [[RESIZE, CONT]]),
 }
 """The policy, how many of the first I/Os fail, what guests do, what administrators do."""

@@ -38,6 +38,7 @@ from blockcore.qapi.events import (
 from blockcore.qapi.names import (
     BlockDeviceIoStatus,
     BlockErrorAction,
+    DeviceErrorAction,
     JobStatus,
     QmpError,
     RunState,
@@ -399,7 +400,7 @@ class JobWorld:
                     self.require(base.stable == base.data, "what was committed is stable")
             case BlockIoError():
                 self.require(event.node_name == self.blk.root.node_name, "the drive's node")
-                self.ignored += event.action is BlockErrorAction.IGNORE
+                self.ignored += event.action is DeviceErrorAction.IGNORE
 
     def _status(self, event: JobStatusChange) -> None:
         new = event.status

@@ -31,7 +31,7 @@ from blockcore.nodes.driver import Extent, NodeHost, NodeOptions
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.shortcut.guest import GuestShortcut
 from blockcore.qapi.json.writer import Encoded
-from blockcore.qapi.names import BlockdevOnError, QmpError
+from blockcore.qapi.names import DeviceOnError, QmpError
 from blockcore.qapi.qemu import LATEST, RELEASES
 from blockcore.qapi.schema import wire_without
 
@@ -353,8 +353,8 @@ def add_drive(
         name=name,
         export=name,
         root=root,
-        rerror=BlockdevOnError(rerror),
-        werror=BlockdevOnError(werror),
+        rerror=DeviceOnError(rerror),
+        werror=DeviceOnError(werror),
         **{"device": device, **more},
     )
     machine.add_backend(blk)

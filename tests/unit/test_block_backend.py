@@ -33,8 +33,8 @@ from blockcore.qapi.names import (
     BlkdebugIOType,
     BlockdevDetectZeroesOptions,
     BlockDeviceIoStatus,
-    BlockdevOnError,
-    BlockErrorAction,
+    DeviceErrorAction,
+    DeviceOnError,
     IoOperationType,
     RunState,
 )
@@ -156,7 +156,7 @@ def test_failure(rerror: str, werror: str, kind: str, number: int) -> None:
         device="vda",
         node_name="disk",
         operation=operation,
-        action=BlockErrorAction(policy),
+        action=DeviceErrorAction(policy),
         nospace=(number == errno.ENOSPC) if enabled else None,
         reason=os.strerror(number),
     )
@@ -359,7 +359,7 @@ def test_anonymous_drives_are_called_nothing() -> None:
 
 def test_policy_is_that_of_the_moment_of_failure() -> None:
     drive = Drive("report", "report")
-    drive.blk.werror = BlockdevOnError.STOP
+    drive.blk.werror = DeviceOnError.STOP
     drive.number = errno.EIO
     assert drive.request("write") is None
 

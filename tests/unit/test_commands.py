@@ -354,12 +354,21 @@ def test_set_policy(world: Setup) -> None:
 def test_policies_are_shown(world: Setup) -> None:
     world.command("x-drive-set-policy", device="vda", werror="ignore")
     policy = {"rerror": "stop", "werror": "ignore"}
-    assert world.command("x-query-drives") == [{"device": "vda", **policy}]
+    further = {"retry-interval": 1000, "retry-timeout": 0, "x-on-stop": "hold"}
+    assert world.command("x-query-drives") == [{"device": "vda", **policy, **further}]
+    world.command("x-drive-set-policy", device="vda", werror="retry", retry_timeout=5000)
+    world.command("x-drive-set-policy", device="vda", retry_interval=20, x_on_stop="eshutdown")
+    policy = {"rerror": "stop", "werror": "retry"}
+    further = {"retry-interval": 20, "retry-timeout": 5000, "x-on-stop": "eshutdown"}
+    assert world.command("x-query-drives") == [{"device": "vda", **policy, **further}]
 
 
 def test_set_policy_all_or_nothing(world: Setup) -> None:
     with pytest.raises(QmpError):
         world.command("x-drive-set-policy", device="vda", rerror="ignore", werror="bogus")
+    for wrong in ({"retry_interval": 0}, {"retry_timeout": -1}, {"x_on_stop": "bogus"}):
+        with pytest.raises(QmpError, match="^Parameter '(retry-(interval|timeout)|x-on-stop)' "):
+            world.command("x-drive-set-policy", device="vda", rerror="ignore", **wrong)
     assert (world.blk.rerror, world.blk.werror) == ("stop", "enospc")
 
 
@@ -629,6 +638,9 @@ DIFFERENT_ARGUMENTS = {
 }
 """errno may also be a name, a file a volume that runs full, and stored bitmaps may be dropped."""
 
+DIFFERENT_EVENTS = ("BLOCK_IO_ERROR.action: value retry here only",)
+"""A policy that QEMU lacks has an action of its own."""
+
 UNTYPED_RESULTS = ("query-jobs", "query-block-jobs", "query-qmp-schema")
 """Empty lists so far, and the schema, which does not describe itself."""
 
@@ -701,7 +713,8 @@ def test_every_event_is_in_the_schema() -> None:
 @pytest.mark.parametrize("name", [name for name in table.events if not name.startswith("X_")])
 def test_events_are_qemu_s(release: str, name: str) -> None:
     for line in arguments_differ(our_schema(release), QEMU_SCHEMA[release], name):
-        assert ".reason: value " in line and line.endswith(" there only"), line
+        fewer = ".reason: value " in line and line.endswith(" there only")
+        assert fewer or line in DIFFERENT_EVENTS, line
 
 
 @pytest.mark.parametrize(

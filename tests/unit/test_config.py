@@ -24,7 +24,7 @@ from blockcore.nodes.definitions.structs import BlockdevCacheOptions
 from blockcore.qapi.names import (
     BlockdevDetectZeroesOptions,
     BlockdevDiscardOptions,
-    BlockdevOnError,
+    DeviceOnError,
     QmpError,
 )
 from blockcore.qapi.qemu import LATEST
@@ -66,8 +66,8 @@ def test_drive_without_more() -> None:
     assert drive("file=d.raw") == DriveConfig(
         id="virtio0",
         interface="virtio",
-        rerror=BlockdevOnError.REPORT,
-        werror=BlockdevOnError.ENOSPC,
+        rerror=DeviceOnError.REPORT,
+        werror=DeviceOnError.ENOSPC,
         read_only=False,
         writeback=True,
         detect_zeroes=BlockdevDetectZeroesOptions.OFF,
@@ -96,8 +96,8 @@ def test_drive_with_everything() -> None:
     assert config == DriveConfig(
         id="d",
         interface="ide",
-        rerror=BlockdevOnError.STOP,
-        werror=BlockdevOnError.IGNORE,
+        rerror=DeviceOnError.STOP,
+        werror=DeviceOnError.IGNORE,
         read_only=True,
         writeback=False,
         detect_zeroes=BlockdevDetectZeroesOptions.UNMAP,
@@ -181,8 +181,8 @@ def test_device() -> None:
         driver="virtio-blk-pci",
         drive="d",
         id="vd0",
-        rerror=BlockdevOnError.ENOSPC,
-        werror=BlockdevOnError.AUTO,
+        rerror=DeviceOnError.ENOSPC,
+        werror=DeviceOnError.AUTO,
         logical_block_size=4096,
         physical_block_size=4096,
         write_cache=False,

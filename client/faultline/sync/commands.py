@@ -43,6 +43,7 @@ from faultline.schema import (
     MirrorSyncMode,
     NameInfo,
     NewImageMode,
+    OnStop,
     PanicAction,
     RebootAction,
     RequestInfo,
@@ -1218,11 +1219,17 @@ class Commands:
         device: str,
         rerror: str | None = None,
         werror: str | None = None,
+        retry_interval: int | None = None,
+        retry_timeout: int | None = None,
+        x_on_stop: OnStop | None = None,
         timeout: float | None = None,
     ) -> None:
         """Change what happens when requests of a drive fail, from the next failure on.
 
-        `device` is a drive's id or a node-name.  Held requests stay held.
+        `device` is a drive's id or a node-name.  Held requests stay held, and those that
+        wait for their next try are tried then.  `retry-interval` and `retry-timeout` are
+        milliseconds for rerror and werror=retry; without a timeout (0) a request is tried
+        until it succeeds.  With `x-on-stop` eshutdown the requests that are held fail now.
         """
         self._run(
             "x-drive-set-policy",
@@ -1230,6 +1237,9 @@ class Commands:
                 "device": device,
                 "rerror": rerror,
                 "werror": werror,
+                "retry-interval": retry_interval,
+                "retry-timeout": retry_timeout,
+                "x-on-stop": x_on_stop,
             },
             timeout,
         )
@@ -1593,7 +1603,8 @@ class Commands:
         order.
 
         A request `waits-for` the machine to `run` when the machine is stopped or
-        about to stop, for the end of a `drain`, or for the `throttle` of its drive.
+        about to stop, for the end of a `drain`, for the `throttle` of its drive, or for
+        the next `retry` of what has failed.
         Requests on the shortcut are left out, since they wait for nothing, and so are
         questions for the block status.
         """
