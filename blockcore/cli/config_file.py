@@ -21,7 +21,10 @@ from blockcore.qapi.record import dataclass
 LISTS = {"drives": "drive", "blockdevs": "blockdev", "devices": "device", "faults": "fault"}
 """Members that are lists, each with the key of its elements."""
 
-KEYS = ("control", "prelaunch", "job-error-check", "qemu", "seed", "name", "allow-backing")
+KEYS = (
+    *("control", "prelaunch", "job-error-check", "qemu", "seed", "name", "allow-backing"),
+    "x-sticky-io-status",
+)
 """Members that are keys."""
 
 NBDKIT = "nbdkit"

@@ -117,6 +117,7 @@ def serve(**given: Any) -> int | None:
       seed=N                   for fault rules with a rate
       name=TEXT                what query-name answers
       allow-backing=DIR        where backing files have to be that images name
+      x-sticky-io-status=on    cont leaves that of anonymous drives
 
     \b
     Examples:

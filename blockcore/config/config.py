@@ -11,6 +11,8 @@ prelaunch=on|off        start stopped, as with QEMU's -S (off)
 job-error-check=        strict (the default) refuses a job's on-error=stop on a
                         device whose own policies do not stop; modern does not
 qemu=7.2|10.0           the release of QEMU whose answers are given (10.0)
+x-sticky-io-status=     on: `cont` leaves the io-status of anonymous drives as it
+                        is, as QEMU does (off)
 seed=NUMBER             the seed of the random numbers of rules with a rate
 name=TEXT               the answer of query-name
 allow-backing=DIR[:DIR...]|none
@@ -62,6 +64,7 @@ class Config:
     control: str | None = None
     prelaunch: bool = False
     job_error_check_modern: bool = False
+    sticky_io_status: bool = False
     qemu: Release = LATEST
     seed: int | None = None
     name: str | None = None
@@ -126,6 +129,9 @@ class ConfigParser:
             case "prelaunch":
                 opt_bool(value, key)
                 self._machine[key] = value
+            case "x-sticky-io-status":
+                opt_bool(value, key)
+                self._machine[key] = value
             case "job-error-check":
                 if value not in ("strict", "modern"):
                     raise QmpError(
@@ -159,6 +165,7 @@ class ConfigParser:
             faults=tuple(self._faults),
             control=given.get("control"),
             prelaunch=opt_bool(given.get("prelaunch", "off"), "prelaunch"),
+            sticky_io_status=opt_bool(given.get("x-sticky-io-status", "off"), "x-sticky-io-status"),
             qemu=self._qemu,
             job_error_check_modern=given.get("job-error-check") == "modern",
             seed=opt_number(given["seed"], "seed") if "seed" in given else None,

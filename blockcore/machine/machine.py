@@ -58,6 +58,7 @@ class Machine:
     All decisions by chance follow from `seed`.  `region` returns a context that holds the
     big lock, for threads that do not have it.  `directory` is where relative file
     names begin.  `qemu` is the release whose behaviour is followed.
+    With `sticky_io_status`, `cont` leaves that of anonymous drives as it is.
     `allow_backing` limits the files that images may name as their backing files.
     `hang_up` ends guests' connections, by their numbers, as a cut cable does: at once,
     and without an answer to what is under way.  `warn` writes a line in the log.
@@ -80,6 +81,7 @@ class Machine:
         name: str | None = None,
         prelaunch: bool = False,
         job_error_check_modern: bool = False,
+        sticky_io_status: bool = False,
         qemu: Release = LATEST,
         warn: Callable[[str], None] = _unheard,
         allow_backing: AllowedBacking = ANY,
@@ -93,6 +95,7 @@ class Machine:
         self.allow_backing = allow_backing
         self.name = name
         self.job_error_check_modern = job_error_check_modern
+        self.sticky_io_status = sticky_io_status
         self.qemu = qemu
         state = RunState.PRELAUNCH if prelaunch else RunState.RUNNING
         self.vm = Vm(state, self.emit, self.concerns_changed)
@@ -197,14 +200,15 @@ class Machine:
     def cont(self) -> None:
         """Run again: make every io-status ok, say RESUME, retry the held requests (qmp_cont).
 
-        QEMU forgets the io-status of anonymous drives here (recorded:
-        guest-blockdev-anonymous-iostatus); this machine resets them all.  Raise
-        QmpError after a shutdown.
+        QEMU forgets the io-status of anonymous drives here, and nothing else makes it
+        ok (qmp_cont; recorded: guest-anonymous-iostatus-stays); this machine resets
+        them all, unless `sticky_io_status`.  Raise QmpError after a shutdown.
         """
         if self.vm.state is RunState.SHUTDOWN:
             raise QmpError("Resetting the Virtual Machine is required")
         for blk in self.backends:
-            blk.reset_iostatus()
+            if blk.name or not self.sticky_io_status:
+                blk.reset_iostatus()
         for job in self.jobs:
             job.reset_iostatus()
         self.vm.start()

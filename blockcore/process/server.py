@@ -161,6 +161,7 @@ class Server:
             name=config.name,
             prelaunch=config.prelaunch,
             job_error_check_modern=config.job_error_check_modern,
+            sticky_io_status=config.sticky_io_status,
             qemu=config.qemu,
             warn=log.logger.warning,
             allow_backing=config.allow_backing,

@@ -253,6 +253,39 @@ def guest_drives_of_all_sorts(r: Recorder) -> None:
     r.qmp("query-block")
 
 
+@scenario(
+    "",
+    rule("write_aio", ENOSPC, sector=1024),
+    *[rule("write_aio", EIO, sector=1100)] * 2,
+    options=(
+        "-blockdev driver=raw,node-name=disk,file.driver=blkdebug,file.config=blkdebug.conf,"
+        "file.image.driver=file,file.image.filename=disk.raw"
+        " -device virtio-blk-pci,drive=disk,id=vd0,addr=4,disable-modern=on,disable-legacy=off,"
+        "werror=stop"
+    ),
+)
+def guest_anonymous_iostatus_stays(r: Recorder) -> None:
+    """nothing makes the io-status of an anonymous drive ok: no cont, reset, resize or success"""
+    r.qmp("query-block")
+    r.io(("write", 1024))
+    r.qmp("query-block")
+    r.qmp("system_reset")
+    r.reset()
+    r.settle()
+    r.qmp("query-block")
+    r.qmp("cont")
+    r.qmp("query-block")
+    r.io(("write", 1100))
+    r.qmp("query-block")
+    for command in ("cont", "stop", "cont"):
+        r.qmp(command)
+        r.settle()
+        r.qmp("query-block")
+    r.qmp("block_resize", {"node-name": "disk", "size": 2 << 20})
+    r.io(("write", 1024), ("read", 1100))
+    r.qmp("query-block")
+
+
 def main(names: list[str]) -> None:
     """Record the scenarios of these names."""
     for name in names:

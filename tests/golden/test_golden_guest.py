@@ -26,6 +26,12 @@ DIFFERENCES: dict[str, dict[str, tuple[Any, Any, str]]] = {
         "9.return.0.io-status": ("nospace", "failed", ANONYMOUS),
         "12.return.0.io-status": ("nospace", "ok", ANONYMOUS),
     },
+    "guest-anonymous-iostatus-stays": {
+        f"{n}.return.0.io-status": ("nospace", status, ANONYMOUS)
+        for n, status in zip(
+            (7, 8, 10, 12, 14, 16), ("ok", *(3 * ["failed"]), "ok", "ok"), strict=True
+        )
+    },
     "7.2-chain-conflicts": {
         f"{n}.error.desc": ("Device '(null)' is in use", f"Device '{node}' is in use", NAMELESS)
         for n, node in ((2, "mid"), (3, "base"))
@@ -155,6 +161,20 @@ def test_recorded(path: Path, tmp_path: Path) -> None:
             if path.stem not in BATCHES or attempt == PLAYS - 1:
                 raise
     assert found in (known, OVERTAKEN.get(path.stem, known))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "guest-anonymous-iostatus-stays",
+        "guest-blockdev-anonymous-iostatus",
+        "guest-stop-cont-states",
+    ],
+)
+def test_recorded_with_a_sticky_io_status(name: str, tmp_path: Path) -> None:
+    """With its key on, QEMU is followed, and drives with a name are as ever."""
+    (path,) = (path for path in RECORDINGS if path.stem == name and path.parent.name == "7.2")
+    assert play(Recording.load(path), tmp_path, "x-sticky-io-status=on") == {}
 
 
 def test_tables_are_about_recordings() -> None:

@@ -469,10 +469,10 @@ class Player:
             raise OtherOrder(f"{ours} instead of {recorded}")
 
 
-def play(recording: Recording, directory: Path) -> dict[str, tuple[Any, Any]]:
+def play(recording: Recording, directory: Path, *keys: str) -> dict[str, tuple[Any, Any]]:
     """Play it with everything in `directory`; what was different, by path."""
     recording.prepare(directory)
-    with Live(directory, *recording.keys()) as live, live.guest() as guest:
+    with Live(directory, *recording.keys(), *keys) as live, live.guest() as guest:
         player = Player(recording, live.control, guest)
         try:
             return player.play()
