@@ -634,9 +634,15 @@ DIFFERENT_ARGUMENTS = {
         "<file>: member x-extent-size here only",
         "<file>: member x-short-write here only",
         "<qcow2>: member x-drop-bitmaps here only",
+        ".driver: value x-volatile-cache here only",
+        ": case x-volatile-cache here only",
     )
 }
-"""errno may also be a name, a file a volume that runs full, and stored bitmaps may be dropped."""
+"""What is here only.
+
+errno may also be a name, a file a volume that runs full, stored bitmaps may be
+dropped, and a volatile cache is a driver of this machine's.
+"""
 
 DIFFERENT_EVENTS = ("BLOCK_IO_ERROR.action: value retry here only",)
 """A policy that QEMU lacks has an action of its own."""
