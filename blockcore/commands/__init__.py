@@ -3,7 +3,7 @@
 
 `table` puts all of them together, for commands about commands; `version` is theirs as well.
 
-The machine: `run_state`, `requests`, `yank`.  Drives and nodes: `block_config` changes
+The machine: `run_state`, `requests`, `power`, `yank`.  Drives and nodes: `block_config` changes
 them, `drives` has their policies, `block_info`, `image_info` and `block_stats`
 tell about them, `faults` and `sweeps` have their rules, `bitmaps` their dirty bitmaps,
 `volumes` the thin volumes below.

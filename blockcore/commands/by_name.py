@@ -44,6 +44,9 @@ PARTS: Final[dict[Callable[[], Any], tuple[str, ...]]] = {
     later("blockcore.commands.requests:table"): (
         "x-query-requests",
     ),
+    later("blockcore.commands.power:table"): (
+        "x-power-cut", "x-crash-enumerate",
+    ),
     later("blockcore.commands.job_info:table"): (
         "query-block-jobs", "query-jobs",
     ),

@@ -20,6 +20,7 @@ from blockcore.commands import (
     job_info,
     jobs,
     mirrors,
+    power,
     requests,
     run_state,
     streams,
@@ -43,7 +44,7 @@ table.include(NEGOTIATION)
 for _part in (
     *(run_state, block_info, block_stats, block_config, drives, faults, sweeps, requests),
     *(job_info, jobs, streams, commits, mirrors, bitmaps, transactions),
-    *(volumes, yank, version),
+    *(volumes, power, yank, version),
 ):
     table.include(_part.table)
 table.event(BlockIoError)

@@ -66,16 +66,21 @@ class Dice:
         return b"".join(words)[:count]
 
 
+def key_of(text: str) -> int:
+    """Return 64 bits that follow from a text."""
+    key = 0xCBF29CE484222325
+    for octet in text.encode():  # FNV-1a
+        key = ((key ^ octet) * 0x100000001B3) & MASK
+    return mixed(key)
+
+
 class RuleDice:
     """The dice of one rule."""
 
     __slots__ = ("_key", "_touches")
 
     def __init__(self, seed: int, rule: str) -> None:
-        key = 0xCBF29CE484222325
-        for octet in f"{seed} {rule}".encode():  # FNV-1a
-            key = ((key ^ octet) * 0x100000001B3) & MASK
-        self._key = mixed(key)
+        self._key = key_of(f"{seed} {rule}")
         self._touches: dict[tuple[BlkdebugIOType, bool, int], memoryview] = {}
 
     def touch(self, iotype: BlkdebugIOType, offset: int, *, of_job: bool = False) -> Dice:

@@ -10,7 +10,7 @@ from blockcore.bql.effects import Until
 from blockcore.faults.options import FaultOptions, Go, R, Request
 from blockcore.faults.scene import Scene
 from blockcore.qapi.errno_types import KNOWN_ERRNO
-from blockcore.qapi.errnos import failure
+from blockcore.qapi.errnos import HungUp, failure
 from blockcore.qapi.names import UInt32
 from blockcore.qapi.record import dataclass
 
@@ -31,10 +31,13 @@ class Hang(FaultOptions):
         if self.hang_ms is not None:
             deadline_ns = scene.clock.monotonic_ns() + self.hang_ms * NS_OF_MS
         state.hanging += 1
+        hold = state.hold
         try:
-            await Until(state.hold, deadline_ns)
+            await Until(hold, deadline_ns)
         finally:
             state.hanging -= 1
+        if hold.lost:
+            raise HungUp
         if self.errno > 0:
             raise failure(self.errno)
         return await go(request)

@@ -31,12 +31,15 @@ class FaultHost(Protocol):
         """Return the number of the connection whose request runs now; 0 for one of a job."""
 
 class Hold:
-    """What hanging requests of a rule wait for: called as the condition of their wait."""
+    """What hanging requests of a rule wait for: called as the condition of their wait.
 
-    __slots__ = ("over",)
+    `lost` says that they are not carried out any more: nobody waits for them.
+    """
+
+    __slots__ = ("lost", "over")
 
     def __init__(self) -> None:
-        self.over = False
+        self.over = self.lost = False
 
     def __call__(self) -> bool:
         return self.over
@@ -54,12 +57,12 @@ class RuleState:
     hold: Hold = field(default_factory=Hold)
     hanging: int = 0
 
-    def release(self) -> int:
-        """Let all hanging requests go on; return how many there are.
+    def release(self, *, lost: bool = False) -> int:
+        """Let all hanging requests go on, or end them if they are `lost`; return how many.
 
         Later ones wait for another release.
         """
-        self.hold.over = True
+        self.hold.over, self.hold.lost = True, lost
         self.hold = Hold()
         return self.hanging
 

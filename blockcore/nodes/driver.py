@@ -212,6 +212,12 @@ class BlockDriver:
     def yank(self) -> None:
         """Fail all requests, now and later, and an attempt to open the node."""
 
+    def lose_power(self) -> None:
+        """Forget what was not written yet, for a cache below has lost its power."""
+
+    async def regain_power(self) -> None:
+        """Begin anew with what the node below has now; raise OSError or QmpError."""
+
     def do_request(self, request: Request) -> Awaitable[Any]:
         """Return the awaitable of the driver's part of a request; block-status gives an `Extent`.
 

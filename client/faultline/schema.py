@@ -444,6 +444,18 @@ BlockdevSnapshotSync = TypedDict(
 )
 
 
+CacheLoss = TypedDict(
+    "CacheLoss",
+    {
+        "node-name": "str",
+        "state": "str",
+        "kept": "int",
+        "dropped": "int",
+        "torn": "int",
+    },
+)
+
+
 class CommandInfo(TypedDict):
     name: str
 
@@ -454,6 +466,21 @@ CorruptHow = Literal[
     "random",
     "stale",
 ]
+
+
+CrashKeep = Literal[
+    "none",
+    "all",
+    "prefix",
+    "random",
+]
+
+
+class CrashStateInfo(TypedDict):
+    state: str
+    kept: int
+    dropped: int
+    torn: int
 
 
 DelayDistribution = Literal[
@@ -789,6 +816,14 @@ PanicAction = Literal[
 ]
 
 
+class PowerCutInfo(TypedDict):
+    kept: int
+    dropped: int
+    torn: int
+    caches: list[CacheLoss]
+    unusable: list[UnusableNode]
+
+
 class Qcow2BitmapInfo(TypedDict):
     name: str
     granularity: int
@@ -910,6 +945,15 @@ TransactionProperties = TypedDict(
     "TransactionProperties",
     {
         "completion-mode": "NotRequired[ActionCompletionMode]",
+    },
+)
+
+
+UnusableNode = TypedDict(
+    "UnusableNode",
+    {
+        "node-name": "str",
+        "reason": "str",
     },
 )
 

@@ -3,13 +3,33 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nbd
+import pytest
 
-from live import Live, make_image
+from faultline import CommandError
+from live import Live, Qmp, make_image
 
 MIB = 1 << 20
+
+Machines = tuple[Qmp, nbd.NBD]
+
+
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    """A machine that stays, with three writes in the cache of `vda`, and its guest."""
+    directory = tmp_path_factory.mktemp("steady")
+    image = make_image(directory / "disk.img", MIB)
+    keys = (volatile(image), "drive=id=vdb,driver=null-co,size=1M")
+    with Live(directory, *keys) as machine, machine.qmp() as qmp, machine.guest() as guest:
+        for at in range(3):
+            guest.pwrite(b"x" * 512, at * 4096)
+        yield qmp, guest
 
 
 def volatile(image: Path, *more: str) -> str:
@@ -81,3 +101,145 @@ def test_jobs_see_what_the_cache_has(tmp_path: Path) -> None:
         qmp.wait_event("BLOCK_JOB_COMPLETED")
         guest.flush()
         assert (tmp_path / "m.raw").read_bytes() == now == guest.pread(MIB, 0)
+
+
+def gone(guest: nbd.NBD) -> bool:
+    """Whether a guest's connection has ended; waits for the end."""
+    try:
+        while guest.aio_is_ready():
+            guest.poll(-1)
+    except nbd.Error:
+        pass
+    return bool(guest.aio_is_dead() or guest.aio_is_closed())
+
+
+def test_a_power_cut_loses_what_was_not_flushed(tmp_path: Path) -> None:
+    image = make_image(tmp_path / "disk.img", MIB, 0x11)
+    with Live(tmp_path, volatile(image)) as machine, machine.qmp() as qmp:
+        with machine.guest() as guest:
+            guest.pwrite(b"a" * 8192, 0)
+            guest.flush()
+            guest.pwrite(b"b" * 8192, 4096)
+            guest.pwrite(b"c" * 512, 16384, nbd.CMD_FLAG_FUA)
+            guest.zero(4096, 0)
+            assert qmp("x-power-cut", device="vda") == {
+                "kept": 0, "dropped": 2, "torn": 0, "unusable": [],
+                "caches": [
+                    {"node-name": "#block001", "state": "2-4:none",
+                     "kept": 0, "dropped": 2, "torn": 0}
+                ],
+            }  # fmt: skip
+            assert gone(guest)
+        now = b"a" * 8192 + b"\x11" * 8192 + b"c" * 512 + b"\x11" * (MIB - 16896)
+        assert image.read_bytes() == now
+        with machine.guest() as guest:
+            assert guest.pread(MIB, 0) == now
+            # The drive goes on, and so do the numbers of its writes.
+            guest.pwrite(b"d" * 1024, 0)
+            guest.pwrite(b"e" * 1024, 8192)
+            states = qmp("x-crash-enumerate", device="vda", torn=False)
+            assert [one["state"] for one in states] == ["5-6:none", "5-6:5", "5-6:6", "5-6:all"]
+            assert qmp("x-power-cut", device="vda", state="5-6:6.1")["torn"] == 1
+        expected = bytearray(now)
+        expected[8704:9216] = b"e" * 512
+        assert image.read_bytes() == expected
+
+
+def test_a_cut_is_repeated_by_its_seed(tmp_path: Path) -> None:
+    cuts: list[dict[str, Any]] = [
+        {"keep": "all"},
+        *({"keep": "prefix", "torn": True, "seed": seed} for seed in range(3)),
+        *({"keep": "random", "torn": True, "seed": seed} for seed in range(3)),
+    ]
+    found: list[list[tuple[str, bytes]]] = [[], []]
+    for run in range(2):
+        image = make_image(tmp_path / "disk.img", MIB)
+        with Live(tmp_path, volatile(image)) as machine, machine.qmp() as qmp:
+            for number, cut in enumerate(cuts):
+                with machine.guest() as guest:
+                    for at in range(10):
+                        guest.pwrite(bytes([number * 10 + at + 1]) * 4096, at * 2048)
+                    now = guest.pread(MIB, 0)
+                    lost = qmp("x-power-cut", device="vda", **cut)
+                found[run].append((lost["caches"][0]["state"], image.read_bytes()))
+                assert number or image.read_bytes() == now
+    assert found[0] == found[1]
+    assert len({state.partition(":")[2] for state, _ in found[0]}) > 4
+
+
+def test_a_cut_of_all_is_a_reset(tmp_path: Path) -> None:
+    """Held and hanging requests are dropped, jobs cancelled, io-status is ok."""
+    image = make_image(tmp_path / "disk.img", MIB)
+    keys = (
+        volatile(image, "werror=stop"),
+        "drive=id=vdb,driver=null-co,size=1M,node-name=plain",
+        "drive=id=vdc,driver=null-co,size=1M,latency-ns=1000000",
+    )
+    with Live(tmp_path, *keys) as machine, machine.qmp() as qmp:
+        qmp("x-fault-add", id="h", node_name="vdb", iotype="read", action="hang")
+        qmp("x-fault-add", node_name="vda", iotype="write", offset=65536, length=512)
+        qmp("blockdev-add", driver="null-co", node_name="target", size=MIB)
+        qmp("blockdev-mirror", job_id="m", device="vdc", target="target", sync="full", speed=1)
+        with machine.guest("vda") as a, machine.guest("vda") as held, machine.guest("vdb") as b:
+            a.pwrite(b"a" * 512, 0)
+            buffer = nbd.Buffer(512)
+            hanging = b.aio_pread(buffer, 0)
+            qmp("x-fault-wait", id="h", hits=1)
+            cookie = held.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(512)), 65536)
+            qmp.wait_event("STOP")
+            lost = qmp("x-power-cut")
+            assert (lost["kept"], lost["unusable"]) == (0, [])
+            assert gone(a) and gone(held) and gone(b)
+            assert cookie and hanging
+        assert qmp("query-status")["status"] == "prelaunch"
+        assert qmp("query-jobs") == [] and qmp("x-query-requests") == []
+        assert {one.get("io-status") for one in qmp("query-block")} == {"ok"}
+        qmp("cont")
+        qmp("x-fault-clear")
+        with machine.guest("vdb") as guest:
+            assert guest.pread(512, 0) == bytes(512)
+
+
+def test_a_format_above_a_cache_is_read_anew(tmp_path: Path) -> None:
+    """The metadata of a qcow2 image is lost as well; what was flushed is there."""
+    image = tmp_path / "disk.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "16M"], check=True)
+    below = f"file.driver=x-volatile-cache,file.file.driver=file,file.file.filename={image}"
+    keys = (f"blockdev=driver=qcow2,node-name=disk,{below}", "device=virtio-blk,drive=disk,id=d")
+    with Live(tmp_path, *keys) as machine, machine.qmp() as qmp:
+        with machine.guest() as guest:
+            guest.pwrite(b"a" * 65536, 0)
+            guest.flush()
+            guest.pwrite(b"b" * 65536, MIB)
+            guest.pwrite(b"b" * 4096, 0)
+            lost = qmp("x-power-cut", device="disk", keep="none")
+            assert lost["unusable"] == [] and lost["dropped"] > 0
+            with machine.guest() as again:
+                assert again.pread(65536, 0) == b"a" * 65536
+                assert again.pread(65536, MIB) == bytes(65536)
+                again.pwrite(b"c" * 65536, 2 * MIB)
+                again.flush()
+            subprocess.run(["qemu-img", "check", "-q", "-U", image], check=True)
+    subprocess.run(["qemu-img", "check", "-q", image], check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"device": "nope"}, "Cannot find device='nope' nor node-name='nope'"),
+        ({"keep": "some"}, "Parameter 'keep' does not accept value 'some'"),
+        ({"torn": True}, "Parameter 'torn' has no meaning with keep=none"),
+        ({"torn": True, "keep": "all"}, "Parameter 'torn' has no meaning with keep=all"),
+        ({"state": "none"}, "Parameter 'state' needs 'device'"),
+        ({"state": "none", "device": "vda", "seed": 1}, "'state' and 'seed' cannot be"),
+        ({"state": "1-3:9", "device": "vda"}, "has 9, which is not in 1-3"),
+        ({"state": "1-1:all", "device": "vdb"}, "'vdb' has no volatile cache"),
+    ],
+)
+def test_a_wrong_cut_loses_nothing(
+    steady: Machines, arguments: dict[str, Any], told: str
+) -> None:
+    qmp, guest = steady
+    with pytest.raises(CommandError, match=re.escape(told)):
+        qmp("x-power-cut", **arguments)
+    assert guest.pread(512, 0) == b"x" * 512

@@ -21,6 +21,7 @@ from blockcore.nodes.drivers.nbd import NbdNode
 from blockcore.nodes.drivers.null import NullNode
 from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.drivers.raw import RawNode
+from blockcore.nodes.drivers.volatile_cache import VolatileCacheNode
 from blockcore.nodes.graph import make
 from blockcore.nodes.graph.make import DRIVERS, driver_named
 from blockcore.nodes.making import Driver
@@ -66,9 +67,9 @@ def test_every_command_is_found_where_it_is() -> None:
 
 
 def test_drivers_have_the_names_that_they_are_found_by() -> None:
-    classes = (Qcow2Node, RawNode, FileNode, NbdNode, NullNode, BlkdebugNode)
-    as_drivers: tuple[Driver, ...] = classes
-    assert {driver.driver: driver for driver in as_drivers} == {
+    formats: tuple[Driver, ...] = (Qcow2Node, RawNode)
+    others: tuple[Driver, ...] = (FileNode, NbdNode, NullNode, BlkdebugNode, VolatileCacheNode)
+    assert {driver.driver: driver for driver in (*formats, *others)} == {
         name: driver() for name, driver in DRIVERS.items()
     }
 

@@ -10,7 +10,6 @@ what that would leave.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
@@ -22,7 +21,7 @@ from blockcore.nodes.making import Making
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import Pair, Perm, filtered_child
 from blockcore.nodes.shortcut.way import Way
-from blockcore.qapi.errnos import failure
+from blockcore.qapi.errnos import HungUp
 from blockcore.qapi.names import QmpError
 from blockcore.rules.crash_states import CrashState
 from blockcore.rules.extents import Segment
@@ -45,7 +44,7 @@ class Watcher(Protocol):
 class VolatileCacheNode(FilterNode):
     """A filter that keeps at most `limit` bytes of writes in a log before it passes them on.
 
-    While `powered` is false every request fails with ESHUTDOWN.
+    While `powered` is false every request fails with ESHUTDOWN, as one that is hung up on.
     """
 
     driver = "x-volatile-cache"
@@ -217,7 +216,7 @@ class VolatileCacheNode(FilterNode):
         unmap = unmap and self.below.options.discard_unmap
         await self.below.zero(start, end - start, may_unmap=unmap, fua=fua)
 
-    def cut_power(self) -> None:
+    def lose_power(self) -> None:
         """Fail all requests from now on, until `restore_power`; what the log has stays."""
         self.powered = False
 
@@ -239,7 +238,7 @@ class VolatileCacheNode(FilterNode):
 
     def _check_power(self) -> None:
         if not self.powered:
-            raise failure(errno.ESHUTDOWN)
+            raise HungUp
 
     async def _turn(self) -> Lock:
         """Return the lock under which the medium is written: older data must not follow newer.
@@ -251,7 +250,7 @@ class VolatileCacheNode(FilterNode):
         await self._lock.free()
         self._check_power()
         if self._life != life:
-            raise failure(errno.ESHUTDOWN)
+            raise HungUp
         return self._lock
 
 

@@ -26,6 +26,8 @@ from faultline.schema import (
     BlockStats,
     CommandInfo,
     CorruptHow,
+    CrashKeep,
+    CrashStateInfo,
     DelayDistribution,
     DriveInfo,
     FaultAction,
@@ -45,6 +47,7 @@ from faultline.schema import (
     NewImageMode,
     OnStop,
     PanicAction,
+    PowerCutInfo,
     RebootAction,
     RequestInfo,
     SeedInfo,
@@ -1195,6 +1198,33 @@ class Commands:
             timeout,
         )
 
+    async def x_crash_enumerate(
+        self,
+        *,
+        device: str,
+        limit: int | None = None,
+        torn: bool | None = None,
+        timeout: float | None = None,
+    ) -> list[CrashStateInfo]:
+        """Return states that a crash at this moment might leave on the medium of a drive.
+
+        All of them if they are at most `limit` (1000), else a sample of that number:
+        nothing and everything, each write lost alone, each kept alone, each prefix, each
+        tear, then others at random; of each its share if there are more.  Without `torn`
+        (default: true) writes are kept whole.  `device` is a drive's id, or the node-name
+        of a cache or of a node above one.
+        """
+        result: list[CrashStateInfo] = await self._run(
+            "x-crash-enumerate",
+            {
+                "device": device,
+                "limit": limit,
+                "torn": torn,
+            },
+            timeout,
+        )
+        return result
+
     async def x_debug_block_dirty_bitmap_sha256(
         self,
         *,
@@ -1560,6 +1590,39 @@ class Commands:
                 "id": id,
                 "hits": hits,
                 "timeout-ms": timeout_ms,
+            },
+            timeout,
+        )
+        return result
+
+    async def x_power_cut(
+        self,
+        *,
+        device: str | None = None,
+        keep: CrashKeep | None = None,
+        seed: int | None = None,
+        torn: bool | None = None,
+        state: str | None = None,
+        timeout: float | None = None,
+    ) -> PowerCutInfo:
+        """Cut the power of a drive, or of all, and switch it on again.
+
+        Writes that were neither flushed nor sent with FUA to a drive with
+        cache.x-volatile=on are kept as `keep` says: `none` (the default), `all`, the first
+        ones (`prefix`), or some at `random`; with `torn` also parts of them.  `seed`
+        (default: the machine's) decides about chance.  Or `state` has the name of a state.
+        `device` is a drive's id, or a node-name.  Clients are disconnected, held and
+        hanging requests are dropped, jobs on the drive cancelled; io-status is ok.  Without
+        `device` that is a reset: a stopped machine enters prelaunch.
+        """
+        result: PowerCutInfo = await self._run(
+            "x-power-cut",
+            {
+                "device": device,
+                "keep": keep,
+                "seed": seed,
+                "torn": torn,
+                "state": state,
             },
             timeout,
         )

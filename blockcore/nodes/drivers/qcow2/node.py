@@ -168,6 +168,19 @@ class Qcow2Node(BlockNode):
             await self._finish()
         await forget_tables(self.image)
 
+    def lose_power(self) -> None:
+        self.image.unusable = True
+
+    async def regain_power(self) -> None:
+        """Open the image as it is now; one that cannot be opened has no medium."""
+        await forget_tables(self.image)
+        try:
+            await self.do_open()
+        except Exception:
+            self.image.unusable = True
+            raise
+        self.resized(self.size)
+
     async def _finish(self) -> None:
         if self.read_only or self.image.unusable:
             return
