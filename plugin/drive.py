@@ -75,22 +75,10 @@ from blockcore.nodes.shortcut.slot import Slot  # noqa: E402
 from blockcore.process.connection import Connection  # noqa: E402
 from blockcore.process.recursion import allow_recursion  # noqa: E402
 from blockcore.process.server import Server  # noqa: E402
-from blockcore.qapi.errnos import HungUp  # noqa: E402
+from blockcore.qapi.errnos import HungUp, told_by_nbd  # noqa: E402
 from blockcore.qapi.names import QmpError  # noqa: E402
 
 API_VERSION = 2
-
-EIO = 5
-ENOTSUP = 95
-ENOMEDIUM = 123
-NBD_ERRNOS = frozenset((1, EIO, 12, 22, 28, 108, ENOMEDIUM))
-"""The errnos that go to nbdkit as they are; all others become EIO.
-
-NBD has few errors, and nbdkit turns every other errno into EINVAL.  ENOMEDIUM
-is here to become EINVAL, as it does in QEMU's server (system_errno_to_nbd_errno).
-ENOTSUP exists for fast zeroes only, and EOVERFLOW for a flag of requests that
-plugins do not see.
-"""
 
 local = threadstate.local
 allow_recursion()
@@ -143,8 +131,7 @@ def _run(h: Connection, coro: Coroutine[Any, Any, Any], fast: bool = False) -> A
             nbdkit.disconnect(True)
     # Raised outside the `except` clause: otherwise the OSError would be the failure's context,
     # and be kept with all of its frames.
-    known = number in NBD_ERRNOS or (fast and number == ENOTSUP)
-    nbdkit.set_error(number if known else EIO)
+    nbdkit.set_error(told_by_nbd(number, fast))
     raise failure.Failure(number, reason)
 
 
@@ -240,35 +227,35 @@ def can_cache(h: Connection) -> int:
 def pread(h: Connection, buf: memoryview, offset: int, flags: int) -> None:
     tried = h.shortcut_pread(_slot(h), offset, buf)
     if tried is not True:
-        _run(h, h.blk.pread(offset, buf, tried))
+        _run(h, h.guest.pread(offset, buf, tried))
 
 
 def pwrite(h: Connection, buf: memoryview, offset: int, flags: int) -> None:
     if flags & nbdkit.FLAG_FUA:  # the shortcut cannot flush
-        _run(h, h.blk.pwrite(offset, buf, fua=True))
+        _run(h, h.guest.pwrite(offset, buf, fua=True))
         return
     tried = h.shortcut_pwrite(_slot(h), offset, buf)
     if tried is not True:
-        _run(h, h.blk.pwrite(offset, buf, tried=tried))
+        _run(h, h.guest.pwrite(offset, buf, tried=tried))
 
 
 def flush(h: Connection, flags: int) -> None:
-    _run(h, h.blk.flush())
+    _run(h, h.guest.flush())
 
 
 def trim(h: Connection, count: int, offset: int, flags: int) -> None:
-    _run(h, h.blk.discard(offset, count, fua=bool(flags & nbdkit.FLAG_FUA)))
+    _run(h, h.guest.discard(offset, count, fua=bool(flags & nbdkit.FLAG_FUA)))
 
 
 def zero(h: Connection, count: int, offset: int, flags: int) -> None:
     may_unmap = bool(flags & nbdkit.FLAG_MAY_TRIM)
     fua, fast = bool(flags & nbdkit.FLAG_FUA), bool(flags & nbdkit.FLAG_FAST_ZERO)
-    _run(h, h.blk.zero(offset, count, may_unmap=may_unmap, fua=fua, fast=fast), fast)
+    _run(h, h.guest.zero(offset, count, may_unmap=may_unmap, fua=fua, fast=fast), fast)
 
 
 def extents(h: Connection, count: int, offset: int, flags: int) -> list[tuple[int, int, int]]:
     entries = []
-    for extent in _run(h, h.blk.block_status(offset, count)):
+    for extent in _run(h, h.guest.block_status(offset, count)):
         hole = 0 if extent.data else nbdkit.EXTENT_HOLE
         zeroes = nbdkit.EXTENT_ZERO if extent.zero else 0
         entries.append((offset, extent.length, hole | zeroes))

@@ -22,16 +22,16 @@ LISTS = {"drives": "drive", "blockdevs": "blockdev", "devices": "device", "fault
 """Members that are lists, each with the key of its elements."""
 
 KEYS = (
-    *("control", "prelaunch", "job-error-check", "qemu", "seed", "name", "allow-backing"),
-    "x-sticky-io-status",
+    *("control", "prelaunch", "job-error-check", "qemu", "seed", "name", "record", "record-data"),
+    "allow-backing", "x-sticky-io-status",
 )
 """Members that are keys."""
 
 NBDKIT = "nbdkit"
 """The member with what would be behind ``--``."""
 
-NOT_IN_FILES = frozenset({"standby", "control"})
-"""Options that are no members; control is a key as well."""
+NOT_IN_FILES = frozenset({"standby", "control", "record"})
+"""Options that are no members; control and record are keys as well."""
 
 INSTEAD = {
     "nbd": ("port", "address"),

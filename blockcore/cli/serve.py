@@ -49,6 +49,7 @@ def _keys(ctx: click.Context, param: click.Parameter, typed: str) -> list[str]:
     "--config", metavar="FILE", help="JSON file with keys and options; see docs/config.md."
 )
 @click.option("--control", metavar="SOCKET", help="Unix socket for QMP, same as control=SOCKET.")
+@click.option("--record", metavar="FILE", help="Write down what happens, same as record=FILE.")
 @click.option(
     "--threads",
     type=click.IntRange(1, 1024),
@@ -116,6 +117,8 @@ def serve(**given: Any) -> int | None:
       qemu=7.2                 answer as QEMU 7.2 does, not as 10.0
       seed=N                   for fault rules with a rate
       name=TEXT                what query-name answers
+      record=FILE              write down all that is asked and answered
+      record-data=off          without what guests write
       allow-backing=DIR        where backing files have to be that images name
       x-sticky-io-status=on    cont leaves that of anonymous drives
 
@@ -137,6 +140,9 @@ def serve(**given: Any) -> int | None:
     if path is not None:
         config_file = import_module("blockcore.cli.config_file")
         given, behind = config_file.completed(path, context, given, behind)
+    record = given.pop("record")
+    if record is not None:
+        given["keys"] = (*given["keys"], f"record={record}")
     options = ServeOptions(**given, nbdkit=parse_nbdkit_options(behind))
     options.check()
     return _serve(options)

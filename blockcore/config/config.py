@@ -15,6 +15,8 @@ x-sticky-io-status=     on: `cont` leaves the io-status of anonymous drives as i
                         is, as QEMU does (off)
 seed=NUMBER             the seed of the random numbers of rules with a rate
 name=TEXT               the answer of query-name
+record=FILE             the file to which everything is recorded
+record-data=on|off      whether that has what is written, or digests only (on)
 allow-backing=DIR[:DIR...]|none
                         the directories of the backing files that images may
                         name (any)
@@ -68,6 +70,8 @@ class Config:
     qemu: Release = LATEST
     seed: int | None = None
     name: str | None = None
+    record: str | None = None
+    record_data: bool = True
     allow_backing: AllowedBacking = ANY
 
 
@@ -123,10 +127,14 @@ class ConfigParser:
                 self._machine[key] = value
             case "name":
                 self._machine[key] = value
+            case "record":
+                if not value:
+                    raise QmpError("Parameter 'record' expects the name of a file")
+                self._machine[key] = value
             case "allow-backing":
                 self._allow_backing = parse_allowed(value)
                 self._machine[key] = value
-            case "prelaunch":
+            case "prelaunch" | "record-data":
                 opt_bool(value, key)
                 self._machine[key] = value
             case "x-sticky-io-status":
@@ -170,6 +178,8 @@ class ConfigParser:
             job_error_check_modern=given.get("job-error-check") == "modern",
             seed=opt_number(given["seed"], "seed") if "seed" in given else None,
             name=given.get("name"),
+            record=given.get("record"),
+            record_data=opt_bool(given.get("record-data", "on"), "record-data"),
             allow_backing=self._allow_backing,
         )
 

@@ -5,5 +5,6 @@
 holds a request while the machine does not run, tries it, and lets the policy
 decide about a failure.  Reads and writes that nothing concerns take the
 shortcut of the drive instead (`nodes.shortcut`), without the big lock; all
-else here runs under it.
+else here runs under it.  `recording` has the lines that tell what a machine
+is asked and does, `recorded` is a drive whose requests are in them.
 """

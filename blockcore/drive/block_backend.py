@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from typing import Protocol
 
 from blockcore.bql.effects import Until
 from blockcore.drive.guest_request import (
@@ -29,6 +30,7 @@ from blockcore.nodes.permissions import NONE, Perm
 from blockcore.nodes.shortcut.guest import GuestShortcut, Tried
 from blockcore.nodes.shortcut.slot import Slot, Slots
 from blockcore.nodes.shortcut.traces import Traces
+from blockcore.nodes.shortcut.way import Way
 from blockcore.qapi.names import (
     BlockdevDetectZeroesOptions,
     BlockDeviceIoStatus,
@@ -39,6 +41,13 @@ from blockcore.rules.accounting import BlockAcctStats
 from blockcore.rules.host import DriveHost
 from blockcore.rules.policy import DEFAULT_RETRY, Retry, iostatus_enabled
 from blockcore.rules.throttle_group import ThrottleMember
+
+
+class BackendHost(DriveHost, Protocol):
+    """The machine as a drive needs it, with what is made for drives."""
+
+    def new_shortcut(self, blk: BlockBackend, way: Way, size: int) -> GuestShortcut:
+        """Return a shortcut for a drive of `size` bytes, which goes that way."""
 
 
 class BlockBackend:
@@ -52,7 +61,7 @@ class BlockBackend:
 
     def __init__(
         self,
-        host: DriveHost,
+        host: BackendHost,
         *,
         name: str,
         export: str,
@@ -172,7 +181,7 @@ class BlockBackend:
         below = way.translation
         self.slots.lead_to(way.traces, Traces() if below is None else below.traces)
         # From here on workers may write there.
-        self.shortcut = GuestShortcut(way, root.size, self._host.clock)
+        self.shortcut = self._host.new_shortcut(self, way, root.size)
 
     def open_requests(self) -> list[Request]:
         """Return the requests that have come and are not answered, except on the shortcut."""

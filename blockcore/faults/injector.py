@@ -246,6 +246,7 @@ class FaultInjector:
             if not rule.options.strikes(offset, nbytes, rule.state.memory):
                 continue
             if rule.strikes(iotype, offset, self._host.connection()):
+                self._host.fault_hit(rule.options.id or "", iotype, offset, nbytes)
                 return self._fire(rule)
         return None
 

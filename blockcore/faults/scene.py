@@ -30,6 +30,10 @@ class FaultHost(Protocol):
     def connection(self) -> int:
         """Return the number of the connection whose request runs now; 0 for one of a job."""
 
+    def fault_hit(self, rule: str, iotype: BlkdebugIOType, offset: int, length: int) -> None:
+        """Hear that a rule has hit the request that runs now."""
+
+
 class Hold:
     """What hanging requests of a rule wait for: called as the condition of their wait.
 

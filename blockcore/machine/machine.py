@@ -15,6 +15,8 @@ from typing import Any
 from blockcore.bql.clock import Clock
 from blockcore.bql.effects import Until
 from blockcore.drive.block_backend import BlockBackend
+from blockcore.drive.recorded import RecordedShortcut
+from blockcore.drive.recording import Lines, Recording
 from blockcore.job.block_job import BlockJob
 from blockcore.machine.drain import PATIENCE_NS, Drain
 from blockcore.machine.lookup import Lookup
@@ -24,9 +26,17 @@ from blockcore.nodes.definitions.allowed_backing import ANY, AllowedBacking
 from blockcore.nodes.graph.graph import BlockGraph
 from blockcore.nodes.graph.relink import add_user
 from blockcore.nodes.node import BlockNode
+from blockcore.nodes.shortcut.guest import GuestShortcut
 from blockcore.nodes.shortcut.slot import Slot
+from blockcore.nodes.shortcut.way import Way
 from blockcore.qapi.events import Event, Reset, Shutdown
-from blockcore.qapi.names import JobStatus, QmpError, RunState, ShutdownCause
+from blockcore.qapi.names import (
+    BlkdebugIOType,
+    JobStatus,
+    QmpError,
+    RunState,
+    ShutdownCause,
+)
 from blockcore.qapi.qemu import LATEST, Release
 from blockcore.rules.runstate import Vm
 from blockcore.rules.throttle import ThrottleConfig
@@ -110,6 +120,7 @@ class Machine:
         self.listeners: list[Listener] = []
         self.on_bug: Callable[[str, Exception], None] | None = None
         self.quit_requested = False
+        self.recording: Recording | None = None
         self.concerns = 0
         self.stopping = Stopping(self)
 
@@ -124,6 +135,26 @@ class Machine:
         now_ns = self.clock.realtime_ns()
         for listener in self.listeners:
             listener(event, now_ns)
+
+    def record(self, lines: Lines) -> Recording:
+        """Write down all that guests and clients ask for from now on, before any of them does."""
+        self.recording = Recording(lines, self.clock, self._recording_ended)
+        return self.recording
+
+    def new_shortcut(self, blk: BlockBackend, way: Way, size: int) -> GuestShortcut:
+        """Return a shortcut for a drive of `size` bytes."""
+        if self.recording is None or self.recording.ended:
+            return GuestShortcut(way, size, self.clock)
+        return RecordedShortcut(blk, self.recording, way, size, self.clock)
+
+    def _recording_ended(self, reason: str) -> None:
+        self.warn(f"the recording has ended before the machine: {reason}")
+        self.concerns_changed()
+
+    def fault_hit(self, rule: str, iotype: BlkdebugIOType, offset: int, length: int) -> None:
+        """Write down that a fault rule has hit a request, if the machine is recorded."""
+        if self.recording is not None:
+            self.recording.fault(rule, iotype, offset, length)
 
     def concerns_changed(self) -> None:
         """Invalidate all shortcuts past nodes.

@@ -16,6 +16,9 @@ end it, `leftovers` the files that it removes at its end, `hints` what is said
 behind QEMU's words about a wrong pair.  `announcement` and `pidfile`
 make known that it serves.
 
+Recording: `recorded` is a machine that is recorded, `recording_header` the first line,
+`recorder` the file and the thread that writes it.
+
 The log, for which no other thread waits: `log` is its form, `log_writer` the
 thread that writes it, `stderr` the pipe that collects everything else on
 descriptor 2.

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from blockcore.bql.big_lock import BigLock
 from blockcore.drive.block_backend import BlockBackend
+from blockcore.drive.recorded import RecordedDrive
+from blockcore.drive.recording import Recording
 from blockcore.nodes.shortcut.guest import GuestShortcut, Tried
 from blockcore.nodes.shortcut.slot import Slot
 from blockcore.process.nbd_socket import NbdSocket
@@ -15,7 +17,8 @@ from blockcore.process.nbd_socket import NbdSocket
 class Connection:
     """One NBD connection: nbdkit's handle.
 
-    `number` counts connections from 1 on.  `socket` is None if it could not be found.
+    `number` counts connections from 1 on.  `guest` takes the requests that are not on the
+    shortcut: the drive, or what records it.  `socket` is None if it could not be found.
     `opener` is the native id of the thread on which nbdkit called `open`.
     """
 
@@ -28,13 +31,20 @@ class Connection:
         blk: BlockBackend,
         readonly: bool,
         socket: NbdSocket | None = None,
+        recording: Recording | None = None,
     ) -> None:
         self.number = number
         self.socket = socket
         self.blk = blk
+        self.guest: BlockBackend | RecordedDrive = blk
         self.writable = not readonly and not blk.read_only
         self._lock = lock
         self._opener_slot: Slot | None = None
+        self._recording = recording
+        if recording is not None:
+            self.guest = RecordedDrive(blk, recording, number)
+            with lock.region():
+                recording.connected(number, blk.export, self.writable)
 
     def block_size(self) -> tuple[int, int, int]:
         """Return the minimum, preferred and maximum size of a request, in bytes."""
@@ -44,7 +54,7 @@ class Connection:
 
     def new_slot(self) -> Slot:
         """Make a slot for a worker thread of this connection; takes the big lock."""
-        slot = Slot()
+        slot = Slot(self.number)
         with self._lock.region():
             self.blk.slots.append(slot)
         return slot
@@ -62,6 +72,9 @@ class Connection:
         """Retire the opener's slot; the client is gone and no request is under way."""
         if self._opener_slot is not None:
             self.retire(self._opener_slot)
+        if self._recording is not None:
+            with self._lock.region():
+                self._recording.disconnected(self.number)
 
     def retire(self, slot: Slot) -> None:
         """Drop the slot of a thread that ends, keeping its counts; takes the big lock."""

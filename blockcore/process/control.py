@@ -120,6 +120,7 @@ class Client(asyncio.BufferedProtocol):
         self._scheduled = False
         self._spawning = False
         self._stopped = False
+        self._number: int | None = None
         self._output = Output(self.session.take_message, _replacement)
         self._input = bytearray(INPUT_BYTES)
         self._loop = asyncio.get_running_loop()
@@ -283,6 +284,7 @@ class Client(asyncio.BufferedProtocol):
 
     def _run(self, invocation: Invocation) -> None:
         command = invocation.command
+        self._note(invocation)
         if command.is_coroutine:
             coro = command.function(self._machine, **invocation.kwargs)
             self._spawning = True
@@ -292,11 +294,35 @@ class Client(asyncio.BufferedProtocol):
         try:
             result = command.function(self._machine, **invocation.kwargs)
         except QmpError as exc:
-            self.session.fail(invocation, exc)
+            self._fail(invocation, exc)
         except Exception as exc:
             self._fail_by_bug(invocation, exc)
         else:
-            self.session.reply(invocation, result)
+            self._reply(invocation, result)
+
+    def _note(self, invocation: Invocation) -> None:
+        """Write down that a command runs, if the machine is recorded; the big lock is held."""
+        recording = self._machine.recording
+        if recording is None:
+            return
+        if self._number is None:
+            self._number = recording.new_client()
+        self._machine.concerns_changed()  # `RecordedShortcut`: before the line
+        invocation.recorded = recording.command(
+            self._number, invocation.command.name, invocation.arguments, invocation.oob
+        )
+
+    def _note_reply(self, invocation: Invocation, error: QmpError | None) -> None:
+        if self._machine.recording is not None and invocation.recorded is not None:
+            self._machine.recording.replied(invocation.recorded, error)
+
+    def _reply(self, invocation: Invocation, result: Any) -> None:
+        self.session.reply(invocation, result)
+        self._note_reply(invocation, None)
+
+    def _fail(self, invocation: Invocation, error: QmpError) -> None:
+        self.session.fail(invocation, error)
+        self._note_reply(invocation, error)
 
     def _done(self, invocation: Invocation, routine: Routine) -> None:
         """Answer a coroutine command that has ended; on any thread, the big lock is held."""
@@ -304,9 +330,9 @@ class Client(asyncio.BufferedProtocol):
         # performed the call, and these have the routine: a cycle that only the collector ends.
         error, routine.error = routine.error, None
         if isinstance(error, QmpError):
-            self.session.fail(invocation, error)
+            self._fail(invocation, error)
         elif error is None:
-            self.session.reply(invocation, routine.result)
+            self._reply(invocation, routine.result)
         elif not isinstance(error, OSError) or not self._lock.closing:
             # An OSError once the lock is closed is no bug: the end of the process has abandoned
             # the routine (ESHUTDOWN).
@@ -318,7 +344,7 @@ class Client(asyncio.BufferedProtocol):
     def _fail_by_bug(self, invocation: Invocation, error: BaseException) -> None:
         """Answer a command that raised anything but QmpError; the big lock is held."""
         what = f"The command {invocation.command.name}"
-        self.session.fail(invocation, _description(what, error))
+        self._fail(invocation, _description(what, error))
         self._lock.defer(lambda: _log_bug(error))
 
     def _wake(self) -> None:

@@ -32,7 +32,7 @@ from blockcore.qapi.nearest import as_size, did_you_mean, either, nearest, right
 
 MACHINE_KEYS: Final = (
     *("drive", "blockdev", "device", "fault", "control", "prelaunch", "job-error-check"),
-    *("qemu", "seed", "name", "allow-backing", "x-sticky-io-status"),
+    *("qemu", "seed", "name", "record", "record-data", "allow-backing", "x-sticky-io-status"),
 )
 
 EXAMPLE: Final = "drive=id=vda,file=disk.img,rerror=stop"

@@ -263,6 +263,8 @@ class MainLoop:
         }
         if data := self._to_wire(event):
             message["data"] = data
+        if self._machine.recording is not None:
+            self._machine.recording.event(event.NAME, data)
         shared = Shared(message)
         for client in self._clients:
             client.event(shared)

@@ -48,6 +48,7 @@ _load_all = later("blockcore.process.warm:load_all")
 _wait_for_line = later("blockcore.process.standby:wait_for_line")
 _parse_order = later("blockcore.process.standby:parse_order")
 _completed = later("blockcore.process.standby:completed")
+_recorded = later("blockcore.process.recorded:Recorded")
 
 
 class Server:
@@ -70,6 +71,7 @@ class Server:
         self._numbers = itertools.count(1)
         self._open: dict[int, Connection] = {}
         self._given: dict[str, list[str]] = {}
+        self._recorded: Any = None
         # Where in a file the first pairs of each key are from, and so for each pair.
         self._origins: dict[str, list[str]] = json.loads(environ.get("FAULTLINE_PLACES", "{}"))
         self._places: dict[str, str] = {}
@@ -167,11 +169,17 @@ class Server:
             allow_backing=config.allow_backing,
         )
         self.machine.on_bug = self._bug
+        if config.record is not None:
+            with self._reported(f"record={config.record}"):
+                self._recorded = _recorded()(self.machine, self.lock, config)
         assembly = Assembly(self.machine, config.devices)
         self._add("blockdev", config.blockdevs, assembly.add_node)
         self._add("drive", config.drives, assembly.add_drive)
         self._add("device", config.devices, assembly.add_device)
         self._add("fault", config.faults, self._arm)
+        if self._recorded is not None:
+            with self._reported(f"record={config.record}"):
+                self._recorded.look()
         if config.control is not None:
             self._control = os.path.join(self._directory, config.control)
             with self._reported(f"control={config.control}"):
@@ -221,6 +229,8 @@ class Server:
             self._stderr = Stderr(log.line_about_lost, self._log)
             self._ending = Ending(self.machine, self.lock, shutdown, self._leave)
             self._loop = MainLoop(self.machine, self.lock, self._listener, self._quit, trim)
+            if self._recorded is not None:
+                self._recorded.begin(self._pairs())
             self._loop.start()
             self._ending.start(self._loop)
             self._start.serves(self._ending.begin)
@@ -253,7 +263,12 @@ class Server:
         if self._serving and "FAULTLINE_OPTIONS" not in self._environ:
             self._ending.exit()
 
+    def _pairs(self) -> list[tuple[str, str]]:
+        return [(key, value) for key, values in self._given.items() for value in values]
+
     def _leave(self) -> None:
+        if self._recorded is not None:
+            self._recorded.end()
         self._start.leftovers.remove()
         if self._stderr is not None:
             self._stderr.close()
@@ -294,7 +309,10 @@ class Server:
             raise OSError(errno.ENOENT, f"there is no drive '{export}'")
         taken = {one.socket for one in list(self._open.values()) if one.socket is not None}
         socket_ = own_socket(clients(taken, self._listener))
-        connection = Connection(next(self._numbers), self.lock, blk, readonly, socket_)
+        recording = self.machine.recording
+        connection = Connection(
+            next(self._numbers), self.lock, blk, readonly, socket_, recording
+        )
         with self.lock.region():
             self._open[connection.number] = connection
             blk.connections.add(connection.number)

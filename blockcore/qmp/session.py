@@ -61,6 +61,7 @@ class Invocation:
     make, and there is one for each command.
 
     `tags` has the request's `id`, if there is one, as it goes into the reply.
+    `arguments` are as they came; `recorded` is the host's own number of it.
     An `oob` command has to be run at once, even if another one is outstanding.
     """
 
@@ -68,6 +69,8 @@ class Invocation:
     kwargs: dict[str, Any]
     tags: dict[str, Any] = field(default_factory=dict)
     oob: bool = False
+    arguments: dict[str, Any] = field(default_factory=dict)
+    recorded: int | None = None
 
     @property
     def id(self) -> Any:
@@ -245,7 +248,7 @@ class Session:
                 raise QmpError("QMP input member 'arguments' is too large")
             kwargs = command.bind(arguments, absent=self._absent)
             if command is not _NEGOTIATE:
-                return Invocation(command, kwargs, tags, oob="exec-oob" in request)
+                return Invocation(command, kwargs, tags, "exec-oob" in request, arguments)
             qmp_capabilities(self, **kwargs)
             self._answer(None, tags)
             self._negotiated = True

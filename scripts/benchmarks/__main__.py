@@ -30,6 +30,7 @@ from benchmarks.jobs import commit_row, copy_row, many_row, stream_row
 from benchmarks.memory import memory_row
 from benchmarks.plan import Plan, on_tmpfs, workplace
 from benchmarks.qcow2 import allocating_row, overlay_row
+from benchmarks.recording import READ, WRITE, recording_row
 from benchmarks.report import as_json, table
 from benchmarks.rounds import Row
 from benchmarks.servers import versions
@@ -42,6 +43,8 @@ ROWS: dict[str, Callable[[Plan, str], Row]] = {
     "1m-write": partial(large_row, pattern=LARGE_WRITE),
     "rules-read": partial(rules_row, pattern=RANDOM_READ),
     "rules-write": partial(rules_row, pattern=RANDOM_WRITE),
+    "recording-read": partial(recording_row, pattern=READ),
+    "recording-write": partial(recording_row, pattern=WRITE),
     "qcow2-4k-read": partial(overlay_row, pattern=RANDOM_READ, least=1.5),
     "qcow2-4k-write": partial(overlay_row, pattern=RANDOM_WRITE, least=1.5),
     "qcow2-1m-read": partial(overlay_row, pattern=LARGE_READ, least=1),

@@ -24,6 +24,8 @@ ROWS = [
     "1m-write",
     "rules-read",
     "rules-write",
+    "recording-read",
+    "recording-write",
     "qcow2-4k-read",
     "qcow2-4k-write",
     "qcow2-1m-read",

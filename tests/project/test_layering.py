@@ -61,7 +61,7 @@ CORE_MAY_IMPORT = frozenset(
 
 ONLY = {
     "asyncio": {"process.loop", "process.control", "cli"},
-    "importlib": {"bql.later", "cli", "plugin"},
+    "importlib": {"bql.later", "cli", "plugin", "process.recording_header"},
     "ctypes": {"plugin", "nodes.drivers.fallocate"},
     "faultline": {"cli"},
     "nbd": {"nodes.drivers.nbd", "nodes.drivers.nbd_server"},

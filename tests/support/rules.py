@@ -8,6 +8,7 @@ from typing import Any
 
 import blockcore.bql.clock
 from blockcore.faults.fail import Fail
+from blockcore.qapi.names import BlkdebugIOType
 
 
 class Clock:
@@ -38,6 +39,9 @@ class Host:
 
     def connection(self) -> int:
         return self.asking
+
+    def fault_hit(self, rule: str, iotype: BlkdebugIOType, offset: int, length: int) -> None:
+        """Nobody records it."""
 
 
 def fail(**members: Any) -> Fail:

@@ -360,12 +360,14 @@ def test_devices_refused(text: str, message: str) -> None:
 
 ONCE = {
     **{"control": "c", "prelaunch": "on", "seed": "1", "name": "n", "qemu": "7.2"},
-    **{"job-error-check": "strict", "allow-backing": "none"},
+    **{"job-error-check": "strict", "allow-backing": "none", "record": "r", "record-data": "on"},
 }
 
 REFUSED_PAIRS: dict[str, tuple[list[tuple[str, str]], str]] = {
     "unknown key": ([("foo", "1")], "Invalid parameter 'foo'"),
     "prelaunch": ([("prelaunch", "x")], "Parameter 'prelaunch' expects 'on' or 'off'"),
+    "record": ([("record", "")], "Parameter 'record' expects the name of a file"),
+    "record-data": ([("record-data", "x")], "Parameter 'record-data' expects 'on' or 'off'"),
     "seed": ([("seed", "x")], "Parameter 'seed' expects a number"),
     "control": (
         [("control", "tcp:localhost:4444,server=on")],

@@ -54,6 +54,11 @@ class GuestShortcut:
         guard = self.read_guard
         if offset + length > self.size or (guard is not None and guard(offset, length)):
             return False
+        return self.do_pread(slot, offset, buf)
+
+    def do_pread(self, slot: Slot, offset: int, buf: memoryview) -> bool:
+        """Do what `pread` does, for a read that nothing keeps off the shortcut."""
+        length = len(buf)
         start_ns = self.now_ns()
         if self.translation is not None:
             if not self.translation.pread(offset + self.shift, buf):
@@ -73,10 +78,15 @@ class GuestShortcut:
         beginning.
         """
         length = len(buf)
-        end = offset + length
-        guard, mark = self.write_guard, self.mark
-        if end > self.size or (guard is not None and guard(offset, length)):
+        guard = self.write_guard
+        if offset + length > self.size or (guard is not None and guard(offset, length)):
             return False
+        return self.do_pwrite(slot, offset, buf)
+
+    def do_pwrite(self, slot: Slot, offset: int, buf: memoryview) -> bool:
+        """Do what `pwrite` does, for a write that nothing keeps off the shortcut."""
+        length, mark = len(buf), self.mark
+        end = offset + length
         start_ns = self.now_ns()
         try:
             if self.translation is not None:

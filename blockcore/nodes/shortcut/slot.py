@@ -11,6 +11,8 @@ from blockcore.nodes.shortcut.traces import Traces
 class Slot:
     """The counters of one worker thread on the shortcut, and whether it is on it.
 
+    `connection` is the number of the guest's connection that the thread serves.
+
     Times are in ns.  `wr_highest` is the highest offset at which a write to the
     drive has ended, `wr_highest_below` the highest offset in the file of an image.
 
@@ -21,6 +23,7 @@ class Slot:
 
     __slots__ = (
         "busy",
+        "connection",
         "last_ns",
         "rd_bytes",
         "rd_ns",
@@ -32,8 +35,9 @@ class Slot:
         "wr_ops",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, connection: int = 0) -> None:
         self.busy = False
+        self.connection = connection
         self.rd_ops = self.rd_bytes = self.rd_ns = 0
         self.wr_ops = self.wr_bytes = self.wr_ns = 0
         self.wr_highest = self.wr_highest_below = 0
