@@ -150,7 +150,9 @@ class _Reader:
     def read(self, content: Mapping[str, Any], ctx: click.Context) -> ConfigFile:
         file = ConfigFile()
         for name, value in content.items():
-            if name in LISTS:
+            if name == "faults" and isinstance(value, str):
+                file.add(name, self._text(name, value), f"{self.path}: {name}")
+            elif name in LISTS:
                 self._add_list(file, name, value)
             elif name in KEYS:
                 file.add(name, self._text(name, value), f"{self.path}: {name}")

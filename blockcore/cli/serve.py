@@ -111,6 +111,7 @@ def serve(**given: Any) -> int | None:
       blockdev=...             as QEMU's -blockdev, keyval or JSON
       device=...               as QEMU's -device, for block devices
       fault=...                a fault rule, as x-fault-add: node-name, errno...
+      faults=FILE              a file with such a rule on each line
       control=SOCKET           the QMP socket
       prelaunch=on             start stopped, as QEMU's -S
       job-error-check=modern   accept job error policies as QEMU 7.2 does

@@ -38,6 +38,9 @@ PARTS: Final[dict[Callable[[], Any], tuple[str, ...]]] = {
     later("blockcore.commands.sweeps:table"): (
         "x-fault-sweep",
     ),
+    later("blockcore.commands.fault_files:table"): (
+        "x-fault-load",
+    ),
     later("blockcore.commands.drives:table"): (
         "x-query-drives", "x-drive-set-policy",
     ),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Set
 from dataclasses import fields, make_dataclass, replace
 from itertools import count
 from typing import Annotated, Any, get_type_hints
@@ -11,9 +12,9 @@ from typing import Annotated, Any, get_type_hints
 from blockcore.bql.clock import NS_OF_MS
 from blockcore.bql.effects import Until
 from blockcore.faults.changes import CHANGES, RuleToChange, changed, given
-from blockcore.faults.injector import FaultRule
 from blockcore.faults.kinds import FAULT_OPTIONS, KINDS
 from blockcore.faults.options import ONE_OR_MORE, FaultOptions, FaultOrigin
+from blockcore.faults.rule import FaultRule
 from blockcore.machine.machine import Machine
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.keyval import well_formed_id
@@ -63,6 +64,7 @@ class FaultInfo:
     not_after_ms: int | None = None
     up_ms: int | None = None
     down_ms: int | None = None
+    while_file: str | None = None
     new_state: int | None = None
     seen: int
     hits: int
@@ -101,11 +103,16 @@ def new_fault_id(machine: Machine, wanted: str | None) -> str:
     if wanted is None:
         numbers = (f"fault{n}" for n in count())
         return next(name for name in numbers if name not in taken)
-    if not well_formed_id(wanted):
-        raise QmpError("Parameter 'id' expects an identifier")
-    if wanted in taken:
-        raise QmpError(f"Duplicate ID '{wanted}' for fault")
+    check_id(wanted, taken)
     return wanted
+
+
+def check_id(wanted: str | None, taken: Set[str | None]) -> None:
+    """Raise QmpError if the id of a new rule, if it has one, is taken or not well formed."""
+    if wanted is not None and not well_formed_id(wanted):
+        raise QmpError("Parameter 'id' expects an identifier")
+    if wanted is not None and wanted in taken:
+        raise QmpError(f"Duplicate ID '{wanted}' for fault")
 
 
 @table.command("x-fault-add", boxed=True)

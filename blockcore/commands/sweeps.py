@@ -8,9 +8,9 @@ from typing import Annotated
 
 from blockcore.commands.faults import check_place, new_fault_id
 from blockcore.faults.changes import SWEEP, RuleToSweep, changed, given
-from blockcore.faults.injector import FaultRule
 from blockcore.faults.kinds import KINDS
 from blockcore.faults.options import FaultOptions
+from blockcore.faults.rule import FaultRule
 from blockcore.machine.machine import Machine
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.names import QmpError, UInt64

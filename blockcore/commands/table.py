@@ -16,6 +16,7 @@ from blockcore.commands import (
     block_stats,
     commits,
     drives,
+    fault_files,
     faults,
     job_info,
     jobs,
@@ -42,7 +43,8 @@ from blockcore.qmp.session import NEGOTIATION
 table = CommandTable()
 table.include(NEGOTIATION)
 for _part in (
-    *(run_state, block_info, block_stats, block_config, drives, faults, sweeps, requests),
+    *(run_state, block_info, block_stats, block_config, drives, faults, fault_files, sweeps),
+    requests,
     *(job_info, jobs, streams, commits, mirrors, bitmaps, transactions),
     *(volumes, power, yank, version),
 ):

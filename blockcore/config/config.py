@@ -6,6 +6,7 @@ drive=                  QEMU's -drive; may be repeated
 blockdev=               QEMU's -blockdev, keyval or JSON; may be repeated
 device=                 QEMU's -device for block devices; may be repeated
 fault=                  arguments of x-fault-add, keyval or JSON; may be repeated
+faults=FILE             a file of such rules, one on each line; may be repeated
 control=PATH            the path at which the QMP socket is bound
 prelaunch=on|off        start stopped, as with QEMU's -S (off)
 job-error-check=        strict (the default) refuses a job's on-error=stop on a
@@ -49,9 +50,9 @@ from blockcore.qapi.qemu import LATEST, Release, release_of
 from blockcore.qapi.record import dataclass
 from blockcore.qapi.texts import opt_bool, opt_number
 
-_parse_fault = later("blockcore.config.fault_config:parse_fault")
+_parse_fault = later("blockcore.faults.lines:parse_fault")
 
-REPEATED = frozenset({"blockdev", "device", "drive", "fault"})
+REPEATED = frozenset({"blockdev", "device", "drive", "fault", "faults"})
 """Keys that may be given more than once."""
 
 
@@ -63,6 +64,7 @@ class Config:
     blockdevs: tuple[BlockdevOptions, ...] = ()
     devices: tuple[DeviceConfig, ...] = ()
     faults: tuple[FaultOptions, ...] = ()
+    fault_files: tuple[str, ...] = ()
     control: str | None = None
     prelaunch: bool = False
     job_error_check_modern: bool = False
@@ -91,6 +93,7 @@ class ConfigParser:
         self._blockdevs: list[BlockdevOptions] = []
         self._devices: list[tuple[str, DeviceConfig]] = []
         self._faults: list[FaultOptions] = []
+        self._fault_files: list[str] = []
         self._machine: dict[str, str] = {}
         self._once: set[str] = set()
         self._allow_backing = ANY
@@ -122,6 +125,8 @@ class ConfigParser:
                 self._add_device(value)
             case "fault":
                 self._faults.append(_parse_fault()(value))
+            case "faults":
+                self._fault_files.append(value)
             case "control":
                 check_socket_path(value)
                 self._machine[key] = value
@@ -171,6 +176,7 @@ class ConfigParser:
             blockdevs=tuple(self._blockdevs),
             devices=tuple(device for _, device in self._devices),
             faults=tuple(self._faults),
+            fault_files=tuple(self._fault_files),
             control=given.get("control"),
             prelaunch=opt_bool(given.get("prelaunch", "off"), "prelaunch"),
             sticky_io_status=opt_bool(given.get("x-sticky-io-status", "off"), "x-sticky-io-status"),

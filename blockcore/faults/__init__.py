@@ -12,7 +12,10 @@
 - `disconnect`: the kind that hangs up instead of an answer.
 - `bad`: kinds of a medium that cannot be read, or not be written.
 - `kinds`: the list of kinds; the QMP types follow from it.
+- `states`: the kind that changes blkdebug's state at an event.
+- `lines`: rules as text, one or a file of them.
 - `changes`: members that replace those of a rule that exists, and those of a sweep.
+- `rule`: one rule of a node, with its counters.
 - `injector`: the rules of one node; decides for each request which rule hits it.
 - `dice`: decisions by chance, which a seed repeats.
 - `gate`: byte ranges that rules can hit; a request outside them needs no decision,

@@ -23,6 +23,7 @@ class CorruptHow(StrEnum):
     ZERO = "zero"
     RANDOM = "random"
     STALE = "stale"
+    BYTE = "byte"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,9 @@ class Corrupt(FaultOptions):
 
     `flip` inverts `bits` bits in each block of 4096 bytes, `zero` and `random` replace
     all bytes, `stale` gives what was there before writes that came while the
-    rule stands.  What is read of a place is the same each time.
+    rule stands.  What is read of a place is the same each time.  `byte` sets one byte
+    of each request, the one at `at` (from 0) to `value`; without `at` it is any byte,
+    without `value` it gets any value, others at each request.
 
     Without `medium` the rule is about reads, and the medium keeps what was
     written: without the rule it is read again.  With `medium` the rule is about writes,
@@ -43,6 +46,8 @@ class Corrupt(FaultOptions):
 
     how: CorruptHow = CorruptHow.FLIP
     bits: UInt32 = UInt32(1)
+    at: UInt32 | None = None
+    value: UInt32 | None = None
     medium: bool = False
 
     @property
@@ -53,6 +58,10 @@ class Corrupt(FaultOptions):
     def watched(self) -> IOTypes:
         return WRITES if self.how is CorruptHow.STALE else frozenset()
 
+    @property
+    def draws(self) -> bool:
+        return self.how is CorruptHow.BYTE and None in (self.at, self.value)
+
     def check(self) -> None:
         FaultOptions.check(self)
         if self.iotypes != self.usual:
@@ -60,6 +69,11 @@ class Corrupt(FaultOptions):
             raise QmpError(f"Parameter 'iotype' expects {wanted}")
         if self.medium and self.how is CorruptHow.STALE:
             raise QmpError("Parameter 'how' value 'stale' is for reads: 'drop' loses writes")
+        for name, value in (("at", self.at), ("value", self.value)):
+            if value is not None and self.how is not CorruptHow.BYTE:
+                raise QmpError(f"Parameter '{name}' is for 'how' byte")
+        if self.value is not None and self.value > 255:
+            raise QmpError("Parameter 'value' expects a number from 0 to 255")
         if not 0 < self.bits <= BLOCK * 8:
             raise QmpError(f"Parameter 'bits' expects a number from 1 to {BLOCK * 8}")
 
@@ -83,10 +97,27 @@ class Corrupt(FaultOptions):
         low = request.offset if first is None else max(first, request.offset)
         high = request.offset + request.nbytes
         high = high if first is None else min(end, high)
+        if self.how is CorruptHow.BYTE:
+            self._set_byte(request, low, high, scene)
+            return
         for start in range(low - low % BLOCK, high, BLOCK):
             begin, stop = max(start, low), min(start + BLOCK, high)
             part = request.data[begin - request.offset : stop - request.offset]
             self._change_block(part, start, begin - start, scene)
+
+    def _set_byte(self, request: Request, low: int, high: int, scene: Scene) -> None:
+        """Set one byte of a request's buffer, if it is from `low` to `high` (bytes of the node)."""
+        dice = scene.thrown
+        assert dice is not None or not self.draws
+        at = request.offset + (self.at or 0)
+        if self.at is None and dice is not None:
+            at = low + dice.below(high - low)
+        value: int | None = self.value
+        if value is None and dice is not None:
+            value = dice.below(256)
+        assert value is not None
+        if low <= at < high:
+            request.data[at - request.offset] = value
 
     def _change_block(self, part: memoryview, start: int, skip: int, scene: Scene) -> None:
         """Change a part of the block at `start`, from byte `skip` of it on."""

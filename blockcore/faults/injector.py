@@ -21,94 +21,16 @@ What happens to a request that is hit is decided by the rule's kind
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from functools import partial
 
 from blockcore.bql.clock import NS_OF_MS
-from blockcore.faults.dice import Dice, RuleDice
 from blockcore.faults.gate import Gate
 from blockcore.faults.options import FaultOptions, Go, R, Request
-from blockcore.faults.scene import FaultHost, RuleState, Scene
+from blockcore.faults.rule import FaultRule
+from blockcore.faults.scene import FaultHost, Scene
+from blockcore.faults.states import SetState, StateChange
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
-from blockcore.qapi.record import dataclass
-
-
-class FaultRule:
-    """A rule of some node: its options and its counters.
-
-    `seen` counts the matching requests that no earlier rule has hit, `hits`
-    those that this rule has hit.  `start` and `end` are the byte range; `start` is
-    None if the rule has no range.  `added_ns` is when the rule was added.
-    `thrown` are the dice of the last request about which chance decides.
-    `removed` is whether it is no rule of the node any more.
-    """
-
-    __slots__ = (
-        *("added_ns", "dice", "end", "hits", "iotypes", "is_choosy", "options", "seen", "start"),
-        *("kind", "removed", "state", "thrown", "watched"),
-    )
-
-    def __init__(self, options: FaultOptions, seed: int, added_ns: int) -> None:
-        self.seen = 0
-        self.hits = 0
-        self.dice = RuleDice(seed, options.id or "")
-        self.thrown: Dice | None = None
-        self.state = RuleState()
-        self.added_ns = added_ns
-        self.removed = False
-        self.kind: type[FaultOptions] | None = None
-        self.change(options)
-
-    def change(self, options: FaultOptions) -> None:
-        """Replace the options; the counters stay, and what the kind remembers if it stays."""
-        if self.kind is not type(options):
-            self.kind = type(options)
-            self.state.memory = options.new_memory()
-        self.options = options
-        self.iotypes = options.iotypes
-        self.watched = options.watched
-        self.is_choosy = options.is_choosy
-        self.start, self.end = options.byte_range
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether the rule has hit as many requests as its `count` or `once` allows."""
-        return self.options.hits_max is not None and self.hits >= self.options.hits_max
-
-    def strikes(self, iotype: BlkdebugIOType, offset: int, connection: int) -> bool:
-        """Count a request that the rule matches, and return whether the rule hits it.
-
-        `connection` is whose it is, 0 for a job's.  If chance decides about it, or about
-        what becomes of it, its dice are `thrown`.
-        """
-        options = self.options
-        self.seen += 1
-        turn = self.seen - options.after
-        if turn <= 0 or turn % options.every:
-            return False
-        if options.rate >= 1.0 and not options.draws:
-            return True
-        self.thrown = self.dice.touch(iotype, offset, of_job=connection == 0)
-        return options.rate >= 1.0 or self.thrown.fraction() < options.rate
-
-    def concerns(self, iotype: BlkdebugIOType, offset: int, nbytes: int) -> bool:
-        """Return whether the rule matches a request by its kind and byte range (rule_check)."""
-        return iotype in self.iotypes and self.touches(offset, nbytes)
-
-    def touches(self, offset: int, nbytes: int) -> bool:
-        """Return whether a request overlaps the rule's range."""
-        if self.start is None:
-            return True
-        return nbytes > 0 and self.start < offset + nbytes and self.end > offset
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateChange:
-    """A change of state at an event (BlkdebugSetStateOptions); `state` 0 stands for any state."""
-
-    event: BlkdebugEvent
-    state: int = 0
-    new_state: int
 
 
 class FaultInjector:
@@ -126,13 +48,14 @@ class FaultInjector:
         self._host = host
         self._standing: list[FaultRule] = []
         self._of_event: dict[BlkdebugEvent, list[FaultRule]] = {}
-        self._changes: list[StateChange] = []
+        self._changes: list[tuple[StateChange, FaultRule | None]] = []
         self._active: list[FaultRule] = []
         # The event of the last request on the shortcut, until `_catch_up` has raised it.
         self._last: deque[tuple[BlkdebugEvent, ...]] = deque(maxlen=1)
         self._fitting: dict[BlkdebugEvent, list[FaultRule]] = {}
         self._gates: dict[BlkdebugIOType, Gate | None] = {}
         self._watching: list[FaultRule] = []
+        self._files: frozenset[str] = frozenset()
 
     def load(self, rules: Iterable[FaultOptions], changes: Iterable[StateChange]) -> None:
         """Add the rules of a blkdebug node's configuration, when the node is opened (read_config).
@@ -144,18 +67,24 @@ class FaultInjector:
             rule = self._rule(options)
             self.rules.append(rule)
             self._of_event.setdefault(options.event, []).append(rule)
-        self._changes += changes
+        self._changes += ((change, None) for change in changes)
         self._rules_changed()
         self.event(BlkdebugEvent.NONE)
 
     def add(self, options: FaultOptions) -> FaultRule:
         """Add a rule at run time, and return it; without an event it is a standing rule."""
+        self.add_all([options])
+        return self.rules[-1]
+
+    def add_all(self, given: Iterable[FaultOptions]) -> None:
+        """Add rules at run time, all at the same moment."""
         self._catch_up()
-        rule = self._rule(options)
-        self.rules.append(rule)
-        self._put_in_force(rule)
+        now_ns = self._host.clock.monotonic_ns()
+        for options in given:
+            rule = FaultRule(options, self._host.seed, now_ns)
+            self.rules.append(rule)
+            self._put_in_force(rule)
         self._rules_changed()
-        return rule
 
     def modify(self, rule: FaultRule, options: FaultOptions) -> None:
         """Give a rule other options; it keeps its place among the rules, and its counters.
@@ -172,6 +101,7 @@ class FaultInjector:
         rule.change(options)
         if not rule.exhausted:
             self._put_in_force(rule)
+            self._sort()
             if stays:
                 self._active = before
         self._rules_changed()
@@ -229,19 +159,34 @@ class FaultInjector:
         telling = tuple(event for event in events if self._fits(event))
         return partial(self._last.append, telling[-1:]) if telling else None
 
-    def check(self, iotype: BlkdebugIOType, offset: int, nbytes: int) -> FaultRule | None:
+    def files(self, iotype: BlkdebugIOType, offset: int, nbytes: int) -> frozenset[str]:
+        """Return the files that rules look for at a request (`while_file`)."""
+        if not self._files:
+            return self._files
+        gate = self.gate(iotype)
+        concerned = gate is None or gate.touches(offset, nbytes)
+        return self._files if concerned else frozenset()
+
+    def check(
+        self,
+        iotype: BlkdebugIOType,
+        offset: int,
+        nbytes: int,
+        present: Set[str] = frozenset(),
+    ) -> FaultRule | None:
         """Return the rule that hits a request, or None, and count the request at the rules.
 
         The first rule in force that matches the request hits it.  A rule that
         has to let requests pass first (`after`), or whose `rate` spares this
-        one, leaves the decision to the next rule.
+        one, leaves the decision to the next rule.  `present` are those `files` that
+        exist.
         """
         gate = self.gate(iotype)
         if gate is not None and not gate.touches(offset, nbytes):
             return None
         self._catch_up()
         for rule in (*self._active, *self._standing):
-            if not rule.concerns(iotype, offset, nbytes) or not self._can_hit(rule):
+            if not rule.concerns(iotype, offset, nbytes) or not self._can_hit(rule, present):
                 continue
             if not rule.options.strikes(offset, nbytes, rule.state.memory):
                 continue
@@ -250,14 +195,16 @@ class FaultInjector:
                 return self._fire(rule)
         return None
 
-    def around(self, request: Request, go: Go[R], size: int) -> Go[R]:
+    def around(
+        self, request: Request, go: Go[R], size: int, present: Set[str] = frozenset()
+    ) -> Go[R]:
         """Return what carries out a request to a node of `size` bytes instead of `go`.
 
-        The request is counted at the rules (`check`).
+        The request is counted at the rules; `present` is as for `check`.
         """
         iotype, offset, nbytes = request.iotype, request.offset, request.nbytes
         driver = go
-        rule = self.check(iotype, offset, nbytes)
+        rule = self.check(iotype, offset, nbytes, present)
         if rule is not None:
             go = partial(rule.options.carry_out, go=go, scene=self._scene(rule, size))
         for rule in self._watching:
@@ -270,7 +217,7 @@ class FaultInjector:
     def _scene(self, rule: FaultRule, size: int) -> Scene:
         return Scene(self._host, self._host.clock, rule.state, rule.dice, size, rule.thrown)
 
-    def _can_hit(self, rule: FaultRule) -> bool:
+    def _can_hit(self, rule: FaultRule, present: Set[str]) -> bool:
         """Return whether the rule matches requests of who asks now, in this state, at this time."""
         options = rule.options
         if not rule.is_choosy:
@@ -278,6 +225,8 @@ class FaultInjector:
         if options.state and options.event is BlkdebugEvent.NONE and options.state != self.state:
             return False
         if not options.is_of(self._host.connection()):
+            return False
+        if options.while_file is not None and options.while_file not in present:
             return False
         if not options.has_times:
             return True
@@ -301,10 +250,13 @@ class FaultInjector:
         fitting = self._fits(event)
         if fitting:
             self._active = fitting
-        for change in self._changes:
+        for change, rule in self._changes:
             if change.event is event and change.state in (0, self.state):
                 self.state = change.new_state
                 self._fitting.clear()
+                if rule is not None:
+                    rule.seen += 1
+                    rule.hits += 1
                 break
 
     def _change_state(self, state: int) -> None:
@@ -334,6 +286,11 @@ class FaultInjector:
         self._fitting.clear()
         self._gates.clear()
         self._watching = [rule for rule in self.rules if rule.watched]
+        self._files = frozenset(
+            rule.options.while_file
+            for rule in self.rules
+            if rule.options.while_file is not None and not rule.exhausted
+        )
         self._host.concerns_changed()
 
     def _fire(self, rule: FaultRule) -> FaultRule:
@@ -347,13 +304,21 @@ class FaultInjector:
         return rule
 
     def _put_in_force(self, rule: FaultRule) -> None:
-        """Let a rule hit requests: at once, or from its event on."""
-        event = rule.options.event
-        standing = event is BlkdebugEvent.NONE
-        rules = self._standing if standing else self._of_event.setdefault(event, [])
-        rules.append(rule)
+        """Let a rule hit requests: at once, or from its event on; after all other rules."""
+        options = rule.options
+        if isinstance(options, SetState):
+            self._changes.append((options.change, rule))
+        elif options.event is BlkdebugEvent.NONE:
+            self._standing.append(rule)
+        else:
+            self._of_event.setdefault(options.event, []).append(rule)
+
+    def _sort(self) -> None:
+        """Bring the rules in force into the order in which they were made."""
         order = {id(one): at for at, one in enumerate(self.rules)}
-        rules.sort(key=lambda one: order[id(one)])
+        for rules in (self._standing, *self._of_event.values()):
+            rules.sort(key=lambda one: order[id(one)])
+        self._changes.sort(key=lambda change: -1 if change[1] is None else order[id(change[1])])
 
     def _take_out_of_force(self, rule: FaultRule) -> None:
         """Let a rule hit nothing any more; it stays in `rules`, with its counters."""
@@ -361,6 +326,7 @@ class FaultInjector:
         for rules in (self._standing, self._of_event.get(event, []), self._active):
             if rule in rules:
                 rules.remove(rule)
+        self._changes = [change for change in self._changes if change[1] is not rule]
 
     def _build_gate(self, iotype: BlkdebugIOType) -> Gate | None:
         ranges = []

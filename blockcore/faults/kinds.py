@@ -15,6 +15,7 @@ from blockcore.faults.fail import Fail
 from blockcore.faults.hang import Hang
 from blockcore.faults.lost import Drop, Duplicate, Misdirect, Torn
 from blockcore.faults.options import FaultOptions
+from blockcore.faults.states import SetState
 from blockcore.qapi.schema import FlatUnion
 
 KINDS: dict[str, type[FaultOptions]] = {
@@ -29,6 +30,7 @@ KINDS: dict[str, type[FaultOptions]] = {
     "badblock": BadBlock,
     "disconnect": Disconnect,
     "readonly": ReadOnly,
+    "set-state": SetState,
 }
 """The class of a rule's options, by its `action`."""
 

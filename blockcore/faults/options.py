@@ -95,6 +95,9 @@ class FaultOptions:
     matches nothing for so long, then everything, and so on in turns
     (dm-flakey's intervals, in which a disk is up and down).
 
+    With `while_file` the rule matches only while there is a file of that name: the
+    node looks before each request that the rule could hit (nbdkit's error filter).
+
     `immediately` has no effect: it decides when QEMU's coroutine yields, which no
     client can see.
     """
@@ -123,6 +126,7 @@ class FaultOptions:
     not_after_ms: UInt64 | None = None
     up_ms: UInt32 | None = None
     down_ms: UInt32 | None = None
+    while_file: str | None = None
     new_state: int = 0
 
     @property
@@ -146,7 +150,8 @@ class FaultOptions:
     def is_choosy(self) -> bool:
         """Whether more than the kind and place of a request decides whether the rule matches."""
         of_someone = self.connection is not None or self.origin is not FaultOrigin.ANY
-        return of_someone or self.state != 0 or self.has_times
+        depends = self.has_times or self.while_file is not None
+        return of_someone or self.state != 0 or depends
 
     def is_of(self, connection: int) -> bool:
         """Return whether the rule matches a request of a connection; 0 stands for a job's."""
@@ -232,6 +237,8 @@ class FaultOptions:
             )
         if not self.iotypes:
             raise QmpError("Parameter 'iotype' expects at least one kind of request")
+        if self.while_file is not None and not self.while_file.startswith("/"):
+            raise QmpError("Parameter 'while-file' expects the path of a file, from / on")
         if self.sector < -1:
             raise QmpError("Parameter 'sector' expects a sector number, or -1 for any")
         if not 0.0 <= self.rate <= 1.0:

@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from blockcore.drive.block_backend import BlockBackend
-from blockcore.faults.injector import FaultRule
+from blockcore.faults.rule import FaultRule
 from blockcore.job.block_job import JobUser
 from blockcore.nodes.graph.graph import BlockGraph
 from blockcore.nodes.node import BlockNode

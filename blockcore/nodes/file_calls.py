@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
@@ -101,3 +101,8 @@ class FileCalls:
             return await self(fn, *args)
         finally:
             del asking[question]
+
+
+def existing(paths: Iterable[str]) -> frozenset[str]:
+    """Return those paths at which there is a file, of whatever kind; a call."""
+    return frozenset(path for path in paths if os.path.exists(path))

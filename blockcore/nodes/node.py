@@ -17,11 +17,13 @@ import errno
 from collections.abc import Awaitable
 from typing import Any
 
+from blockcore.bql.effects import Call
 from blockcore.faults.injector import FaultInjector
 from blockcore.faults.options import Go, Request
 from blockcore.nodes.copy_on_read import keep_what_is_read
 from blockcore.nodes.definitions.options import BlockdevOptions
 from blockcore.nodes.driver import BlockDriver, Extent, NodeHost, NodeOptions
+from blockcore.nodes.file_calls import existing
 from blockcore.nodes.outcome import Outcome
 from blockcore.nodes.shortcut.traces import NodeTraces
 from blockcore.nodes.shortcut.way import Way
@@ -358,7 +360,9 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         with self.outcome:
             go = go or self.do_request
             if self.faults is not None:
-                go = self.faults.around(request, go, self.size)
+                files = self.faults.files(request.iotype, request.offset, request.nbytes)
+                present = await Call(existing, files) if files else files
+                go = self.faults.around(request, go, self.size, present)
             return await go(request)
 
     def _read_and_keep(self, request: Request) -> Awaitable[None]:

@@ -9,12 +9,12 @@ the control socket, `nbd_address` the address of the NBD server, `nbd_socket` th
 sockets of its clients, `socket_file` the files of sockets, `recursion` the depth to
 which calls may nest.
 
-Beginning and end: `start` is the process until it serves, `standby` its wait for
-keys that come later, before which `warm` imports everything, `temporary_drive` the
-drives whose files it makes, `ending` its way to the exit, `signals` the signals that
-end it, `leftovers` the files that it removes at its end, `hints` what is said
-behind QEMU's words about a wrong pair.  `announcement` and `pidfile`
-make known that it serves.
+Beginning and end: `start` is the process until it serves, `standby` its wait for keys
+that come later, before which `warm` imports everything, `temporary_drive` the drives
+whose files it makes, `fault_file` the rules that it reads from a file, `ending` its way
+to the exit, `signals` the signals that end it, `leftovers` the files that it removes at
+its end, `hints` what is said behind QEMU's words about a wrong pair. `announcement` and
+`pidfile` make known that it serves.
 
 Recording: `recorded` is a machine that is recorded, `recording_header` the first line,
 `recorder` the file and the thread that writes it.

@@ -31,7 +31,7 @@ from blockcore.qapi.names import (
 from blockcore.qapi.nearest import as_size, did_you_mean, either, nearest, right_answers
 
 MACHINE_KEYS: Final = (
-    *("drive", "blockdev", "device", "fault", "control", "prelaunch", "job-error-check"),
+    *("drive", "blockdev", "device", "fault", "faults", "control", "prelaunch", "job-error-check"),
     *("qemu", "seed", "name", "record", "record-data", "allow-backing", "x-sticky-io-status"),
 )
 
@@ -76,8 +76,8 @@ def hint(desc: str, pair: str = "", where: str = "") -> str:
     `pair` is the KEY=VALUE that the message is about, if any, and `where` the place
     in a file.
     """
-    if pair.startswith("fault=") and "'errno'" not in desc and (about := fault_hint(desc)):
-        return about
+    if pair.startswith("fault") and "'errno'" not in desc and (about := fault_hint(desc)):
+        return f"{about} ({where})" if where else about
     for pattern, answer in _ANSWERS:
         if match := re.fullmatch(pattern, desc):
             found = answer(match, pair)

@@ -43,6 +43,7 @@ from blockcore.process.stderr import Stderr
 from blockcore.qapi.names import QmpError
 
 _add_fault = later("blockcore.commands.faults:x_fault_add")
+_load_faults = later("blockcore.process.fault_file:load")
 _hint = later("blockcore.process.hints:hint")
 _load_all = later("blockcore.process.warm:load_all")
 _wait_for_line = later("blockcore.process.standby:wait_for_line")
@@ -177,6 +178,7 @@ class Server:
         self._add("drive", config.drives, assembly.add_drive)
         self._add("device", config.devices, assembly.add_device)
         self._add("fault", config.faults, self._arm)
+        self._add("faults", config.fault_files, self._arm_all)
         if self._recorded is not None:
             with self._reported(f"record={config.record}"):
                 self._recorded.look()
@@ -203,6 +205,9 @@ class Server:
 
     async def _arm(self, options: Any) -> None:
         _add_fault()(self.machine, options=options)
+
+    async def _arm_all(self, file: str) -> None:
+        _load_faults()(self.machine, self._directory, file)
 
     def after_fork(self, shutdown: Callable[[], None], trim: Callable[[], None]) -> None:
         """Start the threads, and print the ready line under `faultline serve`.

@@ -465,6 +465,7 @@ CorruptHow = Literal[
     "zero",
     "random",
     "stale",
+    "byte",
 ]
 
 
@@ -550,6 +551,7 @@ FaultAction = Literal[
     "badblock",
     "disconnect",
     "readonly",
+    "set-state",
 ]
 
 
@@ -564,6 +566,10 @@ FaultHits = TypedDict(
 
 class FaultId(TypedDict):
     id: str
+
+
+class FaultIds(TypedDict):
+    ids: list[str]
 
 
 FaultInfo = TypedDict(
@@ -589,6 +595,7 @@ FaultInfo = TypedDict(
         "not-after-ms": "NotRequired[int]",
         "up-ms": "NotRequired[int]",
         "down-ms": "NotRequired[int]",
+        "while-file": "NotRequired[str]",
         "new-state": "NotRequired[int]",
         "seen": "int",
         "hits": "int",
@@ -605,6 +612,8 @@ FaultInfo = TypedDict(
         "by": "NotRequired[int]",
         "how": "NotRequired[CorruptHow]",
         "bits": "NotRequired[int]",
+        "at": "NotRequired[int]",
+        "value": "NotRequired[int]",
         "medium": "NotRequired[bool]",
     },
 )
@@ -622,6 +631,7 @@ FaultInfoTag = Literal[
     "badblock",
     "disconnect",
     "readonly",
+    "set-state",
 ]
 
 
@@ -637,6 +647,7 @@ FaultOptionsTag = Literal[
     "badblock",
     "disconnect",
     "readonly",
+    "set-state",
 ]
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from blockcore.faults.fail import Fail
 from blockcore.faults.gate import Gate
-from blockcore.faults.injector import FaultInjector, StateChange
+from blockcore.faults.injector import FaultInjector
+from blockcore.faults.states import StateChange
 from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
 from rules import Host, fail
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from blockcore.faults.injector import StateChange
 from blockcore.faults.options import FaultOptions
+from blockcore.faults.states import StateChange
 from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.flat_options import open_options
 from blockcore.nodes.definitions.options import parse_blockdev_options

@@ -14,8 +14,8 @@ from dataclasses import fields
 
 from blockcore.bql.effects import LaneCall
 from blockcore.faults.fail import Fail
-from blockcore.faults.injector import StateChange
 from blockcore.faults.options import FaultOptions
+from blockcore.faults.states import StateChange
 from blockcore.nodes.definitions.blkdebug_config import parse_blkdebug_config
 from blockcore.nodes.definitions.options import BlockdevOptionsBlkdebug
 from blockcore.nodes.definitions.structs import InjectError, SetState

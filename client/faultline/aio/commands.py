@@ -33,6 +33,7 @@ from faultline.schema import (
     FaultAction,
     FaultHits,
     FaultId,
+    FaultIds,
     FaultInfo,
     FaultOptionsTag,
     FaultOrigin,
@@ -1298,6 +1299,7 @@ class Commands:
         not_after_ms: int | None = None,
         up_ms: int | None = None,
         down_ms: int | None = None,
+        while_file: str | None = None,
         new_state: int | None = None,
         errno: int | str | None = None,
         delay_ms: int | None = None,
@@ -1309,6 +1311,8 @@ class Commands:
         by: int | None = None,
         how: CorruptHow | None = None,
         bits: int | None = None,
+        at: int | None = None,
+        value: int | None = None,
         medium: bool | None = None,
         timeout: float | None = None,
     ) -> FaultId:
@@ -1346,6 +1350,7 @@ class Commands:
                 "not-after-ms": not_after_ms,
                 "up-ms": up_ms,
                 "down-ms": down_ms,
+                "while-file": while_file,
                 "new-state": new_state,
                 "errno": errno,
                 "delay-ms": delay_ms,
@@ -1357,6 +1362,8 @@ class Commands:
                 "by": by,
                 "how": how,
                 "bits": bits,
+                "at": at,
+                "value": value,
                 "medium": medium,
             },
             timeout,
@@ -1377,6 +1384,28 @@ class Commands:
             },
             timeout,
         )
+
+    async def x_fault_load(
+        self,
+        *,
+        text: str,
+        timeout: float | None = None,
+    ) -> FaultIds:
+        """Add the rules of a file, whose text this is: one on each line, or none if one is
+        wrong.
+
+        A line is as behind ``fault=``, or a JSON object with the arguments of
+        x-fault-add; blank lines and those that begin with # are left out.  An error
+        begins with the line's number.  All rules are made at the same moment.
+        """
+        result: FaultIds = await self._run(
+            "x-fault-load",
+            {
+                "text": text,
+            },
+            timeout,
+        )
+        return result
 
     async def x_fault_modify(
         self,
@@ -1401,6 +1430,7 @@ class Commands:
         not_after_ms: int | None = None,
         up_ms: int | None = None,
         down_ms: int | None = None,
+        while_file: str | None = None,
         new_state: int | None = None,
         errno: int | str | None = None,
         delay_ms: int | None = None,
@@ -1412,6 +1442,8 @@ class Commands:
         by: int | None = None,
         how: CorruptHow | None = None,
         bits: int | None = None,
+        at: int | None = None,
+        value: int | None = None,
         medium: bool | None = None,
         timeout: float | None = None,
     ) -> None:
@@ -1445,6 +1477,7 @@ class Commands:
                 "not-after-ms": not_after_ms,
                 "up-ms": up_ms,
                 "down-ms": down_ms,
+                "while-file": while_file,
                 "new-state": new_state,
                 "errno": errno,
                 "delay-ms": delay_ms,
@@ -1456,6 +1489,8 @@ class Commands:
                 "by": by,
                 "how": how,
                 "bits": bits,
+                "at": at,
+                "value": value,
                 "medium": medium,
             },
             timeout,
@@ -1512,6 +1547,7 @@ class Commands:
         not_after_ms: int | None = None,
         up_ms: int | None = None,
         down_ms: int | None = None,
+        while_file: str | None = None,
         new_state: int | None = None,
         errno: int | str | None = None,
         delay_ms: int | None = None,
@@ -1523,6 +1559,8 @@ class Commands:
         by: int | None = None,
         how: CorruptHow | None = None,
         bits: int | None = None,
+        at: int | None = None,
+        value: int | None = None,
         medium: bool | None = None,
         timeout: float | None = None,
     ) -> FaultSweep:
@@ -1554,6 +1592,7 @@ class Commands:
                 "not-after-ms": not_after_ms,
                 "up-ms": up_ms,
                 "down-ms": down_ms,
+                "while-file": while_file,
                 "new-state": new_state,
                 "errno": errno,
                 "delay-ms": delay_ms,
@@ -1565,6 +1604,8 @@ class Commands:
                 "by": by,
                 "how": how,
                 "bits": bits,
+                "at": at,
+                "value": value,
                 "medium": medium,
             },
             timeout,

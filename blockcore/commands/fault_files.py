@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: MIT
+"""The command that adds all rules of a file, or none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+
+from blockcore.bql.effects import Call
+from blockcore.commands.faults import check_id, check_place
+from blockcore.faults.lines import Line, at, parse_lines
+from blockcore.faults.options import FaultOptions
+from blockcore.machine.machine import Machine
+from blockcore.nodes.node import BlockNode
+from blockcore.qapi.names import QmpError
+from blockcore.qapi.record import dataclass
+from blockcore.qapi.schema import CommandTable
+
+table = CommandTable()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultIds:
+    """The answer of x-fault-load: the ids of the rules, in the order of their lines."""
+
+    ids: list[str]
+
+
+@table.command("x-fault-load")
+async def x_fault_load(machine: Machine, *, text: str) -> FaultIds:
+    """Add the rules of a file, whose text this is: one on each line, or none if one is wrong.
+
+    A line is as behind ``fault=``, or a JSON object with the arguments of
+    x-fault-add; blank lines and those that begin with # are left out.  An error
+    begins with the line's number.  All rules are made at the same moment.
+    """
+    try:
+        return FaultIds(ids=_add_all(machine, await Call(parse_lines, text)))
+    except QmpError as error:
+        place = f"{error.where}: " if error.where else ""
+        raise QmpError(f"{place}{error.desc}", error.error_class) from None
+
+
+def load_faults(machine: Machine, text: str) -> None:
+    """Add the rules of a file, or none; raises QmpError, whose `where` is the line."""
+    _add_all(machine, parse_lines(text))
+
+
+def _add_all(machine: Machine, lines: Sequence[Line]) -> list[str]:
+    named = {line.options.id for line in lines}
+    taken = {rule.options.id for _, rule in machine.find.fault_rules()}
+    numbers = (f"fault{number}" for number in count())
+    free = (name for name in numbers if name not in taken and name not in named)
+    found: dict[BlockNode, list[FaultOptions]] = {}
+    ids = []
+    for line in lines:
+        wanted = line.options.id
+        try:
+            node = machine.find.data_node(line.options.node_name)
+            check_place(machine, node, line.options)
+            check_id(wanted, taken)
+        except QmpError as error:
+            raise at(line.number, error) from None
+        id = wanted or next(free)
+        taken.add(id)
+        ids.append(id)
+        found.setdefault(node, []).append(replace(line.options, id=id))
+    for node, rules in found.items():
+        node.injector().add_all(rules)
+    return ids
