@@ -10,6 +10,7 @@ import click
 
 from blockcore.cli.completions import named
 from blockcore.cli.connection import Control, control_options
+from blockcore.cli.fault_files import import_command, load, save
 from blockcore.cli.fault_options import CHANGEABLE, OPTIONS, Rule, check_words, rule_options
 from blockcore.cli.fault_table import table
 from blockcore.cli.once import Group
@@ -37,7 +38,8 @@ def fault() -> None:
     """
 
 
-fault.add_command(sweep)
+for command in (load, save, import_command, sweep):
+    fault.add_command(command)
 
 
 @fault.command()

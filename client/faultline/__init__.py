@@ -18,7 +18,8 @@ What is decided is in modules without I/O: `conversation` (bytes to replies and
 events), `events` (what was waited for), `job_watch` and `job_info` (the life of
 a job), `drives`, `options`, `sizes`, `names`, `wire` (what users write), `served`
 and `endings` (what the machine says), `schema` (its types), `every_io` (which
-request of a test fails in which round).  `process` is the process of a machine,
+request of a test fails in which round), `rule_lines` and the folder `presets` (rules as
+text, and in the languages of other tools).  `process` is the process of a machine,
 `remains` what it leaves if it is killed, `spares` are those that wait to become one.
 The folders `aio` and `sync` have the two faces.  `pytest_plugin` has what pytest
 calls, `pytest_machines` the machines of a test, `pytest_rounds` its rounds,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from faultline.served import ServedDrive
     from faultline.spares import keep_spares
     from faultline.sync.bitmaps import Bitmap
+    from faultline.sync.fault_files import Faults
     from faultline.sync.faults import Fault
     from faultline.sync.jobs import Job
     from faultline.sync.machine import Machine
@@ -61,6 +63,7 @@ __all__ = [
     "Pattern",
     "event",
     "Fault",
+    "Faults",
     "Sweep",
     "SweepRound",
     "Job",
@@ -86,6 +89,7 @@ _MODULES = {
     "Drive": "faultline.drives",
     "Event": "faultline.events",
     "Fault": "faultline.sync.faults",
+    "Faults": "faultline.sync.fault_files",
     "FaultlineError": "faultline.errors",
     "Job": "faultline.sync.jobs",
     "JobFailed": "faultline.errors",

@@ -20,6 +20,7 @@ from faultline import (
     Event,
     Fault,
     FaultlineError,
+    Faults,
     Job,
     JobFailed,
     JobInfo,
@@ -88,6 +89,15 @@ def commands(m: Machine) -> None:
         assert rule.info()["id"] == rule.id and rule.hits() == 0
     m.fault("vda", errno="EIO", count=1).remove()
     assert_type(m.x_query_seed()["seed"], int)
+    with m.faults("vda,id=first,iotype=read", {"node-name": "vda", "action": "drop"}) as rules:
+        assert_type(rules, Faults)
+        assert_type(rules.ids, list[str])
+        saved = m.saved_faults()
+    with open("rules.faults", "w") as file:
+        file.write(saved)
+    m.load_faults("rules.faults").remove()
+    with m.import_faults("dm-flakey", "0 2048 flakey /dev/sdb 0 30 5 1 drop_writes", "vda"):
+        assert len(m.x_query_faults()) == 2
     try:
         m.block_resize(device="none", size="1M", timeout=10)
     except CommandError as exc:
@@ -223,6 +233,8 @@ async def asynchronous() -> None:
                 assert_type(hit, faultline.aio.SweepRound)
                 assert not await hit.fired()
                 break
+        async with m.faults("vda,iotype=read") as rules:
+            assert_type(rules, faultline.aio.Faults)
         await m.stop()
         await m.cont()
         assert_type(await m.wait_event("STOP"), Event)

@@ -31,7 +31,7 @@ SEEN_BY_OTHERS = {
 """Members that the program has no use for."""
 
 MADE_BY = {
-    **{"Bitmap": {"add"}, "Fault": {"add"}, "Responder": {"begin"}},
+    **{"Bitmap": {"add"}, "Fault": {"add"}, "Faults": {"add"}, "Responder": {"begin"}},
     **{"JobInfo": {"of"}, "Event": {"of"}},
 }
 """Constructors that the library itself uses."""

@@ -36,8 +36,11 @@ FILES = {
     "bad3.conf": '# rules\n[inject-eror]\nevent = "read_aio"\n',
     "bad4.conf": '[inject-error]\nevent = "read_aoi"\n',
     "bad5.conf": '# rules\n\n[inject-error]\nevent = "read_aio"\nerno = "5"\n',
+    "bad1.faults": "# rules\nvda\nvda,iotype=writes\n",
+    "bad2.faults": "vdb\n",
+    "good.faults": "vda,id=from-a-file,iotype=read,offset=8k,length=512,errno=EIO,count=1\n",
 }
-"""Files of blkdebug rules, with a mistake each."""
+"""Files of blkdebug rules, with a mistake each, and files of rules."""
 
 
 @dataclass
@@ -155,12 +158,12 @@ def test_other_commands(typed: Typed, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("typed", cases("steering.txt"))
+@pytest.mark.parametrize("typed", [*cases("steering.txt"), *cases("fault_files.txt")])
 def test_steering(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
     answered(typed, capsys)
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("typed", cases("serve.txt"))
+@pytest.mark.parametrize("typed", [*cases("serve.txt"), *cases("fault_keys.txt")])
 def test_serve(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
     answered(typed, capsys)

@@ -10,8 +10,8 @@
 
 `machine` is a machine that is started (`start`) or connected to; it is a
 `session`, which runs commands (`commands`, written from the schema) and waits
-for events on a connection (`channel`).  `faults`, `sweeps`, `jobs`, `volumes` and
-`bitmaps` are what a machine has.  `lent` is what the end of a block takes away,
+for events on a connection (`channel`).  `faults`, `fault_files`, `sweeps`, `jobs`,
+`volumes` and `bitmaps` are what a machine has.  `lent` is what the end of a block takes away,
 `doing` a call that `await` makes and
 `async with` also undoes; `waiting` waits for descriptors.
 """
@@ -19,10 +19,21 @@ for events on a connection (`channel`).  `faults`, `sweeps`, `jobs`, `volumes` a
 from __future__ import annotations
 
 from faultline.aio.bitmaps import Bitmap
+from faultline.aio.fault_files import Faults
 from faultline.aio.faults import Fault
 from faultline.aio.jobs import Job
 from faultline.aio.machine import Machine
 from faultline.aio.sweeps import Sweep, SweepRound
 from faultline.aio.volumes import Responder, Volume
 
-__all__ = ["Bitmap", "Fault", "Job", "Machine", "Responder", "Sweep", "SweepRound", "Volume"]
+__all__ = [
+    "Bitmap",
+    "Fault",
+    "Faults",
+    "Job",
+    "Machine",
+    "Responder",
+    "Sweep",
+    "SweepRound",
+    "Volume",
+]

@@ -15,9 +15,9 @@ from typing import Any, Self
 from faultline.aio.bitmaps import Bitmap
 from faultline.aio.channel import Channel
 from faultline.aio.doing import Doing
+from faultline.aio.fault_files import FaultFiles
 from faultline.aio.faults import Fault
 from faultline.aio.jobs import Job
-from faultline.aio.session import Session
 from faultline.aio.start import END_S, end, start
 from faultline.aio.sweeps import Sweep
 from faultline.aio.volumes import Volume
@@ -42,14 +42,15 @@ DEATH_S = 1.0
 """The time that a machine which has hung up gets to end, until it counts as alive, in seconds."""
 
 
-class Machine(Session):
+class Machine(FaultFiles):
     """One machine, with any number of drives, each of which is an NBD export.
 
     `drives` are images, or a `Drive` each; without any, and without
     `blockdevs`, the machine has one temporary drive of 1 GiB, vda, with
     rerror=stop and werror=enospc.  `blockdevs` and `devices` are definitions as
     QEMU's ``-blockdev`` and ``-device`` have them.  `nbd` and `control` are the
-    paths of the sockets, in a private directory if not given.  `options` are
+    paths of the sockets, in a private directory if not given.  `faults` is a file of
+    fault rules that are there from the start.  `options` are
     further options of `faultline serve`, `environ` its environment.  `timeout`
     is the deadline of every call that is not given one, in seconds.
 
@@ -74,6 +75,7 @@ class Machine(Session):
         seed: int | None = None,
         name: str | None = None,
         allow_backing: str | None = None,
+        faults: Path | None = None,
         nbd: Path | None = None,
         control: Path | None = None,
         options: Sequence[str] = (),
@@ -87,6 +89,7 @@ class Machine(Session):
             "seed": None if seed is None else str(seed),
             "name": name,
             "allow-backing": allow_backing,
+            "faults": faults,
         }
         self._plan = plan(
             drives,

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: MIT
+"""Several fault rules at once: given, of a file, or said in the language of another tool."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path as FilePath
+from typing import Any, Self
+
+from faultline.aio.doing import Doing
+from faultline.aio.lent import Lent
+from faultline.aio.session import Session
+from faultline.drives import Path
+from faultline.errors import CommandError
+from faultline.presets import translate
+from faultline.rule_lines import armed_line, lines, located
+
+
+class Faults(Lent):
+    """Rules that have been added together: `ids` are their names on the control socket.
+
+    The end of a block removes them; no error if some, or the machine, are gone by then.
+
+    >>> async with Machine() as m:
+    ...     async with m.faults("vda,id=a,iotype=read", {"node-name": "vda", "id": "b"}) as rules:
+    ...         print(rules.ids)
+    ...         print(await m.saved_faults(), end="")
+    ['a', 'b']
+    vda,id=a,iotype=read,errno=EIO
+    vda,id=b,errno=EIO
+    """
+
+    def __init__(self, session: Session, ids: Iterable[str]) -> None:
+        self._session = session
+        self.ids = list(ids)
+
+    @classmethod
+    async def add(cls, session: Session, text: str, file: str | None = None) -> Self:
+        """Add the rules that are the lines of a text, or of a file; raises CommandError."""
+        try:
+            reply = await session.execute("x-fault-load", {"text": text})
+        except CommandError as error:
+            if file is None:
+                raise
+            told = {"class": error.error_class, "desc": located(error.text, file)}
+            raise CommandError(error.command, told) from None
+        return cls(session, reply["ids"])
+
+    async def remove(self) -> None:
+        """Remove the rules; raises CommandError if one is gone, after the others are removed."""
+        gone = None
+        for id in self.ids:
+            try:
+                await self._session.execute("x-fault-remove", {"id": id})
+            except CommandError as error:
+                gone = error
+        if gone is not None:
+            raise gone
+
+    async def _take_away(self) -> None:
+        await self.remove()
+
+
+class FaultFiles(Session):
+    """What a machine can do with several rules."""
+
+    def faults(self, *rules: str | Mapping[str, Any]) -> Doing[Faults]:
+        """Add rules, or none if one is wrong; the end of a block removes them.
+
+        Each is a text as behind ``fault=``, or has the members of x-fault-add.
+        """
+        return Doing(Faults.add(self, lines(rules)))
+
+    def load_faults(self, file: Path) -> Doing[Faults]:
+        """Add the rules of a file, a line each, or none if one is wrong.
+
+        Raises OSError, ValueError if it is no UTF-8, and CommandError with the file and
+        the line.
+        """
+        text = FilePath(file).read_text(encoding="utf-8")
+        return Doing(Faults.add(self, text, os.fspath(file)))
+
+    def import_faults(self, language: str, text: str, node: str) -> Doing[Faults]:
+        """Add rules that are said in the language of another tool, to a node or drive.
+
+        The languages are those of `faultline.presets`.  Raises ValueError, which names
+        the word, for what is none of theirs or cannot be had.
+
+        >>> async with Machine() as m:
+        ...     async with m.import_faults("dm-error", "0 2048 error", "vda"):
+        ...         print([rule["length"] for rule in await m.x_query_faults()])
+        [1048576]
+        """
+        return Doing(Faults.add(self, lines(translate(language, text, node, os.getcwd()))))
+
+    async def saved_faults(self) -> str:
+        """Return the rules that there are, as the text of a file that `load_faults` takes."""
+        return lines(map(armed_line, await self.execute("x-query-faults")))
