@@ -48,7 +48,7 @@ PARTS: Final[dict[Callable[[], Any], tuple[str, ...]]] = {
         "x-query-requests",
     ),
     later("blockcore.commands.power:table"): (
-        "x-power-cut", "x-crash-enumerate",
+        "x-power-cut", "x-crash-enumerate", "x-crash-clone", "x-crash-drop",
     ),
     later("blockcore.commands.job_info:table"): (
         "query-block-jobs", "query-jobs",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from blockcore.faults.dice import Dice, key_of
+from blockcore.machine.crash_clones import drop_clone, make_clone
 from blockcore.machine.machine import Machine
 from blockcore.machine.power import Choose, PowerCut, cache_of
 from blockcore.nodes.drivers.volatile_cache import VolatileCacheNode
@@ -155,6 +156,37 @@ def x_crash_enumerate(
         _shown(cache, state)
         for state in enumerated(cache.log, count, torn=True if torn is None else torn)
     ]
+
+
+@table.command("x-crash-clone")
+def x_crash_clone(
+    machine: Machine,
+    *,
+    device: str,
+    export: str,
+    state: str | None = None,
+    keep: CrashKeep | None = None,
+    seed: UInt64 | None = None,
+    torn: bool | None = None,
+) -> CrashStateInfo:
+    """Export what a crash at this moment would leave of a drive, beside the live drive.
+
+    Nothing is copied.  `export` is the name of the new export, which can be read and
+    written until x-crash-drop; what its clients write is in memory.  `state` names a
+    state, or `keep`, `seed` and `torn` choose one as x-power-cut does.
+    """
+    choose = _choice(machine, keep, seed, torn, state)
+    cache = cache_of(machine, device)
+    chosen_state = choose(cache)
+    told = _shown(cache, chosen_state)
+    make_clone(machine, cache, export, chosen_state)
+    return told
+
+
+@table.command("x-crash-drop")
+async def x_crash_drop(machine: Machine, *, export: str) -> None:
+    """End the export of a crash clone: its clients are disconnected, and its data is gone."""
+    await drop_clone(machine, export)
 
 
 def _shown(cache: VolatileCacheNode, state: CrashState) -> CrashStateInfo:

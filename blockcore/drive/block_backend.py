@@ -89,6 +89,8 @@ class BlockBackend:
         self._throttle: ThrottleMember | None = None
         self.slots = Slots()
         self.connections: set[int] = set()
+        self.cut_off: set[int] = set()
+        """Those of them that a power cut has ended: nbdkit may have read requests from there."""
         # blkconf_apply_backend_options
         self.perm = Perm.CONSISTENT_READ | (NONE if root.read_only else Perm.WRITE)
         self.shared = Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED | Perm.RESIZE

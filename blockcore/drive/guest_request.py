@@ -73,6 +73,7 @@ class Drive(Protocol):
     werror: DeviceOnError
     retry: Retry
     on_stop: OnStop
+    cut_off: set[int]
     iostatus: BlockDeviceIoStatus
     throttle: ThrottleMember | None
 
@@ -330,9 +331,12 @@ class GuestRequests:
     def _check(self, request: Request) -> None:
         """Raise EINVAL for a request that no device model would pass on, and count it as invalid.
 
-        No policy applies, and there is no event (virtio_blk_sect_range_ok).
+        No policy applies, and there is no event (virtio_blk_sect_range_ok).  Raise
+        HungUp for one that was sent before a power cut.
         """
         drive = self._drive
+        if request.connection in drive.cut_off:
+            raise HungUp
         block = drive.device.logical_block_size or 1
         offset, length = request.offset, request.length
         if offset + length <= drive.size and not (offset | length) % block:

@@ -33,6 +33,7 @@ class Drainable(Protocol):
     """What drained sections need of the machine."""
 
     backends: list[BlockBackend]
+    clones: list[BlockBackend]
     graph: BlockGraph
     jobs: list[BlockJob]
     drains: list[Drain]
@@ -53,7 +54,8 @@ class Drain:
         self._host = host
         self._deadline_ns = deadline_ns
         self._nodes = frozenset(nodes)
-        self._above = [blk for blk in host.backends if self._concerns([blk.root])]
+        drives = (*host.backends, *host.clones)
+        self._above = [blk for blk in drives if self._concerns([blk.root])]
         self._jobs: list[BlockJob] = []
         self._held = ExitStack()
 

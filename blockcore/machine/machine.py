@@ -112,6 +112,8 @@ class Machine:
         self.graph = BlockGraph(self, directory)
         self.changing = self.graph.changing
         self.backends: list[BlockBackend] = []
+        self.clones: list[BlockBackend] = []
+        """Exports that are no drives of the machine (`crash_clones`): no query shows them."""
         self.find = Lookup(self.backends, self.graph)
         self.jobs: list[BlockJob] = []
         self.drains: list[Drain] = []

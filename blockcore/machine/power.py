@@ -109,6 +109,7 @@ class PowerCut:
             machine.emit(Reset(guest=False, reason=ShutdownCause.HOST_QMP_SYSTEM_RESET))
             machine.vm.take_stop_request()
         for blk in self._drives:
+            blk.cut_off |= blk.connections
             blk.drop_held()
             for node in self._subtree(blk):
                 if node.faults is not None:
@@ -143,6 +144,9 @@ class PowerCut:
             # The graph lists a format before what it was opened on.
             for node in reversed(self._formats):
                 await self._regain(node)
+            # What has come meanwhile was sent before the power was back.
+            for blk in self._drives:
+                blk.drop_held()
 
     async def _regain(self, node: BlockNode) -> None:
         if node.closed:

@@ -159,8 +159,9 @@ class Ending:
         run_alone(self._machine.close())
 
     def _quiet(self) -> bool:
+        machine = self._machine
         with self._lock.region():
-            return all(blk.quiet() for blk in self._machine.backends)
+            return all(blk.quiet() for blk in (*machine.backends, *machine.clones))
 
     def _end_by_force(self) -> None:
         """End the process if the orderly end takes too long (the last resort's thread)."""

@@ -289,7 +289,8 @@ class Server:
 
     def exports(self) -> list[tuple[str, str]]:
         """Return the name and the description of every export; descriptions are file names."""
-        return [(blk.export, _as_utf8(blk.root.filename)) for blk in self.machine.backends]
+        served = (*self.machine.backends, *self.machine.clones)
+        return [(blk.export, _as_utf8(blk.root.filename)) for blk in served]
 
     def default_export(self) -> str:
         """Return the name of the default export: the first drive's, "" without any drive."""
@@ -307,7 +308,7 @@ class Server:
         one's.  Raises OSError(ENOENT) if there is no such drive.
         """
         wanted = export or self.default_export()
-        for blk in self.machine.backends:
+        for blk in (*self.machine.backends, *self.machine.clones):
             if blk.export == wanted:
                 break
         else:
@@ -328,6 +329,7 @@ class Server:
         with self.lock.region():
             del self._open[connection.number]
             connection.blk.connections.discard(connection.number)
+            connection.blk.cut_off.discard(connection.number)
         connection.close()
         self._loop.trim_soon()
 

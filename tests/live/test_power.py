@@ -243,3 +243,102 @@ def test_a_wrong_cut_loses_nothing(
     with pytest.raises(CommandError, match=re.escape(told)):
         qmp("x-power-cut", **arguments)
     assert guest.pread(512, 0) == b"x" * 512
+
+
+def test_clones_beside_the_live_drive(tmp_path: Path) -> None:
+    image = make_image(tmp_path / "disk.img", MIB, 0x11)
+    with Live(tmp_path, volatile(image)) as machine, machine.qmp() as qmp, machine.guest() as guest:
+        guest.pwrite(b"a" * 8192, 0)
+        guest.pwrite(b"b" * 8192, 8192)
+        before = image.read_bytes()
+        now = guest.pread(MIB, 0)
+        told = {
+            keep: qmp("x-crash-clone", device="vda", export=keep, keep=keep)
+            for keep in ("none", "all")
+        }
+        assert told["none"] == {"state": "1-2:none", "kept": 0, "dropped": 2, "torn": 0}
+        qmp("x-crash-clone", device="vda", export="torn", state="1-2:1.0+2.15")
+        torn = b"a" * 512 + before[512 : 16384 - 512] + b"b" * 512 + before[16384:]
+        with machine.guest("none") as none, machine.guest("all") as everything:
+            assert none.pread(MIB, 0) == before
+            # The live drive goes on; the clones do not.
+            guest.pwrite(b"c" * 65536, 4096)
+            guest.flush()
+            assert none.pread(MIB, 0) == before and everything.pread(MIB, 0) == now
+            none.pwrite(b"n" * 4096, 0)
+            none.flush()
+            assert none.pread(8192, 0) == b"n" * 4096 + before[4096:8192]
+            assert everything.pread(4096, 0) == guest.pread(4096, 0) == b"a" * 4096
+            qmp("x-crash-drop", export="none")
+            assert gone(none)
+        with machine.guest("torn") as clone:
+            assert clone.pread(MIB, 0) == torn
+            listed = nbd.NBD()
+            listed.set_opt_mode(True)
+            listed.connect_unix(machine.nbd_socket)
+            names: list[str] = []
+            listed.opt_list(lambda name, _: names.append(name))
+            assert names == ["vda", "all", "torn"]
+            listed.opt_abort()
+            # Clones are no drives of the machine; a stopped machine stops none of them.
+            assert len(qmp("query-block")) == 1
+            qmp("stop")
+            assert clone.pread(512, 0) == torn[:512]
+            qmp("cont")
+            qmp("x-power-cut")
+            assert clone.pread(MIB, 0) == torn
+
+
+def test_the_image_of_each_state_is_sound(tmp_path: Path) -> None:
+    """The qcow2 driver here, explored: `qemu-img check` of clones beside the live drive."""
+    image = tmp_path / "disk.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "16M"], check=True)
+    below = f"file.driver=x-volatile-cache,file.file.driver=file,file.file.filename={image}"
+    keys = (f"blockdev=driver=qcow2,node-name=disk,{below}", "device=virtio-blk,drive=disk,id=d")
+    with Live(tmp_path, *keys) as machine, machine.qmp() as qmp, machine.guest() as guest:
+        for at in range(4):
+            guest.pwrite(bytes([at + 1]) * 65536, at * 3 * MIB)
+        guest.zero(65536, 3 * MIB)
+        states = qmp("x-crash-enumerate", device="disk", limit=8)
+        assert len(states) == 8
+        for number, one in enumerate(states):
+            export = f"c{number}"
+            qmp("x-crash-clone", device="disk", export=export, state=one["state"])
+            check = ["qemu-img", "check", "-q", "-f", "qcow2", machine.uri(export)]
+            assert subprocess.run(check, check=False).returncode in (0, 3), one  # 3: leaks
+            qmp("x-crash-drop", export=export)
+        guest.flush()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"device": "vda", "export": ""}, "Parameter 'export' expects a name"),
+        ({"device": "vda", "export": "x" * 256}, "Parameter 'export' expects a name"),
+        ({"device": "vda", "export": "vdb"}, "There is an export 'vdb' already"),
+        ({"device": "vdb", "export": "c"}, "'vdb' has no volatile cache"),
+        ({"device": "vda", "export": "c", "state": "7-9:all"}, "is of other writes than the cache"),
+        ({"device": "vda", "export": "c", "state": "none", "keep": "all"}, "cannot be specified"),
+    ],
+)
+def test_a_wrong_clone_is_none(steady: Machines, arguments: dict[str, Any], told: str) -> None:
+    qmp, _ = steady
+    with pytest.raises(CommandError, match=re.escape(told)):
+        qmp("x-crash-clone", **arguments)
+    with pytest.raises(CommandError, match="There is no crash clone 'c'"):
+        qmp("x-crash-drop", export="c")
+
+
+def test_a_cache_with_a_clone_cannot_go(steady: Machines) -> None:
+    qmp, _ = steady
+    qmp("blockdev-add", driver="x-volatile-cache", node_name="v",
+        file={"driver": "null-co", "size": MIB})  # fmt: skip
+    qmp("x-crash-clone", device="v", export="c")
+    for command, arguments in (
+        ("blockdev-del", {"node_name": "v"}),
+        ("block_resize", {"node_name": "v", "size": 2 * MIB}),
+    ):
+        with pytest.raises(CommandError):
+            qmp(command, **arguments)
+    qmp("x-crash-drop", export="c")
+    qmp("blockdev-del", node_name="v")

@@ -14,13 +14,15 @@ from random import Random
 import pytest
 
 from blockcore.drive.block_backend import BlockBackend
+from blockcore.machine.crash_clones import CrashClone, drop_clone, make_clone
 from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.options import BlockdevOptionsVolatileCache
 from blockcore.nodes.driver import NodeOptions
+from blockcore.nodes.drivers.crash_clone import CrashCloneNode
 from blockcore.nodes.drivers.volatile_cache import VolatileCacheNode
 from blockcore.rules.crash_states import CrashState, enumerated
 from crash_model import SECTOR, CrashModel
-from sim import MemoryNode, Sim, add_drive, add_node, new_machine
+from sim import MemoryNode, Sim, add_drive, add_node, execute, new_machine, pause
 
 SECTORS = 6
 """The sectors of each guest's own part of the disk."""
@@ -49,6 +51,7 @@ class World:
         self.cache.size = size
         add_node(self.machine, self.cache)
         self.blk: BlockBackend = add_drive(self.machine, self.cache)
+        self.life = 0
         self.models = [CrashModel(SECTORS) for _ in range(GUESTS)]
 
     def _io(self, what: str) -> None:
@@ -56,9 +59,10 @@ class World:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def after(self, state: CrashState) -> bytes:
-        """What the disk has after a crash that leaves it in a state."""
+        """What the disk has after a crash that leaves it in a state, and what arrives there."""
         disk = bytearray(self.disk.data)
-        for piece in state.pieces(self.cache.log):
+        arriving = [] if self.cache.arriving is None else [self.cache.arriving]
+        for piece in (*arriving, *state.pieces(self.cache.log)):
             disk[piece.start : piece.end] = piece.data or bytes(piece.end - piece.start)
         return bytes(disk)
 
@@ -75,8 +79,15 @@ class World:
             assert self.allows(self.after(state)), state.name
 
 
-async def guest(world: World, number: int, random: Random, steps: int) -> None:
-    """Write, flush and read in a part of the disk; what may be after a crash is in the model."""
+async def guest(
+    world: World, number: int, random: Random, steps: int, life: int = 0
+) -> None:
+    """Write, flush and read in a part of the disk; what may be after a crash is in the model.
+
+    A power cut ends it: then the world has another `life`.
+    """
+    if world.life != life:
+        return
     blk, model, base = world.blk, world.models[number], number * SECTORS * SECTOR
     for step in range(steps):
         kind = random.random()
@@ -85,7 +96,11 @@ async def guest(world: World, number: int, random: Random, steps: int) -> None:
             try:
                 await blk.flush()
             except OSError:
+                if world.life != life:
+                    return
                 continue
+            if world.life != life:
+                return
             assert before == model.now
             model.flush()
             continue
@@ -105,10 +120,14 @@ async def guest(world: World, number: int, random: Random, steps: int) -> None:
                 await blk.pwrite(offset, memoryview(data), fua=fua)
         except OSError:
             written = False
+        if world.life != life:
+            return
         buf = memoryview(bytearray(SECTORS * SECTOR))
         try:
             await blk.pread(base, buf)
         except OSError:
+            return
+        if world.life != life:
             return
         found = [bytes(buf[at : at + SECTOR]) for at in range(0, len(buf), SECTOR)]
         if written:
@@ -120,7 +139,7 @@ async def guest(world: World, number: int, random: Random, steps: int) -> None:
             model.now = found
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(12))
 def test_guests_at_once(seed: int) -> None:
     """With room and without, over storage that fails and that does not."""
     failing = Random(seed)
@@ -190,3 +209,126 @@ def test_a_write_with_fua_brings_down_its_own_bytes_only() -> None:
     assert {world.after(state)[: 3 * SECTOR : SECTOR] for state in enumerated(
         world.cache.log, 100, torn=True
     )} == {b"\0b\0", b"ab\0", b"\0ba", b"aba"}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_clones_stay_as_they_are_beside_guests(seed: int) -> None:
+    """Each has what it was made with, whatever the live drive does, and its own client's writes."""
+    world = World(seed, limit=(1 << 20, 3000)[seed % 2])
+    clones: list[tuple[CrashClone, bytearray]] = []
+    random = Random(seed)
+
+    async def look(clone: CrashClone, expected: bytearray) -> None:
+        part = memoryview(bytearray(2 * SECTOR))
+        for step in range(8):
+            at = random.randrange(world.cache.size - len(part))
+            if step % 3 == 2:
+                data = bytes([250 - step]) * random.randint(1, len(part))
+                expected[at : at + len(data)] = data
+                await clone.pwrite(at, memoryview(data))
+            else:
+                await clone.pread(at, part)
+                assert part == expected[at : at + len(part)]
+
+    async def make() -> None:
+        for number in range(6):
+            await pause()
+            await pause()
+            state = random.choice(enumerated(world.cache.log, 20, torn=True))
+            clone = make_clone(world.machine, world.cache, f"c{number}", state)
+            # At the step of the clone: nothing runs between these lines.
+            clones.append((clone, bytearray(world.after(state))))
+            world.sim.start(f"client {number}", look(*clones[-1]))
+
+    for number in range(GUESTS):
+        world.sim.start(f"guest {number}", guest(world, number, Random(seed + number), 20))
+    world.sim.start("make", make())
+    world.sim.run()
+
+    async def drop() -> None:
+        await world.blk.flush()
+        for clone, expected in clones:
+            disk = memoryview(bytearray(world.cache.size))
+            await clone.pread(0, disk)
+            assert disk == expected
+            await drop_clone(world.machine, clone.export)
+
+    world.sim.start("drop", drop())
+    world.sim.run()
+    assert not world.machine.clones and not world.cache.watchers
+    now = b"".join(sector for model in world.models for sector in model.now)
+    assert world.disk.stable == now
+
+
+def test_a_clone_that_cannot_be_kept_is_spoilt_and_the_drive_goes_on() -> None:
+    failing = False
+    world = World(5, fail=lambda what: failing and what == "read")
+    told: list[str] = []
+    world.machine.warn = told.append
+    state = enumerated(world.cache.log, 1, torn=True)[0]
+    clone = make_clone(world.machine, world.cache, "c", state)
+
+    async def work() -> None:
+        nonlocal failing
+        failing = True
+        await world.blk.pwrite(0, memoryview(b"x" * SECTOR), fua=True)
+        failing = False
+        with pytest.raises(OSError, match="Input/output error"):
+            await clone.pread(0, memoryview(bytearray(SECTOR)))
+
+    world.sim.start("guest", work())
+    world.sim.run()
+    assert world.disk.stable[:SECTOR] == b"x" * SECTOR
+    told_of = "the crash clone on cache after a crash: 1-0:none"
+    assert told == [f"{told_of} is spoilt: Input/output error"]
+
+
+def test_a_clone_without_room() -> None:
+    world = World(6)
+    state = enumerated(world.cache.log, 1, torn=True)[0]
+    options = NodeOptions(node_name="clone")
+    node = CrashCloneNode(options, world.machine, world.cache, state, room=2 * SECTOR)
+
+    async def work() -> None:
+        for at in (0, SECTOR, 0, SECTOR):
+            await node.pwrite(at, memoryview(b"c" * SECTOR))
+        with pytest.raises(OSError, match="No space left"):
+            await node.pwrite(2 * SECTOR, memoryview(b"c" * SECTOR))
+        await world.blk.pwrite(0, memoryview(b"x" * SECTOR), fua=True)
+        assert not node.spoilt  # its client has written there: nothing is to be saved
+        await world.blk.pwrite(4 * SECTOR, memoryview(b"x" * SECTOR), fua=True)
+        assert node.spoilt
+
+    world.sim.start("guest", work())
+    world.sim.run()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_cuts_at_any_moment(seed: int) -> None:
+    """What was answered as stable is there, whatever is under way, and nothing comes back later."""
+    world = World(seed, limit=(1 << 20, 3000)[seed % 2])
+
+    async def cut() -> None:
+        for number in range(4):
+            for _ in range(3 + seed):
+                await pause()
+            keep = ("none", "prefix", "random", "all")[(seed + number) % 4]
+            world.life += 1
+            lost = await execute(world.machine, "x-power-cut", device="vda", keep=keep, seed=seed)
+            assert lost["unusable"] == []
+            # No guest has begun anew: what is there now is what there is to begin with.
+            assert not len(world.cache.log) and world.allows(bytes(world.disk.data))
+            for number, model in enumerate(world.models):
+                part = world.disk.data[number * SECTORS * SECTOR :][: SECTORS * SECTOR]
+                model.now = [bytes(part[at : at + SECTOR]) for at in range(0, len(part), SECTOR)]
+                model.flush()
+            for number in range(GUESTS):
+                name = f"guest {world.life} {number}"
+                again = guest(world, number, Random(seed + number), 12, world.life)
+                world.sim.start(name, again)
+
+    for number in range(GUESTS):
+        world.sim.start(f"guest {number}", guest(world, number, Random(seed + number), 12))
+    world.sim.start("cut", cut())
+    world.sim.run()
+    assert world.life == 4

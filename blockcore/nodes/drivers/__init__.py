@@ -2,7 +2,8 @@
 """The drivers, each a module or folder with the name of QAPI's enum value.
 
 Protocols are `file`, `nbd` and `null`; formats are `raw` and the folder `qcow2`;
-`blkdebug` and `volatile_cache` are filters.  A driver is a subclass of `node.BlockNode` with those
+`blkdebug` and `volatile_cache` are filters; `crash_clone` shows what the latter
+would lose.  A driver is a subclass of `node.BlockNode` with those
 ``do_`` methods that it supports; anything that blocks is a `Call`.
 
 `probe` recognises a format by its first bytes, `nbd_server` connects to the

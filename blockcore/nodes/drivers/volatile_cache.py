@@ -59,6 +59,8 @@ class VolatileCacheNode(FilterNode):
         self.log = WriteLog()
         self.powered = True
         self.watchers: list[Watcher] = []
+        self.arriving: Segment | None = None
+        """What is being written to the medium: it may be there, and will be."""
         self._lock = Lock()
         self._life = 0
 
@@ -208,13 +210,17 @@ class VolatileCacheNode(FilterNode):
 
     async def _write_below(self, piece: Segment, fua: bool = False) -> None:
         start, end, data, _, unmap = piece
-        for watcher in self.watchers:
-            await watcher.before_change(start, end)
-        if data is not None:
-            await self.below.pwrite(start, data, fua=fua)
-            return
-        unmap = unmap and self.below.options.discard_unmap
-        await self.below.zero(start, end - start, may_unmap=unmap, fua=fua)
+        self.arriving = piece
+        try:
+            for watcher in list(self.watchers):
+                await watcher.before_change(start, end)
+            if data is not None:
+                await self.below.pwrite(start, data, fua=fua)
+            else:
+                unmap = unmap and self.below.options.discard_unmap
+                await self.below.zero(start, end - start, may_unmap=unmap, fua=fua)
+        finally:
+            self.arriving = None
 
     def lose_power(self) -> None:
         """Fail all requests from now on, until `restore_power`; what the log has stays."""

@@ -1199,6 +1199,52 @@ class Commands:
             timeout,
         )
 
+    async def x_crash_clone(
+        self,
+        *,
+        device: str,
+        export: str,
+        state: str | None = None,
+        keep: CrashKeep | None = None,
+        seed: int | None = None,
+        torn: bool | None = None,
+        timeout: float | None = None,
+    ) -> CrashStateInfo:
+        """Export what a crash at this moment would leave of a drive, beside the live drive.
+
+        Nothing is copied.  `export` is the name of the new export, which can be read and
+        written until x-crash-drop; what its clients write is in memory.  `state` names a
+        state, or `keep`, `seed` and `torn` choose one as x-power-cut does.
+        """
+        result: CrashStateInfo = await self._run(
+            "x-crash-clone",
+            {
+                "device": device,
+                "export": export,
+                "state": state,
+                "keep": keep,
+                "seed": seed,
+                "torn": torn,
+            },
+            timeout,
+        )
+        return result
+
+    async def x_crash_drop(
+        self,
+        *,
+        export: str,
+        timeout: float | None = None,
+    ) -> None:
+        """End the export of a crash clone: its clients are disconnected, and its data is gone."""
+        await self._run(
+            "x-crash-drop",
+            {
+                "export": export,
+            },
+            timeout,
+        )
+
     async def x_crash_enumerate(
         self,
         *,
