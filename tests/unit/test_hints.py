@@ -13,11 +13,11 @@ from blockcore.process.hints import MACHINE_KEYS, hint
 def test_all_keys_are_known() -> None:
     tree = ast.parse(inspect.getsource(config))
     keys = {
-        node.pattern.value.value
+        value.value.value
         for node in ast.walk(tree)
         if isinstance(node, ast.match_case)
-        and isinstance(node.pattern, ast.MatchValue)
-        and isinstance(node.pattern.value, ast.Constant)
+        for value in ast.walk(node.pattern)
+        if isinstance(value, ast.MatchValue) and isinstance(value.value, ast.Constant)
     }
     assert keys == set(MACHINE_KEYS)
 
