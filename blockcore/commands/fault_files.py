@@ -9,7 +9,7 @@ from itertools import count
 
 from blockcore.bql.effects import Call
 from blockcore.commands.faults import check_id, check_place
-from blockcore.faults.lines import Line, at, parse_lines
+from blockcore.faults.lines import Line, at, numbered, parse_lines
 from blockcore.faults.options import FaultOptions
 from blockcore.machine.machine import Machine
 from blockcore.nodes.node import BlockNode
@@ -42,9 +42,13 @@ async def x_fault_load(machine: Machine, *, text: str) -> FaultIds:
         raise QmpError(f"{place}{error.desc}", error.error_class) from None
 
 
-def load_faults(machine: Machine, text: str) -> None:
-    """Add the rules of a file, or none; raises QmpError, whose `where` is the line."""
+def load_faults(machine: Machine, text: str) -> list[str]:
+    """Add the rules of a file, or none, and return their lines.
+
+    Raises QmpError, whose `where` is the line.
+    """
     _add_all(machine, parse_lines(text))
+    return [line for _, line in numbered(text)]
 
 
 def _add_all(machine: Machine, lines: Sequence[Line]) -> list[str]:

@@ -7,6 +7,7 @@ blank, or begin with ``#``, are no rules.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from blockcore.faults.kinds import FAULT_OPTIONS
@@ -44,15 +45,20 @@ def parse_fault(text: str) -> FaultOptions:
 def parse_lines(text: str) -> list[Line]:
     """Parse the text of a file; the first wrong line raises QmpError, whose `where` it is."""
     lines = []
-    for number, line in enumerate(text.split("\n"), 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
+    for number, line in numbered(text):
         try:
             lines.append(Line(number, parse_fault(line)))
         except QmpError as error:
             raise at(number, error) from None
     return lines
+
+
+def numbered(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a file that are rules, each with its number."""
+    for number, line in enumerate(text.split("\n"), 1):
+        line = line.strip()
+        if line and not line.startswith("#"):
+            yield number, line
 
 
 def at(number: int, error: QmpError) -> QmpError:

@@ -14,13 +14,13 @@ BYTES_MAX = 16 << 20
 """Largest file, in bytes: about 200,000 rules."""
 
 
-def load(machine: Machine, directory: str, file: str) -> None:
-    """Add the rules of a file, whose name may be relative to `directory`.
+def load(machine: Machine, directory: str, file: str) -> list[str]:
+    """Add the rules of a file, whose name may be relative to `directory`; return its rules.
 
     Raises QmpError, whose `where` is the file with the line.
     """
     try:
-        load_faults(machine, _text(os.path.join(directory, file)))
+        return load_faults(machine, _text(os.path.join(directory, file)))
     except QmpError as error:
         error.where = ", ".join(filter(None, (file, error.where)))
         raise

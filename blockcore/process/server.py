@@ -73,6 +73,7 @@ class Server:
         self._open: dict[int, Connection] = {}
         self._given: dict[str, list[str]] = {}
         self._recorded: Any = None
+        self._loaded: list[tuple[str, str]] = []
         # Where in a file the first pairs of each key are from, and so for each pair.
         self._origins: dict[str, list[str]] = json.loads(environ.get("FAULTLINE_PLACES", "{}"))
         self._places: dict[str, str] = {}
@@ -207,7 +208,9 @@ class Server:
         _add_fault()(self.machine, options=options)
 
     async def _arm_all(self, file: str) -> None:
-        _load_faults()(self.machine, self._directory, file)
+        rules = _load_faults()(self.machine, self._directory, file)
+        # A recording needs no other file to be replayed.
+        self._loaded += (("fault", rule) for rule in rules)
 
     def after_fork(self, shutdown: Callable[[], None], trim: Callable[[], None]) -> None:
         """Start the threads, and print the ready line under `faultline serve`.
@@ -269,7 +272,8 @@ class Server:
             self._ending.exit()
 
     def _pairs(self) -> list[tuple[str, str]]:
-        return [(key, value) for key, values in self._given.items() for value in values]
+        given = ((key, value) for key, values in self._given.items() for value in values)
+        return [*(pair for pair in given if pair[0] != "faults"), *self._loaded]
 
     def _leave(self) -> None:
         if self._recorded is not None:

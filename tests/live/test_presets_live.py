@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -175,8 +176,13 @@ def test_a_file_goes_around(qmp: Qmp, machine: Live) -> None:
     qmp("x-fault-clear")
     qmp.load_faults(saved)
     assert qmp("x-query-faults") == before
-    with Machine(Drive(size=SIZE), faults=saved) as other:
+    recording = machine.directory / "recording"
+    with Machine(Drive(size=SIZE), faults=saved, options=("--record", str(recording))) as other:
         assert other.saved_faults() == saved.read_text()
+    header = json.loads(recording.read_text().split("\n")[0])
+    rules = [value for key, value in header["keys"] if key == "fault"]
+    assert rules == saved.read_text().splitlines()
+    assert "faults" not in [key for key, _ in header["keys"]]
 
 
 def test_a_wrong_file_is_told_with_its_line(qmp: Qmp, machine: Live) -> None:
