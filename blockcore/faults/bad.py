@@ -12,6 +12,7 @@ from blockcore.faults.lost import WRITES
 from blockcore.faults.options import SECTOR_SIZE, FaultOptions, Go, IOTypes, R, Request
 from blockcore.faults.scene import Scene
 from blockcore.qapi.errnos import failure
+from blockcore.qapi.names import QmpError, UInt32
 from blockcore.qapi.record import dataclass
 
 
@@ -44,10 +45,18 @@ class BadBlock(FaultOptions):
     """Options of a rule whose sectors cannot be read until they are written (dm-dust).
 
     A read that touches a sector of the rule's range fails with EIO.  A write,
-    a discard or zeroes heal the sectors that they touch.
+    a discard or zeroes heal what they touch, in blocks of `block_size` bytes that begin
+    with the range's first sector.
     """
 
     possible: ClassVar[IOTypes] = READ
+
+    block_size: UInt32 = UInt32(SECTOR_SIZE)
+
+    def check(self) -> None:
+        FaultOptions.check(self)
+        if self.block_size < SECTOR_SIZE or self.block_size & (self.block_size - 1):
+            raise QmpError("Parameter 'block-size' expects a power of two, from 512 on")
 
     @property
     def usual(self) -> IOTypes:
@@ -74,7 +83,11 @@ class BadBlock(FaultOptions):
         self, request: Request, go: Go[R], driver: Go[Any], scene: Scene
     ) -> R:
         result = await go(request)
-        scene.state.memory.add(*sectors(request.offset, request.offset + request.nbytes))
+        first = (self.byte_range[0] or 0) // SECTOR_SIZE * SECTOR_SIZE
+        begin = max(request.offset - first, 0) // self.block_size
+        end = -(-(request.offset + request.nbytes - first) // self.block_size)
+        places = (first + begin * self.block_size, first + end * self.block_size)
+        scene.state.memory.add(*sectors(*places))
         return result
 
 

@@ -615,6 +615,7 @@ FaultInfo = TypedDict(
         "at": "NotRequired[int]",
         "value": "NotRequired[int]",
         "medium": "NotRequired[bool]",
+        "block-size": "NotRequired[int]",
     },
 )
 

@@ -96,6 +96,7 @@ REFUSALS = [
         ["vda,action=set-state,event=none,count=3"],
         "line 1: Parameter 'count' does not go with action 'set-state'",
     ),
+    (["vda,action=badblock,block-size=1000"], "line 1: Parameter 'block-size' expects a power of"),
     (["vda,action=corrupt,at=3"], "line 1: Parameter 'at' is for 'how' byte"),
     (
         ["vda,action=corrupt,how=byte,value=256"],
@@ -126,6 +127,7 @@ OWN = {
     "torn": "keep=random,sectors=3,errno=0",
     "misdirect": "by=-4096",
     "corrupt": "how=byte,at=3,value=7",
+    "badblock": "block-size=4096",
     "set-state": "event=read_aio,state=1,new-state=3",
 }
 
@@ -299,6 +301,23 @@ def test_a_change_of_state_is_a_rule(world: World) -> None:
     world.ask("x-fault-clear")
     write()
     assert found[-1] == 3 and not world.disk.injector().changes_state
+
+
+def test_a_block_heals_as_a_whole(world: World) -> None:
+    world.load("vda,action=badblock,offset=512,length=8192,block-size=4096")
+    assert [world.read(at) for at in (0, 512, 4096, 8192)] == [bytes(512), 5, 5, 5]
+    perform(world.disk.pwrite(4096, memoryview(bytearray(512))))
+    assert world.read(512, 4096) == bytes(4096)
+    assert [world.read(at) for at in (4608, 8192)] == [5, 5]
+    perform(world.disk.pwrite(0, memoryview(bytearray(512))))
+    perform(world.disk.pwrite(8704, memoryview(bytearray(512))))
+    assert [world.read(at) for at in (4608, 8192)] == [5, 5]
+    perform(world.disk.discard(8192, 1024))
+    assert world.read(0, 9216) == bytes(9216)
+    world.ask("x-fault-clear")
+    world.load("vda,action=badblock,offset=100,length=1000")
+    perform(world.disk.pwrite(100, memoryview(bytearray(50))))
+    assert [world.read(at) for at in (0, 512, 1024)] == [bytes(512), 5, 5]
 
 
 def test_one_byte_is_set(world: World) -> None:

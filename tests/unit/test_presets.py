@@ -91,8 +91,8 @@ MEANINGS: list[tuple[str, str, list[dict[str, Any]]]] = [
         "dmsetup message dust1 0 addbadblock 72\nremovebadblock 72\nqueryblock 60\nenable",
         [
             {"iotype": WRITES, "errno": "EIO", "count": 2, "offset": 67 * 4096, "length": 4096},
-            {"action": "badblock", "offset": 60 * 4096, "length": 8192},
-            {"action": "badblock", "offset": 67 * 4096, "length": 4096},
+            {"action": "badblock", "offset": 60 * 4096, "length": 8192, "block-size": 4096},
+            {"action": "badblock", "offset": 67 * 4096, "length": 4096, "block-size": 4096},
         ],
     ),
     (

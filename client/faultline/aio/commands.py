@@ -1360,6 +1360,7 @@ class Commands:
         at: int | None = None,
         value: int | None = None,
         medium: bool | None = None,
+        block_size: int | None = None,
         timeout: float | None = None,
     ) -> FaultId:
         """Make requests to a node fail, from now on; return the rule's id, made up if not
@@ -1411,6 +1412,7 @@ class Commands:
                 "at": at,
                 "value": value,
                 "medium": medium,
+                "block-size": block_size,
             },
             timeout,
         )
@@ -1491,6 +1493,7 @@ class Commands:
         at: int | None = None,
         value: int | None = None,
         medium: bool | None = None,
+        block_size: int | None = None,
         timeout: float | None = None,
     ) -> None:
         """Change members of a rule; those that are not given stay, and so do `seen` and `hits`.
@@ -1538,6 +1541,7 @@ class Commands:
                 "at": at,
                 "value": value,
                 "medium": medium,
+                "block-size": block_size,
             },
             timeout,
         )
@@ -1608,6 +1612,7 @@ class Commands:
         at: int | None = None,
         value: int | None = None,
         medium: bool | None = None,
+        block_size: int | None = None,
         timeout: float | None = None,
     ) -> FaultSweep:
         """Let exactly the Nth matching request be hit; tell whether the one before was.
@@ -1653,6 +1658,7 @@ class Commands:
                 "at": at,
                 "value": value,
                 "medium": medium,
+                "block-size": block_size,
             },
             timeout,
         )

@@ -99,7 +99,8 @@ class _Dust:
                 found.append({**failing, **place})
         for start, count in _runs(sorted(self.bad)):
             place = {"offset": self.first + start * self.block, "length": count * self.block}
-            found.append({"action": "badblock", **place})
+            size = {"block-size": self.block} if self.block != BLOCK else {}
+            found.append({"action": "badblock", **place, **size})
         return found
 
 
