@@ -18,8 +18,9 @@ What is decided is in modules without I/O: `conversation` (bytes to replies and
 events), `events` (what was waited for), `job_watch` and `job_info` (the life of
 a job), `drives`, `options`, `sizes`, `names`, `wire` (what users write), `served`
 and `endings` (what the machine says), `schema` (its types), `every_io` (which
-request of a test fails in which round), `rule_lines` and the folder `presets` (rules as
-text, and in the languages of other tools).  `process` is the process of a machine,
+request of a test is hit in which round), `exploring` (checks of what a crash may
+leave, in a worker), `rule_lines` and the folder `presets` (rules as text, and in the
+languages of other tools).  `process` is the process of a machine,
 `remains` what it leaves if it is killed, `spares` are those that wait to become one.
 The folders `aio` and `sync` have the two faces.  `pytest_plugin` has what pytest
 calls, `pytest_machines` the machines of a test, `pytest_rounds` its rounds,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         TimedOut,
     )
     from faultline.events import Event, Pattern, event
+    from faultline.exploring import Check, CrashReport, CrashResult, CrashState
     from faultline.job_info import JobInfo
     from faultline.served import ServedDrive
     from faultline.spares import keep_spares
@@ -71,6 +73,10 @@ __all__ = [
     "Volume",
     "Responder",
     "Bitmap",
+    "Check",
+    "CrashState",
+    "CrashResult",
+    "CrashReport",
     "FaultlineError",
     "CommandError",
     "TimedOut",
@@ -84,8 +90,12 @@ __all__ = [
 
 _MODULES = {
     "Bitmap": "faultline.sync.bitmaps",
+    "Check": "faultline.exploring",
     "CommandError": "faultline.errors",
     "ConnectFailed": "faultline.errors",
+    "CrashReport": "faultline.exploring",
+    "CrashResult": "faultline.exploring",
+    "CrashState": "faultline.exploring",
     "Drive": "faultline.drives",
     "Event": "faultline.events",
     "Fault": "faultline.sync.faults",

@@ -14,8 +14,12 @@ from typing import Any, assert_type
 import faultline.aio
 from faultline import (
     Bitmap,
+    Check,
     CommandError,
     ConnectFailed,
+    CrashReport,
+    CrashResult,
+    CrashState,
     Drive,
     Event,
     Fault,
@@ -118,6 +122,25 @@ def sweep(m: Machine) -> None:
             rounds.append((hit.nth, str(hit), hit.fired()))
     assert rounds[0] == (1, "with the 1st write or write-zeroes delayed", True)
     assert [fired for _, _, fired in rounds] == [True] * (len(rounds) - 1) + [False]
+
+
+def explored() -> None:
+    """Check what a crash might leave."""
+    disk = Drive(size="1M", format="raw", options={"cache.x-volatile": True})
+    with Machine(disk, timeout=30) as m:
+        report = m.explore("vda", Check("nbdinfo", "{uri}", timeout=20), workload=lambda: None)
+        assert_type(report, CrashReport)
+        assert report.ok and report.moments == 1 and not report.sampled and not report.failures
+        (result,) = report.results
+        assert_type(result, CrashResult)
+        assert result.ok and result.wrong is None
+        report = m.explore("vda", look, only=result.name, at_once=1, limit=9, torn=False)
+        assert str(report).startswith("1 state of 1 moment, 1 of them wrong:")
+
+
+def look(crash: CrashState) -> str:
+    """Find something wrong in each state."""
+    return f"{crash.moment} {crash.state} {crash.uri}"
 
 
 def events(m: Machine) -> None:
@@ -256,9 +279,13 @@ async def asynchronous() -> None:
         async with faultline.aio.Machine.connect(m.control) as other:
             assert await other.query_name() == {}
         await m.kill()
+    cached = Drive(size="1M", format="raw", options={"cache.x-volatile": True})
+    async with faultline.aio.Machine(cached) as m:
+        assert_type(await m.explore("vda", Check("nbdinfo", "{uri}")), CrashReport)
 
 
 if __name__ == "__main__":
     sync()
     failures()
+    explored()
     asyncio.run(asynchronous())

@@ -18,7 +18,7 @@ MODULES = dict(re.findall(r"^```python (\S+\.py)\n(.*?)^```$", PAGE, re.MULTILIN
 
 
 def test_every_block_is_a_module() -> None:
-    assert len(MODULES) == PAGE.count("```python") == 7
+    assert len(MODULES) == PAGE.count("```python") == 8
 
 
 def test_its_tests_pass() -> None:
@@ -26,7 +26,7 @@ def test_its_tests_pass() -> None:
         for name, text in MODULES.items():
             (here.tests / name).write_text(text)
         printed = here.run("", "-q", "-n", "2", *(name for name in MODULES if name != "script.py"))
-        assert "8 passed" in printed.splitlines()[-1], printed
+        assert "9 passed" in printed.splitlines()[-1], printed
         here.await_the_end_of_all()
         assert not here.left()
 

@@ -11,9 +11,9 @@
 `machine` is a machine that is started (`start`) or connected to; it is a
 `session`, which runs commands (`commands`, written from the schema) and waits
 for events on a connection (`channel`).  `faults`, `fault_files`, `sweeps`, `jobs`,
-`volumes` and `bitmaps` are what a machine has.  `lent` is what the end of a block takes away,
-`doing` a call that `await` makes and
-`async with` also undoes; `waiting` waits for descriptors.
+`volumes` and `bitmaps` are what a machine has; `exploration` walks what a crash may
+leave.  `lent` is what the end of a block takes away, `doing` a call that `await`
+makes and `async with` also undoes; `waiting` waits for descriptors and futures.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from typing import Any, Self
 from faultline.aio.bitmaps import Bitmap
 from faultline.aio.channel import Channel
 from faultline.aio.doing import Doing
+from faultline.aio.exploration import Explorable
 from faultline.aio.fault_files import FaultFiles
 from faultline.aio.faults import Fault
 from faultline.aio.jobs import Job
@@ -42,7 +43,7 @@ DEATH_S = 1.0
 """The time that a machine which has hung up gets to end, until it counts as alive, in seconds."""
 
 
-class Machine(FaultFiles):
+class Machine(FaultFiles, Explorable):
     """One machine, with any number of drives, each of which is an NBD export.
 
     `drives` are images, or a `Drive` each; without any, and without

@@ -23,6 +23,7 @@ from faultline.served import ServedDrive, served_drives
 from faultline.sizes import Size, size_of
 from faultline.sync.bitmaps import Bitmap
 from faultline.sync.channel import Channel
+from faultline.sync.exploration import Explorable
 from faultline.sync.fault_files import FaultFiles
 from faultline.sync.faults import Fault
 from faultline.sync.jobs import Job
@@ -42,7 +43,7 @@ DEATH_S = 1.0
 """The time that a machine which has hung up gets to end, until it counts as alive, in seconds."""
 
 
-class Machine(FaultFiles):
+class Machine(FaultFiles, Explorable):
     """One machine, with any number of drives, each of which is an NBD export.
 
     `drives` are images, or a `Drive` each; without any, and without

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""The wait for a descriptor, with poll: what `aio.waiting` is on an event loop."""
+"""Waits for a descriptor, with poll, and for futures: what `aio.waiting` is on an event loop."""
 
 from __future__ import annotations
 
 import select
+from collections.abc import Collection
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def readable(descriptor: int, timeout: float) -> bool:
@@ -11,3 +16,8 @@ def readable(descriptor: int, timeout: float) -> bool:
     poller = select.poll()
     poller.register(descriptor, select.POLLIN)
     return bool(poller.poll(max(timeout, 0) * 1000))
+
+
+def first_done(futures: Collection[Future[T]], timeout: float) -> set[Future[T]]:
+    """Return the futures that are done, as soon as one is; none after `timeout` seconds."""
+    return wait(futures, timeout, FIRST_COMPLETED).done
