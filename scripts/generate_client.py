@@ -213,16 +213,29 @@ def commands_and_types() -> tuple[str, str]:
         " timeout: float | None\n    ) -> Any:\n        raise NotImplementedError\n\n",
         body,
     ]
+    open_ended = {
+        command.name: types.expression(command.members[0].type)
+        for command in sorted(table, key=lambda command: command.name)
+        if arguments_of(command)[1]
+    }
+    events = {name: types.expression(Struct(table.events[name])) for name in sorted(table.events)}
     declarations = "\n\n".join(types.lines[name] for name in sorted(types.lines))
     schema = [
         HEADER.format(source=source),
         '"""The types of the schema, as JSON has them: structs are dicts, enums texts."""\n\n',
         "from __future__ import annotations\n\n",
+        "from collections.abc import Mapping\n",
         "from typing import Any, Literal, NotRequired, TypedDict\n\n",
         "EVENTS = (\n",
-        *(f'    "{name}",\n' for name in sorted(table.events)),
+        *(f'    "{name}",\n' for name in events),
         ")\n\"\"\"The names of the events that a machine of this package has.\"\"\"\n\n\n",
         declarations,
+        "\n\nEVENT_DATA: Mapping[str, type] = {\n",
+        *(f'    "{name}": {type},\n' for name, type in events.items()),
+        "}\n\"\"\"The types of the data of events, by their names.\"\"\"\n",
+        "\nARGUMENTS: Mapping[str, type] = {\n",
+        *(f'    "{name}": {type},\n' for name, type in open_ended.items()),
+        "}\n\"\"\"The types of the arguments of commands whose methods take `**members`.\"\"\"\n",
     ]
     return "".join(commands), "".join(schema)
 

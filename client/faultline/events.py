@@ -72,12 +72,20 @@ def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _wanted(value: Any) -> str:
+    """Return what a pattern wants of a member; a function has no text of its own."""
+    if callable(value) and "__str__" not in vars(type(value)):
+        return "..."
+    return _shown(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Pattern:
     """A kind of event: a name, and members that must have these values.
 
     A value that is callable is asked instead: it gets the member's value, and
-    says whether that will do.  Members are typed as in QMP or with ``_`` for ``-``.
+    says whether that will do; messages have its text, if it has one of its own.
+    Members are typed as in QMP or with ``_`` for ``-``.
 
     >>> error = Event("BLOCK_IO_ERROR", {"node-name": "disk", "action": "stop"})
     >>> Pattern.of("BLOCK_IO_ERROR", node_name="disk").fits(error)
@@ -111,10 +119,7 @@ class Pattern:
         return True
 
     def __str__(self) -> str:
-        members = (
-            f"{name}={'...' if callable(value) else _shown(value)}"
-            for name, value in self.members.items()
-        )
+        members = (f"{name}={_wanted(value)}" for name, value in self.members.items())
         return " ".join((self.name, *members))
 
 
@@ -200,6 +205,11 @@ class Wanted:
         self._next = self._since = start
         self._found: list[tuple[int, Event]] = []
 
+    @property
+    def end(self) -> int:
+        """The number after the last event that was looked at: once found, after the last found."""
+        return self._next
+
     def look(self) -> list[Event] | None:
         """Return the events, one for each pattern, and take them; None if one has not come yet."""
         for number, event in self._journal.untaken(self._next):
@@ -230,6 +240,11 @@ class WantedAny:
         self._journal = journal
         self._patterns = patterns
         self._next = self._since = start
+
+    @property
+    def end(self) -> int:
+        """The number after the last event that was looked at: once found, after that one."""
+        return self._next
 
     def look(self) -> Event | None:
         """Return the event, and take it; None if it has not come yet."""

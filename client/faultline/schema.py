@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, NotRequired, TypedDict
 
 EVENTS = (
@@ -235,6 +236,26 @@ class BlockDirtyInfo(TypedDict):
     inconsistent: NotRequired[bool]
 
 
+BlockErrorAction = Literal[
+    "ignore",
+    "report",
+    "stop",
+]
+
+
+BlockImageCorrupted = TypedDict(
+    "BlockImageCorrupted",
+    {
+        "device": "str",
+        "node-name": "NotRequired[str]",
+        "msg": "str",
+        "offset": "NotRequired[int]",
+        "size": "NotRequired[int]",
+        "fatal": "bool",
+    },
+)
+
+
 BlockInfo = TypedDict(
     "BlockInfo",
     {
@@ -247,6 +268,43 @@ BlockInfo = TypedDict(
         "io-status": "NotRequired[BlockDeviceIoStatus]",
     },
 )
+
+
+BlockIoError = TypedDict(
+    "BlockIoError",
+    {
+        "device": "str",
+        "qom-path": "str",
+        "node-name": "NotRequired[str]",
+        "operation": "IoOperationType",
+        "action": "DeviceErrorAction",
+        "nospace": "NotRequired[bool]",
+        "reason": "str",
+    },
+)
+
+
+class BlockJobCancelled(TypedDict):
+    type: JobType
+    device: str
+    len: int
+    offset: int
+    speed: int
+
+
+class BlockJobCompleted(TypedDict):
+    type: JobType
+    device: str
+    len: int
+    offset: int
+    speed: int
+    error: NotRequired[str]
+
+
+class BlockJobError(TypedDict):
+    device: str
+    operation: IoOperationType
+    action: BlockErrorAction
 
 
 BlockJobInfo = TypedDict(
@@ -270,6 +328,19 @@ BlockJobInfo = TypedDict(
 )
 
 
+class BlockJobPending(TypedDict):
+    type: JobType
+    id: str
+
+
+class BlockJobReady(TypedDict):
+    type: JobType
+    device: str
+    len: int
+    offset: int
+    speed: int
+
+
 BlockStats = TypedDict(
     "BlockStats",
     {
@@ -291,6 +362,16 @@ BlockStatsSpecificFile = TypedDict(
         "discard-nb-ok": "int",
         "discard-nb-failed": "int",
         "discard-bytes-ok": "int",
+    },
+)
+
+
+BlockWriteThreshold = TypedDict(
+    "BlockWriteThreshold",
+    {
+        "node-name": "str",
+        "amount-exceeded": "int",
+        "write-threshold": "int",
     },
 )
 
@@ -489,6 +570,14 @@ DelayDistribution = Literal[
     "uniform",
     "normal",
     "pareto",
+]
+
+
+DeviceErrorAction = Literal[
+    "ignore",
+    "report",
+    "stop",
+    "retry",
 ]
 
 
@@ -740,6 +829,12 @@ class InjectError(TypedDict):
     immediately: NotRequired[bool]
 
 
+IoOperationType = Literal[
+    "read",
+    "write",
+]
+
+
 JobInfo = TypedDict(
     "JobInfo",
     {
@@ -767,6 +862,11 @@ JobStatus = Literal[
     "concluded",
     "null",
 ]
+
+
+class JobStatusChange(TypedDict):
+    id: str
+    status: JobStatus
 
 
 JobType = Literal[
@@ -882,6 +982,15 @@ RequestWait = Literal[
 ]
 
 
+class Reset(TypedDict):
+    guest: bool
+    reason: ShutdownCause
+
+
+class Resume(TypedDict):
+    pass
+
+
 RunState = Literal[
     "prelaunch",
     "running",
@@ -901,9 +1010,21 @@ class SetState(TypedDict):
     new_state: int
 
 
+class Shutdown(TypedDict):
+    guest: bool
+    reason: ShutdownCause
+
+
 ShutdownAction = Literal[
     "poweroff",
     "pause",
+]
+
+
+ShutdownCause = Literal[
+    "host-qmp-quit",
+    "host-qmp-system-reset",
+    "host-signal",
 ]
 
 
@@ -924,6 +1045,10 @@ class StatusInfo(TypedDict):
     running: bool
     singlestep: NotRequired[bool]
     status: RunState
+
+
+class Stop(TypedDict):
+    pass
 
 
 TornKeep = Literal[
@@ -1024,6 +1149,16 @@ WatchdogAction = Literal[
 ]
 
 
+XVolumeExtended = TypedDict(
+    "XVolumeExtended",
+    {
+        "node-name": "str",
+        "old-size": "int",
+        "new-size": "int",
+    },
+)
+
+
 YankInstance = TypedDict(
     "YankInstance",
     {
@@ -1039,3 +1174,27 @@ YankInstanceType = Literal[
     "chardev",
     "migration",
 ]
+
+
+EVENT_DATA: Mapping[str, type] = {
+    "BLOCK_IMAGE_CORRUPTED": BlockImageCorrupted,
+    "BLOCK_IO_ERROR": BlockIoError,
+    "BLOCK_JOB_CANCELLED": BlockJobCancelled,
+    "BLOCK_JOB_COMPLETED": BlockJobCompleted,
+    "BLOCK_JOB_ERROR": BlockJobError,
+    "BLOCK_JOB_PENDING": BlockJobPending,
+    "BLOCK_JOB_READY": BlockJobReady,
+    "BLOCK_WRITE_THRESHOLD": BlockWriteThreshold,
+    "JOB_STATUS_CHANGE": JobStatusChange,
+    "RESET": Reset,
+    "RESUME": Resume,
+    "SHUTDOWN": Shutdown,
+    "STOP": Stop,
+    "X_VOLUME_EXTENDED": XVolumeExtended,
+}
+"""The types of the data of events, by their names."""
+
+ARGUMENTS: Mapping[str, type] = {
+    "blockdev-add": BlockdevOptions,
+}
+"""The types of the arguments of commands whose methods take `**members`."""
