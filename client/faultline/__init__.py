@@ -22,9 +22,10 @@ request of a test is hit in which round), `exploring` (checks of what a crash ma
 leave, in a worker), `rule_lines` and the folder `presets` (rules as text, and in the
 languages of other tools).  `process` is the process of a machine,
 `remains` what it leaves if it is killed, `spares` are those that wait to become one.
-The folders `aio` and `sync` have the two faces.  `pytest_plugin` has what pytest
-calls, `pytest_machines` the machines of a test, `pytest_rounds` its rounds,
-`pytest_report` what is told when it fails.  `__main__` is the command.
+The folders `aio` and `sync` have the two faces, `scenario` what plays files of steps.
+`pytest_plugin` has what pytest calls, `pytest_machines` the machines of a test,
+`pytest_rounds` its rounds, `pytest_report` what is told when it fails.  `__main__` is
+the command.
 """
 
 from __future__ import annotations

@@ -21,7 +21,11 @@ MODULES = sorted(path.relative_to(CLIENT) for path in CLIENT.rglob("*.py"))
 
 THREADS = {"sync/channel.py", "spares.py", "events.py"}
 
-OPTIONAL = {"pytest_plugin.py": {"pytest"}, "pytest_rounds.py": {"pytest", "_pytest"}}
+OPTIONAL = {
+    "pytest_plugin.py": {"pytest"},
+    "pytest_rounds.py": {"pytest", "_pytest"},
+    "scenario/tree.py": {"yaml"},
+}
 """What else a module may import, because whoever loads the module has it."""
 
 SYNCHRONOUS = ("__init__.py", "pytest_plugin.py", "pytest_machines.py")

@@ -53,8 +53,10 @@ def test_contents(wheel: Path) -> None:
     plugin = {f"faultline_plugin/{path.name}" for path in TREE.glob("plugin/*.py")}
     client = TREE / "client"
     modules |= {str(path.relative_to(client)) for path in client.glob("**/*.py")}
+    flows = {str(path.relative_to(client)) for path in client.glob("**/*.yaml")}
+    assert "faultline/scenario/flows/late-extension.yaml" in flows
     typed = {f"{top}/py.typed" for top in ("blockcore", "faultline", "faultline_plugin")}
-    assert {name for name in names if ".dist-info/" not in name} == modules | plugin | typed
+    assert {name for name in names if ".dist-info/" not in name} == modules | plugin | flows | typed
     assert any(".dist-info/" in name and name.endswith("/LICENSE") for name in names)
     assert "License: MIT" in metadata_text or "License-Expression: MIT" in metadata_text
     assert "faultline = blockcore.cli:main" in entry_points

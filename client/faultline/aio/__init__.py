@@ -12,8 +12,9 @@
 `session`, which runs commands (`commands`, written from the schema) and waits
 for events on a connection (`channel`).  `faults`, `fault_files`, `sweeps`, `jobs`,
 `volumes` and `bitmaps` are what a machine has; `exploration` walks what a crash may
-leave.  `lent` is what the end of a block takes away, `doing` a call that `await`
-makes and `async with` also undoes; `waiting` waits for descriptors and futures.
+leave, `player` plays a scenario.  `lent` is what the end of a block takes away,
+`doing` a call that `await` makes and `async with` also undoes; `waiting` waits for
+descriptors and futures.
 """
 
 from __future__ import annotations
