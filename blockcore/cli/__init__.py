@@ -28,6 +28,9 @@ state, `wait_event` waits for one event.  Most of these are one QMP command each
 which `sending` sends.  `completion` prints what shells need, `completions` is what they
 complete.
 
+`scenario` plays a file beside a command: `scenario_keys` is the machine in the file,
+`scenario_run` starts it, and `bench` runs the programs.
+
 `connection` is the connection to a machine, by the client library, `output` the
 standard streams, `amounts` what sizes and times look like, `tables` what tables do,
 `once` a command whose options may be given once only, `wrong_words` what it says

@@ -27,6 +27,7 @@ MODULES = {
     "qmp": "qmp",
     "quit": "machine_control",
     "reset": "machine_control",
+    "scenario": "scenario",
     "serve": "serve",
     "status": "status",
     "stop": "machine_control",

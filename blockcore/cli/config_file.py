@@ -96,6 +96,14 @@ def read_config(path: str, options: Sequence[click.Option], ctx: click.Context) 
     )
 
 
+def machine_keys(path: str, content: Mapping[str, Any]) -> ConfigFile:
+    """Return the keys of members that a file of another kind has in common with this one.
+
+    `path` is that file; raises ClickException, with the place in it.
+    """
+    return _Reader(path, {}).read(content)
+
+
 def completed(
     path: str, ctx: click.Context, typed: Mapping[str, Any], behind: Sequence[str]
 ) -> tuple[dict[str, Any], Sequence[str]]:
@@ -147,7 +155,9 @@ class _Reader:
     path: str
     options: Mapping[str, click.Option]
 
-    def read(self, content: Mapping[str, Any], ctx: click.Context) -> ConfigFile:
+    def read(
+        self, content: Mapping[str, Any], ctx: click.Context | None = None
+    ) -> ConfigFile:
         file = ConfigFile()
         for name, value in content.items():
             if name == "faults" and isinstance(value, str):
@@ -158,7 +168,7 @@ class _Reader:
                 file.add(name, self._text(name, value), f"{self.path}: {name}")
             elif name == NBDKIT:
                 file.nbdkit = self._words(name, value)
-            elif name in self.options:
+            elif name in self.options and ctx is not None:
                 file.options[name] = self._option(name, value, ctx)
             else:
                 known = [*LISTS, *KEYS, NBDKIT, *self.options]

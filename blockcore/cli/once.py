@@ -53,7 +53,9 @@ BEHIND = "blockcore.behind"
 
 
 class CommandWithRest(Command):
-    """A command with something behind ``--`` that is for another program."""
+    """A command with something behind ``--`` that is for another program: `rest`."""
+
+    rest = "NBDKIT-OPTIONS"
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
@@ -61,7 +63,7 @@ class CommandWithRest(Command):
         return super().parse_args(ctx, args[:end])
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        return [*super().collect_usage_pieces(ctx), "[-- NBDKIT-OPTIONS]"]
+        return [*super().collect_usage_pieces(ctx), f"[-- {self.rest}]"]
 
 
 class Group(click.Group):

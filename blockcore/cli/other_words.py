@@ -163,6 +163,7 @@ COMMANDS: Final[Meanings] = {
     **dict.fromkeys(("pause", "suspend"), ("stop",)),
     **dict.fromkeys(("reboot", "system-reset"), ("reset",)),
     **dict.fromkeys(("info", "show", "state", "top"), ("status",)),
+    **dict.fromkeys(("flow", "play", "scenarios"), ("scenario",)),
     **dict.fromkeys(("expect", "wait-event"), ("wait",)),
 }
 

@@ -117,7 +117,8 @@ def _for_all(ctx: click.Context, word: str) -> str:
         return f": {TOP_OPTIONS[name]}"
     if name in ("s", "socket", "control"):
         return ": it goes behind the command, as in faultline qmp -s SOCKET query-status"
-    for command in _commands(ctx):
+    # What several have is an option of `serve` first of all.
+    for command in sorted(_commands(ctx), key=lambda one: one != "serve"):
         assert isinstance(ctx.command, click.Group)
         owner = ctx.command.get_command(ctx, command)
         if owner and word in {one for param in owner.params for one in param.opts}:

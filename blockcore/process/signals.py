@@ -48,6 +48,9 @@ TYPED = frozenset({signal.SIGINT, signal.SIGQUIT})
 ASKING = signal.SIGTERM
 """What asks a process to end."""
 
+HANGUP = signal.SIGHUP
+"""What a terminal sends that is closed."""
+
 KILLING = signal.SIGKILL
 """What ends a process at once."""
 

@@ -39,8 +39,14 @@ FILES = {
     "bad1.faults": "# rules\nvda\nvda,iotype=writes\n",
     "bad2.faults": "vdb\n",
     "good.faults": "vda,id=from-a-file,iotype=read,offset=8k,length=512,errno=EIO,count=1\n",
+    "good.yaml": "steps:\n- stop\n- wait: STOP\nends: paused\n",
+    "bad1.yaml": "about: a\nsteps:\n- wiat: STOP\n",
+    "bad2.yaml": "drives:\n- {id: vda, size: 1M, werorr: stop}\nsteps: []\n",
+    "bad3.yaml": "about: a\nsteps:\n- wait: {event: BLOCK_IO_ERROR, reson: x}\n",
+    "bad4.yaml": "steps:\n- wait: {event: STOP\n",
+    "bad5.yaml": "drives:\n- {id: vda, size: 1M}\n- {id: vda, size: 1M}\nsteps: []\n",
 }
-"""Files of blkdebug rules, with a mistake each, and files of rules."""
+"""Files of blkdebug rules, of rules, and of scenarios; the bad ones have a mistake each."""
 
 
 @dataclass
@@ -160,6 +166,12 @@ def test_other_commands(typed: Typed, capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("typed", [*cases("steering.txt"), *cases("fault_files.txt")])
 def test_steering(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
+    answered(typed, capsys)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("typed", cases("scenario.txt"))
+def test_scenario(typed: Typed, capsys: pytest.CaptureFixture[str]) -> None:
     answered(typed, capsys)
 
 
