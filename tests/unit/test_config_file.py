@@ -51,6 +51,7 @@ def read(
             ("device=driver=virtio-blk", 'blockdev={"driver": "raw", "n": 1}'),
         ),
         ({"faults": [{"node-name": "a", "once": False}]}, ("fault=node-name=a,once=off",)),
+        ({"faults": "rules.faults"}, ("faults=rules.faults",)),
         (
             {"seed": 5, "prelaunch": True, "allow-backing": ["a", "b"], "name": "ü"},
             ("seed=5", "prelaunch=on", "allow-backing=a:b", "name=ü"),
