@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from faultline.sync.faults import Fault
     from faultline.sync.jobs import Job
     from faultline.sync.machine import Machine
+    from faultline.sync.power import CrashClone
     from faultline.sync.sweeps import Sweep, SweepRound
     from faultline.sync.volumes import Responder, Volume
 
@@ -74,6 +75,7 @@ __all__ = [
     "Volume",
     "Responder",
     "Bitmap",
+    "CrashClone",
     "Check",
     "CrashState",
     "CrashResult",
@@ -94,6 +96,7 @@ _MODULES = {
     "Check": "faultline.exploring",
     "CommandError": "faultline.errors",
     "ConnectFailed": "faultline.errors",
+    "CrashClone": "faultline.sync.power",
     "CrashReport": "faultline.exploring",
     "CrashResult": "faultline.exploring",
     "CrashState": "faultline.exploring",

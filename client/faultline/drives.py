@@ -21,8 +21,9 @@ class Drive:
     `file` is the image; without one the drive is a temporary file of `size`
     bytes that the machine removes when it ends.  `id` names the drive on the
     control socket, and its NBD export; a drive without one is vda, vdb, and so
-    on by its place.  `options` has further options as ``-drive`` has them, such
-    as ``{"throttling.iops-total": 100}``.
+    on by its place.  A `volatile` drive loses with its power what was not flushed
+    (`Machine.power_cut`).  `options` has further options as ``-drive`` has them, such as
+    ``{"throttling.iops-total": 100}``.
 
     >>> Drive("disk.qcow2", id="vda", rerror="stop", werror="enospc").key()
     'drive=file=disk.qcow2,id=vda,rerror=stop,werror=enospc'
@@ -39,6 +40,7 @@ class Drive:
     werror: str | None = None
     read_only: bool | None = None
     discard: str | None = None
+    volatile: bool | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def key(self) -> str:
@@ -52,6 +54,7 @@ class Drive:
             "werror": self.werror,
             "readonly": self.read_only,
             "discard": self.discard,
+            "cache.x-volatile": self.volatile,
             **self.options,
         }
         return f"drive={keyval(members)}"

@@ -17,6 +17,7 @@ from faultline import (
     Check,
     CommandError,
     ConnectFailed,
+    CrashClone,
     CrashReport,
     CrashResult,
     CrashState,
@@ -42,7 +43,7 @@ from faultline import (
     event,
     keep_spares,
 )
-from faultline.schema import BlockInfo, FaultInfo, StatusInfo
+from faultline.schema import BlockInfo, CrashStateInfo, FaultInfo, PowerCutInfo, StatusInfo
 
 TARGET = {"driver": "null-co", "node-name": "target", "size": 8 << 20}
 
@@ -278,14 +279,33 @@ async def asynchronous() -> None:
         await backup.wait(timeout=10)
         async with faultline.aio.Machine.connect(m.control) as other:
             assert await other.query_name() == {}
+        await m.blockdev_add(
+            driver="x-volatile-cache", node_name="v", file={"driver": "null-co"}
+        )
+        async with m.crash_clone("v") as clone:
+            assert_type(clone, faultline.aio.CrashClone)
         await m.kill()
     cached = Drive(size="1M", format="raw", options={"cache.x-volatile": True})
     async with faultline.aio.Machine(cached) as m:
         assert_type(await m.explore("vda", Check("nbdinfo", "{uri}")), CrashReport)
 
 
+def power() -> None:
+    """Lose what a drive has not flushed, and look at what a crash would leave."""
+    with Machine(Drive(size="1M", id="vda", volatile=True), seed=1) as m:
+        assert_type(m.crash_states("vda", limit=10, torn=False), list[CrashStateInfo])
+        with m.crash_clone("vda", "none", export="after") as clone:
+            assert_type(clone, CrashClone)
+            assert clone.export == "after" and str(clone) == clone.uri and clone.uri != m.uri
+            assert clone.state == clone.info["state"]
+        m.crash_clone("vda", keep="random", seed=1, torn=True).drop()
+        assert_type(m.power_cut("vda", keep="prefix", seed=2), PowerCutInfo)
+        assert m.power_cut(keep="random", torn=True)["dropped"] == 0
+
+
 if __name__ == "__main__":
     sync()
+    power()
     failures()
     explored()
     asyncio.run(asynchronous())

@@ -11,8 +11,8 @@
 `machine` is a machine that is started (`start`) or connected to; it is a
 `session`, which runs commands (`commands`, written from the schema) and waits
 for events on a connection (`channel`).  `faults`, `fault_files`, `sweeps`, `jobs`,
-`volumes` and `bitmaps` are what a machine has; `exploration` walks what a crash may
-leave, `player` plays a scenario.  `lent` is what the end of a block takes away,
+`volumes`, `bitmaps` and `power` are what a machine has; `exploration` walks what a crash
+may leave, `player` plays a scenario.  `lent` is what the end of a block takes away,
 `doing` a call that `await` makes and `async with` also undoes; `waiting` waits for
 descriptors and futures.
 """
@@ -24,11 +24,13 @@ from faultline.aio.fault_files import Faults
 from faultline.aio.faults import Fault
 from faultline.aio.jobs import Job
 from faultline.aio.machine import Machine
+from faultline.aio.power import CrashClone
 from faultline.aio.sweeps import Sweep, SweepRound
 from faultline.aio.volumes import Responder, Volume
 
 __all__ = [
     "Bitmap",
+    "CrashClone",
     "Fault",
     "Faults",
     "Job",

@@ -19,6 +19,7 @@ from faultline.aio.exploration import Explorable
 from faultline.aio.fault_files import FaultFiles
 from faultline.aio.faults import Fault
 from faultline.aio.jobs import Job
+from faultline.aio.power import PowerLoss
 from faultline.aio.start import END_S, end, start
 from faultline.aio.sweeps import Sweep
 from faultline.aio.volumes import Volume
@@ -43,7 +44,7 @@ DEATH_S = 1.0
 """The time that a machine which has hung up gets to end, until it counts as alive, in seconds."""
 
 
-class Machine(FaultFiles, Explorable):
+class Machine(FaultFiles, PowerLoss, Explorable):
     """One machine, with any number of drives, each of which is an NBD export.
 
     `drives` are images, or a `Drive` each; without any, and without

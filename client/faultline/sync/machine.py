@@ -27,6 +27,7 @@ from faultline.sync.exploration import Explorable
 from faultline.sync.fault_files import FaultFiles
 from faultline.sync.faults import Fault
 from faultline.sync.jobs import Job
+from faultline.sync.power import PowerLoss
 from faultline.sync.start import END_S, end, start
 from faultline.sync.sweeps import Sweep
 from faultline.sync.volumes import Volume
@@ -43,7 +44,7 @@ DEATH_S = 1.0
 """The time that a machine which has hung up gets to end, until it counts as alive, in seconds."""
 
 
-class Machine(FaultFiles, Explorable):
+class Machine(FaultFiles, PowerLoss, Explorable):
     """One machine, with any number of drives, each of which is an NBD export.
 
     `drives` are images, or a `Drive` each; without any, and without
