@@ -205,7 +205,8 @@ class BigLock:
         if self.closing:
             routine.abandon()
             return
-        routine.gate = threading.Event()
+        routine.gate = threading.Lock()
+        routine.gate.acquire()
         self._wait(routine)
         self._parked.add(routine)
         gone = False
@@ -229,14 +230,14 @@ class BigLock:
         The lock is not held.
         """
         # Another region may advance the routine at any time, even to its next wait; the caller
-        # looks again under the lock.  The gate is cleared before `until` is looked at: a move
-        # after that look sets the gate again, so no move is missed.
+        # looks again under the lock.  The gate is taken before `until` is looked at: a move
+        # after that look opens the gate again, so no move is missed.
         while routine.until is not None:
-            if routine.gate.wait(self._patience_s(routine)):
-                routine.gate.clear()
-            elif self._overdue(routine):
+            if routine.gate.acquire(timeout=self._patience_s(routine)):
+                continue
+            if self._overdue(routine):
                 return False
-            elif not alive():
+            if not alive():
                 return True
         return False
 
