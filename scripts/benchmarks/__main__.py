@@ -25,6 +25,7 @@ from benchmarks.data_path import (
     random_row,
     rules_row,
 )
+from benchmarks.faults import delay_row, kinds_row, release_row
 from benchmarks.guest import guest_row
 from benchmarks.jobs import commit_row, copy_row, many_row, stream_row
 from benchmarks.memory import memory_row
@@ -45,6 +46,9 @@ ROWS: dict[str, Callable[[Plan, str], Row]] = {
     "rules-write": partial(rules_row, pattern=RANDOM_WRITE),
     "recording-read": partial(recording_row, pattern=READ),
     "recording-write": partial(recording_row, pattern=WRITE),
+    "kinds-read": partial(kinds_row, pattern=RANDOM_READ),
+    "kinds-write": partial(kinds_row, pattern=RANDOM_WRITE),
+    "delay": delay_row,
     "qcow2-4k-read": partial(overlay_row, pattern=RANDOM_READ, least=1.5),
     "qcow2-4k-write": partial(overlay_row, pattern=RANDOM_WRITE, least=1.5),
     "qcow2-1m-read": partial(overlay_row, pattern=LARGE_READ, least=1),
@@ -66,6 +70,7 @@ ROWS: dict[str, Callable[[Plan, str], Row]] = {
     "mirror-4k-write": partial(guest_row, pattern=RANDOM_WRITE),
     "qmp": round_trip_row,
     "cont": cont_row,
+    "release": release_row,
     "memory": memory_row,
     "start": start_row,
     "start-standby": standby_row,

@@ -49,8 +49,8 @@ def cont_row(plan: Plan, name: str) -> Row:
         with Guests(server, plan.connections) as guests, connect(server.control) as qmp:
             contenders = {
                 "query-status": _round_trips(qmp, "query-status", min(plan.seconds, 0.2)),
-                "cont, 1 held": lambda: _cont_us(guests, qmp, 1),
-                many: lambda: _cont_us(guests, qmp, plan.held),
+                "cont, 1 held": lambda: cont_us(guests, qmp, 1),
+                many: lambda: cont_us(guests, qmp, plan.held),
             }
             figures = take_turns(contenders, plan.rounds)
     row = Row(name, f"cont until {plan.held} held requests are done", "us", figures)
@@ -63,6 +63,7 @@ def _round_trips(qmp: Machine, command: str, seconds: float) -> Callable[[], flo
     return lambda: round_trip_us(qmp, command, seconds)
 
 
-def _cont_us(guests: Guests, qmp: Machine, count: int) -> float:
+def cont_us(guests: Guests, qmp: Machine, count: int) -> float:
+    """Hold `count` writes; return the microseconds from `cont` to the last answer."""
     guests.hold(qmp, count)
     return 1e6 * guests.cont(qmp)

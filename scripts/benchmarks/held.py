@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Guests whose writes are held by a machine that an error has stopped."""
+"""Guests whose writes are held by a machine that an error has stopped, or hang at a rule."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import select
 import struct
 import termios
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import nbd
 
@@ -17,6 +19,9 @@ from faultline import Machine
 
 BLOCK = 512
 """Bytes of each held write."""
+
+HANGING = "hanging"
+"""The id of the rule at which writes hang."""
 
 SETTLE_S = 0.05
 """How long a request takes, at most, from nbdkit's socket to where it is held, in seconds.
@@ -51,6 +56,37 @@ class Guests:
         """Send `count` writes that meet a full disk; return once the machine holds them all."""
         rule = {"node-name": "vda", "iotype": "write", "errno": "ENOSPC"}
         fault = qmp.execute("x-fault-add", rule)
+        self._send(count)
+        qmp.wait_event("STOP")
+        while any(_unread(fd) for fd in self._of_fd):
+            time.sleep(0.001)
+        time.sleep(SETTLE_S)
+        qmp.execute("x-fault-remove", fault)
+
+    def hang(self, qmp: Machine, count: int) -> None:
+        """Send `count` writes that hang at a rule; return once all of them do."""
+        rule = {"node-name": "vda", "iotype": "write", "action": "hang", "id": HANGING}
+        qmp.execute("x-fault-add", rule)
+        self._send(count)
+        qmp.execute("x-fault-wait", {"id": HANGING, "hits": count})
+
+    def cont(self, qmp: Machine) -> float:
+        """Return the seconds from `cont` until all held writes are done.
+
+        Raises RuntimeError if a write failed.
+        """
+        return self._time(qmp, "cont")
+
+    def release(self, qmp: Machine) -> float:
+        """Return the seconds from x-fault-release until all writes are done that hang.
+
+        Raises RuntimeError if a write failed.
+        """
+        elapsed = self._time(qmp, "x-fault-release", {"id": HANGING})
+        qmp.execute("x-fault-remove", {"id": HANGING})
+        return elapsed
+
+    def _send(self, count: int) -> None:
         buffer = bytearray(BLOCK)
         for index in range(count):
             handle = self._handles[index % len(self._handles)]
@@ -58,20 +94,13 @@ class Guests:
         for handle in self._handles:
             while handle.aio_get_direction() & nbd.AIO_DIRECTION_WRITE:
                 handle.poll(-1)
-        qmp.wait_event("STOP")
-        while any(_unread(fd) for fd in self._of_fd):
-            time.sleep(0.001)
-        time.sleep(SETTLE_S)
-        qmp.execute("x-fault-remove", fault)
 
-    def cont(self, qmp: Machine) -> float:
-        """Return the seconds from `cont` until all held writes are done.
-
-        Raises RuntimeError if a write failed.
-        """
+    def _time(
+        self, qmp: Machine, command: str, arguments: Mapping[str, Any] | None = None
+    ) -> float:
         in_flight = len(self._pending)
         started = time.perf_counter()
-        qmp.execute("cont")
+        qmp.execute(command, arguments)
         while in_flight:
             for fd, _ in self._poll.poll():
                 handle = self._of_fd[fd]

@@ -58,11 +58,18 @@ def faultline(directory: Path, *keys: str, threads: int | None = None) -> Iterat
 
 
 @contextlib.contextmanager
-def nbdkit_file(directory: Path, image: Path) -> Iterator[Server]:
-    """Run nbdkit's own `file` plugin under its error filter: the best that C can do."""
+def nbdkit_file(
+    directory: Path, image: Path, delay_ms: int | None = None
+) -> Iterator[Server]:
+    """Run nbdkit's own `file` plugin under its error filter: the best that C can do.
+
+    With `delay_ms` the filter is the one that delays reads.
+    """
+    delays = delay_ms is not None
     with _place(directory) as place:
-        command = ["nbdkit", "-f", "-U", str(place / "nbd"), "--filter=error"]
-        command += ["file", str(image), "error-rate=0"]
+        command = ["nbdkit", "-f", "-U", str(place / "nbd")]
+        command += ["--filter=delay" if delays else "--filter=error", "file", str(image)]
+        command += [f"delay-read={delay_ms}ms" if delays else "error-rate=0"]
         with _listening(command, place, place / "nbd") as server:
             yield server
 

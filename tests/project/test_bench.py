@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import statistics
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from blockcore.faults.kinds import KINDS
 from tree import TREE
 
 ROWS = [
@@ -26,6 +28,9 @@ ROWS = [
     "rules-write",
     "recording-read",
     "recording-write",
+    "kinds-read",
+    "kinds-write",
+    "delay",
     "qcow2-4k-read",
     "qcow2-4k-write",
     "qcow2-1m-read",
@@ -45,6 +50,7 @@ ROWS = [
     "mirror-4k-write",
     "qmp",
     "cont",
+    "release",
     "memory",
     "start",
     "start-standby",
@@ -96,6 +102,20 @@ def test_these_are_all_rows() -> None:
     """Without `--row` all of them are measured, in this order."""
     shown = "".join(bench("--help").stdout.split())
     assert f"[{'|'.join(ROWS)}]" in shown
+
+
+def test_no_kind_of_fault_is_left_out() -> None:
+    """But for the one that concerns no request, and so cannot stand elsewhere on a drive."""
+    source = ast.parse((TREE / "scripts/benchmarks/faults.py").read_text())
+    (rules,) = (
+        node.value
+        for node in source.body
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "KINDS"
+    )
+    assert isinstance(rules, ast.Dict)
+    assert {key.value for key in rules.keys if isinstance(key, ast.Constant)} == {
+        kind for kind in KINDS if kind != "set-state"
+    }
 
 
 @pytest.mark.slow
