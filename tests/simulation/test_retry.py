@@ -198,10 +198,11 @@ def test_a_drained_section_waits_for_no_next_try() -> None:
     assert world.outcomes == {"write": "ok"} and world.tries == [0, 45]
 
 
-def test_a_reset_drops_what_would_be_tried_again() -> None:
+@pytest.mark.parametrize("how", ["system_reset", "x-power-cut"])
+def test_a_reset_drops_what_would_be_tried_again(how: str) -> None:
     world = World()
     world.send()
-    world.command("system_reset")
+    world.command(how)
     assert world.outcomes == {"write": "ESHUTDOWN"} and world.tries == [0]
     assert world.machine.vm.running
     world.until(100)
