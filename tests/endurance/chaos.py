@@ -243,9 +243,10 @@ class Trouble:
         qmp("system_reset")
 
     def _policy(self, qmp: Qmp) -> None:
-        rerror = self.rng.choice(["report", "stop"])
-        werror = self.rng.choice(["report", "stop", "enospc"])
-        qmp("x-drive-set-policy", device=self._drive(), rerror=rerror, werror=werror)
+        rerror = self.rng.choice(["report", "stop", "retry"])
+        werror = self.rng.choice(["report", "stop", "enospc", "retry"])
+        retry = {"retry_interval": 5, "retry_timeout": self.rng.choice([0, 50])}
+        qmp("x-drive-set-policy", device=self._drive(), rerror=rerror, werror=werror, **retry)
 
     def _new_file(self) -> str:
         return str(self.live.directory / f"{self.prefix}-{self.number}.qcow2")

@@ -235,6 +235,28 @@ def dropped_requests(machine: Machine, number: int) -> None:
     machine.qmp("cont")
 
 
+def retried_requests(machine: Machine, number: int) -> None:
+    """Tried again until they succeed, or dropped by a reset meanwhile."""
+    qmp = machine.qmp
+    (before,) = (one for one in qmp("x-query-drives") if one["device"] == "vda")
+    qmp("x-drive-set-policy", device="vda", werror="retry", retry_interval=1)
+    for n in range(number):
+        qmp("x-fault-add", node_name="vda", iotype="write", count=24, id="f")
+        with machine.live.guest("vda") as guest:
+            flight = Flight()
+            for block in range(8):
+                flight.write(guest, block * BLOCK, b"x" * BLOCK)
+            flight.poll(0)
+            qmp.wait_event("BLOCK_IO_ERROR", action="retry")
+            if n % 2:
+                qmp("system_reset")
+            assert set(flight.land()) <= {"OK", "ESHUTDOWN"}
+        qmp("x-fault-remove", id="f")
+        qmp.take_events()
+    policy = {"werror": before["werror"], "retry_interval": before["retry-interval"]}
+    qmp("x-drive-set-policy", device="vda", **policy)
+
+
 def commands(machine: Machine, number: int) -> None:
     """A query, a command that does something, and one that is refused, in turn."""
     qmp = machine.qmp
@@ -374,6 +396,7 @@ LOADS: dict[str, tuple[Work, int]] = {
     "connections": (connections, 10_000),
     "large-requests": (large_requests, 500),
     "dropped-requests": (dropped_requests, 500),
+    "retried-requests": (retried_requests, 500),
     "qmp-commands": (commands, 100_000),
     "control-clients": (control_clients, 1_000),
     "rules": (rules, 10_000),

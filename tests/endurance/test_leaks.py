@@ -26,6 +26,7 @@ ROUNDS = {
     "connections": 1_000,
     "large-requests": 50,
     "dropped-requests": 40,
+    "retried-requests": 40,
     "qmp-commands": 6_000,
     "control-clients": 1_000,
     "rules": 5_000,
