@@ -117,6 +117,7 @@ class FaultInjector:
         new = self._rule(options)
         self.rules.insert(at, new)
         self._put_in_force(new)
+        self._sort()
         self._rules_changed()
         return new
 

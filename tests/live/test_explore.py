@@ -25,6 +25,7 @@ from crash_checks import (
     mounted,
     qemu_io,
     volatile,
+    wipe,
 )
 from faultline import Check, CommandError, FaultlineError, Machine, TimedOut
 from live import make_image
@@ -33,10 +34,18 @@ from qcow2_images import create
 KIB, MIB = 1 << 10, 1 << 20
 
 
-@pytest.fixture(name="m")
-def _machine(tmp_path: Path) -> Iterator[Machine]:
-    with volatile(make_image(tmp_path / "disk", 64 * KIB)) as machine:
+@pytest.fixture(scope="module", name="shared")
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    directory = tmp_path_factory.mktemp("m")
+    with volatile(make_image(directory / "disk", 64 * KIB)) as machine:
         yield machine
+
+
+@pytest.fixture(name="m")
+def _machine(shared: Machine) -> Machine:
+    """A machine whose disk is empty."""
+    wipe(shared.uri)
+    return shared
 
 
 def test_who_flushes_between_survives_each_crash(m: Machine) -> None:
@@ -47,16 +56,17 @@ def test_who_flushes_between_survives_each_crash(m: Machine) -> None:
     assert len(report.results) == 3 * (4 + 2) + 1
 
 
-def test_who_does_not_is_found_out_and_the_state_found_again(m: Machine) -> None:
-    careless = partial(keep_records, m.uri, 1, careful=False)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        report = m.explore("vda", check_records, workload=careless, executor=pool)
-    assert not report.ok
-    assert {result.wrong for result in report.failures} == {"record 1 is not there"}
-    worst = report.failures[-1].name
-    with volatile(make_image(Path(m.control).with_name("again"), 64 * KIB)) as again:
-        work = partial(keep_records, again.uri, 1, careful=False)
-        alone = again.explore("vda", check_records, workload=work, only=worst)
+def test_who_does_not_is_found_out_and_the_state_found_again(tmp_path: Path) -> None:
+    with volatile(make_image(tmp_path / "disk", 64 * KIB)) as m:
+        careless = partial(keep_records, m.uri, 1, careful=False)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            report = m.explore("vda", check_records, workload=careless, executor=pool)
+        assert not report.ok
+        assert {result.wrong for result in report.failures} == {"record 1 is not there"}
+        worst = report.failures[-1].name
+    with volatile(make_image(tmp_path / "disk", 64 * KIB)) as m:
+        careless = partial(keep_records, m.uri, 1, careful=False)
+        alone = m.explore("vda", check_records, workload=careless, only=worst)
     assert [str(result) for result in alone.results] == [f"{worst}: record 1 is not there"]
 
 

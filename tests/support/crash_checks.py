@@ -67,6 +67,14 @@ def record(number: int) -> bytes:
     return b"%08d" % number * (RECORD // 8)
 
 
+def wipe(uri: str) -> None:
+    guest = nbd.NBD()
+    guest.connect_uri(uri)
+    guest.zero(guest.get_size(), 0)
+    guest.flush()
+    guest.shutdown()
+
+
 def keep_records(uri: str, count: int, *, careful: bool = True) -> None:
     """Write records to two slots in turn, and to sector 0 which of them is valid.
 

@@ -16,6 +16,10 @@ BLOCK = 4096
 BLOCKS = 4
 
 
+OTHERS = {"delay", "hang", "disconnect", "set-state"}
+"""Kinds that need a client which waits (`test_what_hangs_goes_on`) or is cut off, or no request."""
+
+
 class World:
     """A disk in memory, with a drive on it."""
 
@@ -69,9 +73,8 @@ def test_each_request_is_hit_in_a_round_of_its_own(world: World) -> None:
     assert world.rules() == []
 
 
-@pytest.mark.parametrize("action", sorted(KINDS.keys() - {"delay", "hang", "disconnect"}))
+@pytest.mark.parametrize("action", sorted(KINDS.keys() - OTHERS))
 def test_any_kind_of_fault(action: str, world: World) -> None:
-    """But for those that need a client: that waits (`test_what_hangs_goes_on`), or is cut off."""
     more = {"misdirect": {"by": BLOCK}}.get(action, {})
     iotype = "read" if action in ("corrupt", "badblock") else "write"
     answer = world.sweep(node_name="disk", action=action, iotype=iotype, **more)
@@ -160,6 +163,10 @@ def test_what_hangs_goes_on() -> None:
         ({"node_name": "vda", "after": 1}, "Parameter 'after' is unexpected"),
         ({"node_name": "vda", "rate": 0.5}, "Parameter 'rate' is unexpected"),
         ({"node_name": "vda", "by": 1}, "Parameter 'by' is unexpected"),
+        (
+            {"node_name": "vda", "action": "set-state", "event": "pwritev", "new_state": 2},
+            "Parameter 'count' does not go with action 'set-state'",
+        ),
         ({"node_name": "vda", "id": "1st"}, "Parameter 'id' expects an identifier"),
         ({"node_name": "vda", "errno": 0}, "Parameter 'errno' value 0 lets requests pass"),
         ({"node_name": "vda", "offset": 1 << 20}, "Parameter 'offset' is beyond the end"),
