@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shlex
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from blockcore.cli.runtime_dir import make_runtime_dir
 from blockcore.cli.scenario_keys import ScenarioKeys
 from blockcore.process import signals
 from blockcore.qapi.record import dataclass
-from faultline.aio import Machine
+from faultline.aio import Faults, Machine
 from faultline.aio.player import play
 from faultline.errors import (
     CommandError,
@@ -34,6 +35,9 @@ from faultline.errors import (
 from faultline.scenario.play import Play
 from faultline.scenario.report import verdict
 from faultline.scenario.steps import Scenario
+
+LINE = re.compile(r"^line (\d+): ")
+"""What an error about several rules begins with: which of them it is about."""
 
 Ready = Mapping[str, Any]
 """What a machine's ready line says."""
@@ -93,7 +97,8 @@ class Run:
         played = None
         try:
             async with self._machine(scenario) as (machine, ready):
-                played = await self._beside(machine, ready, scenario)
+                async with _armed(machine, scenario):
+                    played = await self._beside(machine, ready, scenario)
         except MachineEnded as crash:
             if played is None:
                 raise click.ClickException(str(crash)) from crash
@@ -125,7 +130,6 @@ class Run:
 
     async def _beside(self, machine: Machine, ready: Ready, scenario: Scenario) -> Played:
         """Play it on a machine, with the command beside it."""
-        await _arm(machine, scenario)
         kind = "none" if not self.command else "stays" if self.service else "ends"
         clock = SystemClock()
         began_ns, start_ns = clock.realtime_ns(), clock.monotonic_ns()
@@ -158,20 +162,42 @@ class Run:
                 command=shlex.join(self.command) if self.command else None,
             )
             await bench.close()
+            # The machine may be one that goes on.
+            with suppress(CommandError, MachineEnded):
+                await Faults(machine, playing.rules).remove()
         if timed_out:
             return Played(TIMED_OUT_STATUS, report)
         return Played(1 if playing.failure else playing.status or 0, report)
 
 
-async def _arm(machine: Machine, scenario: Scenario) -> None:
-    """Add the rules of a scenario; raises ClickException with the place of one that is refused."""
-    for at, rule in enumerate(scenario.faults):
-        try:
-            await machine.execute("x-fault-add", rule)
-        except CommandError as exc:
-            place = f"faults[{at}]"
-            text = f"{scenario.file}: line {scenario.lines[place]}: {place}: {exc.text}"
-            raise click.ClickException(text) from exc
+@asynccontextmanager
+async def _armed(machine: Machine, scenario: Scenario) -> AsyncIterator[None]:
+    """Have the rules of a scenario for the body, all or none.
+
+    Raises ClickException with the place of one that is refused.
+    """
+    faults = scenario.faults
+    if not faults:
+        # A real QEMU has no rules.
+        yield
+        return
+    try:
+        if isinstance(faults, str):
+            rules = await machine.load_faults(faults)
+        else:
+            rules = await machine.faults(*faults)
+    except CommandError as exc:
+        text = LINE.sub(lambda found: _place(scenario, int(found[1]) - 1), exc.text)
+        raise click.ClickException(text) from exc
+    except ValueError as exc:
+        raise click.ClickException(f"{faults}: it is no text in UTF-8") from exc
+    async with rules:
+        yield
+
+
+def _place(scenario: Scenario, at: int) -> str:
+    place = f"faults[{at}]"
+    return f"{scenario.file}: line {scenario.lines[place]}: {place}: "
 
 
 @contextmanager

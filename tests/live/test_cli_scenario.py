@@ -93,9 +93,21 @@ def test_on_a_machine_that_is_there(typed: Typed, there: Live) -> None:
     assert lines[1] == "  wait.yaml, line 1, steps[0]: wait: RESET"
     assert lines[-1] == "  the command, sleep 60, still ran"
 
+    for rules, text in (
+        ("[{node-name: vda}, {node-name: vdb}]", "f.yaml: line 1: faults[1]: Cannot find device="),
+        ("r.faults", "r.faults:2: Cannot find device='vdb'"),
+        ("s.faults", "s.faults: No such file or directory"),
+    ):
+        Path("f.yaml").write_text(f"faults: {rules}\nsteps: []")
+        Path("r.faults").write_text("vda\nvdb\n")
+        status, _, err = typed("f.yaml", "-s", there.control)
+        assert status == 1 and err.startswith(f"faultline: {text}"), err
     status, _, err = typed("none.yaml", "--socket", "no.qmp")
     assert (status, err) == (1, "faultline: no.qmp: No such file or directory\n")
+    Path("f.yaml").write_text("steps: [{fault: {node-name: vda}}]\nends: any")
+    assert typed("f.yaml", "-s", there.control)[0] == 0
     with there.qmp() as qmp:
+        assert qmp("x-query-faults") == []
         assert qmp("query-status")["status"] == "io-error"
         qmp("cont")
 

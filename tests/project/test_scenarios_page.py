@@ -7,9 +7,10 @@ import re
 
 import pytest
 
+from blockcore.cli import config_file
 from faultline.scenario import shipped
 from faultline.scenario.matching import TESTS
-from faultline.scenario.reading import FIELDS, read
+from faultline.scenario.reading import FIELDS, MACHINE, read
 from faultline.scenario.steps import JOB_STATES
 from faultline.scenario.values import ScenarioError
 from faultline.scenario.verbs import COMMON, VERBS
@@ -34,6 +35,11 @@ def words(cell: str) -> set[str]:
 def test_every_member_of_a_file_is_described() -> None:
     described = [word for row in rows("## The file") for word in words(row[0])]
     assert sorted(described) == sorted(FIELDS)
+
+
+def test_the_machine_is_that_of_a_file_of_serve() -> None:
+    others = {"faults", "threads"}
+    assert {*MACHINE} | others == {*config_file.LISTS, *config_file.KEYS} - {"control"} | others
 
 
 def test_every_step_is_described_with_what_stands_beside_it() -> None:

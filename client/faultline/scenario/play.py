@@ -51,7 +51,8 @@ class Play:
 
     `command` is "none", "ends" if there is one that ends by itself, or "stays" if it
     has to be there until the end.  `clock` returns seconds.  `done` are the steps that
-    have passed; `at_end` is whether all before the end of the command have.
+    have passed, `rules` the ids of the rules that they have added; `at_end` is whether
+    all before the end of the command have.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Play:
     ) -> None:
         self.scenario = scenario
         self.done: list[Step] = []
+        self.rules: list[str] = []
         self.failure: Failure | None = None
         self.at_end = False
         self._journal = journal
@@ -262,7 +264,9 @@ class Play:
                 raise Broken(f"{step.command} was refused otherwise: {outcome.text}")
         elif isinstance(outcome, FaultlineError):
             raise Broken(_refused(outcome))
-        elif step.returns is not None:
+        elif step.command == "x-fault-add":
+            self.rules.append(outcome["id"])
+        if step.returns is not None:
             found = difference(step.returns, outcome)
             if found is not None:
                 raise Broken(f"{step.command}: {found}")

@@ -23,7 +23,7 @@ from faultline.schema import RunState
 
 MACHINE = (
     *("drives", "blockdevs", "devices", "prelaunch", "job-error-check", "qemu", "seed", "name"),
-    *("allow-backing", "threads"),
+    *("record", "record-data", "allow-backing", "x-sticky-io-status", "threads"),
 )
 """Members that are those of a file of `faultline serve --config`."""
 
@@ -75,9 +75,7 @@ class _File:
             files=self._one(FILES, _files, {}),
             machine=self._machine(),
             lines=self._lines(),
-            faults=tuple(
-                rule(item) for item in self._one("faults", lambda v: v.items("rules"), ())
-            ),
+            faults=self._one("faults", _faults, ()),
             never=self._one("never", self._nevers, ()),
             before=self._one("before", self._steps.steps, ()),
             steps=self._steps.steps(self._members["steps"]),
@@ -127,6 +125,13 @@ def _files(value: Value) -> dict[str, int]:
             member.wrong("this can be no name of a file")
         found[name] = size(member)
     return found
+
+
+def _faults(value: Value) -> tuple[Mapping[str, Any], ...] | str:
+    """Return rules, or the name of a file of rules."""
+    if value.text is not None:
+        return value.word("a list of rules, or the name of a file of rules")
+    return tuple(map(rule, value.items("rules")))
 
 
 def _texts(value: Value) -> dict[str, str]:

@@ -135,10 +135,10 @@ class Scenario:
 
     `machine` has the members that are those of a file of `faultline serve --config`,
     and `lines` the line of each, and of each element of its lists (``drives[0]``).
-    `files` are scratch files, with their sizes in bytes.  The command that is tested is
-    started after the steps of `before`, and has ended before those of `at_end`.  `allow`
-    are events that may come though no step waits for them; `ends` is the run state at the
-    end, None for any.
+    `faults` are rules, or the name of a file of rules.  `files` are scratch files, with
+    their sizes in bytes.  The command that is tested is started after the steps of
+    `before`, and has ended before those of `at_end`.  `allow` are events that may come
+    though no step waits for them; `ends` is the run state at the end, None for any.
     """
 
     name: str
@@ -148,7 +148,7 @@ class Scenario:
     files: Mapping[str, int] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
     lines: Mapping[str, int] = field(default_factory=dict)
-    faults: tuple[Mapping[str, Any], ...] = ()
+    faults: tuple[Mapping[str, Any], ...] | str = ()
     before: tuple[Step, ...] = ()
     steps: tuple[Step, ...]
     at_end: tuple[Step, ...] = ()
