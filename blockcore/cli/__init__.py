@@ -23,8 +23,8 @@ commands `jobs` and `job`, on top of `job_table`, `job_screen` and `job_wait`.
 
 `status` is one look at a machine (`status_text`), `ls` lists `machines`.  `faults` has
 the commands about fault rules, with `fault_options`, `fault_table`, `fault_files` and `sweep`;
-`drives`, `volumes` and `bitmaps` have those of their names, `machine_control` changes the run
-state, `wait_event` waits for one event.  Most of these are one QMP command each,
+`drives`, `volumes`, `bitmaps` and `replay` have those of their names, `machine_control`
+changes the run state, `wait_event` waits for one event.  Most of these are one QMP command each,
 which `sending` sends.  `completion` prints what shells need, `completions` is what they
 complete.
 

@@ -26,6 +26,7 @@ MODULES = {
     "ls": "ls",
     "qmp": "qmp",
     "quit": "machine_control",
+    "replay": "replay",
     "reset": "machine_control",
     "scenario": "scenario",
     "serve": "serve",

@@ -19,7 +19,7 @@ from blockcore.qapi.schema import Command, CommandTable
 PARTS: Final[dict[Callable[[], Any], tuple[str, ...]]] = {
     lambda: run_state.table: (
         "query-status", "query-name", "query-iothreads", "stop", "cont", "system_reset", "quit",
-        "set-action",
+        "set-action", "x-replay-stop",
     ),
     later("blockcore.commands.block_info:table"): (
         "query-block", "query-named-block-nodes",

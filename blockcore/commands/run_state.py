@@ -124,3 +124,13 @@ def set_action(
     watchdog: WatchdogAction | None = None,
 ) -> None:
     """Accept what QEMU accepts; without a guest CPU none of these things can happen."""
+
+
+@table.command("x-replay-stop")
+def x_replay_stop(machine: Machine, *, held: bool) -> None:
+    """Stop the machine if an error has asked for that, and say when later errors do.
+
+    With `held` the stops that errors ask for wait for this command; without, they
+    come by themselves, as at first.  A replay has its stops where its recording has them.
+    """
+    machine.stopping.hold(held)

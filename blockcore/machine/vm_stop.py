@@ -98,6 +98,16 @@ class Stopping:
         self._flush_due = False
         self._flushes = Flushes(host)
         self._draining: set[BlockBackend] = set()
+        self._held = False
+        self._due = False
+
+    def hold(self, held: bool) -> None:
+        """Carry out the stop that an error has asked for; with `held`, later ones wait for this.
+
+        In a replay stops come where they came in the recording, and not after a time.
+        """
+        self._held = held
+        self._due = self._stop_requested()
 
     async def stop(self, state: RunState) -> None:
         """Stop the machine in `state`, then let its requests end and flush (do_vm_stop)."""
@@ -132,6 +142,8 @@ class Stopping:
         while True:
             await Until(self._stop_requested)
             await Until(self._no_stop_requested, host.clock.monotonic_ns() + STOP_LATENCY_NS)
+            await Until(self._is_stop_due)
+            self._due = False
             # In these milliseconds `cont` may have taken the request away.
             if self._stop_requested():
                 await self._rest_jobs()
@@ -201,6 +213,9 @@ class Stopping:
 
     def _stop_requested(self) -> bool:
         return self._host.vm.stop_requested is not None
+
+    def _is_stop_due(self) -> bool:
+        return not self._held or self._due or not self._stop_requested()
 
     def _no_stop_requested(self) -> bool:
         return self._host.vm.stop_requested is None

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from faultline.conversation import Conversation, NotQmp
+from faultline.conversation import Conversation, NotQmp, Reply
 from faultline.endings import cause_of, closed_by_server
 from faultline.errors import ConnectFailed, MachineEnded, TimedOut
 from faultline.events import Journal
@@ -118,6 +118,24 @@ class Channel:
         finally:
             self.conversation.forget(key)
         return reply.result(command)
+
+    async def send(self, command: str, arguments: Mapping[str, Any]) -> str:
+        """Send a command, and return the id for `answer`; raises MachineEnded."""
+        if self.ended is not None or self._writer is None:
+            raise MachineEnded(self.ended or closed_by_server(self.path))
+        key, data = self.conversation.command(command, arguments)
+        with contextlib.suppress(ConnectionError):
+            self._writer.write(data)
+            await self._writer.drain()
+        return key
+
+    async def answer(self, key: str, command: str, timeout: float) -> Reply:
+        """Return the reply to a command that was sent; raises TimedOut and MachineEnded."""
+        return await self.wait(
+            lambda: self.conversation.reply(key),
+            timeout,
+            lambda: f"no reply to {command} within {timeout:g} s",
+        )
 
     async def wait(
         self,

@@ -1802,6 +1802,25 @@ class Commands:
         )
         return result
 
+    async def x_replay_stop(
+        self,
+        *,
+        held: bool,
+        timeout: float | None = None,
+    ) -> None:
+        """Stop the machine if an error has asked for that, and say when later errors do.
+
+        With `held` the stops that errors ask for wait for this command; without, they
+        come by themselves, as at first.  A replay has its stops where its recording has them.
+        """
+        await self._run(
+            "x-replay-stop",
+            {
+                "held": held,
+            },
+            timeout,
+        )
+
     async def x_volume_extend(
         self,
         *,

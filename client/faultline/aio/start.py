@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from faultline.aio.waiting import readable
@@ -38,6 +38,19 @@ async def start(plan: Plan, timeout: float) -> tuple[Process, Mapping[str, Any]]
     if plan.fits_spare:
         spares.refill()
     return process, ready
+
+
+async def start_in(
+    directory: str, keys: Sequence[str], options: Sequence[str], timeout: float
+) -> tuple[Process, Mapping[str, Any]]:
+    """Start a machine whose relative file names begin in `directory`, as `start` does."""
+    process = Process(options, standby=True)
+    try:
+        process.configure(keys, directory)
+        return process, await _ready(process, timeout)
+    except BaseException:
+        await end(process)
+        raise
 
 
 async def _ready(process: Process, timeout: float) -> Mapping[str, Any]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Waits for a descriptor and for futures, on an event loop: what `sync.waiting` is without."""
+"""Waits for a descriptor, futures and time, on an event loop: what `sync.waiting` is without."""
 
 from __future__ import annotations
 
@@ -47,3 +47,8 @@ async def first_done(futures: Collection[Future[T]], timeout: float) -> set[Futu
         async with asyncio.timeout(timeout):
             await is_done.wait()
     return {future for future in futures if future.done()}
+
+
+async def pause(seconds: float) -> None:
+    """Let `seconds` pass; none if it is not positive."""
+    await asyncio.sleep(max(seconds, 0))

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from faultline.conversation import Conversation, NotQmp
+from faultline.conversation import Conversation, NotQmp, Reply
 from faultline.endings import cause_of, closed_by_server
 from faultline.errors import ConnectFailed, MachineEnded, TimedOut
 from faultline.events import Journal
@@ -158,6 +158,23 @@ class Channel:
             with self._changed:
                 self.conversation.forget(key)
         return reply.result(command)
+
+    def send(self, command: str, arguments: Mapping[str, Any]) -> str:
+        """Send a command, and return the id for `answer`; raises MachineEnded."""
+        with self._changed:
+            if self.ended is not None:
+                raise MachineEnded(self.ended)
+            key, data = self.conversation.command(command, arguments)
+        self._send(data, None, "")
+        return key
+
+    def answer(self, key: str, command: str, timeout: float) -> Reply:
+        """Return the reply to a command that was sent; raises TimedOut and MachineEnded."""
+        return self.wait(
+            lambda: self.conversation.reply(key),
+            timeout,
+            lambda: f"no reply to {command} within {timeout:g} s",
+        )
 
     def _send(self, data: bytes, deadline: float | None, in_vain: str) -> None:
         """Send a command; raises TimedOut with `in_vain` if the server does not take it in time.

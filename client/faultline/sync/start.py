@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from faultline.errors import StartFailed
@@ -39,6 +39,19 @@ def start(plan: Plan, timeout: float) -> tuple[Process, Mapping[str, Any]]:
     if plan.fits_spare:
         spares.refill()
     return process, ready
+
+
+def start_in(
+    directory: str, keys: Sequence[str], options: Sequence[str], timeout: float
+) -> tuple[Process, Mapping[str, Any]]:
+    """Start a machine whose relative file names begin in `directory`, as `start` does."""
+    process = Process(options, standby=True)
+    try:
+        process.configure(keys, directory)
+        return process, _ready(process, timeout)
+    except BaseException:
+        end(process)
+        raise
 
 
 def _ready(process: Process, timeout: float) -> Mapping[str, Any]:

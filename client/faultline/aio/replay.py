@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: MIT
+"""The player of recordings: a fresh machine, its guests and its clients."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from faultline.aio.channel import Channel
+from faultline.aio.guest import Guest
+from faultline.aio.start import end, start_in
+from faultline.aio.waiting import pause
+from faultline.errors import CommandError, MachineEnded, TimedOut
+from faultline.process import Process
+from faultline.recording import Recording, placed, unplaced
+from faultline.replay_report import (
+    Divergence,
+    compare_done,
+    compare_reply,
+    missing_event,
+    surplus_event,
+)
+from faultline.replay_steps import (
+    EventPool,
+    Request,
+    Step,
+    command_of,
+    depth,
+    is_timed,
+    requests_of,
+    steps,
+)
+from faultline.world import build_files, export_uri, keys_of
+
+START_S = 60.0
+"""How long the machine may take to start, in seconds."""
+
+PATIENCE_S = 30.0
+"""How much longer than in the recording something may take, in seconds."""
+
+PARKED_MS = 5
+"""How long a request is at a node until it counts as one that waits there, in ms."""
+
+
+@dataclass(slots=True)
+class _Sent:
+    """A command that was sent: where, and the id that its reply has."""
+
+    channel: Channel
+    name: str
+    key: str
+
+
+class Replay:
+    """A recording that is being replayed, up to the line `until`.
+
+    `images` are files to use instead of those of drives, by the ids of their exports;
+    they are written to.  `at` is the line that has been reached, and `ready` the ready
+    line of the machine.  `paced` is whether lines wait for their times.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        *,
+        until: int | None = None,
+        images: Mapping[str, str] | None = None,
+        paced: bool = False,
+        patience: float = PATIENCE_S,
+    ) -> None:
+        self.recording = recording
+        self.at = 1
+        self.ready: Mapping[str, Any] = {}
+        self._until = until
+        self._images = dict(images or {})
+        self._paced = paced or is_timed(recording)
+        self._patience = patience
+        self._requests = requests_of(recording)
+        self._commands = {line.value: line for line in recording.lines if line.kind == "command"}
+        self._pool = EventPool()
+        self._seen = 0
+        self._guests: dict[int, Guest] = {}
+        self._clients: dict[tuple[int, bool], Channel] = {}
+        self._sent: dict[int, _Sent] = {}
+        self._process: Process | None = None
+        self._monitor: Channel | None = None
+        self._directory = tempfile.TemporaryDirectory(prefix="faultline-replay-")
+        self._root = os.path.realpath(self._directory.name)
+        self._started = 0.0
+        self._last_ms = 0.0
+
+    async def run(self) -> None:
+        """Start the machine and go through the lines; raises Divergence for the first one.
+
+        Raises BadRecording, StartFailed and OSError as well.
+        """
+        build_files(self.recording, Path(self._root), self._images)
+        keys = keys_of(self.recording, self._root)
+        threads = max(16, depth(self._requests.values()) + 1)
+        directory = f"{self._root}{self.recording.header['directory']}"
+        self._process, self.ready = await start_in(
+            directory, keys, ("--threads", str(min(threads, 1024))), START_S
+        )
+        self._monitor = await Channel.open(self.ready["control"], START_S)
+        await self._ask("x-replay-stop", {"held": True})
+        self._started = time.monotonic()
+        for step in steps(self.recording, self._until):
+            try:
+                await self._take(step)
+            except (MachineEnded, TimedOut) as exc:
+                raise Divergence(step.line.number, str(step), "done", str(exc)) from None
+            self.at = step.line.number
+            self._last_ms = step.line.ms
+        if self._until is None:
+            await self._no_more_events()
+
+    async def let_go(self) -> None:
+        """Let errors stop the machine by themselves from now on."""
+        await self._ask("x-replay-stop", {"held": False})
+
+    async def ended(self) -> None:
+        """Wait until the machine has ended."""
+        assert self._monitor is not None
+        try:
+            await self._monitor.wait(lambda: None, None, lambda: "")
+        except MachineEnded:
+            return
+
+    async def close(self) -> None:
+        """End the machine and everything that was made for it."""
+        for guest in self._guests.values():
+            guest.hang_up()
+        for channel in self._clients.values():
+            await channel.close()
+        if self._monitor is not None:
+            await self._monitor.close()
+        if self._process is not None:
+            await end(self._process)
+        self._directory.cleanup()
+
+    def in_flight(self) -> list[Request]:
+        """Return the requests that have no answer."""
+        return [
+            self._requests[number]
+            for guest in self._guests.values()
+            for number in guest.open_requests()
+        ]
+
+    async def _take(self, step: Step) -> None:
+        if self._paced:
+            await pause(self._started + step.line.ms / 1000 - time.monotonic())
+        members, value = step.line.members, step.line.value
+        match step.kind:
+            case "connect":
+                guest = self._guests[value] = Guest(export_uri(self.ready, members["drive"]))
+                guest.connect()
+            case "disconnect":
+                self._guests.pop(value).leave()
+            case "hang-up":
+                assert step.request is not None
+                await self._hang_up(step.request.connection)
+            case "request":
+                assert step.request is not None
+                self._guests[step.request.connection].submit(step.request)
+            case "settle":
+                assert step.request is not None
+                await self._settle(step, step.request)
+            case "done":
+                assert step.request is not None
+                await self._finish(step, step.request)
+            case "command":
+                await self._send(step)
+            case "reply":
+                await self._answer(step)
+            case "event":
+                await self._event(step)
+
+    def _limit(self, step: Step) -> float:
+        """Return how long a step may take, in seconds."""
+        return self._patience + max(step.line.ms - self._last_ms, 0) / 1000
+
+    async def _ask(self, command: str, arguments: Mapping[str, Any]) -> Any:
+        assert self._monitor is not None
+        return await self._monitor.execute(command, arguments, self._patience)
+
+    async def _finish(self, step: Step, request: Request) -> None:
+        guest = self._guests[request.connection]
+        if not await guest.wait(request.number, self._limit(step)):
+            raise Divergence(
+                step.line.number, str(request), "it ended", f"no answer in {self._limit(step):g} s"
+            )
+        outcome = guest.take(request.number)
+        if not (outcome.lost and guest.is_lost):
+            compare_done(step.line, request, outcome)
+        guest.is_lost = outcome.lost
+
+    async def _settle(self, step: Step, request: Request) -> None:
+        """Wait until a request is over, or waits in the machine, or has been there for a while."""
+        guest = self._guests[request.connection]
+        deadline = time.monotonic() + self._limit(step)
+        while not await guest.wait(request.number, 0.001):
+            if time.monotonic() > deadline:
+                raise Divergence(
+                    step.line.number, str(request), "it reached its drive", "it has not"
+                )
+            if request.iotype == "block-status":  # which x-query-requests does not have
+                await guest.wait(request.number, 0.1)
+                return
+            found = [one for one in await self._ask("x-query-requests", {}) if _is(one, request)]
+            parked = [
+                one for one in found if "waits-for" in one or one["age-ms"] >= PARKED_MS
+            ]
+            alike = [n for n in guest.open_requests() if _alike(self._requests[n], request)]
+            if len(parked) >= len(alike):
+                return
+
+    async def _hang_up(self, connection: int) -> None:
+        """Close a connection, and wait until the machine has seen it."""
+        self._guests.pop(connection).hang_up()
+        deadline = time.monotonic() + self._patience
+        while any(
+            one["connection"] == connection for one in await self._ask("x-query-requests", {})
+        ):
+            if time.monotonic() > deadline:
+                raise TimedOut(f"the machine keeps the requests of connection {connection}")
+            await pause(0.02)
+
+    async def _send(self, step: Step) -> None:
+        line = step.line
+        place = (line.members["client"], "exec-oob" in line.members)
+        channel = self._clients.get(place)
+        if channel is None:
+            assert self._monitor is not None
+            channel = await Channel.open(self._monitor.path, self._patience)
+            self._clients[place] = channel
+        arguments = placed(line.members.get("arguments", {}), self._root)
+        name = command_of(line)
+        self._sent[line.value] = _Sent(channel, name, await channel.send(name, arguments))
+        # Two turns of the machine's loop: after the second, the command has begun.
+        for _ in range(2):
+            await self._ask("query-name", {})
+
+    async def _answer(self, step: Step) -> None:
+        sent = self._sent.pop(step.line.value)
+        try:
+            reply = await sent.channel.answer(sent.key, sent.name, self._limit(step))
+            reply.result(sent.name)
+            error = None
+        except CommandError as exc:
+            error = unplaced(exc.text, self._root)
+        except TimedOut as exc:
+            raise Divergence(step.line.number, sent.name, "a reply", str(exc)) from None
+        compare_reply(step.line, sent.name, error)
+
+    def _look(self, step: Step) -> bool | None:
+        """Take the events that have come; return True if that of the step is among them."""
+        assert self._monitor is not None
+        events = self._monitor.journal.events
+        for event in events[self._seen :]:
+            self._pool.add(event.name, unplaced(dict(event.data), self._root))
+        self._seen = len(events)
+        data = step.line.members.get("data")
+        return self._pool.take(step.line.value, data) or None
+
+    async def _event(self, step: Step) -> None:
+        if self._look(step):
+            return
+        if step.line.value == "STOP":
+            await self._ask("x-replay-stop", {"held": True})
+        assert self._monitor is not None
+        try:
+            await self._monitor.wait(
+                lambda: self._look(step), self._limit(step), lambda: ""
+            )
+        except TimedOut:
+            raise missing_event(step.line, self._pool, self._limit(step)) from None
+
+    async def _no_more_events(self) -> None:
+        assert self._monitor is not None
+        await self._ask("query-name", {})
+        for event in self._monitor.journal.events[self._seen :]:
+            self._pool.add(event.name, unplaced(dict(event.data), self._root))
+        surplus_event(self.at, self._pool)
+
+
+def _is(found: Mapping[str, Any], request: Request) -> bool:
+    return bool(
+        found["connection"] == request.connection
+        and found["iotype"] == request.iotype
+        and found["offset"] == request.start
+        and found["length"] == request.end - request.start
+    )
+
+
+def _alike(one: Request, other: Request) -> bool:
+    return (one.connection, one.iotype, one.start, one.end) == (
+        *(other.connection, other.iotype, other.start, other.end),
+    )

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT
+"""What a replay has found: the first difference, with both sides."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from faultline.errors import FaultlineError
+from faultline.recording import Line
+from faultline.replay_steps import EventPool, Request, comparable
+
+SHOWN = 5
+"""The most events that are shown of those that the recording does not have."""
+
+
+class Divergence(FaultlineError):
+    """The first difference between a recording and its replay.
+
+    `line` is its number in the recording, `what` the thing that differs; `recorded` and
+    `replayed` are the two sides.
+    """
+
+    def __init__(self, line: int, what: str, recorded: str, replayed: str) -> None:
+        self.line = line
+        self.what = what
+        self.recorded = recorded
+        self.replayed = replayed
+        super().__init__(f"line {line}: {what}: recorded {recorded}, replayed {replayed}")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a request has ended for its client: `number` is an errno, 0 for success.
+
+    `digest` is that of what a read has read.  `lost` says that the server hung up instead.
+    """
+
+    number: int = 0
+    digest: int | None = None
+    lost: bool = False
+
+
+def errno_text(number: int) -> str:
+    """Return an errno as text.
+
+    >>> errno_text(28), errno_text(0)
+    ('ENOSPC (No space left on device)', 'success')
+    """
+    if not number:
+        return "success"
+    return f"{errno.errorcode.get(number, number)} ({os.strerror(number)})"
+
+
+def compare_done(line: Line, request: Request, outcome: Outcome) -> None:
+    """Raise Divergence unless a request has ended as in the recording."""
+    recorded = int(line.members.get("errno", 0))
+    what = f"the end of {request}"
+    if outcome.lost:
+        # A rule, or the loss of power, hangs up on the client, who sees nothing of the errno.
+        if not recorded:
+            raise Divergence(line.number, what, errno_text(recorded), "the server has hung up")
+        return
+    if outcome.number != recorded:
+        raise Divergence(line.number, what, errno_text(recorded), errno_text(outcome.number))
+    digest = line.members.get("digest")
+    if request.compares and digest is not None and digest != outcome.digest:
+        raise Divergence(
+            line.number, f"what {request} has read", f"digest {digest}", f"digest {outcome.digest}"
+        )
+
+
+def compare_reply(line: Line, command: str, error: str | None) -> None:
+    """Raise Divergence unless a command has ended as in the recording; `error` is its message."""
+    recorded = line.members.get("error")
+    if recorded != error:
+        raise Divergence(
+            line.number, f"the reply to {command}", recorded or "success", error or "success"
+        )
+
+
+def missing_event(line: Line, pool: EventPool, seconds: float) -> Divergence:
+    """Return the difference for an event that has not come in `seconds`."""
+    name = line.value
+    recorded = _event(name, comparable(name, line.members.get("data")))
+    like = pool.like(name)
+    found = f"nothing like it within {seconds:.0f} s" if like is None else _event(name, like)
+    return Divergence(line.number, f"event {name}", recorded, found)
+
+
+def surplus_event(line: int, pool: EventPool) -> None:
+    """Raise Divergence if the new machine has sent events that the recording does not have."""
+    if pool.rest:
+        shown = "; ".join(_event(*event) for event in pool.rest[:SHOWN])
+        raise Divergence(line, "events until here", "no others", shown)
+
+
+def _event(name: str, data: Mapping[str, Any]) -> str:
+    return f"{name} {json.dumps(data)}" if data else name

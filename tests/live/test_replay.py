@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: MIT
+"""A machine is recorded and replayed: nothing differs, until the recording is tampered with."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbd
+import pytest
+
+from blockcore.cli import main
+from faultline.errors import CommandError, FaultlineError
+from faultline.recording import BadRecording, parse
+from faultline.sync.replay import Replay
+from live import Live, Qmp
+from qcow2_images import create
+
+MIB = 1 << 20
+BLOCK = 4096
+
+Line = dict[str, Any]
+
+
+def burst(guest: nbd.NBD, seed: int, count: int) -> list[tuple[int, Any]]:
+    """Send requests of several kinds at once; their cookies and buffers."""
+    dice = random.Random(seed)
+    sent: list[tuple[int, Any]] = []
+    for number in range(count):
+        offset = dice.randrange(64) * BLOCK
+        if number % 3:
+            sent.append((guest.aio_pwrite(dice.randbytes(BLOCK), offset), None))
+        else:
+            buffer = bytearray(BLOCK)
+            sent.append((guest.aio_pread(buffer, offset), buffer))
+    return sent
+
+
+def answers(guest: nbd.NBD, sent: list[tuple[int, Any]]) -> list[int]:
+    """Wait for all; the errnos."""
+    errnos = []
+    for cookie, _ in sent:
+        try:
+            while not guest.aio_command_completed(cookie):
+                guest.poll(-1)
+            errnos.append(0)
+        except nbd.Error as exc:
+            errnos.append(exc.errnum)
+    return errnos
+
+
+def session(live: Live) -> None:
+    """Two guests, faults of several kinds, a stop by an error and `cont`, a job that fails once."""
+    with live.guest() as one, live.guest() as two, live.qmp() as qmp:
+        answers(one, burst(one, 1, 40))
+        rules: list[dict[str, Any]] = [
+            {"iotype": "read", "rate": 0.3, "errno": "EIO"},
+            {"iotype": "write", "every": 5, "errno": "EPERM"},
+            {"iotype": "write", "action": "torn", "sectors": 2, "every": 7, "errno": "EIO"},
+            {"iotype": "write", "action": "drop", "rate": 0.2},
+            {"iotype": "read", "action": "corrupt", "rate": 0.5},
+            {"iotype": "read", "action": "delay", "delay-ms": 12, "every": 3},
+        ]
+        ids = [qmp.execute("x-fault-add", {"node-name": "vda", **rule})["id"] for rule in rules]
+        errnos = answers(one, burst(one, 2, 30)) + answers(two, burst(two, 3, 30))
+        assert {0, 1, 5} <= set(errnos)
+        for each in ids:
+            qmp.execute("x-fault-remove", {"id": each})
+        # Requests in flight when the machine stops.
+        full = {"node-name": "vda", "iotype": "write", "errno": "ENOSPC"}
+        rule = qmp.execute("x-fault-add", full)
+        held = burst(one, 4, 12)
+        qmp.wait_event("STOP")
+        more = burst(two, 5, 3)
+        qmp.execute("x-fault-remove", rule)
+        qmp.execute("cont")
+        assert set(answers(one, held) + answers(two, more)) == {0}
+        # One that hangs beside others.
+        hang = qmp.execute("x-fault-add", {"node-name": "vda", "action": "hang", "count": 1})["id"]
+        hanging = burst(one, 6, 1)
+        qmp.execute("x-fault-wait", {"id": hang, "hits": 1})
+        two.pwrite(b"beside" * 100, MIB)
+        qmp.execute("x-fault-release", {"id": hang})
+        answers(one, hanging)
+        job(qmp)
+        two.pread(BLOCK, MIB)
+        two.zero(BLOCK, 0)
+        two.flush()
+        with pytest.raises(CommandError, match="not found"):
+            qmp.execute("x-fault-remove", {"id": "none"})
+
+
+def job(qmp: Qmp) -> None:
+    """A backup that stops once, and goes on."""
+    qmp.execute(
+        "blockdev-add",
+        {"driver": "file", "node-name": "target", "filename": "target.img"},
+    )
+    qmp.execute(
+        "x-fault-add",
+        {"node-name": "target", "iotype": "write", "errno": "ENOSPC", "count": 1},
+    )
+    qmp.execute(
+        "blockdev-backup",
+        {"job-id": "b", "device": "vda", "target": "target", "sync": "full",
+         "on-target-error": "stop"},
+    )
+    qmp.wait_event("BLOCK_JOB_ERROR")
+    qmp.execute("block-job-resume", {"device": "b"})
+    qmp.wait_event("BLOCK_JOB_COMPLETED")
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("recorded")
+    for name, size in (("disk.img", 2 * MIB), ("target.img", 2 * MIB)):
+        (directory / name).write_bytes(random.Random(0).randbytes(BLOCK) + bytes(size - BLOCK))
+    keys = ("drive=id=vda,file=disk.img,format=raw,werror=enospc", "record=run.jsonl", "seed=7")
+    # So that the recording has what is in it: files of later commands are not in the header.
+    spare = "blockdev=driver=file,node-name=spare,filename=target.img"
+    with Live(directory, *keys, spare) as live:
+        with live.qmp() as qmp:
+            qmp.execute("blockdev-del", {"node-name": "spare"})
+        session(live)
+    return directory / "run.jsonl"
+
+
+@pytest.fixture
+def tampered(recording: Path, tmp_path: Path) -> Callable[[Callable[[list[Line]], None]], Path]:
+    """A copy of the recording, whose lines have been changed by a function."""
+
+    def tamper(change: Callable[[list[Line]], None]) -> Path:
+        lines = [json.loads(line) for line in recording.read_text().splitlines()]
+        change(lines)
+        path = tmp_path / "tampered.jsonl"
+        path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        return path
+
+    return tamper
+
+
+def faultline(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    status = main(["replay", *words])
+    out, err = capsys.readouterr()
+    return status, out + err
+
+
+def agreed(text: str) -> bool:
+    """Whether a replay went to the end, and nothing else was said."""
+    return re.fullmatch(r"\S+: \d+ lines, no divergence\n", text) is not None
+
+
+def test_nothing_differs(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [json.loads(line) for line in recording.read_text().splitlines()]
+    hit = {rule for line in lines for rule in line.get("rules", ())}
+    assert hit >= {f"fault{number}" for number in range(6)}
+    assert any("fault" in line for line in lines), "of the job's target"
+    status, text = faultline(capsys, str(recording))
+    assert (status, agreed(text)) == (0, True), text
+
+
+def at(lines: list[Line], **members: Any) -> int:
+    """The place of the first line with these members."""
+    return next(n for n, line in enumerate(lines) if members.items() <= line.items())
+
+
+def changed_errno(lines: list[Line]) -> tuple[int, str]:
+    place = next(n for n, line in enumerate(lines) if line.get("errno") == 1)
+    lines[place]["errno"] = 28
+    return place, "recorded ENOSPC (No space left on device), replayed EPERM"
+
+
+def changed_digest(lines: list[Line]) -> tuple[int, str]:
+    place = next(n for n, line in enumerate(lines) if "digest" in line)
+    lines[place]["digest"] ^= 1
+    return place, f"has read: recorded digest {lines[place]['digest']}, replayed digest "
+
+
+def changed_event(lines: list[Line]) -> tuple[int, str]:
+    place = at(lines, event="BLOCK_IO_ERROR")
+    lines[place]["data"]["reason"] = "Out of luck"
+    return place, 'event BLOCK_IO_ERROR: recorded BLOCK_IO_ERROR {"device": "vda"'
+
+
+def changed_rule(lines: list[Line]) -> tuple[int, str]:
+    """Another errno of a rule: what differs is the event of the first request that it hits."""
+    command = lines[at(lines, execute="x-fault-add")]
+    command["arguments"]["errno"] = "EINVAL"
+    return at(lines, event="BLOCK_IO_ERROR"), '"reason": "Invalid argument"'
+
+
+@pytest.mark.parametrize(
+    "change",
+    [changed_errno, changed_digest, changed_event, changed_rule],
+    ids=lambda change: change.__name__,
+)
+def test_the_first_difference(
+    change: Callable[[list[Line]], tuple[int, str]],
+    tampered: Callable[[Callable[[list[Line]], object]], Path],
+) -> None:
+    told: list[tuple[int, str]] = []
+    path = tampered(lambda lines: told.append(change(lines)))
+    place, text = told[0]
+    with path.open("rb") as lines:
+        recording = parse(path.name, lines)
+    player = Replay(recording, patience=1.0)
+    try:
+        with pytest.raises(FaultlineError) as caught:
+            player.run()
+    finally:
+        player.close()
+    assert text in str(caught.value)
+    assert str(caught.value).startswith(f"line {place + 1}: ")
+
+
+def test_until(recording: Path) -> None:
+    """A request hangs there, and the machine stays for a look."""
+    lines = [json.loads(line) for line in recording.read_text().splitlines()]
+    until = at(lines, execute="x-fault-wait") + 1
+    with recording.open("rb") as file:
+        player = Replay(parse(recording.name, file), until=until)
+    try:
+        player.run()
+        assert player.at == until
+        assert [request.iotype for request in player.in_flight()] == ["read"]
+        player.let_go()
+        with Qmp.connect(player.ready["control"]) as qmp:
+            (request,) = qmp.execute("x-query-requests")
+            assert request["iotype"] == "read"
+            qmp.execute("quit")
+        player.ended()
+    finally:
+        player.close()
+
+
+def test_a_recording_that_was_cut_off(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "cut.jsonl"
+    text = recording.read_bytes()
+    path.write_bytes(b"".join(text.splitlines(keepends=True)[:9]) + b'{"ms":1,"requ')
+    status, told = faultline(capsys, str(path))
+    assert status == 0
+    assert f"{path}: it was cut off: it has no last line" in told
+    assert "9 lines, no divergence" in told
+
+
+def held_and_gone(live: Live) -> None:
+    """A guest goes away while its request is held; later one has its disk full, and goes on."""
+    with live.qmp() as qmp, live.guest() as other:
+        guest = nbd.NBD()
+        guest.connect_uri(live.uri())
+        guest.pwrite(b"first" * 100, 0)
+        qmp.execute("x-fault-add", {"node-name": "vda", "iotype": "write", "count": 2})
+        guest.aio_pwrite(b"gone" * 128, 0)
+        qmp.wait_event("STOP")
+        del guest
+        while qmp.execute("x-query-requests"):
+            pass
+        qmp.execute("cont")
+        cookie = other.aio_pwrite(b"stays" * 100, 512)
+        qmp.wait_event("STOP")
+        qmp.execute("cont")
+        while not other.aio_command_completed(cookie):
+            other.poll(-1)
+        other.pread(2048, 0)
+
+
+@pytest.mark.parametrize(
+    ("format", "data"), [("raw", "on"), ("qcow2", "on"), ("qcow2", "off")]
+)
+def test_a_guest_that_goes_away(
+    format: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "disk.img"
+    if format == "raw":
+        image.write_bytes(b"old" * 1000 + bytes(MIB - 3000))
+    else:
+        create(image, MIB)
+    kept = tmp_path / "kept.img"
+    shutil.copy(image, kept)
+    drive = f"drive=id=vda,file=disk.img,format={format},werror=stop"
+    with Live(tmp_path, drive, "record=run.jsonl", f"record-data={data}") as live:
+        held_and_gone(live)
+    path = str(tmp_path / "run.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    assert any(line.get("gone") for line in lines)
+    image.unlink()
+    if (format, data) == ("qcow2", "off"):
+        status, told = faultline(capsys, path)
+        assert status == 1
+        assert "does not have what was in disk.img, which is no plain disk" in told
+        status, told = faultline(capsys, path, "--drive", f"vda={kept}")
+    else:
+        status, told = faultline(capsys, path)
+    assert (status, agreed(told)) == (0, True), told
+
+
+def test_no_recording(tmp_path: Path) -> None:
+    for text, message in (
+        (b"", "it is no recording"),
+        (b"\0disk", "it is no recording"),
+        (b'{"faultline-recording": 2}\n', "of version 2, and this is for version 1"),
+        (b'{"faultline-recording": 1}\n', "the header has no 'keys'"),
+    ):
+        with pytest.raises(BadRecording, match=message):
+            parse("x", text.splitlines(keepends=True))
