@@ -49,6 +49,7 @@ PARTS: Final[dict[Callable[[], Any], tuple[str, ...]]] = {
     ),
     later("blockcore.commands.power:table"): (
         "x-power-cut", "x-crash-enumerate", "x-crash-clone", "x-crash-drop",
+        "x-write-log-save",
     ),
     later("blockcore.commands.job_info:table"): (
         "query-block-jobs", "query-jobs",

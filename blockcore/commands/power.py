@@ -7,6 +7,7 @@ from blockcore.faults.dice import Dice, key_of
 from blockcore.machine.crash_clones import drop_clone, make_clone
 from blockcore.machine.machine import Machine
 from blockcore.machine.power import Choose, PowerCut, cache_of
+from blockcore.machine.write_log_file import save_write_log
 from blockcore.nodes.drivers.volatile_cache import VolatileCacheNode
 from blockcore.qapi.names import QmpError, UInt32, UInt64
 from blockcore.qapi.record import dataclass
@@ -187,6 +188,23 @@ def x_crash_clone(
 async def x_crash_drop(machine: Machine, *, export: str) -> None:
     """End the export of a crash clone: its clients are disconnected, and its data is gone."""
     await drop_clone(machine, export)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteLogInfo:
+    """How many writes a saved log has."""
+
+    writes: int
+
+
+@table.command("x-write-log-save")
+async def x_write_log_save(machine: Machine, *, device: str, filename: str) -> WriteLogInfo:
+    """Save the writes that a crash at this moment might lose, in the format of dm-log-writes.
+
+    `filename` is a new file, or one that is overwritten.  `device` is a drive's id, or
+    the node-name of a cache or of a node above one.
+    """
+    return WriteLogInfo(writes=await save_write_log(machine, cache_of(machine, device), filename))
 
 
 def _shown(cache: VolatileCacheNode, state: CrashState) -> CrashStateInfo:

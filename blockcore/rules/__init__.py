@@ -14,6 +14,7 @@ the big lock.
 - `ratelimit`: the speed limit of a job.
 - `volume`: a file of limited physical size.
 - `write_log`, `extents`: the writes of a volatile cache, and what reads see of them.
+- `log_writes`: that log as a file of dm-log-writes.
 - `crash_states`: what a medium may have got of them after a crash.
 - `ranges`: rounding to whole units.
 - `host`: protocols for what parts of the machine need from the machine.

@@ -1149,6 +1149,10 @@ WatchdogAction = Literal[
 ]
 
 
+class WriteLogInfo(TypedDict):
+    writes: int
+
+
 XVolumeExtended = TypedDict(
     "XVolumeExtended",
     {

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,8 +149,8 @@ def test_a_power_cut_loses_what_was_not_flushed(tmp_path: Path) -> None:
 def test_a_cut_is_repeated_by_its_seed(tmp_path: Path) -> None:
     cuts: list[dict[str, Any]] = [
         {"keep": "all"},
-        *({"keep": "prefix", "torn": True, "seed": seed} for seed in range(3)),
-        *({"keep": "random", "torn": True, "seed": seed} for seed in range(3)),
+        *({"keep": "prefix", "torn": True, "seed": seed} for seed in range(2)),
+        *({"keep": "random", "torn": True, "seed": seed} for seed in range(2)),
     ]
     found: list[list[tuple[str, bytes]]] = [[], []]
     for run in range(2):
@@ -342,3 +343,61 @@ def test_a_cache_with_a_clone_cannot_go(steady: Machines) -> None:
             qmp(command, **arguments)
     qmp("x-crash-drop", export="c")
     qmp("blockdev-del", node_name="v")
+
+
+def replayed(log: bytes, medium: bytes, count: int) -> bytes:
+    """Bring the first entries of a log of dm-log-writes to a medium, as replay-log does."""
+    magic, version, entries, sector = struct.unpack_from("<QQQI", log)
+    assert (magic, version, sector) == (0x6A736677736872, 1, 512)
+    disk, at = bytearray(medium), sector
+    for number in range(entries):
+        first, sectors, flags, private = struct.unpack_from("<QQQQ", log, at)
+        length = sectors * sector
+        at += sector
+        assert not private and flags in (0, 4)
+        data = bytes(length) if flags else log[at : at + length]
+        at += 0 if flags else length
+        if number < count:
+            disk[first * sector : first * sector + length] = data
+    assert at == len(log)
+    return bytes(disk)
+
+
+def test_the_log_is_one_of_dm_log_writes(tmp_path: Path) -> None:
+    image = make_image(tmp_path / "disk.img", MIB, 0x11)
+    with Live(tmp_path, volatile(image, "discard=unmap")) as machine, machine.qmp() as qmp:
+        with machine.guest() as guest:
+            guest.pwrite(b"a" * 4096, 0)
+            guest.flush()
+            guest.pwrite(b"b" * 1024, 1024)
+            guest.trim(4096, 8192)
+            guest.zero(512, 2048, nbd.CMD_FLAG_NO_HOLE)
+            guest.pwrite(b"c" * 512, 512)
+            now = guest.pread(MIB, 0)
+            medium = image.read_bytes()
+            saved = tmp_path / "vda.log"
+            saved.write_bytes(b"old" * 10000)
+            assert qmp("x-write-log-save", device="vda", filename=str(saved)) == {"writes": 4}
+            log = saved.read_bytes()
+            assert len(log) == 512 * (1 + 4 + 2 + 1 + 1)
+            assert replayed(log, medium, 4) == now and replayed(log, medium, 0) == medium
+            for state in range(5):
+                with_clone = f"2-5:{['none', '2', '2-3', '2-4', 'all'][state]}"
+                qmp("x-crash-clone", device="vda", export="c", state=with_clone)
+                with machine.guest("c") as clone:
+                    assert replayed(log, medium, state) == clone.pread(MIB, 0)
+                qmp("x-crash-drop", export="c")
+            guest.pwrite(b"d", 0)
+            for filename, told in (
+                (str(saved), "Write 6 is not of whole sectors"),
+                ("/nowhere/x", "Write 6 is not of whole sectors"),
+            ):
+                with pytest.raises(CommandError, match=told):
+                    qmp("x-write-log-save", device="vda", filename=filename)
+            guest.flush()
+            for filename, told in (
+                ("/nowhere/x", "Could not create '/nowhere/x': No such file or directory"),
+                (str(image), 'Failed to get "write" lock'),
+            ):
+                with pytest.raises(CommandError, match=told):
+                    qmp("x-write-log-save", device="vda", filename=filename)

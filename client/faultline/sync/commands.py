@@ -60,6 +60,7 @@ from faultline.schema import (
     VersionInfo,
     VolumeInfo,
     WatchdogAction,
+    WriteLogInfo,
     YankInstance,
 )
 from faultline.sizes import Size, size_of
@@ -1887,6 +1888,29 @@ class Commands:
             },
             timeout,
         )
+
+    def x_write_log_save(
+        self,
+        *,
+        device: str,
+        filename: str,
+        timeout: float | None = None,
+    ) -> WriteLogInfo:
+        """Save the writes that a crash at this moment might lose, in the format of dm-log-
+        writes.
+
+        `filename` is a new file, or one that is overwritten.  `device` is a drive's id, or
+        the node-name of a cache or of a node above one.
+        """
+        result: WriteLogInfo = self._run(
+            "x-write-log-save",
+            {
+                "device": device,
+                "filename": filename,
+            },
+            timeout,
+        )
+        return result
 
     def yank(
         self,
