@@ -244,10 +244,11 @@ class GuestRequests:
         try:
             while True:
                 if error is None:
-                    hold = self._hold
-                    if not hold.over():
-                        await self._wait(request, Wait.HOLD, hold.over)
-                    hold.check()
+                    if not self._drive.may_run():
+                        hold = self._hold
+                        if not hold.over():
+                            await self._wait(request, Wait.HOLD, hold.over)
+                        hold.check()
                     self._check(request)
                     error = await self._attempt(request, attempt)
                 if error is None:
