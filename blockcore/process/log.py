@@ -111,7 +111,7 @@ def has_colours(environ: Mapping[str, str], is_terminal: bool) -> bool:
 def level_of(event: str, data: Mapping[str, Any]) -> str:
     """Return the log level of a QMP event: "info", "warning" or "error"."""
     if event in ("BLOCK_IO_ERROR", "BLOCK_JOB_ERROR"):
-        return "warning" if data["action"] == "ignore" else "error"
+        return "warning" if data["action"] in ("ignore", "retry") else "error"
     if event == "BLOCK_IMAGE_CORRUPTED" or (event == "BLOCK_JOB_COMPLETED" and "error" in data):
         return "error"
     return "info"

@@ -25,6 +25,7 @@ IO_ERROR = {"operation": "write", "reason": "x"}
         ("BLOCK_IO_ERROR", IO_ERROR | {"action": "report"}, "error"),
         ("BLOCK_IO_ERROR", IO_ERROR | {"action": "stop"}, "error"),
         ("BLOCK_IO_ERROR", IO_ERROR | {"action": "ignore"}, "warning"),
+        ("BLOCK_IO_ERROR", IO_ERROR | {"action": "retry"}, "warning"),
         ("BLOCK_JOB_ERROR", {"action": "stop"}, "error"),
         ("BLOCK_JOB_ERROR", {"action": "ignore"}, "warning"),
         ("BLOCK_JOB_COMPLETED", {"len": 0}, "info"),
