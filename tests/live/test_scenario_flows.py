@@ -4,21 +4,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from manager import Manager, Policy
 
-from faultline.scenario import shipped
+from faultline.scenario import shipped, steps
 from flows import Gullible, flow, managed, played, served
 from live import Live
 
 Managing = Callable[[Live], AbstractContextManager[object]]
 
-PATIENCE = "1s"
-"""How long a step waits for what a wrong manager does not do."""
+PATIENCE_S = 0.2
+"""How long a step waits for what a wrong manager does not do, in seconds."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -56,7 +57,7 @@ CASES = {
         lambda machine: managed(machine, thin=True, late=True),
         managed,
         "the manager extends the volume",
-        "no X_VOLUME_EXTENDED came within 1 s",
+        "no X_VOLUME_EXTENDED came within 0.2 s",
         leaves_it_full=True,
     ),
     "pause-flapping": Case(
@@ -71,14 +72,14 @@ CASES = {
         managed,
         lambda machine: managed(machine, policy=Policy(tries=1)),
         "the manager tries again",
-        "no RESUME came within 1 s",
+        "no RESUME came within 0.2 s",
         on=("mirror-side-error", 1),
     ),
     "full-told-as-error": Case(
         lambda machine: managed(machine, thin=True, late=True),
         lambda machine: managed(machine, Gullible),
         "the manager looks at the volume instead of the error",
-        "no X_VOLUME_EXTENDED came within 1 s",
+        "no X_VOLUME_EXTENDED came within 0.2 s",
         leaves_it_full=True,
     ),
     "error-told-as-full": Case(
@@ -92,7 +93,7 @@ CASES = {
         lambda machine: managed(machine, work=lambda m: m.back_up("vda", "target")),
         lambda machine: managed(machine, has_room=False, work=stopping),
         "expect: {command: query-status, returns: {status: running}}",
-        "query-status: status is paused, not running, within 1 s",
+        "query-status: status is paused, not running, within 0.2 s",
     ),
     "mirror-side-error": Case(
         lambda machine: managed(machine, work=lambda m: m.migrate("vda", "target")),
@@ -101,6 +102,18 @@ CASES = {
         "query-jobs: it is [{",
     ),
 }
+
+
+def impatient(played: Sequence[steps.Step], text: str) -> tuple[steps.Step, ...]:
+    """Steps of which that with a text does not wait for long."""
+    found: list[steps.Step] = []
+    for step in played:
+        if isinstance(step, steps.Repeat):
+            step = replace(step, steps=impatient(step.steps, text))
+        elif isinstance(step, steps.Wait | steps.Expect) and text in step.text:
+            step = replace(step, within_s=PATIENCE_S)
+        found.append(step)
+    return tuple(found)
 
 
 def test_all_that_are_shipped_have_a_case() -> None:
@@ -126,7 +139,8 @@ def test_it_finds_the_wrong_manager_and_lets_the_right_one_pass(
 ) -> None:
     case = CASES[name]
     machine = machine_of(*(case.on or (name, 1)))
-    short = flow(name, machine.directory, patience=PATIENCE, **case.given)
+    scenario = flow(name, machine.directory, **case.given)
+    short = replace(scenario, steps=impatient(scenario.steps, case.step))
     failure = played(machine, short, lambda: case.wrong(machine)).failure
     assert failure is not None
     assert case.what in failure.what

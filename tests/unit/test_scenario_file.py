@@ -208,6 +208,7 @@ WRONG = [
     ("set:", "about: !!python/name:os.system\nset:", "have no meaning here"),
     ("set:", "about: &a [*a]\nset:", "it contains itself"),
     ("set:", "about: {a: 1\nset:", "line 2: expected ',' or '}'"),
+    ("set:", "allow: |\n  STOP\n  RESUME\nset:", "line 1: allow: there is no event 'STOP RESUME"),
     ("set:", "\tset:", "line 1: found character '\\t' that cannot start any token"),
 ]
 

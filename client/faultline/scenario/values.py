@@ -37,7 +37,8 @@ class Value:
     def wrong(self, message: str) -> NoReturn:
         """Raise ScenarioError with the place of this value."""
         where = f"{self.field}: " if self.field else ""
-        raise ScenarioError(f"{self.file}: line {self.line}: {where}{message}")
+        text = " ".join(f"{where}{message}".split())
+        raise ScenarioError(f"{self.file}: line {self.line}: {text}")
 
     def mapping(self, what: str) -> dict[str, Value]:
         """Return the members; raises ScenarioError if it has none, saying that it is `what`."""
