@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,46 @@ def surplus_event(line: int, pool: EventPool) -> None:
     if pool.rest:
         shown = "; ".join(_event(*event) for event in pool.rest[:SHOWN])
         raise Divergence(line, "events until here", "no others", shown)
+
+
+def by_place(requests: Iterable[Request]) -> dict[tuple[int, int], Request]:
+    """Return requests by their connection, and how many of it came before."""
+    counts: dict[int, int] = {}
+    found = {}
+    for request in requests:
+        place = counts.get(request.connection, 0)
+        counts[request.connection] = place + 1
+        found[request.connection, place] = request
+    return found
+
+
+def compare_rules(
+    recorded: Iterable[Request], replayed: Iterable[Request], until: int | None
+) -> bool:
+    """Compare which rules have hit the requests that had ended by the line `until`.
+
+    Raise Divergence for the first request with others.  Return whether all of those
+    have ended in the replay as well, as far as their clients were there.
+    """
+    again = by_place(replayed)
+    ended = [
+        (place, request, request.done)
+        for place, request in by_place(recorded).items()
+        if request.done is not None and (until is None or request.done.number <= until)
+    ]
+    is_complete = True
+    for place, request, done in sorted(ended, key=lambda each: each[2].number):
+        other = again[place].done if place in again else None
+        if other is None:
+            is_complete &= "gone" in done.members
+        elif (was := done.members.get("rules", [])) != (now := other.members.get("rules", [])):
+            what = f"the rules that have hit {request}"
+            raise Divergence(done.number, what, _ids(was), _ids(now))
+    return is_complete
+
+
+def _ids(rules: Iterable[str]) -> str:
+    return ", ".join(rules) or "none"
 
 
 def _event(name: str, data: Mapping[str, Any]) -> str:

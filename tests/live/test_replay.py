@@ -187,6 +187,13 @@ def changed_event(lines: list[Line]) -> tuple[int, str]:
     return place, 'event BLOCK_IO_ERROR: recorded BLOCK_IO_ERROR {"device": "vda"'
 
 
+def changed_hit(lines: list[Line]) -> tuple[int, str]:
+    """Of a dropped write its client sees nothing."""
+    place = next(n for n, line in enumerate(lines) if line.get("rules") == ["fault3"])
+    del lines[place]["rules"]
+    return place, "recorded none, replayed fault3"
+
+
 def changed_rule(lines: list[Line]) -> tuple[int, str]:
     """Another errno of a rule: what differs is the event of the first request that it hits."""
     command = lines[at(lines, execute="x-fault-add")]
@@ -196,7 +203,7 @@ def changed_rule(lines: list[Line]) -> tuple[int, str]:
 
 @pytest.mark.parametrize(
     "change",
-    [changed_errno, changed_digest, changed_event, changed_rule],
+    [changed_errno, changed_digest, changed_event, changed_hit, changed_rule],
     ids=lambda change: change.__name__,
 )
 def test_the_first_difference(

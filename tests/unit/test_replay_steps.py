@@ -16,6 +16,7 @@ from faultline.replay_report import (
     Outcome,
     compare_done,
     compare_reply,
+    compare_rules,
     missing_event,
     surplus_event,
 )
@@ -196,6 +197,21 @@ def test_outcomes() -> None:
     read.compares = False
     compare_done(read.done, read, Outcome(digest=6))
     compare_done(hung_up.done, hung_up, Outcome(lost=True))
+
+
+def test_rules() -> None:
+    """Of a drop or a delay nothing else tells."""
+    hit = {"done": 1, "rules": ["drop"]}
+    first = requests_of(recorded(CONNECT, request(1), hit, *READ)).values()
+    assert compare_rules(first, first, None)
+    later = requests_of(recorded(CONNECT, request(5), {**hit, "done": 5}, request(6))).values()
+    assert not compare_rules(first, later, None)
+    assert compare_rules(first, later, 4)
+    other = requests_of(recorded(CONNECT, request(1), {"done": 1}, *READ)).values()
+    told = r"line 4: the rules that have hit request 1 \(.*\): recorded drop, replayed none"
+    with pytest.raises(Divergence, match=told):
+        compare_rules(first, other, None)
+    assert compare_rules(first, other, 3)
 
 
 def test_replies() -> None:

@@ -14,11 +14,12 @@ from typing import Any
 
 from faultline.errors import CommandError, MachineEnded, TimedOut
 from faultline.process import Process
-from faultline.recording import Recording, placed, unplaced
+from faultline.recording import Recording, parse, placed, unplaced
 from faultline.replay_report import (
     Divergence,
     compare_done,
     compare_reply,
+    compare_rules,
     missing_event,
     surplus_event,
 )
@@ -43,6 +44,9 @@ START_S = 60.0
 
 PATIENCE_S = 30.0
 """How much longer than in the recording something may take, in seconds."""
+
+WRITTEN_S = 2.0
+"""How long the new machine may take to write down what it has done, in seconds."""
 
 PARKED_MS = 5
 """How long a request is at a node until it counts as one that waits there, in ms."""
@@ -92,6 +96,7 @@ class Replay:
         self._monitor: Channel | None = None
         self._directory = tempfile.TemporaryDirectory(prefix="faultline-replay-")
         self._root = os.path.realpath(self._directory.name)
+        self._replayed = Path(self._root, "replayed.jsonl")
         self._started = 0.0
         self._last_ms = 0.0
 
@@ -102,6 +107,7 @@ class Replay:
         """
         build_files(self.recording, Path(self._root), self._images)
         keys = keys_of(self.recording, self._root)
+        keys += [f"record={self._replayed}", "record-data=off"]
         threads = max(16, depth(self._requests.values()) + 1)
         directory = f"{self._root}{self.recording.header['directory']}"
         self._process, self.ready = start_in(
@@ -119,6 +125,7 @@ class Replay:
             self._last_ms = step.line.ms
         if self._until is None:
             self._no_more_events()
+        self._compare_rules()
 
     def let_go(self) -> None:
         """Let errors stop the machine by themselves from now on."""
@@ -287,6 +294,19 @@ class Replay:
         for event in self._monitor.journal.events[self._seen :]:
             self._pool.add(event.name, unplaced(dict(event.data), self._root))
         surplus_event(self.at, self._pool)
+
+
+    def _compare_rules(self) -> None:
+        """Compare which rules have hit what, by what the new machine has recorded."""
+        deadline = time.monotonic() + WRITTEN_S
+        while True:
+            with self._replayed.open("rb") as lines:
+                replayed = requests_of(parse(self._replayed.name, lines))
+            if compare_rules(self._requests.values(), replayed.values(), self.at):
+                return
+            if time.monotonic() > deadline:
+                return
+            pause(0.01)
 
 
 def _is(found: Mapping[str, Any], request: Request) -> bool:
