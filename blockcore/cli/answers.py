@@ -17,6 +17,7 @@ _PLACES = ("node-name", "device", "node")
 _JOBS = ("job-id", "id", "device")
 
 KEYS: Final[Meanings] = {
+    "after": ("nth",),
     "bytes": ("length", "size"),
     "device": (*_PLACES, "id"),
     "bitmap": ("name",),
