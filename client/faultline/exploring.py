@@ -123,7 +123,7 @@ class Check:
     seconds.
 
     >>> check = Check("qemu-img", "check", "-f", "qcow2", "{uri}", ok=(0, 3))
-    >>> fsck = Check("e2fsck", "-fy", "{file}", ok=(0, 1))
+    >>> fsck = Check("e2fsck", "-fn", "{file}", timeout=60)
     """
 
     argv: tuple[str, ...]

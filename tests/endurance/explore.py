@@ -3,9 +3,10 @@
 
     scripts/endure explore [--runs N] [--limit N] [--seed SEED]
 
-In each run qemu-io carries out random commands on a qcow2 image, and SQLite fills a
-database on a file that is an export, where there is FUSE.  qemu-img and SQLite
-check the states, in processes.
+In each run qemu-io carries out random commands on a qcow2 image, SQLite fills a
+database on a file that is an export, where there is FUSE, and a Linux guest makes,
+moves and removes files on ext4.  qemu-img, SQLite and e2fsck check the states, in
+processes.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import click
 
 from crash_checks import (
+    CHECK_EXT4,
     CHECK_QCOW2,
     CheckDatabase,
     can_mount,
@@ -31,6 +34,7 @@ from crash_checks import (
     volatile,
 )
 from faultline import CrashReport
+from linux_guest import KERNEL, LinuxGuest
 from live import make_image
 
 SIZE = 4 << 20
@@ -64,6 +68,34 @@ def databases(directory: Path, rng: random.Random, limit: int, pool: Executor) -
         return m.explore("vda", check, workload=work, limit=limit, executor=pool)
 
 
+def file_systems(directory: Path, rng: random.Random, limit: int, pool: Executor) -> CrashReport:
+    """Crash a guest with ext4.
+
+    Writes are whole: the superblock has two sectors of 512 bytes, and a torn one is
+    beyond what a journal can mend.
+    """
+    with make_image(directory / "disk", 2 * SIZE).open("rb") as image:
+        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-b", "1024", image.name], check=True)
+    commands = [
+        f"mkdir -p /mnt/{n % 3}; dd if=/dev/urandom of=/mnt/f bs=1k count={rng.randrange(1, 90)};"
+        f"mv /mnt/f /mnt/{n % 3}/{rng.randrange(3)}; rm -rf /mnt/{rng.randrange(9)}; sync"
+        for n in range(6)
+    ]
+    with volatile(directory / "disk", timeout=240) as m:
+        socket = parse_qs(urlsplit(m.uri).query)["socket"][0]
+        with LinuxGuest(directory, socket, "vda") as guest:
+            mounted = guest.run("mkdir -p /mnt; mount /dev/vda /mnt")
+            assert mounted == "0", mounted
+
+            def work() -> None:
+                for command in commands:
+                    assert guest.run(f"{{ {command}; }} 2>&-") == "0"
+
+            return m.explore(
+                "vda", CHECK_EXT4, workload=work, limit=limit, torn=False, executor=pool
+            )
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--runs", default=20, show_default=True)
 @click.option("--limit", default=200, show_default=True, help="States of each moment.")
@@ -71,7 +103,11 @@ def databases(directory: Path, rng: random.Random, limit: int, pool: Executor) -
 def main(runs: int, limit: int, seed: str | None) -> None:
     """Crash programs in every way; end at the first state in which something is wrong."""
     seed = seed or str(random.randrange(1 << 32))
-    loads = {"qcow2": images, **({"sqlite": databases} if can_mount() else {})}
+    loads = {"qcow2": images}
+    if can_mount():
+        loads["sqlite"] = databases
+    if KERNEL.exists():
+        loads["ext4"] = file_systems
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         for run in range(runs):
             for name, load in loads.items():

@@ -27,6 +27,9 @@ SLOTS = 2
 CHECK_QCOW2 = Check("qemu-img", "check", "-f", "qcow2", "{uri}", ok=(0, 3))
 """Clusters that are lost (status 3) cost space, not data."""
 
+CHECK_EXT4 = Check("sh", "-c", "e2fsck -E journal_only -y $0 && e2fsck -fn $0", "{file}")
+"""First the journal is replayed, as a mount does, then nothing may be wrong."""
+
 
 @contextmanager
 def volatile(image: Path, **options: Any) -> Iterator[Machine]:
