@@ -173,6 +173,11 @@ def requests_of(recording: Recording) -> dict[int, Request]:
     return requests
 
 
+def has_times(command: Line) -> bool:
+    """Return whether a recorded command adds or changes a rule that depends on the time."""
+    return any(member in str(command.members.get("arguments", "")) for member in TIMED)
+
+
 def is_timed(recording: Recording) -> bool:
     """Return whether rules depend on the time, so that lines have to come at their times."""
     keys = [value for key, value in recording.header["keys"] if key == "fault"]

@@ -20,7 +20,14 @@ from faultline.replay_report import (
     missing_event,
     surplus_event,
 )
-from faultline.replay_steps import EventPool, depth, is_timed, requests_of, steps
+from faultline.replay_steps import (
+    EventPool,
+    depth,
+    has_times,
+    is_timed,
+    requests_of,
+    steps,
+)
 
 HEADER: dict[str, Any] = {
     "faultline-recording": 1,
@@ -180,6 +187,8 @@ def test_depth() -> None:
 def test_times() -> None:
     timed = {"command": 1, "client": 1, "execute": "x-fault-add", "arguments": {"up-ms": 5}}
     assert is_timed(recorded(timed))
+    assert has_times(recorded(timed).lines[0])
+    assert not has_times(recorded(CONNECT).lines[0])
     assert is_timed(recorded(keys=[["fault", "a,not-before-ms=5"]]))
     assert is_timed(recorded(keys=[["drive", "id=a,werror=retry"]]))
     assert not is_timed(recorded(CONNECT))

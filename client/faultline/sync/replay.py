@@ -29,6 +29,7 @@ from faultline.replay_steps import (
     Step,
     command_of,
     depth,
+    has_times,
     is_timed,
     requests_of,
     steps,
@@ -264,6 +265,10 @@ class Replay:
         except TimedOut as exc:
             raise Divergence(step.line.number, sent.name, "a reply", str(exc)) from None
         compare_reply(step.line, sent.name, error)
+        if self._paced and has_times(self._commands[step.line.value]):
+            # The times of a rule begin when it is added, so what follows is as much later.
+            late = time.monotonic() - step.line.ms / 1000
+            self._started = max(self._started, late)
 
     def _look(self, step: Step) -> bool | None:
         """Take the events that have come; return True if that of the step is among them."""
