@@ -8,11 +8,11 @@ from blockcore.machine.crash_clones import drop_clone, make_clone
 from blockcore.machine.machine import Machine
 from blockcore.machine.power import Choose, PowerCut, cache_of
 from blockcore.machine.write_log_file import save_write_log
-from blockcore.nodes.drivers.volatile_cache import VolatileCacheNode
 from blockcore.qapi.names import QmpError, UInt32, UInt64
 from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import CommandTable
 from blockcore.rules.crash_states import CrashKeep, CrashState, chosen, enumerated, state_named
+from blockcore.rules.write_log import WriteLog
 
 table = CommandTable()
 
@@ -123,16 +123,16 @@ def _choice(
         for name, value in others.items():
             if value is not None:
                 raise QmpError(f"'state' and '{name}' cannot be specified at the same time")
-        return lambda cache: state_named(state, cache.log)
+        return lambda _, log: state_named(state, log)
     how = CrashKeep.NONE if keep is None else keep
     if torn and how in (CrashKeep.NONE, CrashKeep.ALL):
         raise QmpError(f"Parameter 'torn' has no meaning with keep={how}")
     number = machine.seed if seed is None else seed
 
-    def choose(cache: VolatileCacheNode) -> CrashState:
+    def choose(node_name: str, log: WriteLog) -> CrashState:
         # Each cut of each cache has numbers of its own, which repeat with the same work.
-        dice = Dice(key_of(f"{number} power {cache.node_name} {cache.log.last}"))
-        return chosen(cache.log, how, torn=bool(torn), dice=dice)
+        dice = Dice(key_of(f"{number} power {node_name} {log.last}"))
+        return chosen(log, how, torn=bool(torn), dice=dice)
 
     return choose
 
@@ -149,13 +149,13 @@ def x_crash_enumerate(
     (default: true) writes are kept whole.  `device` is a drive's id, or the node-name
     of a cache or of a node above one.
     """
-    cache = cache_of(machine, device)
+    log = cache_of(machine, device).log
     count = LIMIT if limit is None else limit
     if not 0 < count <= LIMIT_MAX:
         raise QmpError(f"Parameter 'limit' expects a number from 1 to {LIMIT_MAX}")
     return [
-        _shown(cache, state)
-        for state in enumerated(cache.log, count, torn=True if torn is None else torn)
+        _shown(log, state)
+        for state in enumerated(log, count, torn=True if torn is None else torn)
     ]
 
 
@@ -178,8 +178,8 @@ def x_crash_clone(
     """
     choose = _choice(machine, keep, seed, torn, state)
     cache = cache_of(machine, device)
-    chosen_state = choose(cache)
-    told = _shown(cache, chosen_state)
+    chosen_state = choose(cache.node_name, cache.log)
+    told = _shown(cache.log, chosen_state)
     make_clone(machine, cache, export, chosen_state)
     return told
 
@@ -204,9 +204,10 @@ async def x_write_log_save(machine: Machine, *, device: str, filename: str) -> W
     `filename` is a new file, or one that is overwritten.  `device` is a drive's id, or
     the node-name of a cache or of a node above one.
     """
-    return WriteLogInfo(writes=await save_write_log(machine, cache_of(machine, device), filename))
+    log = cache_of(machine, device).log
+    return WriteLogInfo(writes=await save_write_log(machine, log, filename))
 
 
-def _shown(cache: VolatileCacheNode, state: CrashState) -> CrashStateInfo:
-    kept, dropped, parts = state.counts(cache.log)
+def _shown(log: WriteLog, state: CrashState) -> CrashStateInfo:
+    kept, dropped, parts = state.counts(log)
     return CrashStateInfo(state=state.name, kept=kept, dropped=dropped, torn=parts)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
+from typing import cast
 
 from blockcore.bql.effects import Until
 from blockcore.drive.block_backend import BlockBackend
@@ -27,9 +28,13 @@ from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.events import Reset
 from blockcore.qapi.names import JobStatus, QmpError, RunState, ShutdownCause
 from blockcore.rules.crash_states import CrashState
+from blockcore.rules.write_log import WriteLog
 
-Choose = Callable[[VolatileCacheNode], CrashState]
-"""A function that says what the medium below a cache has got; it may raise QmpError."""
+Choose = Callable[[str, WriteLog], CrashState]
+"""A function that says what the medium has got of a log, of the cache with that node-name.
+
+It may raise QmpError.
+"""
 
 
 def caches_of(machine: Machine, device: str | None) -> list[VolatileCacheNode]:
@@ -40,7 +45,7 @@ def caches_of(machine: Machine, device: str | None) -> list[VolatileCacheNode]:
     nodes: Iterable[BlockNode] = machine.graph.nodes.values()
     if device is not None:
         nodes = machine.graph.subtree(machine.find.node_or_device(device, device))
-    return [node for node in nodes if isinstance(node, VolatileCacheNode)]
+    return [cast(VolatileCacheNode, node) for node in nodes if node.is_volatile]
 
 
 def cache_of(machine: Machine, device: str) -> VolatileCacheNode:
@@ -89,7 +94,7 @@ class PowerCut:
                 raise QmpError(f"Node '{cache.node_name}' has no power at the moment")
         # All are chosen before the first one loses anything: a wrong choice changes nothing.
         for cache in self.caches:
-            state = choose(cache)
+            state = choose(cache.node_name, cache.log)
             self.states.append((cache, state, state.counts(cache.log)))
         with ExitStack() as users:
             for cache in self.caches:

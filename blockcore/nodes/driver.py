@@ -129,6 +129,9 @@ class BlockDriver:
     of_job: ClassVar[bool] = False
     """Whether the node is a filter that exists only as long as a job."""
 
+    is_volatile: ClassVar[bool] = False
+    """Whether the node is a cache that loses what it has with the power (`VolatileCacheNode`)."""
+
     connected: ClassVar[bool] = False
     """Whether a server answers the node's requests, perhaps never; `yank` can name the node."""
 

@@ -21,6 +21,8 @@ TAKE_DRIVERS = {
     "nodes.graph.make": "has the list of all drivers",
     "nodes.graph.create": "makes the files that new images are in",
     "nodes.graph.graph": "probes the format of a file before there is a driver",
+    "machine.power": "cuts the power of caches, and gives it back",
+    "machine.crash_clones": "puts the node of a clone beside a cache",
     "jobs.shortcut": "copies on threads of its own, with the system calls of files",
 }
 """Import from the drivers' folder."""

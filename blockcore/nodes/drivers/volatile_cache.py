@@ -49,6 +49,7 @@ class VolatileCacheNode(FilterNode):
 
     driver = "x-volatile-cache"
     filters = "file"
+    is_volatile = True
     mutable_opts = frozenset(("size",))
 
     def __init__(
