@@ -238,3 +238,14 @@ def test_a_state_of_earlier_writes_loses_the_later_ones() -> None:
     log.write(0, b"b" * 512)
     assert [bytes(piece.data or b"")[:1] for piece in state.pieces(log)] == [b"a"]
     assert state.counts(log) == (1, 1, 0)
+
+
+def test_later_writes_stay_when_earlier_ones_are_settled() -> None:
+    log = WriteLog()
+    log.write(0, b"a" * 1024)
+    number = log.last
+    log.write(512, b"b" * 1024)
+    log.settled(number, 0, 4096)
+    assert log.numbers == [2]
+    assert [piece[:2] for piece in log.oldest().pieces()] == [(512, 1536)]
+    assert [piece[:2] for piece in log.newest] == [(512, 1536)]
