@@ -176,7 +176,9 @@ def default_export(readonly: bool, is_tls: bool) -> str:
 
 def open(readonly: bool) -> Connection:
     try:
-        connection = server.connect(nbdkit.export_name(), readonly, own_socket.own_socket)
+        connection = server.connect(
+            nbdkit.export_name(), readonly, own_socket.own_socket, _alive
+        )
     except OSError as error:
         number, reason = error.errno, error.strerror
     else:

@@ -20,18 +20,36 @@ KINDS = {
     "discard": "Discards (trims).",
     "flush": "Flushes.",
     "block-status": "Questions for the block status.",
+    "connect": "Openings of connections.",
 }
-"""The kinds of request (BlkdebugIOType), each of which is an option with this help."""
+"""The kinds of request (FaultIOType), each of which is an option with this help."""
+
+ACTIONS = {
+    "error": "fail; errno",
+    "delay": "go on later; delay-ms, jitter-ms, distribution",
+    "hang": "wait for 'fault release'; hang-ms, errno",
+    "drop": "are told as done, and lost",
+    "torn": "are written in part; keep, sectors, errno",
+    "misdirect": "go elsewhere; by",
+    "duplicate": "are carried out twice",
+    "corrupt": "have wrong data; how, bits, medium",
+    "badblock": "fail until a sector is written again",
+    "disconnect": "hang up their connection",
+    "readonly": "fail with EPERM",
+}
+"""The actions of x-fault-add: what requests do then, and the members that only it has."""
 
 OPTIONS = {
     "node-name": "DRIVE",
     "offset": "--from",
     "length": "--length",
     "sector": "--sector",
+    "action": "--action",
     "errno": "--errno",
     "after": "--after",
     "count": "--count",
     "rate": "--rate",
+    "notify": "--notify",
     "id": "--id",
 }
 """The options that stand for members of x-fault-add."""
@@ -61,6 +79,12 @@ def rule_options(command: F) -> F:
     """Give a command the options of a rule."""
     options = [
         *(click.option(f"--{kind}", is_flag=True, help=text) for kind, text in KINDS.items()),
+        click.option(
+            "--action",
+            type=click.Choice(list(ACTIONS)),
+            metavar="ACTION",
+            help="What becomes of them.  [default: error]",
+        ),
         click.option("--errno", metavar="ERRNO", help="Name or number of the error."),
         click.option(
             *("--from", "--offset", "start"),
@@ -89,6 +113,9 @@ def rule_options(command: F) -> F:
             help="Hit N requests, and no more.",
         ),
         click.option("--rate", type=Rate(), metavar="RATE", help="Probability: 0.01, or 1%."),
+        click.option(
+            "--notify", is_flag=True, help="Tell each hit by the event X_FAULT_TRIGGERED."
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -122,17 +149,24 @@ class Rule:
         after: int | None,
         count: int | None,
         rate: float | None,
+        action: str | None,
+        notify: bool,
         **kinds: bool,
     ) -> None:
         self.kinds = [kind for kind in KINDS if kinds[kind.replace("-", "_")]]
         self._start, self._to, self._length = start, to, length
-        self._others = {"errno": errno, "sector": sector, "after": after, "count": count}
+        self._others: dict[str, object] = {
+            **{"errno": errno, "sector": sector, "after": after, "count": count},
+            **{"action": action, "notify": notify or None},
+        }
         self._rate = rate
         if to is not None and length is not None:
             raise click.UsageError("--to and --length exclude each other")
         is_placed = any(place is not None for place in (start, to, length, sector))
-        if is_placed and "flush" in self.kinds:
-            raise click.UsageError("a flush has no place: add its rule without --from and the like")
+        for kind, name in (("flush", "a flush"), ("connect", "a connection")):
+            if is_placed and kind in self.kinds:
+                text = f"{name} has no place: add its rule without --from and the like"
+                raise click.UsageError(text)
         if sector is not None and any(place is not None for place in (start, to, length)):
             raise click.UsageError("--sector, and --from, --to, --length exclude each other")
 

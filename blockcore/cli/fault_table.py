@@ -15,7 +15,7 @@ COMMON = frozenset(
     {
         *("id", "device", "node-name", "action", "event", "state", "iotype", "sector"),
         *("offset", "length", "count", "after", "rate", "seen", "hits", "active"),
-        *("errno", "errno-name"),
+        *("errno", "errno-name", "fua"),
     }
 )
 """The members that the columns show; a kind of fault may have others."""
@@ -30,13 +30,21 @@ def _row(rule: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         rule["id"],
         rule.get("device") or rule["node-name"],
-        rule.get("iotype", "all"),
+        requests(rule),
         place(rule),
         outcome(rule),
         _when(rule),
         str(rule["seen"]),
         _hits(rule),
     )
+
+
+def requests(rule: Mapping[str, Any]) -> str:
+    """Return the kinds of request of a rule: ``all`` if it names none."""
+    kinds = rule.get("iotype", "all")
+    words = kinds if isinstance(kinds, str) else ",".join(kinds)
+    fua = {None: "", True: " FUA", False: " no FUA"}[rule.get("fua")]
+    return words + fua
 
 
 def place(rule: Mapping[str, Any]) -> str:

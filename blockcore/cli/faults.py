@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -11,7 +12,14 @@ import click
 from blockcore.cli.completions import named
 from blockcore.cli.connection import Control, control_options
 from blockcore.cli.fault_files import import_command, load, save
-from blockcore.cli.fault_options import CHANGEABLE, OPTIONS, Rule, check_words, rule_options
+from blockcore.cli.fault_options import (
+    ACTIONS,
+    CHANGEABLE,
+    OPTIONS,
+    Rule,
+    check_words,
+    rule_options,
+)
 from blockcore.cli.fault_table import table
 from blockcore.cli.once import Group
 from blockcore.cli.qmp import Ask, in_session
@@ -25,7 +33,7 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 
 @click.group(cls=Group, no_args_is_help=True, context_settings=SETTINGS)
 def fault() -> None:
-    """Make requests fail: add, list, change and remove fault rules.
+    """Make requests fail, wait or go wrong: add, list, change and remove fault rules.
 
     \b
     Examples:
@@ -42,7 +50,14 @@ for command in (load, save, import_command, sweep):
     fault.add_command(command)
 
 
-@fault.command()
+def _actions() -> str:
+    """Return what is said of actions behind the help of a command."""
+    return "\b\nActions, and the KEYs that only they have:\n" + "\n".join(
+        f"  {name:<11}{text}" for name, text in ACTIONS.items()
+    )
+
+
+@fault.command(epilog=_actions())
 @control_options
 @rule_options
 @click.option("--id", "rule_id", metavar="ID", help="Name of the rule.  [default: made up]")
@@ -53,8 +68,10 @@ def add(
 ) -> None:
     """Add a rule: requests to DRIVE, or to a node, fail from now on.
 
-    Prints the id of the rule.  Without --errno they fail with EIO.  Without a kind of
-    request all fail but questions for the block status; with several there is a
+    Prints the id of the rule, and on stderr why it hits nothing as things are, if so.
+    Without --errno they fail with EIO; --action says what else may become of them.
+    Without a kind of request those are meant which the action is usually for, and
+    never questions for the block status or connections; with several there is a
     rule for each.  SIZE may have a binary suffix: k, M, G.  A KEY is any other
     member of x-fault-add, see faultline qmp x-fault-add --help.
 
@@ -64,6 +81,9 @@ def add(
       faultline fault add vda --read --from 1M --length 64k --id bad-sectors
       faultline fault add vda --flush --after 2 --count 1
       faultline fault add vda --rate 1% --errno EIO
+      faultline fault add vda --action delay delay-ms=20 jitter-ms=5
+      faultline fault add vda --write --action torn sectors=1 --id torn
+      faultline fault add vda --connect --count 3
     """
     rule = Rule(**given)
     check_words(words)
@@ -80,7 +100,9 @@ async def _added(
         for kind in rule.kinds or [""]:
             name = rule_id if rule_id is None or len(rule.kinds) < 2 else f"{rule_id}-{kind}"
             members = {"node-name": drive, "id": name, "iotype": kind or None, **rule.members()}
-            ids.append((await carried_out(ask, "x-fault-add", members, words, OPTIONS))["id"])
+            reply = await carried_out(ask, "x-fault-add", members, words, OPTIONS)
+            ids.append(reply["id"])
+            _warn(reply)
     except click.ClickException:
         for added in ids:
             await ask("x-fault-remove", {"id": added})
@@ -88,7 +110,13 @@ async def _added(
     return ids
 
 
-@fault.command()
+def _warn(reply: Mapping[str, Any]) -> None:
+    """Say on stderr why a rule hits nothing as things are."""
+    for text in reply.get("warnings", ()):
+        click.echo(f"Warning: {text}", err=True)
+
+
+@fault.command(epilog=_actions())
 @control_options
 @rule_options
 @click.argument("rule_id", metavar="FAULT", shell_complete=named("faults"))
@@ -121,7 +149,8 @@ async def _modified(ask: Ask, rule_id: str, rule: Rule, words: tuple[str, ...]) 
         begins = (await _known(ask, rule_id)).get("offset", 0)
     members = {"iotype": rule.kinds[0] if rule.kinds else None, **rule.members(begins)}
     try:
-        await carried_out(ask, "x-fault-modify", {"id": rule_id, **members}, words, CHANGEABLE)
+        named = {"id": rule_id, **members}
+        _warn(await carried_out(ask, "x-fault-modify", named, words, CHANGEABLE))
     except click.ClickException:
         await _known(ask, rule_id)
         raise
@@ -178,11 +207,67 @@ def remove(control: Control, ids: tuple[str, ...]) -> None:
 
 @fault.command()
 @control_options
+@click.option(
+    "--hits",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Until so many requests have been hit.",
+)
+@click.argument("rule_id", metavar="FAULT", shell_complete=named("faults"))
+def wait(control: Control, rule_id: str, hits: int) -> None:
+    """Wait until a rule has hit requests.
+
+    Prints how many since it was added.  Fails if the rule is removed or used up
+    before; --timeout gives up with status 124.
+
+    \b
+    Example:
+      faultline fault wait fault0 --hits 3 --timeout 10
+    """
+
+    async def waited(ask: Ask) -> int:
+        await _known(ask, rule_id)
+        return int((await ask("x-fault-wait", {"id": rule_id, "hits": hits}))["hits"])
+
+    found = in_session(control, waited)
+    if found < hits:
+        raise click.ClickException(f"{rule_id}: is over after {_count(found, 'hit')}")
+    click.echo(f"{rule_id}: {_count(found, 'hit')}")
+
+
+@fault.command()
+@control_options
+@click.argument("rule_id", metavar="FAULT", shell_complete=named("faults"))
+def release(control: Control, rule_id: str) -> None:
+    """Let the requests go on that a rule keeps hanging.
+
+    Those that come later hang again, until the rule is removed.
+
+    \b
+    Example:
+      faultline fault release fault0
+    """
+
+    async def released(ask: Ask) -> int:
+        await _known(ask, rule_id)
+        return int((await ask("x-fault-release", {"id": rule_id}))["released"])
+
+    click.echo(f"{rule_id}: {_count(in_session(control, released), 'request')} released")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what if number == 1 else f'{what}s'}"
+
+
+@fault.command()
+@control_options
 @click.argument("drive", required=False, shell_complete=named("drives"))
 def clear(control: Control, drive: str | None) -> None:
     """Remove all rules, or all rules of one drive or node.
 
-    Requests that are held are tried again by faultline cont.
+    What hangs goes on.  Requests that are held are tried again by faultline cont.
 
     \b
     Examples:
@@ -196,7 +281,7 @@ def clear(control: Control, drive: str | None) -> None:
         return before - len(await ask("x-query-faults", {}))
 
     number = in_session(control, cleared)
-    click.echo(f"{number} {'rule' if number == 1 else 'rules'} removed")
+    click.echo(f"{_count(number, 'rule')} removed")
 
 
 async def _known(ask: Ask, rule_id: str) -> dict[str, Any]:

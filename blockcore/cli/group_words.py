@@ -47,6 +47,8 @@ _FAULT_COMMANDS: Final[Meanings] = {
     **dict.fromkeys(("del", "delete", "rm", "stop"), ("remove",)),
     **dict.fromkeys(("ls", "query", "show", "status"), ("list",)),
     **dict.fromkeys(("flush", "reset"), ("clear",)),
+    **dict.fromkeys(("await", "watch"), ("wait",)),
+    **dict.fromkeys(("continue", "free", "unhang"), ("release",)),
 }
 
 _BITMAP_COMMANDS: Final[Meanings] = {

@@ -53,13 +53,13 @@ def sweep(
     second, and so on until there is none left to fail. The command finds the number
     of the round in FAULTLINE_NTH. The first that does not end with status 0 ends it
     all, with its status; --nth repeats one round. A KEY is any other member of
-    x-fault-sweep: action=torn tears requests instead, see faultline qmp x-fault-sweep
+    x-fault-sweep: --action torn tears requests instead, see faultline qmp x-fault-sweep
     --help.
 
     \b
     Examples:
       faultline fault sweep vda --write --errno ENOSPC --run ./test.sh
-      faultline fault sweep vda action=drop --nth 3 --run ./test.sh
+      faultline fault sweep vda --action drop --nth 3 --run ./test.sh
     """
     for option in OF_SWEEP:
         if given[option] is not None:

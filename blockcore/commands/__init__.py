@@ -5,9 +5,9 @@
 
 The machine: `run_state`, `requests`, `power`, `yank`.  Drives and nodes: `block_config` changes
 them, `drives` has their policies, `block_info`, `image_info` and `block_stats`
-tell about them, `faults` and `sweeps` have their rules, `fault_files` files of
-rules, `bitmaps` their dirty bitmaps,
-`volumes` the thin volumes below.
+tell about them, `faults` and `sweeps` have their rules (`fault_checks` those that hit
+nothing), `fault_files` files of rules, `bitmaps` their dirty bitmaps, `volumes` the
+thin volumes below.
 Images: `snapshots`.  Jobs: `mirrors`, `backups`, `streams` and `commits` start
 them, `jobs` steers them, `job_info` tells about them.  Several changes or none:
 `transaction`, with `actions` and `bitmap_actions`; `transactions` adds all kinds of action.

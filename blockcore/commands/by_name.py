@@ -45,7 +45,7 @@ PARTS: Final[dict[Callable[[], Any], tuple[str, ...]]] = {
         "x-query-drives", "x-drive-set-policy",
     ),
     later("blockcore.commands.requests:table"): (
-        "x-query-requests",
+        "x-query-requests", "x-barrier",
     ),
     later("blockcore.commands.power:table"): (
         "x-power-cut", "x-crash-enumerate", "x-crash-clone", "x-crash-drop",

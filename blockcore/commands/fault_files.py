@@ -8,7 +8,8 @@ from dataclasses import replace
 from itertools import count
 
 from blockcore.bql.effects import Call
-from blockcore.commands.faults import check_id, check_place
+from blockcore.commands.fault_checks import check_place
+from blockcore.commands.faults import check_id
 from blockcore.faults.lines import Line, at, numbered, parse_lines
 from blockcore.faults.options import FaultOptions
 from blockcore.machine.machine import Machine

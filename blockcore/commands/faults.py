@@ -11,26 +11,36 @@ from typing import Annotated, Any, get_type_hints
 
 from blockcore.bql.clock import NS_OF_MS
 from blockcore.bql.effects import Until
+from blockcore.commands.fault_checks import check_connection, check_place, warnings
 from blockcore.faults.changes import CHANGES, RuleToChange, changed, given
 from blockcore.faults.kinds import FAULT_OPTIONS, KINDS
 from blockcore.faults.options import ONE_OR_MORE, FaultOptions, FaultOrigin
 from blockcore.faults.rule import FaultRule
 from blockcore.machine.machine import Machine
 from blockcore.nodes.node import BlockNode
+from blockcore.qapi.events import XFaultTriggered
 from blockcore.qapi.keyval import well_formed_id
-from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, QmpError, UInt32, UInt64
+from blockcore.qapi.names import BlkdebugEvent, FaultIOType, QmpError, UInt32, UInt64
 from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import CommandTable, FlatUnion
 
 table = CommandTable()
-
-SIZE_MAX = (1 << 63) - 1
-"""The largest size that a node can ever have, in bytes."""
+table.event(XFaultTriggered)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultId:
+    """A rule that is made; `warnings` says why it hits nothing as things are."""
+
     id: str
+    warnings: list[str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultChanged:
+    """A rule that is changed; `warnings` says why it hits nothing as things are."""
+
+    warnings: list[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +62,8 @@ class FaultInfo:
     state: int
     origin: FaultOrigin | None = None
     connection: int | None = None
-    iotype: Annotated[BlkdebugIOType | list[BlkdebugIOType] | None, ONE_OR_MORE] = None
+    iotype: Annotated[FaultIOType | list[FaultIOType] | None, ONE_OR_MORE] = None
+    fua: bool | None = None
     sector: int | None = None
     offset: int | None = None
     length: int | None = None
@@ -66,6 +77,7 @@ class FaultInfo:
     down_ms: int | None = None
     while_file: str | None = None
     new_state: int | None = None
+    notify: bool | None = None
     seen: int
     hits: int
     hanging: int | None = None
@@ -127,30 +139,22 @@ def x_fault_add(
     node; `after`, the number of matching requests that pass first; `count`, the
     number of requests to hit (`once` is 1); `rate`, the probability of each hit,
     drawn from the machine's seed.  Without an `event` the rule is in force at once.
+    A rule that can never hit anything is refused; one that hits nothing as things
+    are, for example because the node is read-only, is made, with `warnings`.
     """
     node = machine.find.data_node(options.node_name)
     options.check()
     check_place(machine, node, options)
+    check_connection(machine, options)
     new_id = new_fault_id(machine, options.id)
-    node.injector().add(replace(options, id=new_id))
-    return FaultId(id=new_id)
-
-
-def check_place(machine: Machine, node: BlockNode, options: FaultOptions) -> None:
-    """Raise QmpError for a range that no request can be in, now or when the node has grown."""
-    size = node.size if machine.find.is_shown(node) else SIZE_MAX
-    for name, end in options.ends.items():
-        if end > size:
-            raise QmpError(
-                f"Parameter '{name}' is beyond the end of node '{node.node_name}'"
-                f" ({size} bytes)"
-            )
+    node.injector().add(replace(options, id=new_id, node_name=node.node_name))
+    return FaultId(id=new_id, warnings=warnings(machine, node, options) or None)
 
 
 @table.command("x-fault-modify", boxed=True)
 def x_fault_modify(
     machine: Machine, *, changes: Annotated[RuleToChange, CHANGES]
-) -> None:
+) -> FaultChanged:
     """Change members of a rule; those that are not given stay, and so do `seen` and `hits`.
 
     The members are those of x-fault-add, but for `node-name`.  One that excludes
@@ -164,7 +168,15 @@ def x_fault_modify(
     options.check()
     if not new.keys().isdisjoint(("sector", "offset", "length")):
         check_place(machine, node, options)
+    if "connection" in new:
+        check_connection(machine, options)
     node.injector().modify(rule, options)
+    found = warnings(machine, node, options)
+    if rule.exhausted:
+        found.append(f"'count' {options.hits_max} is used up: {rule.hits} hits")
+    if options.is_over((machine.clock.monotonic_ns() - rule.added_ns) // NS_OF_MS):
+        found.append(f"'not-after-ms' {options.not_after_ms} is over")
+    return FaultChanged(warnings=found or None)
 
 
 @table.command("x-fault-remove")
@@ -273,6 +285,7 @@ def _info(node: BlockNode, device: str | None, rule: FaultRule) -> FaultInfo:
         "every": None if options.every == 1 else options.every,
         "origin": None if options.origin is FaultOrigin.ANY else options.origin,
         "new_state": options.new_state or None,
+        "notify": options.notify or None,
         "hanging": rule.state.hanging or None,
     }
     counts = {"seen": rule.seen, "hits": rule.hits, "active": not rule.exhausted}

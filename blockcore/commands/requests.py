@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""The requests of guests that are not answered: x-query-requests."""
+"""The requests of guests that are not answered: x-query-requests, and x-barrier at their end."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from enum import StrEnum
 
 from blockcore.bql.clock import NS_OF_MS
+from blockcore.bql.effects import Until
 from blockcore.drive.block_backend import BlockBackend
 from blockcore.drive.guest_request import Request, Wait
 from blockcore.machine.machine import Machine
-from blockcore.qapi.names import BlkdebugIOType, UInt64
+from blockcore.qapi.names import BlkdebugIOType, UInt32, UInt64
 from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import CommandTable
 
@@ -57,6 +59,39 @@ def x_query_requests(machine: Machine) -> list[RequestInfo]:
         for blk in machine.backends
         for request in blk.open_requests()
     ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BarrierEnd:
+    """How x-barrier has ended."""
+
+    timed_out: bool
+
+
+@table.command("x-barrier")
+async def x_barrier(
+    machine: Machine, *, device: str | None = None, timeout_ms: UInt32 | None = None
+) -> BarrierEnd:
+    """Answer when no request is in flight on a drive, or on any, or after `timeout-ms`.
+
+    A request is in flight from when it comes until it is answered, also while it is
+    held, delayed or hangs: x-query-requests tells which.  Guests may send others at any
+    time, so the one who asks knows that they do not.  The commands of this client come
+    after the answer; those of others do not wait.
+    """
+    drives = [machine.find.drive_on(device)] if device is not None else list(machine.backends)
+
+    def are_idle() -> bool:
+        return all(blk.is_idle() for blk in drives)
+
+    deadline_ns = None
+    if timeout_ms is not None:
+        deadline_ns = machine.clock.monotonic_ns() + timeout_ms * NS_OF_MS
+    with ExitStack() as watched:
+        for blk in drives:
+            watched.enter_context(blk.watched())
+        in_time = await Until(are_idle, deadline_ns)
+    return BarrierEnd(timed_out=not in_time)
 
 
 def _info(machine: Machine, blk: BlockBackend, request: Request) -> RequestInfo:

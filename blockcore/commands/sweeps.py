@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Annotated
 
-from blockcore.commands.faults import check_place, new_fault_id
+from blockcore.commands.fault_checks import check_connection, check_place
+from blockcore.commands.faults import new_fault_id
 from blockcore.faults.changes import SWEEP, RuleToSweep, changed, given
 from blockcore.faults.kinds import KINDS
 from blockcore.faults.options import FaultOptions
@@ -63,7 +64,7 @@ def _begun(machine: Machine, asked: RuleToSweep) -> FaultSweep:
     nth = asked.nth or UInt64(1)
     node = machine.find.data_node(asked.node_name)
     members = given(asked, but=OF_SWEEP)
-    blank = KINDS[members.get("action", "error")](node_name=asked.node_name)
+    blank = KINDS[members.get("action", "error")](node_name=node.node_name)
     options = _armed(machine, node, changed(blank, members), nth)
     new_id = new_fault_id(machine, asked.id)
     node.injector().add(replace(options, id=new_id))
@@ -102,4 +103,5 @@ def _armed(machine: Machine, node: BlockNode, options: FaultOptions, nth: int) -
     if options.lets_go:
         raise QmpError("Parameter 'errno' value 0 lets requests pass: there is nothing to sweep")
     check_place(machine, node, options)
+    check_connection(machine, options)
     return options

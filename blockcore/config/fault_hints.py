@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Final
 
 from blockcore.faults.kinds import KINDS
-from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
+from blockcore.qapi.names import BlkdebugEvent, FaultIOType
 from blockcore.qapi.nearest import Meanings, did_you_mean, right_answers
 
 EXAMPLE: Final = "fault=node-name=vda,iotype=write,errno=ENOSPC"
@@ -19,7 +19,7 @@ _MEMBERS: Final = {
 _VALUES: Final[dict[str, list[str]]] = {
     "action": list(KINDS),
     "event": [str(event) for event in BlkdebugEvent],
-    "iotype": [str(iotype) for iotype in BlkdebugIOType],
+    "iotype": [str(iotype) for iotype in FaultIOType],
 }
 
 _MEANINGS: Final[Meanings] = {

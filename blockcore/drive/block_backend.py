@@ -99,6 +99,7 @@ class BlockBackend:
         self._host = host
         self._requests = GuestRequests(self, host, stats or BlockAcctStats())
         self._quiesced = 0
+        self._watchers = 0
         self._ops_at_reset = 0
 
     @property
@@ -144,6 +145,21 @@ class BlockBackend:
         """Return whether no request is at a node, on the long way or on the shortcut."""
         return not self._requests.in_flight and self.shortcut_idle()
 
+    def is_idle(self) -> bool:
+        """Return whether every request that has come is answered; to be asked while `watched`."""
+        return not self._requests.open and self.quiet()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Keep requests off the shortcut inside the context, so that the end of each is noticed."""
+        self._watchers += 1
+        self.concerns_changed()
+        try:
+            yield
+        finally:
+            self._watchers -= 1
+            self.concerns_changed()
+
     def shortcut_idle(self) -> bool:
         """Return whether no request is on the shortcut."""
         return self.slots.idle()
@@ -171,6 +187,7 @@ class BlockBackend:
         way = None
         if (
             self.may_run()
+            and not self._watchers
             and self.throttle is None
             and self.writeback
             and root.options.detect_zeroes is BlockdevDetectZeroesOptions.OFF
@@ -281,9 +298,7 @@ class BlockBackend:
         """Carry out a guest's discard; it is dropped unless the node has discard=unmap."""
 
         async def discard() -> None:
-            await self.root.discard(offset, length)
-            if fua:
-                await self.root.flush()
+            await self.root.discard(offset, length, fua=fua)
 
         await self._requests.carry_out(DISCARD, offset, length, discard)
 

@@ -18,12 +18,12 @@ from blockcore.nodes.shortcut.guest import GuestShortcut, Tried
 from blockcore.nodes.shortcut.slot import Slot
 from blockcore.nodes.shortcut.way import Way
 from blockcore.qapi.errnos import told_by_nbd
-from blockcore.qapi.names import BlkdebugIOType
+from blockcore.qapi.names import FaultIOType
 
 LARGE = 256 << 10
 """Bytes from which a request's contents are copied, or their digest made, without the lock."""
 
-_READ, _WRITE = BlkdebugIOType.READ, BlkdebugIOType.WRITE
+_READ, _WRITE = FaultIOType.READ, FaultIOType.WRITE
 
 
 class RecordedShortcut(GuestShortcut):
@@ -106,22 +106,22 @@ class RecordedDrive:
     ) -> None:
         """Carry out a write-zeroes."""
         flags = _flag("may-unmap", may_unmap) + _flag("fua", fua) + _flag("fast", fast)
-        entry = await self._begun(BlkdebugIOType.WRITE_ZEROES, offset, length, flags)
+        entry = await self._begun(FaultIOType.WRITE_ZEROES, offset, length, flags)
         go = self._blk.zero(offset, length, may_unmap=may_unmap, fua=fua, fast=fast)
         await self._carried_out(entry, go, fast=fast)
 
     async def discard(self, offset: int, length: int, fua: bool = False) -> None:
         """Carry out a discard."""
-        entry = await self._begun(BlkdebugIOType.DISCARD, offset, length, _flag("fua", fua))
+        entry = await self._begun(FaultIOType.DISCARD, offset, length, _flag("fua", fua))
         await self._carried_out(entry, self._blk.discard(offset, length, fua))
 
     async def flush(self) -> None:
         """Carry out a flush."""
-        await self._carried_out(await self._begun(BlkdebugIOType.FLUSH, 0, 0), self._blk.flush())
+        await self._carried_out(await self._begun(FaultIOType.FLUSH, 0, 0), self._blk.flush())
 
     async def block_status(self, offset: int, length: int) -> list[Extent]:
         """Answer what is allocated; the answer is not recorded: it depends on the file system."""
-        entry = await self._begun(BlkdebugIOType.BLOCK_STATUS, offset, length)
+        entry = await self._begun(FaultIOType.BLOCK_STATUS, offset, length)
         extents: list[Extent] = await self._carried_out(
             entry, self._blk.block_status(offset, length)
         )
@@ -129,7 +129,7 @@ class RecordedDrive:
 
     async def _begun(
         self,
-        iotype: BlkdebugIOType,
+        iotype: FaultIOType,
         offset: int,
         length: int,
         flags: str = "",

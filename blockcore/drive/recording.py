@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from blockcore.bql.clock import Clock
 from blockcore.bql.effects import Until
 from blockcore.qapi.json.writer import pieces
-from blockcore.qapi.names import BlkdebugIOType, QmpError
+from blockcore.qapi.names import FaultIOType, QmpError
 from blockcore.qapi.record import dataclass
 
 PATIENCE_NS = 10_000_000_000
@@ -136,7 +136,7 @@ class Recording:
         told_error = "" if error is None else f',"error":{text_of(error.desc)}'
         self._put(f'"reply":{number}{told_error}')
 
-    def fault(self, rule: str, iotype: BlkdebugIOType, offset: int, length: int) -> None:
+    def fault(self, rule: str, iotype: FaultIOType, offset: int, length: int) -> None:
         """Note that a rule has hit a node's request: in the line of the guest's request, if any."""
         if self.current is not None:
             self.current.rules.append(rule)
@@ -153,7 +153,7 @@ class Recording:
     def submitted(
         self,
         connection: int,
-        iotype: BlkdebugIOType,
+        iotype: FaultIOType,
         offset: int,
         length: int,
         flags: str = "",

@@ -8,8 +8,7 @@ from errno import EIO, EPERM
 from typing import Any, ClassVar
 
 from blockcore.faults.corrupt import READ
-from blockcore.faults.lost import WRITES
-from blockcore.faults.options import SECTOR_SIZE, FaultOptions, Go, IOTypes, R, Request
+from blockcore.faults.options import SECTOR_SIZE, WRITES, FaultOptions, Go, IOTypes, R, Request
 from blockcore.faults.scene import Scene
 from blockcore.qapi.errnos import failure
 from blockcore.qapi.names import QmpError, UInt32

@@ -7,13 +7,13 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 from blockcore.faults.dice import BLOCK
-from blockcore.faults.lost import WRITE, WRITES
-from blockcore.faults.options import FaultOptions, Go, IOTypes, R, Request
+from blockcore.faults.lost import WRITE
+from blockcore.faults.options import WRITES, FaultOptions, Go, IOTypes, R, Request
 from blockcore.faults.scene import Scene
-from blockcore.qapi.names import BlkdebugIOType, QmpError, UInt32
+from blockcore.qapi.names import FaultIOType, QmpError, UInt32
 from blockcore.qapi.record import dataclass
 
-READ: IOTypes = frozenset({BlkdebugIOType.READ})
+READ: IOTypes = frozenset({FaultIOType.READ})
 
 
 class CorruptHow(StrEnum):
@@ -82,7 +82,7 @@ class Corrupt(FaultOptions):
         return {}
 
     async def carry_out(self, request: Request, go: Go[R], scene: Scene) -> R:
-        if request.iotype is BlkdebugIOType.WRITE:
+        if request.iotype is FaultIOType.WRITE:
             data = memoryview(bytearray(request.data))
             self._change(request._replace(buf=data), scene)
             return await go(request._replace(buf=data))
@@ -121,7 +121,7 @@ class Corrupt(FaultOptions):
 
     def _change_block(self, part: memoryview, start: int, skip: int, scene: Scene) -> None:
         """Change a part of the block at `start`, from byte `skip` of it on."""
-        dice = scene.place(BlkdebugIOType.READ, start)
+        dice = scene.place(FaultIOType.READ, start)
         if self.how is CorruptHow.ZERO:
             part[:] = bytes(len(part))
         elif self.how is CorruptHow.RANDOM:
@@ -145,6 +145,6 @@ class Corrupt(FaultOptions):
         for start in range(first - first % BLOCK, end, BLOCK):
             if start not in old and start < scene.size:
                 data = memoryview(bytearray(min(BLOCK, scene.size - start)))
-                await driver(Request(BlkdebugIOType.READ, start, len(data), data))
+                await driver(Request(FaultIOType.READ, start, len(data), data))
                 old.setdefault(start, bytes(data))
         return await go(request)

@@ -10,7 +10,7 @@ Nor does it depend on a job beside the guest: requests of jobs are counted apart
 
 from __future__ import annotations
 
-from blockcore.qapi.names import BlkdebugIOType
+from blockcore.qapi.names import FaultIOType
 
 BLOCK = 4096
 """Bytes of a block; a request counts where it begins."""
@@ -20,7 +20,7 @@ BLOCKS_OF_PAGE = 4096
 
 MASK = (1 << 64) - 1
 
-KINDS = {iotype: number for number, iotype in enumerate(BlkdebugIOType)}
+KINDS = {iotype: number for number, iotype in enumerate(FaultIOType)}
 
 
 def mixed(value: int) -> int:
@@ -81,9 +81,9 @@ class RuleDice:
 
     def __init__(self, seed: int, rule: str) -> None:
         self._key = key_of(f"{seed} {rule}")
-        self._touches: dict[tuple[BlkdebugIOType, bool, int], memoryview] = {}
+        self._touches: dict[tuple[FaultIOType, bool, int], memoryview] = {}
 
-    def touch(self, iotype: BlkdebugIOType, offset: int, *, of_job: bool = False) -> Dice:
+    def touch(self, iotype: FaultIOType, offset: int, *, of_job: bool = False) -> Dice:
         """Return the dice of a request at `offset` (bytes), and count the request there.
 
         Counts are modulo 65,536, two bytes for each block of the pages that were
@@ -98,9 +98,9 @@ class RuleDice:
         counts[at] = (count + 1) & 0xFFFF
         return Dice(self._of(iotype, offset) ^ mixed(count << 1 | of_job))
 
-    def place(self, iotype: BlkdebugIOType, offset: int) -> Dice:
+    def place(self, iotype: FaultIOType, offset: int) -> Dice:
         """Return the dice of a place, the same at each request."""
         return Dice(mixed(self._of(iotype, offset)))
 
-    def _of(self, iotype: BlkdebugIOType, offset: int) -> int:
+    def _of(self, iotype: FaultIOType, offset: int) -> int:
         return mixed(self._key ^ mixed((offset // BLOCK) << 4 | KINDS[iotype]))

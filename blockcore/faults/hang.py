@@ -11,7 +11,7 @@ from blockcore.faults.options import FaultOptions, Go, R, Request
 from blockcore.faults.scene import Scene
 from blockcore.qapi.errno_types import KNOWN_ERRNO
 from blockcore.qapi.errnos import HungUp, failure
-from blockcore.qapi.names import UInt32
+from blockcore.qapi.names import QmpError, UInt32
 from blockcore.qapi.record import dataclass
 
 
@@ -25,6 +25,11 @@ class Hang(FaultOptions):
 
     hang_ms: UInt32 | None = None
     errno: Annotated[int, KNOWN_ERRNO] = 0
+
+    def check(self) -> None:
+        FaultOptions.check(self)
+        if self.hang_ms == 0:
+            raise QmpError("Parameter 'hang-ms' expects a value greater than zero")
 
     async def carry_out(self, request: Request, go: Go[R], scene: Scene) -> R:
         state, deadline_ns = scene.state, None

@@ -30,7 +30,8 @@ from blockcore.faults.options import FaultOptions, Go, R, Request
 from blockcore.faults.rule import FaultRule
 from blockcore.faults.scene import FaultHost, Scene
 from blockcore.faults.states import SetState, StateChange
-from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
+from blockcore.qapi.events import XFaultTriggered
+from blockcore.qapi.names import BlkdebugEvent, FaultIOType, UInt64
 
 
 class FaultInjector:
@@ -53,7 +54,7 @@ class FaultInjector:
         # The event of the last request on the shortcut, until `_catch_up` has raised it.
         self._last: deque[tuple[BlkdebugEvent, ...]] = deque(maxlen=1)
         self._fitting: dict[BlkdebugEvent, list[FaultRule]] = {}
-        self._gates: dict[BlkdebugIOType, Gate | None] = {}
+        self._gates: dict[FaultIOType, Gate | None] = {}
         self._watching: list[FaultRule] = []
         self._files: frozenset[str] = frozenset()
 
@@ -160,7 +161,7 @@ class FaultInjector:
         telling = tuple(event for event in events if self._fits(event))
         return partial(self._last.append, telling[-1:]) if telling else None
 
-    def files(self, iotype: BlkdebugIOType, offset: int, nbytes: int) -> frozenset[str]:
+    def files(self, iotype: FaultIOType, offset: int, nbytes: int) -> frozenset[str]:
         """Return the files that rules look for at a request (`while_file`)."""
         if not self._files:
             return self._files
@@ -170,10 +171,11 @@ class FaultInjector:
 
     def check(
         self,
-        iotype: BlkdebugIOType,
+        iotype: FaultIOType,
         offset: int,
         nbytes: int,
         present: Set[str] = frozenset(),
+        fua: bool = False,
     ) -> FaultRule | None:
         """Return the rule that hits a request, or None, and count the request at the rules.
 
@@ -187,7 +189,7 @@ class FaultInjector:
             return None
         self._catch_up()
         for rule in (*self._active, *self._standing):
-            if not rule.concerns(iotype, offset, nbytes) or not self._can_hit(rule, present):
+            if not rule.concerns(iotype, offset, nbytes) or not self._can_hit(rule, present, fua):
                 continue
             if not rule.options.strikes(offset, nbytes, rule.state.memory):
                 continue
@@ -205,8 +207,10 @@ class FaultInjector:
         """
         iotype, offset, nbytes = request.iotype, request.offset, request.nbytes
         driver = go
-        rule = self.check(iotype, offset, nbytes, present)
+        rule = self.check(iotype, offset, nbytes, present, request.fua)
         if rule is not None:
+            if rule.options.notify:
+                self._host.emit(self._notice(rule, request))
             go = partial(rule.options.carry_out, go=go, scene=self._scene(rule, size))
         for rule in self._watching:
             if iotype in rule.watched and rule.touches(offset, nbytes):
@@ -215,15 +219,33 @@ class FaultInjector:
                 )
         return go
 
+    def _notice(self, rule: FaultRule, request: Request) -> XFaultTriggered:
+        options = rule.options
+        return XFaultTriggered(
+            id=options.id or "",
+            node_name=options.node_name,
+            action=options.action,
+            iotype=request.iotype,
+            offset=UInt64(request.offset),
+            length=UInt64(request.nbytes),
+            connection=self._host.connection() or None,
+            hits=UInt64(rule.hits),
+        )
+
     def _scene(self, rule: FaultRule, size: int) -> Scene:
         return Scene(self._host, self._host.clock, rule.state, rule.dice, size, rule.thrown)
 
-    def _can_hit(self, rule: FaultRule, present: Set[str]) -> bool:
-        """Return whether the rule matches requests of who asks now, in this state, at this time."""
+    def _can_hit(self, rule: FaultRule, present: Set[str], fua: bool) -> bool:
+        """Return whether the rule matches requests of who asks now, in this state, at this time.
+
+        And such as have FUA, or have not.
+        """
         options = rule.options
         if not rule.is_choosy:
             return True
         if options.state and options.event is BlkdebugEvent.NONE and options.state != self.state:
+            return False
+        if options.fua is not None and options.fua != fua:
             return False
         if not options.is_of(self._host.connection()):
             return False
@@ -236,11 +258,17 @@ class FaultInjector:
     def _rule(self, options: FaultOptions) -> FaultRule:
         return FaultRule(options, self._host.seed, self._host.clock.monotonic_ns())
 
-    def gate(self, iotype: BlkdebugIOType) -> Gate | None:
+    def gate(self, iotype: FaultIOType) -> Gate | None:
         """Return the ranges in which a request of this kind can be hit; None means anywhere."""
         if iotype not in self._gates:
             self._gates[iotype] = self._build_gate(iotype)
         return self._gates[iotype]
+
+    @property
+    def states(self) -> set[int]:
+        """The states that there are, or that an event or a hit may bring; 0 stands for any."""
+        found = {0, self.state, *(change.new_state for change, _ in self._changes)}
+        return found | {rule.options.new_state for rule in self.rules}
 
     @property
     def changes_state(self) -> bool:
@@ -329,7 +357,7 @@ class FaultInjector:
                 rules.remove(rule)
         self._changes = [change for change in self._changes if change[1] is not rule]
 
-    def _build_gate(self, iotype: BlkdebugIOType) -> Gate | None:
+    def _build_gate(self, iotype: FaultIOType) -> Gate | None:
         ranges = []
         in_force = (*self._standing, *(r for rules in self._of_event.values() for r in rules))
         for rule in dict.fromkeys((*in_force, *self._watching)):

@@ -12,19 +12,14 @@ from errno import EIO
 from typing import Annotated, Any, ClassVar
 
 from blockcore.faults.dice import Dice
-from blockcore.faults.options import SECTOR_SIZE, FaultOptions, Go, IOTypes, R, Request
+from blockcore.faults.options import SECTOR_SIZE, WRITES, FaultOptions, Go, IOTypes, R, Request
 from blockcore.faults.scene import Scene
 from blockcore.qapi.errno_types import KNOWN_ERRNO
 from blockcore.qapi.errnos import failure
-from blockcore.qapi.names import BlkdebugIOType, QmpError, UInt32
+from blockcore.qapi.names import FaultIOType, QmpError, UInt32
 from blockcore.qapi.record import dataclass
 
-WRITES: IOTypes = frozenset(
-    {BlkdebugIOType.WRITE, BlkdebugIOType.WRITE_ZEROES, BlkdebugIOType.DISCARD}
-)
-"""The kinds of request that change the medium."""
-
-WRITE: IOTypes = frozenset({BlkdebugIOType.WRITE})
+WRITE: IOTypes = frozenset({FaultIOType.WRITE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +29,7 @@ class Drop(FaultOptions):
     A dropped flush is one that lies: nothing becomes stable.
     """
 
-    possible: ClassVar[IOTypes] = WRITES | {BlkdebugIOType.FLUSH}
+    possible: ClassVar[IOTypes] = WRITES | {FaultIOType.FLUSH}
 
     @property
     def usual(self) -> IOTypes:
@@ -121,7 +116,7 @@ class Misdirect(FaultOptions):
     A request that would be outside the node fails with EIO.
     """
 
-    possible: ClassVar[IOTypes] = WRITES | {BlkdebugIOType.READ}
+    possible: ClassVar[IOTypes] = WRITES | {FaultIOType.READ}
 
     by: int = 0
 
@@ -145,7 +140,7 @@ class Misdirect(FaultOptions):
 class Duplicate(FaultOptions):
     """Options of a rule whose requests are carried out twice."""
 
-    possible: ClassVar[IOTypes] = WRITES | {BlkdebugIOType.FLUSH}
+    possible: ClassVar[IOTypes] = WRITES | {FaultIOType.FLUSH}
 
     @property
     def usual(self) -> IOTypes:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
 from blockcore.faults.scene import Scene
-from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, QmpError, UInt32, UInt64
+from blockcore.qapi.names import BlkdebugEvent, FaultIOType, QmpError, UInt32, UInt64
 from blockcore.qapi.record import dataclass
 from blockcore.qapi.types import Alternate
 
@@ -28,14 +28,16 @@ class Request(NamedTuple):
     bytes: a read fills it, a write takes it; other requests have None, and so has
     a read that only copies data up the chain (`BlockNode.populate`), of which no
     byte is returned.
-    `may_unmap` allows write-zeroes to deallocate.
+    `may_unmap` allows write-zeroes to deallocate.  `fua` is of what changes the
+    medium: it is to be stable with its end.  The node flushes after it.
     """
 
-    iotype: BlkdebugIOType
+    iotype: FaultIOType
     offset: int
     nbytes: int
     buf: memoryview | None = None
     may_unmap: bool = False
+    fua: bool = False
 
     @property
     def data(self) -> memoryview:
@@ -46,12 +48,21 @@ class Request(NamedTuple):
 
 R = TypeVar("R")
 
-IOTypes = frozenset[BlkdebugIOType]
+IOTypes = frozenset[FaultIOType]
 
-ALL: IOTypes = frozenset(BlkdebugIOType)
+ALL: IOTypes = frozenset(FaultIOType)
 
-USUAL: IOTypes = ALL - {BlkdebugIOType.BLOCK_STATUS}
+USUAL: IOTypes = ALL - {FaultIOType.BLOCK_STATUS, FaultIOType.CONNECT}
 """The kinds of request that a rule without an `iotype` matches, as in blkdebug."""
+
+WRITES: IOTypes = frozenset(
+    {FaultIOType.WRITE, FaultIOType.WRITE_ZEROES, FaultIOType.DISCARD}
+)
+"""The kinds of request that change the medium, and may have FUA."""
+
+PLACELESS: IOTypes = frozenset({FaultIOType.FLUSH, FaultIOType.CONNECT})
+"""The kinds of request that are about the whole node."""
+
 
 class FaultOrigin(StrEnum):
     """Whose requests a rule matches."""
@@ -61,7 +72,7 @@ class FaultOrigin(StrEnum):
     JOB = "job"
 
 
-ONE_OR_MORE = Alternate("BlkdebugIOTypes", BlkdebugIOType, list[BlkdebugIOType])
+ONE_OR_MORE = Alternate("FaultIOTypes", FaultIOType, list[FaultIOType])
 """The type of `iotype`: one kind of request, or several."""
 
 Go = Callable[[Request], Awaitable[R]]
@@ -78,12 +89,14 @@ class FaultOptions:
     `offset` and `length` are bytes; `length` None reaches to the end of the
     device.  The rule matches requests that overlap this range.  `sector` is
     blkdebug's: the rule matches requests that contain the first byte of that
-    512-byte sector; -1 is any.  A flush has no range, so a rule with a range
-    never matches a flush.
+    512-byte sector; -1 is any.  A flush and the opening of a connection have no
+    range, so a rule with a range never matches them.
 
-    `connection` is the number of the guest's connection whose requests the rule
-    matches; `origin` says whether it matches requests of guests, of jobs (and of
-    the machine itself), or any.
+    `fua` says whether the rule matches only what changes the medium with FUA, or only
+    what changes it without; nodes below the one that the request comes to see a
+    flush after it instead.  `connection` is the number of the guest's connection
+    whose requests the rule matches; `origin` says whether it matches requests of
+    guests, of jobs (and of the machine itself), or any.
 
     The first `after` matching requests pass, and then all but each `every`th.  Of
     those that are left each is hit with probability `rate`, until `count` have
@@ -97,6 +110,7 @@ class FaultOptions:
 
     With `while_file` the rule matches only while there is a file of that name: the
     node looks before each request that the rule could hit (nbdkit's error filter).
+    With `notify` each hit is told by X_FAULT_TRIGGERED.
 
     `immediately` has no effect: it decides when QEMU's coroutine yields, which no
     client can see.
@@ -112,7 +126,8 @@ class FaultOptions:
     state: int = 0
     origin: FaultOrigin = FaultOrigin.ANY
     connection: UInt32 | None = None
-    iotype: Annotated[BlkdebugIOType | list[BlkdebugIOType] | None, ONE_OR_MORE] = None
+    fua: bool | None = None
+    iotype: Annotated[FaultIOType | list[FaultIOType] | None, ONE_OR_MORE] = None
     sector: int = -1
     once: bool = False
     immediately: bool = False
@@ -128,6 +143,7 @@ class FaultOptions:
     down_ms: UInt32 | None = None
     while_file: str | None = None
     new_state: int = 0
+    notify: bool = False
 
     @property
     def usual(self) -> IOTypes:
@@ -143,14 +159,14 @@ class FaultOptions:
     def iotypes(self) -> IOTypes:
         """The kinds of request that the rule matches."""
         if self.iotype is None:
-            return self.usual
+            return self.usual if self.fua is None else self.usual & WRITES
         return frozenset(self.iotype if isinstance(self.iotype, list) else (self.iotype,))
 
     @property
     def is_choosy(self) -> bool:
         """Whether more than the kind and place of a request decides whether the rule matches."""
         of_someone = self.connection is not None or self.origin is not FaultOrigin.ANY
-        depends = self.has_times or self.while_file is not None
+        depends = self.has_times or self.while_file is not None or self.fua is not None
         return of_someone or self.state != 0 or depends
 
     def is_of(self, connection: int) -> bool:
@@ -171,12 +187,16 @@ class FaultOptions:
         """Return whether the rule can hit a request, so long after it was added."""
         if age_ms < (self.not_before_ms or 0):
             return False
-        if self.not_after_ms is not None and age_ms >= self.not_after_ms:
+        if self.is_over(age_ms):
             return False
         if self.down_ms is None:
             return True
         up_ms = self.up_ms or 0
         return age_ms % (up_ms + self.down_ms) >= up_ms
+
+    def is_over(self, age_ms: int) -> bool:
+        """Return whether the rule hits nothing any more, so long after it was added."""
+        return self.not_after_ms is not None and age_ms >= self.not_after_ms
 
     def new_memory(self) -> Any:
         """Return what the kind remembers of a rule from request to request, when it is added."""
@@ -235,10 +255,18 @@ class FaultOptions:
             raise QmpError(
                 f"Parameter 'iotype' value '{min(wrong)}' does not go with action '{self.action}'"
             )
-        if not self.iotypes:
+        if not self.iotypes and self.fua is None:
             raise QmpError("Parameter 'iotype' expects at least one kind of request")
         if self.while_file is not None and not self.while_file.startswith("/"):
             raise QmpError("Parameter 'while-file' expects the path of a file, from / on")
+        if self.fua is not None and not (self.iotypes and self.iotypes <= WRITES):
+            raise QmpError("Parameter 'fua' is for write, write-zeroes and discard only")
+        if self.iotypes <= {FaultIOType.CONNECT} and self.origin is FaultOrigin.JOB:
+            raise QmpError("Parameter 'origin' value 'job' does not go with 'iotype' connect")
+        for name in self.ends:
+            if self.iotypes <= PLACELESS:
+                kinds = ", ".join(sorted(self.iotypes))
+                raise QmpError(f"Parameter '{name}' is not for 'iotype' {kinds}, without a place")
         if self.sector < -1:
             raise QmpError("Parameter 'sector' expects a sector number, or -1 for any")
         if not 0.0 <= self.rate <= 1.0:

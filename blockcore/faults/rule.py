@@ -6,7 +6,7 @@ from __future__ import annotations
 from blockcore.faults.dice import Dice, RuleDice
 from blockcore.faults.options import FaultOptions
 from blockcore.faults.scene import RuleState
-from blockcore.qapi.names import BlkdebugIOType
+from blockcore.qapi.names import FaultIOType
 
 
 class FaultRule:
@@ -51,7 +51,7 @@ class FaultRule:
         """Whether the rule has hit as many requests as its `count` or `once` allows."""
         return self.options.hits_max is not None and self.hits >= self.options.hits_max
 
-    def strikes(self, iotype: BlkdebugIOType, offset: int, connection: int) -> bool:
+    def strikes(self, iotype: FaultIOType, offset: int, connection: int) -> bool:
         """Count a request that the rule matches, and return whether the rule hits it.
 
         `connection` is whose it is, 0 for a job's.  If chance decides about it, or about
@@ -67,7 +67,7 @@ class FaultRule:
         self.thrown = self.dice.touch(iotype, offset, of_job=connection == 0)
         return options.rate >= 1.0 or self.thrown.fraction() < options.rate
 
-    def concerns(self, iotype: BlkdebugIOType, offset: int, nbytes: int) -> bool:
+    def concerns(self, iotype: FaultIOType, offset: int, nbytes: int) -> bool:
         """Return whether the rule matches a request by its kind and byte range (rule_check)."""
         return iotype in self.iotypes and self.touches(offset, nbytes)
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from blockcore.bql.clock import Clock
 from blockcore.faults.dice import Dice, RuleDice
-from blockcore.qapi.names import BlkdebugIOType
+from blockcore.qapi.events import Event
+from blockcore.qapi.names import FaultIOType
 from blockcore.qapi.record import dataclass
 
 
@@ -24,13 +25,16 @@ class FaultHost(Protocol):
     seed: int
     hang_up: Callable[[Iterable[int]], None]
 
+    def emit(self, event: Event) -> None:
+        """Send an event to every control client."""
+
     def concerns_changed(self) -> None:
         """Invalidate shortcuts past the node, because its rules have changed."""
 
     def connection(self) -> int:
         """Return the number of the connection whose request runs now; 0 for one of a job."""
 
-    def fault_hit(self, rule: str, iotype: BlkdebugIOType, offset: int, length: int) -> None:
+    def fault_hit(self, rule: str, iotype: FaultIOType, offset: int, length: int) -> None:
         """Hear that a rule has hit the request that runs now."""
 
 
@@ -89,6 +93,6 @@ class Scene:
     size: int
     thrown: Dice | None = None
 
-    def place(self, iotype: BlkdebugIOType, offset: int) -> Dice:
+    def place(self, iotype: FaultIOType, offset: int) -> Dice:
         """Return dice for a place: the same at each request there."""
         return self.dice.place(iotype, offset)

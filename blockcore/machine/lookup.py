@@ -125,10 +125,11 @@ class Lookup:
         rule on them would go too.
         """
         node = self.node_or_device(name, name)
-        if node.node_name != name:
-            while node.of_job and node.filtered is not None:
-                node = node.filtered
-        return node
+        return node if node.node_name == name else _below_jobs(node)
+
+    def shown_by(self, blk: BlockBackend) -> BlockNode:
+        """Return what a drive shows, without the filters of jobs."""
+        return _below_jobs(blk.root)
 
     def existing(self, names: Iterable[str | None]) -> Iterator[BlockNode]:
         """Yield the nodes of these names, and the roots of drives so named; skip other names."""
@@ -165,3 +166,9 @@ class Lookup:
 
 def _absolute(path: str) -> str:
     return path if path.startswith("/") else f"{PERIPHERAL}/{path}"
+
+
+def _below_jobs(node: BlockNode) -> BlockNode:
+    while node.of_job and node.filtered is not None:
+        node = node.filtered
+    return node

@@ -31,7 +31,7 @@ from blockcore.nodes.shortcut.slot import Slot
 from blockcore.nodes.shortcut.way import Way
 from blockcore.qapi.events import Event, Reset, Shutdown
 from blockcore.qapi.names import (
-    BlkdebugIOType,
+    FaultIOType,
     JobStatus,
     QmpError,
     RunState,
@@ -71,7 +71,8 @@ class Machine:
     With `sticky_io_status`, `cont` leaves that of anonymous drives as it is.
     `allow_backing` limits the files that images may name as their backing files.
     `hang_up` ends guests' connections, by their numbers, as a cut cable does: at once,
-    and without an answer to what is under way.  `warn` writes a line in the log.
+    and without an answer to what is under way.  `connections_made` is how many there
+    have been, which is the number of the last one.  `warn` writes a line in the log.
     `spawn` starts a coroutine of the core that no caller waits for; the interpreter of
     the coroutines sets it.  `concerns` is another number whenever a shortcut past a
     node may no longer be right.
@@ -118,6 +119,7 @@ class Machine:
         self.jobs: list[BlockJob] = []
         self.drains: list[Drain] = []
         self.throttle_groups = ThrottleGroups()
+        self.connections_made = 0
         self.volume_responders: dict[str, VolumeResponder] = {}
         self.listeners: list[Listener] = []
         self.on_bug: Callable[[str, Exception], None] | None = None
@@ -153,7 +155,7 @@ class Machine:
         self.warn(f"the recording has ended before the machine: {reason}")
         self.concerns_changed()
 
-    def fault_hit(self, rule: str, iotype: BlkdebugIOType, offset: int, length: int) -> None:
+    def fault_hit(self, rule: str, iotype: FaultIOType, offset: int, length: int) -> None:
         """Write down that a fault rule has hit a request, if the machine is recorded."""
         if self.recording is not None:
             self.recording.fault(rule, iotype, offset, length)

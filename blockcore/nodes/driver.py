@@ -20,7 +20,7 @@ from blockcore.nodes.shortcut.slot import Slot
 from blockcore.nodes.shortcut.way import Way
 from blockcore.nodes.specific import BlockStatsSpecificFile, ImageInfoSpecific
 from blockcore.qapi.errnos import failure
-from blockcore.qapi.names import BlkdebugIOType, BlockdevDetectZeroesOptions, QmpError
+from blockcore.qapi.names import BlkdebugEvent, BlockdevDetectZeroesOptions, FaultIOType, QmpError
 from blockcore.qapi.record import dataclass
 from blockcore.rules.host import (
     Clocked,
@@ -107,6 +107,9 @@ class BlockDriver:
     """The callbacks of a driver, each with what happens if the driver does not have it."""
 
     driver: ClassVar[str]
+
+    raises: ClassVar[frozenset[BlkdebugEvent]] = frozenset()
+    """The events that the driver raises at the child with its data, with its own requests."""
 
     supports_backing: ClassVar[bool] = False
     """Whether a node can have a backing file."""
@@ -229,20 +232,25 @@ class BlockDriver:
         This is no coroutine itself: each frame more for a node shortens the chains of
         images that fit on a thread's stack (`process/recursion.py`).
         """
-        _, offset, nbytes, _, _ = request
+        offset, nbytes = request.offset, request.nbytes
         match request.iotype:
-            case BlkdebugIOType.READ:
+            case FaultIOType.READ:
                 return self.do_pread(offset, request.data)
-            case BlkdebugIOType.WRITE:
+            case FaultIOType.WRITE:
                 return self.do_pwrite(offset, request.data)
-            case BlkdebugIOType.WRITE_ZEROES:
+            case FaultIOType.WRITE_ZEROES:
                 return self.do_zero(offset, nbytes, request.may_unmap)
-            case BlkdebugIOType.DISCARD:
+            case FaultIOType.DISCARD:
                 return self.do_discard(offset, nbytes)
-            case BlkdebugIOType.FLUSH:
+            case FaultIOType.FLUSH:
                 return self.do_flush()
-            case BlkdebugIOType.BLOCK_STATUS:
+            case FaultIOType.BLOCK_STATUS:
                 return self.do_block_status(offset, nbytes)
+            case FaultIOType.CONNECT:
+                return self.do_connect()
+
+    async def do_connect(self) -> None:
+        """Let a guest connect: nothing is to be done at a node."""
 
     async def do_pread(self, offset: int, buf: memoryview) -> None:
         raise NotImplementedError

@@ -10,7 +10,7 @@ from blockcore.faults.options import Request
 from blockcore.nodes.driver import Extent, NodeHost, NodeOptions
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.shortcut.way import Way
-from blockcore.qapi.names import BlkdebugIOType
+from blockcore.qapi.names import FaultIOType
 
 
 class FilterNode(BlockNode):
@@ -48,12 +48,12 @@ class FilterNode(BlockNode):
         if not copy_on_read:
             await super().pread(offset, buf)
             return
-        request = Request(BlkdebugIOType.READ, offset, len(buf), buf)
+        request = Request(FaultIOType.READ, offset, len(buf), buf)
         # Passed on as it is: the node below has the image, and tracks the requests.
         await self.perform(request, self._read_below_and_keep)
 
     async def populate(self, offset: int, length: int) -> None:
-        request = Request(BlkdebugIOType.READ, offset, length)
+        request = Request(FaultIOType.READ, offset, length)
         await self.perform(request, self._populate_below)
 
     def _read_below_and_keep(self, request: Request) -> Awaitable[None]:

@@ -31,7 +31,7 @@ from blockcore.nodes.tracking import RequestTracker
 from blockcore.nodes.vertex import Vertex
 from blockcore.nodes.zeroes import ZEROES, is_zero
 from blockcore.qapi.events import BlockWriteThreshold
-from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, BlockdevDetectZeroesOptions, UInt64
+from blockcore.qapi.names import BlkdebugEvent, BlockdevDetectZeroesOptions, FaultIOType, UInt64
 from blockcore.rules.bitmap import NodeBitmaps
 
 
@@ -93,11 +93,13 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         if child is not None:
             child.debug_event(event)
 
-    async def pread(
-        self, offset: int, buf: memoryview, *, copy_on_read: bool = False
-    ) -> None:
+    async def connect(self) -> None:
+        """Let a guest connect to a drive that shows the node; raise OSError to refuse it."""
+        await self.perform(Request(FaultIOType.CONNECT, 0, 0))
+
+    async def pread(self, offset: int, buf: memoryview, *, copy_on_read: bool = False) -> None:
         """Fill `buf` from `offset`, perhaps with copy-on-read of this request; raise OSError."""
-        request = Request(BlkdebugIOType.READ, offset, len(buf), buf)
+        request = Request(FaultIOType.READ, offset, len(buf), buf)
         if self.requests is None:
             await self.perform(request)
             return
@@ -117,8 +119,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         assert self.requests is not None
         with self.requests.tracked(offset, length) as tracked:
             await self.requests.serialise(tracked, self.cluster_size or 1)
-            request = Request(BlkdebugIOType.READ, offset, length)
-            await self.perform(request, self._read_and_keep)
+            await self.perform(Request(FaultIOType.READ, offset, length), self._read_and_keep)
 
     def enable_copy_on_read(self, on: bool = True) -> None:
         """Switch copy-on-read on, until it is switched off as often; no request is under way."""
@@ -145,16 +146,20 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
             await self.zero(offset, len(buf), may_unmap=unmap, fua=fua)
             return
         if self.requests is None:
-            await self._pwrite(offset, buf)
+            await self._pwrite(offset, buf, fua)
         else:
             with self.requests.tracked(offset, len(buf)) as request:
                 if self.requests.serialising:
                     await self.requests.settled(request)
-                await self._pwrite(offset, buf)
+                await self._pwrite(offset, buf, fua)
         if fua:
-            await self._flush_written()
+            await self.end_fua(offset, offset + len(buf), of_write=True)
 
-    async def _flush_written(self) -> None:
+    async def end_fua(self, start: int, end: int, *, of_write: bool) -> None:
+        """Make stable what a request with FUA has changed: a range, or more than that."""
+        if not of_write:
+            await self.flush()
+            return
         node: BlockNode | None = self
         while node is not None and node.passes_fua:
             node = node.file or node.filtered
@@ -164,15 +169,14 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         """Make the write with FUA stable that this node has just carried out."""
         await self.flush()
 
-    async def _pwrite(self, offset: int, buf: memoryview) -> None:
+    async def _pwrite(self, offset: int, buf: memoryview, fua: bool) -> None:
         length = len(buf)
         end = offset + length
         if self.write_threshold:
             self._check_threshold(end)
         try:
             self.debug_event(BlkdebugEvent.PWRITEV)
-            request = Request(BlkdebugIOType.WRITE, offset, length, buf)
-            await self.perform(request)
+            await self.perform(Request(FaultIOType.WRITE, offset, length, buf, fua=fua))
             if end > self.size:  # a guest's request never is, a format's may be
                 self.resized(end)
         finally:
@@ -182,10 +186,9 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         """Write data that reads return already (BDRV_REQ_WRITE_UNCHANGED), past all bitmaps."""
         self.debug_event(BlkdebugEvent.COR_WRITE)
         if not is_zero(buf):
-            request = Request(BlkdebugIOType.WRITE, offset, len(buf), buf)
-            await self.perform(request)
+            await self.perform(Request(FaultIOType.WRITE, offset, len(buf), buf))
             return
-        await self._zero_somehow(offset, len(buf), may_unmap=False, no_fallback=False)
+        await self._zero_somehow(Request(FaultIOType.WRITE_ZEROES, offset, len(buf)), False)
 
     async def zero(
         self,
@@ -202,14 +205,15 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         option says: it concerns only discards, and zeroes that a parent passes on.
         With `no_fallback`, OSError(ENOTSUP) is raised instead of writing zeroes as data.
         """
+        asked = Request(FaultIOType.WRITE_ZEROES, offset, length, None, may_unmap, fua)
         if self.requests is None:
-            await self._zero(offset, length, may_unmap, no_fallback)
+            await self._zero(asked, no_fallback)
         else:
             with self.requests.tracked(offset, length) as request:
                 await self.requests.settled(request)
-                await self._zero(offset, length, may_unmap, no_fallback)
+                await self._zero(asked, no_fallback)
         if fua:
-            await self.flush()
+            await self.end_fua(offset, offset + length, of_write=False)
 
     async def zero_as_child(self, offset: int, length: int, *, may_unmap: bool) -> None:
         """Make a range read as zeroes for a parent, without writing zeroes as data.
@@ -220,44 +224,44 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         unmap = may_unmap and self.options.discard_unmap
         await self.zero(offset, length, may_unmap=unmap, no_fallback=True)
 
-    async def _zero(self, offset: int, length: int, may_unmap: bool, no_fallback: bool) -> None:
+    async def _zero(self, request: Request, no_fallback: bool) -> None:
+        offset, length = request.offset, request.nbytes
         self._check_threshold(offset + length)
         try:
             self.debug_event(BlkdebugEvent.PWRITEV_ZERO)
-            await self._zero_somehow(offset, length, may_unmap, no_fallback)
+            await self._zero_somehow(request, no_fallback)
             if offset + length > self.size:
                 self.resized(offset + length)
         finally:
             self._end_write(offset, length)
 
-    async def _zero_somehow(
-        self, offset: int, length: int, may_unmap: bool, no_fallback: bool
-    ) -> None:
+    async def _zero_somehow(self, request: Request, no_fallback: bool) -> None:
         try:
-            request = Request(
-                BlkdebugIOType.WRITE_ZEROES, offset, length, may_unmap=may_unmap
-            )
             await self.perform(request)
         except OSError as exc:
             if exc.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP) or no_fallback:
                 raise
-            await self._write_zeroes(offset, length)
+            await self._write_zeroes(request.offset, request.nbytes)
 
-    async def discard(self, offset: int, length: int) -> None:
-        """Discard a range, if the driver can and `discard` is unmap; raise OSError."""
-        if not self.options.discard_unmap:
-            return
-        if self.requests is None:
-            await self._discard(offset, length)
-            return
-        with self.requests.tracked(offset, length) as request:
-            await self.requests.settled(request)
-            await self._discard(offset, length)
+    async def discard(self, offset: int, length: int, *, fua: bool = False) -> None:
+        """Discard a range, if the driver can and `discard` is unmap; raise OSError.
 
-    async def _discard(self, offset: int, length: int) -> None:
+        With `fua` a flush follows.
+        """
+        if self.options.discard_unmap:
+            if self.requests is None:
+                await self._discard(offset, length, fua)
+            else:
+                with self.requests.tracked(offset, length) as request:
+                    await self.requests.settled(request)
+                    await self._discard(offset, length, fua)
+        if fua:
+            await self.end_fua(offset, offset + length, of_write=False)
+
+    async def _discard(self, offset: int, length: int, fua: bool) -> None:
         self._check_threshold(offset + length)
         try:
-            await self.perform(Request(BlkdebugIOType.DISCARD, offset, length))
+            await self.perform(Request(FaultIOType.DISCARD, offset, length, fua=fua))
         except OSError as exc:
             if exc.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP):
                 raise
@@ -282,7 +286,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
         if not self.options.no_flush and self._flushed_gen != generation:
             if not of_write:
                 self.child_event(BlkdebugEvent.FLUSH_TO_DISK)
-            await self.perform(Request(BlkdebugIOType.FLUSH, 0, 0))
+            await self.perform(Request(FaultIOType.FLUSH, 0, 0))
         for child in list(self.children.values()):
             # A child later in the list may have been closed while another one was flushed.
             if not child.read_only and not child.closed:
@@ -292,8 +296,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
 
     async def block_status(self, offset: int, length: int) -> Extent:
         """Return the extent at the beginning of a range, at most the range; raise OSError."""
-        request = Request(BlkdebugIOType.BLOCK_STATUS, offset, length)
-        extent: Extent = await self.perform(request)
+        extent: Extent = await self.perform(Request(FaultIOType.BLOCK_STATUS, offset, length))
         return extent._replace(length=min(extent.length, length))
 
     async def is_allocated(self, offset: int, length: int) -> tuple[bool, int]:

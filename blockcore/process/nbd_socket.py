@@ -11,7 +11,7 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 
@@ -35,6 +35,20 @@ class NbdSocket(NamedTuple):
             with socket.socket(fileno=os.dup(self.number)) as copy:
                 if os.fstat(copy.fileno()).st_ino == self.inode:
                     copy.shutdown(socket.SHUT_RDWR)
+
+
+class OpenSockets(dict[int, NbdSocket | None]):
+    """The sockets of the connections that are open, by their numbers; None where not found."""
+
+    def others(self, control: socket.socket | None) -> list[NbdSocket]:
+        """Return the sockets of clients that none of them has; those of `control` are none."""
+        return clients({one for one in list(self.values()) if one is not None}, control)
+
+    def hang_up(self, numbers: Iterable[int]) -> None:
+        """Hang up connections; one that is not open is left out.  Nothing here waits."""
+        for number in numbers:
+            if (found := self.get(number)) is not None:
+                found.hang_up()
 
 
 def clients(taken: Collection[NbdSocket], control: socket.socket | None) -> list[NbdSocket]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import json
 import os
 import random
@@ -29,6 +28,7 @@ from blockcore.bql.later import later
 from blockcore.bql.routine import run_alone
 from blockcore.config.assemble import Assembly
 from blockcore.config.config import ConfigParser
+from blockcore.drive.block_backend import BlockBackend
 from blockcore.machine.machine import Machine
 from blockcore.process import log
 from blockcore.process.announcement import Announcement
@@ -37,7 +37,7 @@ from blockcore.process.control import bind_control_socket
 from blockcore.process.ending import Ending
 from blockcore.process.loop import MainLoop
 from blockcore.process.nbd_address import NbdAddress
-from blockcore.process.nbd_socket import NbdSocket, clients
+from blockcore.process.nbd_socket import NbdSocket, OpenSockets
 from blockcore.process.start import Start, reason_of, require_address_space, require_descriptors
 from blockcore.process.stderr import Stderr
 from blockcore.qapi.names import QmpError
@@ -69,8 +69,7 @@ class Server:
         self._serving = "FAULTLINE_SERVE" in environ
         self._announcement = Announcement(environ) if self._serving else None
         self._parser = ConfigParser()
-        self._numbers = itertools.count(1)
-        self._open: dict[int, Connection] = {}
+        self._open = OpenSockets()
         self._given: dict[str, list[str]] = {}
         self._recorded: Any = None
         self._loaded: list[tuple[str, str]] = []
@@ -160,7 +159,7 @@ class Server:
             seed,
             region=self.lock.region,
             connection=lambda: self.lock.connection,
-            hang_up=self._hang_up,
+            hang_up=self._open.hang_up,
             directory=self._directory,
             name=config.name,
             prelaunch=config.prelaunch,
@@ -205,7 +204,8 @@ class Server:
                 run_alone(add(thing))
 
     async def _arm(self, options: Any) -> None:
-        _add_fault()(self.machine, options=options)
+        for warning in _add_fault()(self.machine, options=options).warnings or ():
+            log.logger.warning(f"fault={options.id or options.node_name}: {warning}")
 
     async def _arm_all(self, file: str) -> None:
         rules = _load_faults()(self.machine, self._directory, file)
@@ -305,11 +305,12 @@ class Server:
         export: str,
         readonly: bool,
         own_socket: Callable[[Sequence[NbdSocket]], NbdSocket | None] = lambda _: None,
+        alive: Callable[[], bool] = lambda: True,
     ) -> Connection:
         """Return a new connection to an export; "" is the default export.
 
-        `own_socket` tells, of sockets that no other connection has, which is this
-        one's.  Raises OSError(ENOENT) if there is no such drive.
+        `own_socket` tells which of several sockets is this one's, `alive` whether its
+        client is there.  Raises OSError: ENOENT without such a drive, or by a fault rule.
         """
         wanted = export or self.default_export()
         for blk in (*self.machine.backends, *self.machine.clones):
@@ -317,31 +318,31 @@ class Server:
                 break
         else:
             raise OSError(errno.ENOENT, f"there is no drive '{export}'")
-        taken = {one.socket for one in list(self._open.values()) if one.socket is not None}
-        socket_ = own_socket(clients(taken, self._listener))
-        recording = self.machine.recording
-        connection = Connection(
-            next(self._numbers), self.lock, blk, readonly, socket_, recording
-        )
+        socket_ = own_socket(self._open.others(self._listener))
         with self.lock.region():
-            self._open[connection.number] = connection
-            blk.connections.add(connection.number)
-        return connection
+            number = self.machine.connections_made = self.machine.connections_made + 1
+            self._open[number] = socket_
+            blk.connections.add(number)
+            node = self.machine.find.shown_by(blk)
+        try:
+            if node.faults is not None:
+                self.lock.run_in_thread(node.connect(), alive, number)
+            return Connection(number, self.lock, blk, readonly, socket_, self.machine.recording)
+        except BaseException:
+            self._forget(number, blk)
+            raise
 
     def disconnected(self, connection: Connection) -> None:
         """Forget a closed connection, and give back, before long, the memory that it had."""
-        with self.lock.region():
-            del self._open[connection.number]
-            connection.blk.connections.discard(connection.number)
-            connection.blk.cut_off.discard(connection.number)
+        self._forget(connection.number, connection.blk)
         connection.close()
         self._loop.trim_soon()
 
-    def _hang_up(self, numbers: Iterable[int]) -> None:
-        """Hang up connections that are open; the lock is held, and nothing here waits."""
-        for number in numbers:
-            if (connection := self._open.get(number)) is not None and connection.socket:
-                connection.socket.hang_up()
+    def _forget(self, number: int, blk: BlockBackend) -> None:
+        with self.lock.region():
+            del self._open[number]
+            blk.connections.discard(number)
+            blk.cut_off.discard(number)
 
     def _bug(self, where: str, error: Exception) -> None:
         trace = log.trace_of(error)

@@ -12,6 +12,7 @@ from typing import ClassVar
 from blockcore.qapi.names import (
     BlockErrorAction,
     DeviceErrorAction,
+    FaultIOType,
     IoOperationType,
     JobStatus,
     JobType,
@@ -115,6 +116,26 @@ class XVolumeExtended:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class XFaultTriggered:
+    """A fault rule with `notify` has hit a request, which has not ended yet.
+
+    `offset` and `length` in bytes; `connection` is that of the guest whose request it
+    is; `hits` is how many requests the rule has hit, with this one.  QEMU has no
+    such event.
+    """
+
+    NAME: ClassVar[str] = "X_FAULT_TRIGGERED"
+    id: str
+    node_name: str
+    action: str
+    iotype: FaultIOType
+    offset: UInt64
+    length: UInt64
+    connection: int | None = None
+    hits: UInt64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobStatusChange:
     """A job has entered another status."""
 
@@ -188,6 +209,7 @@ Event = (
     | BlockWriteThreshold
     | BlockImageCorrupted
     | XVolumeExtended
+    | XFaultTriggered
     | JobStatusChange
     | BlockJobError
     | BlockJobCompleted

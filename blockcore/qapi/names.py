@@ -179,7 +179,7 @@ class BlockdevDetectZeroesOptions(StrEnum):
 
 
 class BlkdebugIOType(StrEnum):
-    """The kinds of request that a fault rule can name."""
+    """The kinds of request that a rule of blkdebug can name."""
 
     READ = "read"
     WRITE = "write"
@@ -187,6 +187,21 @@ class BlkdebugIOType(StrEnum):
     DISCARD = "discard"
     FLUSH = "flush"
     BLOCK_STATUS = "block-status"
+
+
+class FaultIOType(StrEnum):
+    """The kinds of request that a fault rule can name: blkdebug's, and the opening of connections.
+
+    Those of blkdebug equal their namesakes in BlkdebugIOType.
+    """
+
+    READ = "read"
+    WRITE = "write"
+    WRITE_ZEROES = "write-zeroes"
+    DISCARD = "discard"
+    FLUSH = "flush"
+    BLOCK_STATUS = "block-status"
+    CONNECT = "connect"
 
 
 class BlkdebugEvent(StrEnum):

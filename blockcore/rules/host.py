@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from blockcore.bql.clock import Clock
 from blockcore.qapi.events import Event
-from blockcore.qapi.names import BlkdebugIOType
+from blockcore.qapi.names import FaultIOType
 from blockcore.qapi.qemu import Release
 from blockcore.rules.runstate import Vm
 
@@ -102,7 +102,7 @@ class HangsUp(Protocol):
 class HearsFaults(Protocol):
     """A host that hears which rules hit what."""
 
-    def fault_hit(self, rule: str, iotype: BlkdebugIOType, offset: int, length: int) -> None:
+    def fault_hit(self, rule: str, iotype: FaultIOType, offset: int, length: int) -> None:
         """Hear that the rule of that id has hit the request that runs now."""
 
 

@@ -21,6 +21,7 @@ EVENTS = (
     "RESUME",
     "SHUTDOWN",
     "STOP",
+    "X_FAULT_TRIGGERED",
     "X_VOLUME_EXTENDED",
 )
 """The names of the events that a machine of this package has."""
@@ -43,6 +44,14 @@ BackupPerf = TypedDict(
         "max-workers": "NotRequired[int]",
         "max-chunk": "NotRequired[int]",
         "min-cluster-size": "NotRequired[int]",
+    },
+)
+
+
+BarrierEnd = TypedDict(
+    "BarrierEnd",
+    {
+        "timed-out": "bool",
     },
 )
 
@@ -644,6 +653,10 @@ FaultAction = Literal[
 ]
 
 
+class FaultChanged(TypedDict):
+    warnings: NotRequired[list[str]]
+
+
 FaultHits = TypedDict(
     "FaultHits",
     {
@@ -653,8 +666,20 @@ FaultHits = TypedDict(
 )
 
 
+FaultIOType = Literal[
+    "read",
+    "write",
+    "write-zeroes",
+    "discard",
+    "flush",
+    "block-status",
+    "connect",
+]
+
+
 class FaultId(TypedDict):
     id: str
+    warnings: NotRequired[list[str]]
 
 
 class FaultIds(TypedDict):
@@ -672,7 +697,8 @@ FaultInfo = TypedDict(
         "state": "int",
         "origin": "NotRequired[FaultOrigin]",
         "connection": "NotRequired[int]",
-        "iotype": "NotRequired[BlkdebugIOType | list[BlkdebugIOType]]",
+        "iotype": "NotRequired[FaultIOType | list[FaultIOType]]",
+        "fua": "NotRequired[bool]",
         "sector": "NotRequired[int]",
         "offset": "NotRequired[int]",
         "length": "NotRequired[int]",
@@ -686,6 +712,7 @@ FaultInfo = TypedDict(
         "down-ms": "NotRequired[int]",
         "while-file": "NotRequired[str]",
         "new-state": "NotRequired[int]",
+        "notify": "NotRequired[bool]",
         "seen": "int",
         "hits": "int",
         "hanging": "NotRequired[int]",

@@ -63,21 +63,21 @@ def test_faults(machine: Live, qmp: Qmp, capsys: Captured) -> None:
     assert listed(capsys, "fault", "list") == []
     where = ["--from", "512k", "--to", "768k"]
     assert said(capsys, "fault", "add", "vda", "--write", "--errno", "ENOSPC", *where) == "fault0\n"
-    more = ["--read", "--discard", "--rate", "10%", "--after", "2", "--count", "5"]
-    assert said(capsys, "fault", "add", "n", *more, "--id", "f") == "f-read\nf-discard\n"
-    assert said(capsys, "fault", "add", "vdb", "event=l2_load", "once=on") == "fault1\n"
+    more = ["--read", "--flush", "--rate", "10%", "--after", "2", "--count", "5"]
+    assert said(capsys, "fault", "add", "n", *more, "--id", "f") == "f-read\nf-flush\n"
+    assert said(capsys, "fault", "add", "vdb", "event=pwritev", "once=on") == "fault1\n"
     rules = listed(capsys, "fault", "list")
     assert rules == qmp("x-query-faults")
     members = ("iotype", "offset", "length", "rate", "after", "count", "event")
     assert [[rule.get(name) for name in members] for rule in rules] == [
         ["write", HALF, HALF // 2, 1.0, 0, None, "none"],
         ["read", None, None, 0.1, 2, 5, "none"],
-        ["discard", None, None, 0.1, 2, 5, "none"],
-        [None, None, None, 1.0, 0, 1, "l2_load"],
+        ["flush", None, None, 0.1, 2, 5, "none"],
+        [None, None, None, 1.0, 0, 1, "pwritev"],
     ]
     assert said(capsys, "fault", "list").splitlines()[:2] == [
-        "FAULT      NODE  REQUESTS  RANGE      OUTCOME  WHEN              SEEN  HITS",
-        "fault0     vda   write     512k-768k  ENOSPC   -                 0     0",
+        "FAULT    NODE  REQUESTS  RANGE      OUTCOME  WHEN              SEEN  HITS",
+        "fault0   vda   write     512k-768k  ENOSPC   -                 0     0",
     ]
     assert said(capsys, "fault", "modify", "fault0", "--to", "600k", "--errno", "EIO") == (
         "fault0: changed\n"
@@ -88,12 +88,48 @@ def test_faults(machine: Live, qmp: Qmp, capsys: Captured) -> None:
     rules = listed(capsys, "fault", "list")
     assert (rules[0]["length"], rules[0]["errno-name"]) == (600 * 1024 - HALF, "EIO")
     assert (rules[1]["rate"], rules[1]["count"]) == (1.0, 5)
-    assert said(capsys, "fault", "remove", "f-read", "f-discard", "f-read") == (
-        "f-read: removed\nf-discard: removed\n"
+    assert said(capsys, "fault", "remove", "f-read", "f-flush", "f-read") == (
+        "f-read: removed\nf-flush: removed\n"
     )
     assert said(capsys, "fault", "clear", "vdb") == "1 rule removed\n"
     assert said(capsys, "fault", "clear") == "1 rule removed\n"
     assert said(capsys, "fault", "clear") == "0 rules removed\n"
+
+
+def test_a_rule_that_hits_nothing(qmp: Qmp, capsys: Captured) -> None:
+    assert main(["fault", "add", "vda", "--write", "state=5"]) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == (
+        "fault0\n", f"Warning: 'state' 5 is set by no rule of node '{_node(qmp)}'\n"
+    )
+    said(capsys, "fault", "clear")
+
+
+def _node(qmp: Qmp) -> str:
+    return str(qmp("x-query-faults")[0]["node-name"])
+
+
+def test_what_hangs_is_waited_for_and_released(
+    machine: Live, qmp: Qmp, capsys: Captured
+) -> None:
+    added = said(capsys, "fault", "add", "vda", "--read", "--action", "hang", "--id", "h")
+    assert added == "h\n"
+    assert "hang" in said(capsys, "fault", "list")
+    with machine.guest("vda") as guest:
+        cookies = [guest.aio_pread(nbd.Buffer(512), 0) for _ in range(2)]
+        assert said(capsys, "fault", "wait", "h", "--hits", "2") == "h: 2 hits\n"
+        assert said(capsys, "fault", "release", "h") == "h: 2 requests released\n"
+        for cookie in cookies:
+            while not guest.aio_command_completed(cookie):
+                guest.poll(100)
+    qmp("x-fault-modify", id="h", action="error", count=2)
+    failed = said(capsys, "fault", "wait", "h", "--hits", "3", status=1)
+    assert "h: is over after 2 hits" in failed
+    qmp("x-fault-add", node_name="vda", iotype=["read", "write"], id="several")
+    qmp("x-fault-add", node_name="vda", fua=True, id="fua")
+    rows = [line.split() for line in said(capsys, "fault", "list").splitlines()]
+    assert [row[2:4] for row in rows[2:4]] == [["read,write", "EIO"], ["all", "FUA"]]
+    said(capsys, "fault", "clear")
 
 
 def test_rules_are_added_all_or_none(qmp: Qmp, capsys: Captured) -> None:

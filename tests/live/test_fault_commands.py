@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nbd
 import pytest
 
 from faultline import CommandError
@@ -16,9 +17,15 @@ from qcow2_images import create
 
 
 @pytest.fixture(scope="module")
-def qmp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Qmp]:
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     keys = ("drive=id=vda,driver=null-co,node-name=n", "blockdev=null-co,node-name=free")
-    with Live(tmp_path_factory.mktemp("m"), *keys) as machine, machine.qmp() as control:
+    with Live(tmp_path_factory.mktemp("m"), *keys) as machine:
+        yield machine
+
+
+@pytest.fixture(scope="module")
+def qmp(live: Live) -> Iterator[Qmp]:
+    with live.qmp() as control:
         yield control
 
 
@@ -57,6 +64,23 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     (
         {"offset": GIB - 1, "length": 2},
         "Parameter 'length' is beyond the end of node 'n' (1073741824 bytes)",
+    ),
+    ({"connection": 1 << 32}, "Parameter 'connection' expects uint32_t"),
+    (
+        {"iotype": "flush", "offset": 0},
+        "Parameter 'offset' is not for 'iotype' flush, without a place",
+    ),
+    (
+        {"iotype": ["flush", "connect"], "length": 512},
+        "Parameter 'length' is not for 'iotype' connect, flush, without a place",
+    ),
+    (
+        {"iotype": "connect", "origin": "job"},
+        "Parameter 'origin' value 'job' does not go with 'iotype' connect",
+    ),
+    (
+        {"action": "hang", "hang-ms": 0},
+        "Parameter 'hang-ms' expects a value greater than zero",
     ),
     ({"length": GIB + 1}, "Parameter 'length' is beyond the end of node 'n' (1073741824 bytes)"),
     (
@@ -108,6 +132,114 @@ def test_ids(qmp: Qmp) -> None:
 )
 def test_the_last_byte_can_fail(rule: dict[str, int], qmp: Qmp) -> None:
     qmp.execute("x-fault-add", {"node-name": "vda", **rule})
+
+
+@pytest.fixture(name="odd", scope="module")
+def _odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    directory = tmp_path_factory.mktemp("odd")
+    create(directory / "q", MIB)
+    keys = ["drive=id=vdq,file=q,format=qcow2,node-name=q,file.node-name=q-file"]
+    keys += ["drive=id=ro,driver=null-co,node-name=r,read-only=on"]
+    keys += ["drive=id=nf,driver=null-co,node-name=f,discard=ignore,cache.no-flush=on"]
+    with Live(directory, *keys) as live:
+        yield live
+
+
+IDLE: list[tuple[dict[str, Any], list[str]]] = [
+    ({"node-name": "ro"}, []),
+    ({"node-name": "ro", "iotype": ["write", "read"]}, []),
+    (
+        {"node-name": "ro", "iotype": ["write", "discard"]},
+        ["'iotype' discard, write: node 'r' is read-only"],
+    ),
+    ({"node-name": "ro", "action": "drop"},
+     ["'iotype' discard, write, write-zeroes: node 'r' is read-only"]),
+    ({"node-name": "nf", "iotype": "discard"},
+     ["'iotype' discard: node 'f' ignores discards ('discard' is not unmap)"]),
+    ({"node-name": "nf", "iotype": "flush"},
+     ["'iotype' flush: node 'f' is never flushed ('cache.no-flush')"]),
+    ({"node-name": "q", "iotype": "connect"}, []),
+    ({"node-name": "q-file", "iotype": "connect"},
+     ["'iotype' connect: no drive has node 'q-file' at its top"]),
+    ({"node-name": "q", "rate": 0}, ["'rate' 0 spares every request"]),
+    ({"node-name": "q-file", "event": "l2_load"}, []),
+    ({"node-name": "q-file", "event": "flush_to_disk"}, []),
+    ({"node-name": "q", "event": "pwritev"}, []),
+    ({"node-name": "q", "event": "l2_load"}, ["'event' l2_load does not occur at node 'q'"]),
+    ({"node-name": "q-file", "event": "vmstate_load"},
+     ["'event' vmstate_load does not occur at node 'q-file'"]),
+    ({"node-name": "q", "state": 1}, []),
+    ({"node-name": "q", "state": 3}, ["'state' 3 is set by no rule of node 'q'"]),
+]
+
+
+@pytest.mark.parametrize(("rule", "wanted"), IDLE, ids=[str(row[0]) for row in IDLE])
+def test_rules_that_hit_nothing(rule: dict[str, Any], wanted: list[str], odd: Live) -> None:
+    """They are made, since things may change, and the reply says why they hit nothing."""
+    with odd.qmp() as qmp:
+        added = qmp.execute("x-fault-add", rule)
+        assert added.get("warnings", []) == wanted
+        assert [one["id"] for one in qmp("x-query-faults")] == [added["id"]]
+        changed = qmp("x-fault-modify", id=added["id"], after=1)
+        assert changed.get("warnings", []) == wanted
+        qmp("x-fault-clear")
+
+
+def test_states_that_another_rule_sets(odd: Live) -> None:
+    with odd.qmp() as qmp:
+        qmp("x-fault-add", node_name="q", new_state=3)
+        assert "warnings" not in qmp("x-fault-add", node_name="q", state=3)
+        qmp("x-fault-clear")
+
+
+def test_rules_for_connections_that_are_or_were(odd: Live) -> None:
+    with odd.qmp() as qmp:
+        qmp("x-fault-add", node_name="q", iotype="connect", errno=0, notify=True)
+        with odd.guest("vdq"):
+            number = qmp.wait_event("X_FAULT_TRIGGERED")["connection"]
+            rule = qmp("x-fault-add", node_name="q-file", connection=number)
+            assert "warnings" not in rule
+            assert qmp("x-fault-add", node_name="ro", connection=number)["warnings"] == [
+                f"'connection' {number} is one to drive 'vdq', which does not lead to node 'r'"
+            ]
+        qmp.wait_for(lambda: _refusal(qmp, "x-fault-add", node_name="q", connection=number))
+        closed = f"Parameter 'connection' is that of a closed one: {number}"
+        assert _refusal(qmp, "x-fault-add", node_name="q", connection=number) == closed
+        other = qmp("x-fault-add", node_name="q")["id"]
+        assert _refusal(qmp, "x-fault-modify", id=other, connection=number) == closed
+        assert "warnings" not in qmp("x-fault-modify", id=rule["id"], after=1)
+        assert "warnings" not in qmp("x-fault-add", node_name="q", connection=number + 1)
+        qmp("x-fault-clear")
+
+
+def _refusal(qmp: Qmp, command: str, **arguments: Any) -> str | None:
+    try:
+        added = qmp(command, **arguments)
+    except CommandError as exc:
+        return exc.text
+    qmp("x-fault-remove", id=added["id"])
+    return None
+
+
+def test_a_change_after_which_a_rule_is_over(qmp: Qmp, live: Live) -> None:
+    rule = qmp("x-fault-add", node_name="vda", count=2)["id"]
+    with live.guest("vda") as guest:
+        for _ in range(2):
+            with pytest.raises(nbd.Error):
+                guest.pread(512, 0)
+    (used_up,) = qmp("x-fault-modify", id=rule, count=1)["warnings"]
+    assert used_up == "'count' 1 is used up: 2 hits"
+    assert qmp("x-fault-modify", id=rule, count=3) == {}
+    assert qmp("x-fault-wait", id=rule, hits=3, timeout_ms=2)["timed-out"]
+    (over,) = qmp("x-fault-modify", id=rule, not_after_ms=1)["warnings"]
+    assert over == "'not-after-ms' 1 is over"
+
+
+def test_what_a_key_says_that_hits_nothing(tmp_path: Path) -> None:
+    keys = ["drive=id=vda,driver=null-co,read-only=on", "fault=node-name=vda,id=f,iotype=write"]
+    with Live(tmp_path, *keys) as live, live.qmp() as qmp:
+        assert [rule["id"] for rule in qmp("x-query-faults")] == ["f"]
+    assert "fault=f: 'iotype' write: node '" in live.log.read_text()
 
 
 def test_where_a_node_ends_that_may_grow(tmp_path: Path) -> None:

@@ -92,6 +92,15 @@ def commands(m: Machine) -> None:
         assert_type(rule, Fault)
         assert_type(m.x_query_faults(), list[FaultInfo])
         assert rule.info()["id"] == rule.id and rule.hits() == 0
+        assert_type(rule.warnings, tuple[str, ...])
+        rule.modify(errno="ENOSPC", offset="1M", count=2)
+        assert_type(rule.release(), int)
+        try:
+            assert_type(rule.wait(2, timeout=0.001), int)
+        except TimedOut as exc:
+            assert_type(exc, TimedOut)
+    m.barrier("vda")
+    m.barrier(timeout=10)
     m.fault("vda", errno="EIO", count=1).remove()
     assert_type(m.x_query_seed()["seed"], int)
     with m.faults("vda,id=first,iotype=read", {"node-name": "vda", "action": "drop"}) as rules:

@@ -22,7 +22,7 @@ from blockcore.nodes.drivers.raw import RawNode
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.shortcut.slot import Slot
 from blockcore.qapi.events import Event
-from blockcore.qapi.names import BlkdebugIOType
+from blockcore.qapi.names import FaultIOType
 from blockcore.qapi.qemu import LATEST
 from sim import perform
 
@@ -56,7 +56,7 @@ class Around:
     def concerns_changed(self) -> None:
         self.concerns += 1
 
-    def fault_hit(self, rule: str, iotype: BlkdebugIOType, offset: int, length: int) -> None:
+    def fault_hit(self, rule: str, iotype: FaultIOType, offset: int, length: int) -> None:
         """Nobody records it."""
 
     def shortcut_slots(self) -> list[Slot]:

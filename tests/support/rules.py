@@ -8,7 +8,8 @@ from typing import Any
 
 import blockcore.bql.clock
 from blockcore.faults.fail import Fail
-from blockcore.qapi.names import BlkdebugIOType
+from blockcore.qapi.events import Event
+from blockcore.qapi.names import FaultIOType
 
 
 class Clock:
@@ -30,9 +31,13 @@ class Host:
         self.time = Clock()
         self.clock: blockcore.bql.clock.Clock = self.time
         self.asking = 0
+        self.events: list[Event] = []
         self.hung_up: list[int] = []
         self.hang_up: Callable[[Iterable[int]], None] = self.hung_up.extend
         self._changed = changed
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
 
     def concerns_changed(self) -> None:
         self._changed()
@@ -40,7 +45,7 @@ class Host:
     def connection(self) -> int:
         return self.asking
 
-    def fault_hit(self, rule: str, iotype: BlkdebugIOType, offset: int, length: int) -> None:
+    def fault_hit(self, rule: str, iotype: FaultIOType, offset: int, length: int) -> None:
         """Nobody records it."""
 
 

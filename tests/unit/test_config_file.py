@@ -16,7 +16,7 @@ from blockcore.cli.serve import serve
 from blockcore.config.config import parse_config
 from blockcore.config.fault_hints import fault_hint
 from blockcore.faults.fail import Fail
-from blockcore.qapi.names import BlkdebugIOType, QmpError, UInt64
+from blockcore.qapi.names import FaultIOType, QmpError, UInt64
 from tree import TREE
 
 CONTEXT = click.Context(serve)
@@ -176,7 +176,7 @@ def test_the_document_has_all_members() -> None:
             "node-name=vda,iotype=write,errno=ENOSPC,offset=32M,once=on",
             Fail(
                 node_name="vda",
-                iotype=BlkdebugIOType.WRITE,
+                iotype=FaultIOType.WRITE,
                 errno=28,
                 offset=UInt64(32 << 20),
                 once=True,

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import replace
 from statistics import mean
 from typing import Any
 
@@ -23,7 +25,14 @@ from blockcore.faults.options import Request
 from blockcore.machine.machine import Machine
 from blockcore.nodes.driver import NodeOptions
 from blockcore.qapi.errnos import HungUp
-from blockcore.qapi.names import BlkdebugIOType, QmpError, UInt32
+from blockcore.qapi.events import Event, XFaultTriggered
+from blockcore.qapi.names import (
+    BlockdevDetectZeroesOptions,
+    FaultIOType,
+    QmpError,
+    UInt32,
+    UInt64,
+)
 from blockcore.qapi.schema import parse
 from rules import Host
 from sim import MemoryNode, Sim, new_machine, perform
@@ -31,7 +40,7 @@ from sim import MemoryNode, Sim, new_machine, perform
 BLOCK = 4096
 SIZE = 16 * BLOCK
 SECTOR = 512
-READ = BlkdebugIOType.READ
+READ = FaultIOType.READ
 
 
 class World:
@@ -441,6 +450,60 @@ def test_a_request_that_another_one_lets_go_on_keeps_its_connection(world: World
     assert seen == [5, 0]
 
 
+FUA: list[tuple[bool | None, list[bool]]] = [
+    (True, [True, False]), (False, [False, True]), (None, [True, True])
+]
+
+
+@pytest.mark.parametrize(("fua", "hit"), FUA)
+@pytest.mark.parametrize("kind", ["write", "zeroes", "discard", "written zeroes"])
+def test_fua(world: World, kind: str, fua: bool | None, hit: list[bool]) -> None:
+    requests: dict[str, Callable[[bool], Coroutine[Any, Any, None]]] = {
+        "write": lambda fua: world.disk.pwrite(0, memoryview(b"2"), fua=fua),
+        "zeroes": lambda fua: world.disk.zero(0, 1, may_unmap=False, fua=fua),
+        "discard": lambda fua: world.disk.discard(0, 1, fua=fua),
+        "written zeroes": lambda fua: world.disk.pwrite(0, memoryview(bytes(1)), fua=fua),
+    }
+    if kind == "written zeroes":
+        world.disk.options = replace(
+            world.disk.options, detect_zeroes=BlockdevDetectZeroesOptions.ON
+        )
+    world.rule("error", errno="ENOSPC", **({} if fua is None else {"fua": fua}))
+    found = [world.ask(requests[kind](with_fua)) == errno.ENOSPC for with_fua in (True, False)]
+    assert found == hit
+
+
+def test_fua_is_for_what_changes_the_medium(world: World) -> None:
+    rule = world.rule("error", fua=False)
+    assert rule.iotypes == {FaultIOType.WRITE, FaultIOType.WRITE_ZEROES, FaultIOType.DISCARD}
+    assert world.read(0, 1) == b"1"
+
+
+def test_a_hit_is_told_before_it_has_an_outcome(world: World) -> None:
+    told: list[Event] = []
+    world.machine.listeners.append(lambda event, _: told.append(event))
+    rule = world.rule("hang", id="f", notify=True, iotype="write", errno=errno.EIO, after=1)
+    world.rule("error", iotype="read")
+
+    async def write(at: int) -> None:
+        with suppress(OSError):
+            await world.disk.pwrite(at, memoryview(b"2" * SECTOR))
+
+    for at in range(3):
+        world.sim.start("write", write(at * SECTOR), now=True)
+    assert world.ask(world.disk.pread(0, memoryview(bytearray(1)))) == errno.EIO
+    assert told == [
+        XFaultTriggered(
+            id="f", node_name="disk", action="hang", iotype=FaultIOType.WRITE,
+            offset=UInt64(at * SECTOR), length=UInt64(SECTOR), hits=UInt64(at),
+        )
+        for at in (1, 2)
+    ]
+    assert rule.state.hanging == 2
+    world.disk.injector().clear()
+    world.sim.run()
+
+
 WRONG: dict[str, dict[str, Any]] = {
     "Parameter 'iotype' value 'read' does not go with action 'drop'": {
         "action": "drop", "iotype": "read"
@@ -462,6 +525,10 @@ WRONG: dict[str, dict[str, Any]] = {
     "Parameter 'by' expects a number of bytes other than zero": {"action": "misdirect"},
     "Parameter 'origin' value 'job' does not go with action 'disconnect'": {
         "action": "disconnect", "origin": "job"
+    },
+    "Parameter 'fua' is for write, write-zeroes and discard only": {"fua": True, "iotype": "read"},
+    "Parameter 'iotype' value 'connect' does not go with action 'drop'": {
+        "action": "drop", "iotype": "connect"
     },
     "'up-ms' and 'down-ms' need each other": {"up-ms": 1},
     "Parameter 'down-ms' expects a value greater than zero": {"up-ms": 1, "down-ms": 0},

@@ -18,7 +18,7 @@ from blockcore.faults.lines import parse_lines
 from blockcore.faults.states import StateChange
 from blockcore.nodes.definitions.blkdebug_config import parse_blkdebug_config
 from blockcore.nodes.driver import NodeOptions
-from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, QmpError
+from blockcore.qapi.names import BlkdebugEvent, FaultIOType, QmpError
 from faultline.presets import translate
 from faultline.rule_lines import armed_line, lines, rule_line
 from rules import Host
@@ -271,7 +271,7 @@ def test_a_file_of_blkdebug_is_as_its_node(events: list[BlkdebugEvent]) -> None:
     for event in events:
         node.event(event)
         rules.event(event)
-        hits = [one.check(BlkdebugIOType.READ, 0, 512) for one in (node, rules)]
+        hits = [one.check(FaultIOType.READ, 0, 512) for one in (node, rules)]
         options = [None if hit is None else same(replace(hit.options, id="f")) for hit in hits]
         assert options[0] == options[1] and node.state == rules.state
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from blockcore.bql.effects import Until
+from blockcore.cli.fault_options import ACTIONS
 from blockcore.commands.faults import FAULT_INFO, INFO_CLASSES
 from blockcore.commands.table import table
 from blockcore.faults.kinds import FAULT_OPTIONS, KINDS
@@ -20,7 +21,7 @@ from blockcore.nodes.driver import Extent, NodeOptions
 from blockcore.nodes.filter import FilterNode
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.introspect import schema_info
-from blockcore.qapi.names import BlkdebugIOType
+from blockcore.qapi.names import FaultIOType
 from blockcore.qapi.record import dataclass
 from sim import MemoryNode, Sim, new_machine, perform
 from tree import TREE
@@ -91,34 +92,34 @@ def with_copy(disk: BlockNode) -> BlockNode:
 
 Ask = Callable[[BlockNode], Coroutine[Any, Any, Any]]
 
-REQUESTS: dict[str, tuple[BlkdebugIOType, Ask, str]] = {
-    "read": (BlkdebugIOType.READ, lambda disk: disk.pread(0, buffer()), "read 4096"),
+REQUESTS: dict[str, tuple[FaultIOType, Ask, str]] = {
+    "read": (FaultIOType.READ, lambda disk: disk.pread(0, buffer()), "read 4096"),
     "read, copied": (
-        BlkdebugIOType.READ,
+        FaultIOType.READ,
         lambda disk: with_copy(disk).pread(0, buffer()),
         "read 4096",
     ),
     "read, tracked": (
-        BlkdebugIOType.READ,
+        FaultIOType.READ,
         lambda disk: tracked(disk).pread(0, buffer()),
         "read 4096",
     ),
-    "write": (BlkdebugIOType.WRITE, lambda disk: disk.pwrite(0, buffer(b"a")), "write 4096"),
-    "kept": (BlkdebugIOType.WRITE, lambda disk: disk.keep(0, buffer(b"a")), "write 4096"),
+    "write": (FaultIOType.WRITE, lambda disk: disk.pwrite(0, buffer(b"a")), "write 4096"),
+    "kept": (FaultIOType.WRITE, lambda disk: disk.keep(0, buffer(b"a")), "write 4096"),
     "zeroes": (
-        BlkdebugIOType.WRITE_ZEROES,
+        FaultIOType.WRITE_ZEROES,
         lambda disk: disk.zero(0, 512, may_unmap=False),
         "write-zeroes 4096",
     ),
     "kept zeroes": (
-        BlkdebugIOType.WRITE_ZEROES,
+        FaultIOType.WRITE_ZEROES,
         lambda disk: disk.keep(0, buffer()),
         "write-zeroes 4096",
     ),
-    "discard": (BlkdebugIOType.DISCARD, lambda disk: disk.discard(0, 512), "discard 4096"),
-    "flush": (BlkdebugIOType.FLUSH, lambda disk: written(disk).flush(), "flush"),
+    "discard": (FaultIOType.DISCARD, lambda disk: disk.discard(0, 512), "discard 4096"),
+    "flush": (FaultIOType.FLUSH, lambda disk: written(disk).flush(), "flush"),
     "block status": (
-        BlkdebugIOType.BLOCK_STATUS,
+        FaultIOType.BLOCK_STATUS,
         lambda disk: disk.block_status(0, 512),
         "block-status 4096",
     ),
@@ -150,7 +151,7 @@ def test_a_kind_stands_around_every_request(disk: Disk, name: str) -> None:
     disk.injector().add(rule)
     perform(request)
     assert disk.log[-1] == driver_part
-    assert rule.log == [f"{iotype} 0+{0 if iotype is BlkdebugIOType.FLUSH else 512}", "done"]
+    assert rule.log == [f"{iotype} 0+{0 if iotype is FaultIOType.FLUSH else 512}", "done"]
 
 
 @pytest.mark.parametrize("name", ["populate", "read, copied"])
@@ -158,7 +159,7 @@ def test_a_kind_stands_around_what_a_filter_passes_on(disk: Disk, name: str) -> 
     above = Filter(NodeOptions(node_name="above"), new_machine(Sim(0)), disk)
     perform(above.do_open())
     disk.track_requests()
-    rule = Shift(id="f", node_name="above", iotype=BlkdebugIOType.READ)
+    rule = Shift(id="f", node_name="above", iotype=FaultIOType.READ)
     above.injector().add(rule)
     perform(
         above.populate(0, 512)
@@ -183,7 +184,7 @@ def test_a_kind_may_wait() -> None:
     sim = Sim(0)
     machine = new_machine(sim)
     disk, ended = Disk(machine), dict[str, int]()
-    disk.injector().add(Late(id="f", node_name="disk", iotype=BlkdebugIOType.WRITE))
+    disk.injector().add(Late(id="f", node_name="disk", iotype=FaultIOType.WRITE))
 
     async def until_ended(what: str, request: Coroutine[Any, Any, None]) -> None:
         await request
@@ -219,6 +220,21 @@ def test_every_kind_is_described_once() -> None:
     shown = entries[entries[entries["x-query-faults"]["ret-type"]]["element-type"]]
     assert [variant["case"] for variant in shown["variants"]] == list(KINDS)
     assert FAULT_INFO.variants == INFO_CLASSES
+
+
+def test_the_command_tells_of_every_action() -> None:
+    """And of the members that only it has."""
+    common = {member.name for member in fields(FaultOptions)}
+    own = {
+        action: [member.name.replace("_", "-") for member in fields(kind)
+                 if member.name not in common]
+        for action, kind in KINDS.items()
+    }
+    told = {
+        action: [name for name in text.partition("; ")[2].split(", ") if name]
+        for action, text in ACTIONS.items()
+    }
+    assert told == own
 
 
 @pytest.mark.parametrize("action", KINDS)

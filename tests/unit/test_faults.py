@@ -15,12 +15,12 @@ from blockcore.faults.fail import Fail
 from blockcore.faults.gate import Gate
 from blockcore.faults.injector import FaultInjector
 from blockcore.faults.states import StateChange
-from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
+from blockcore.qapi.names import BlkdebugEvent, FaultIOType
 from rules import Host, fail
 
-READ, WRITE, ZEROES = BlkdebugIOType.READ, BlkdebugIOType.WRITE, BlkdebugIOType.WRITE_ZEROES
-DISCARD, FLUSH = BlkdebugIOType.DISCARD, BlkdebugIOType.FLUSH
-BLOCK_STATUS = BlkdebugIOType.BLOCK_STATUS
+READ, WRITE, ZEROES = FaultIOType.READ, FaultIOType.WRITE, FaultIOType.WRITE_ZEROES
+DISCARD, FLUSH = FaultIOType.DISCARD, FaultIOType.FLUSH
+BLOCK_STATUS = FaultIOType.BLOCK_STATUS
 READ_AIO, WRITE_AIO = BlkdebugEvent.READ_AIO, BlkdebugEvent.WRITE_AIO
 NONE = BlkdebugEvent.NONE
 
@@ -47,7 +47,7 @@ def added(*rules: Fail, seed: int = SEED) -> FaultInjector:
 
 
 def request(
-    injector: FaultInjector, iotype: BlkdebugIOType = READ, offset: int = 0, nbytes: int = 512
+    injector: FaultInjector, iotype: FaultIOType = READ, offset: int = 0, nbytes: int = 512
 ) -> int:
     """The errno a request fails with; 0 if it does not."""
     hit = injector.check(iotype, offset, nbytes)
@@ -68,16 +68,16 @@ def write_aio(injector: FaultInjector, offset: int = 0) -> int:
     return request(injector, WRITE, offset)
 
 
-@pytest.mark.parametrize("iotype", BlkdebugIOType)
-def test_without_iotype_all_but_block_status(iotype: BlkdebugIOType) -> None:
-    wanted = 0 if iotype is BLOCK_STATUS else errno.EIO
+@pytest.mark.parametrize("iotype", FaultIOType)
+def test_without_iotype_all_that_blkdebug_hits(iotype: FaultIOType) -> None:
+    wanted = 0 if iotype in (BLOCK_STATUS, FaultIOType.CONNECT) else errno.EIO
     for injector in (loaded(rule()), added(rule())):
         assert request(injector, iotype, nbytes=0 if iotype is FLUSH else 512) == wanted
 
 
-@pytest.mark.parametrize("iotype", BlkdebugIOType)
-@pytest.mark.parametrize("of_rule", BlkdebugIOType)
-def test_iotype(of_rule: BlkdebugIOType, iotype: BlkdebugIOType) -> None:
+@pytest.mark.parametrize("iotype", FaultIOType)
+@pytest.mark.parametrize("of_rule", FaultIOType)
+def test_iotype(of_rule: FaultIOType, iotype: FaultIOType) -> None:
     wanted = errno.EIO if iotype is of_rule else 0
     assert request(added(rule(iotype=of_rule)), iotype) == wanted
 
@@ -281,16 +281,16 @@ def test_rate_at_one_place() -> None:
     assert hits != [bool(request(added(rule(rate=0.25), seed=SEED + 1))) for _ in range(256)]
 
 
-Work = list[tuple[BlkdebugIOType, int]]
+Work = list[tuple[FaultIOType, int]]
 
 
 @given(st.permutations([(kind, at * 4096) for kind in (READ, WRITE) for at in range(12)] * 2))
 def test_the_order_of_requests_decides_nothing(work: Work) -> None:
     """By block and kind of request the same touches are hit, whatever comes between."""
 
-    def hits(work: Work) -> dict[tuple[BlkdebugIOType, int], list[int]]:
+    def hits(work: Work) -> dict[tuple[FaultIOType, int], list[int]]:
         injector = added(rule(rate=0.5))
-        found: dict[tuple[BlkdebugIOType, int], list[int]] = {}
+        found: dict[tuple[FaultIOType, int], list[int]] = {}
         for kind, offset in work:
             found.setdefault((kind, offset), []).append(request(injector, kind, offset))
         return found
@@ -432,7 +432,7 @@ def test_requests_that_go_past_leave_behind_what_their_events_would(
         assert [r.hits for r in seeing.rules] == [r.hits for r in passed_by.rules]
 
 
-def _goes_past(injector: FaultInjector, iotype: BlkdebugIOType, offset: int) -> bool:
+def _goes_past(injector: FaultInjector, iotype: FaultIOType, offset: int) -> bool:
     gate = injector.gate(iotype)
     if iotype not in (READ, WRITE) or gate is None or gate.touches(offset, 512):
         return False
@@ -442,7 +442,7 @@ def _goes_past(injector: FaultInjector, iotype: BlkdebugIOType, offset: int) -> 
     return True
 
 
-def _carry_out(injector: FaultInjector, iotype: BlkdebugIOType, offset: int) -> int:
+def _carry_out(injector: FaultInjector, iotype: FaultIOType, offset: int) -> int:
     """As `BlockNode` does it: the last event of a write comes after it."""
     events = EVENTS_OF[iotype]
     for event in events[:2]:
@@ -546,7 +546,7 @@ def test_gate_union(
     ),
 )
 def test_gates_let_nothing_slip(
-    rules: list[Fail], requests: list[tuple[BlkdebugIOType, int, int]]
+    rules: list[Fail], requests: list[tuple[FaultIOType, int, int]]
 ) -> None:
     """With gates the outcome is that of asking every rule."""
     injector = added(*rules)

@@ -24,7 +24,7 @@ from blockcore.nodes.shortcut.slot import Slot
 from blockcore.process import recorder
 from blockcore.process.recorder import Recorder, contents, open_recording
 from blockcore.qapi.errnos import failure
-from blockcore.qapi.names import BlkdebugIOType, QmpError
+from blockcore.qapi.names import FaultIOType, QmpError
 from rules import Clock
 from sim import perform
 
@@ -71,7 +71,7 @@ class Drive:
 
     async def pread(self, offset: int, buf: memoryview, tried: object = False) -> None:
         await Until(lambda: True)
-        self._recording.fault("r", BlkdebugIOType.READ, offset, len(buf))
+        self._recording.fault("r", FaultIOType.READ, offset, len(buf))
         if self._error is not None:
             raise self._error
 
@@ -152,7 +152,7 @@ def test_a_client_that_goes_away_is_told_nothing() -> None:
 def test_the_hits_of_jobs_have_lines_of_their_own() -> None:
     lines = Lines()
     recording, _, _, _ = recorded(lines)
-    recording.fault("r", BlkdebugIOType.WRITE, 0, 65536)
+    recording.fault("r", FaultIOType.WRITE, 0, 65536)
     assert lines.take() == [{"fault": "r", "iotype": "write", "offset": 0, "length": 65536}]
 
 

@@ -30,7 +30,7 @@ from blockcore.nodes.shortcut.way import Way
 from blockcore.process.connection import Connection
 from blockcore.process.server import Server
 from blockcore.qapi.events import Event
-from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType, RunState
+from blockcore.qapi.names import BlkdebugEvent, FaultIOType, RunState
 from blockcore.rules.accounting import AcctType
 from blockcore.rules.bitmap import DirtyBitmap
 from rules import Host, fail
@@ -383,14 +383,14 @@ def test_events_of_what_goes_past(side: str) -> None:
     """A request that no rule can hit makes rules active that wait for its event."""
     event = BlkdebugEvent.READ_AIO if side == "read" else BlkdebugEvent.WRITE_AIO
     injector = FaultInjector(Host())
-    injector.add(fail(event=event, iotype=BlkdebugIOType.WRITE, offset=4096, length=512))
+    injector.add(fail(event=event, iotype=FaultIOType.WRITE, offset=4096, length=512))
     way = Way(-1, FileSystem(0), Gate(), Gate(), 0)
     assert way.keep_to(injector, (BlkdebugEvent.READ_AIO,), (BlkdebugEvent.WRITE_AIO,))
     other, guard = way.write_guard(), way.read_guard()
     if side == "write":
         other, guard = guard, other
-    assert injector.check(BlkdebugIOType.WRITE, 4096, 512) is None
+    assert injector.check(FaultIOType.WRITE, 4096, 512) is None
     assert other is None or not other(0, 512)
-    assert injector.check(BlkdebugIOType.WRITE, 4096, 512) is None
+    assert injector.check(FaultIOType.WRITE, 4096, 512) is None
     assert guard is not None and not guard(0, 512)
-    assert injector.check(BlkdebugIOType.WRITE, 4096, 512) is not None
+    assert injector.check(FaultIOType.WRITE, 4096, 512) is not None

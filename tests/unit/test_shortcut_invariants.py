@@ -26,7 +26,7 @@ from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.shortcut.guest import GuestShortcut
 from blockcore.nodes.shortcut.slot import Slot
 from blockcore.process.connection import Connection
-from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
+from blockcore.qapi.names import BlkdebugEvent, FaultIOType
 from blockcore.rules.bitmap import DirtyBitmap
 from qcow2_images import Around, close, create, open_file, open_on
 from rules import Host, fail
@@ -188,13 +188,13 @@ def test_only_the_last_request_counts() -> None:
     injector = FaultInjector(Host())
     read, write = BlkdebugEvent.READ_AIO, BlkdebugEvent.WRITE_AIO
     for event, at in ((read, 0), (write, 1 << 20)):
-        injector.add(fail(event=event, offset=at, length=512, iotype=BlkdebugIOType.READ))
+        injector.add(fail(event=event, offset=at, length=512, iotype=FaultIOType.READ))
     reads, writes = injector.trace([read]), injector.trace([write])
     assert reads is not None and writes is not None
     for trace in (reads, writes) * 3:
         trace()
-    assert injector.check(BlkdebugIOType.READ, 0, 512) is None
-    hit = injector.check(BlkdebugIOType.READ, 1 << 20, 512)
+    assert injector.check(FaultIOType.READ, 0, 512) is None
+    hit = injector.check(FaultIOType.READ, 1 << 20, 512)
     assert hit is not None and hit.options.event is write
 
 

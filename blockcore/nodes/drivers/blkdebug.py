@@ -25,7 +25,7 @@ from blockcore.nodes.making import Making
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.shortcut.way import Way
 from blockcore.qapi.errnos import failure
-from blockcore.qapi.names import QmpError
+from blockcore.qapi.names import FaultIOType, QmpError
 from blockcore.qapi.record import dataclass
 
 CONFIG_BYTES_MAX = 1 << 20
@@ -156,7 +156,8 @@ def _faults(node_name: str, rules: Iterable[InjectError]) -> list[FaultOptions]:
         Fail(
             node_name=node_name,
             id=f"{node_name}.{number}",
-            **{field.name: getattr(rule, field.name) for field in fields(rule)},
+            **{field.name: getattr(rule, field.name) for field in fields(rule)}
+            | {"iotype": None if rule.iotype is None else FaultIOType(rule.iotype)},
         )
         for number, rule in enumerate(rules)
     ]

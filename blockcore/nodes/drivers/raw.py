@@ -45,6 +45,7 @@ class RawNode(BlockNode):
     passes_fua = True
     shows_child = True
     mutable_opts = frozenset(("offset", "size"))
+    raises = frozenset((BlkdebugEvent.READ_AIO, BlkdebugEvent.WRITE_AIO))
 
     def __init__(
         self,

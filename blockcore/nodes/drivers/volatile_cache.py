@@ -98,24 +98,6 @@ class VolatileCacheNode(FilterNode):
         if self.powered:
             await self.write_back()
 
-    async def pwrite(self, offset: int, buf: memoryview, *, fua: bool = False) -> None:
-        await super().pwrite(offset, buf)
-        if fua:
-            await self._bring_down(offset, offset + len(buf))
-
-    async def zero(
-        self,
-        offset: int,
-        length: int,
-        *,
-        may_unmap: bool,
-        fua: bool = False,
-        no_fallback: bool = False,
-    ) -> None:
-        await super().zero(offset, length, may_unmap=may_unmap, no_fallback=no_fallback)
-        if fua:
-            await self._bring_down(offset, offset + length)
-
     async def flush(self, *, of_write: bool = False) -> None:
         if len(self.log):
             # A rule may have dropped the flush that this generation has had.
@@ -185,7 +167,7 @@ class VolatileCacheNode(FilterNode):
             await self.below.flush()
             self.log.settled(number, 0, self.size)
 
-    async def _bring_down(self, start: int, end: int) -> None:
+    async def end_fua(self, start: int, end: int, *, of_write: bool) -> None:
         """Bring what reads see of a range to the medium, for certain; raise OSError."""
         with (await self._turn()).held():
             number = self.log.last

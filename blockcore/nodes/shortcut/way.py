@@ -12,7 +12,7 @@ from blockcore.faults.gate import Gate
 from blockcore.faults.injector import FaultInjector
 from blockcore.nodes.shortcut.slot import Slot
 from blockcore.nodes.shortcut.traces import Raise, Traces
-from blockcore.qapi.names import BlkdebugEvent, BlkdebugIOType
+from blockcore.qapi.names import BlkdebugEvent, FaultIOType
 from blockcore.qapi.record import dataclass
 
 Guard = Callable[[int, int], bool]
@@ -89,7 +89,7 @@ class Way:
         False if the rules may hit a request anywhere, or change the state: then the
         node cannot be bypassed.
         """
-        read, written = faults.gate(BlkdebugIOType.READ), faults.gate(BlkdebugIOType.WRITE)
+        read, written = faults.gate(FaultIOType.READ), faults.gate(FaultIOType.WRITE)
         if faults.changes_state or read is None or written is None:
             return False
         self.has_rules |= bool(faults.rules)

@@ -9,9 +9,9 @@ from typing import Any
 
 from faultline.schema import (
     BackupPerf,
+    BarrierEnd,
     BitmapSyncMode,
     BlkdebugEvent,
-    BlkdebugIOType,
     BlockdevCacheOptions,
     BlockdevDetectZeroesOptions,
     BlockdevDiscardOptions,
@@ -31,10 +31,12 @@ from faultline.schema import (
     DelayDistribution,
     DriveInfo,
     FaultAction,
+    FaultChanged,
     FaultHits,
     FaultId,
     FaultIds,
     FaultInfo,
+    FaultIOType,
     FaultOptionsTag,
     FaultOrigin,
     FaultRelease,
@@ -1200,6 +1202,30 @@ class Commands:
             timeout,
         )
 
+    def x_barrier(
+        self,
+        *,
+        device: str | None = None,
+        timeout_ms: int | None = None,
+        timeout: float | None = None,
+    ) -> BarrierEnd:
+        """Answer when no request is in flight on a drive, or on any, or after `timeout-ms`.
+
+        A request is in flight from when it comes until it is answered, also while it is
+        held, delayed or hangs: x-query-requests tells which.  Guests may send others at any
+        time, so the one who asks knows that they do not.  The commands of this client come
+        after the answer; those of others do not wait.
+        """
+        result: BarrierEnd = self._run(
+            "x-barrier",
+            {
+                "device": device,
+                "timeout-ms": timeout_ms,
+            },
+            timeout,
+        )
+        return result
+
     def x_crash_clone(
         self,
         *,
@@ -1332,7 +1358,8 @@ class Commands:
         state: int | None = None,
         origin: FaultOrigin | None = None,
         connection: int | None = None,
-        iotype: BlkdebugIOType | list[BlkdebugIOType] | None = None,
+        fua: bool | None = None,
+        iotype: FaultIOType | list[FaultIOType] | None = None,
         sector: int | None = None,
         once: bool | None = None,
         immediately: bool | None = None,
@@ -1348,6 +1375,7 @@ class Commands:
         down_ms: int | None = None,
         while_file: str | None = None,
         new_state: int | None = None,
+        notify: bool | None = None,
         errno: int | str | None = None,
         delay_ms: int | None = None,
         jitter_ms: int | None = None,
@@ -1373,6 +1401,8 @@ class Commands:
         node; `after`, the number of matching requests that pass first; `count`, the
         number of requests to hit (`once` is 1); `rate`, the probability of each hit,
         drawn from the machine's seed.  Without an `event` the rule is in force at once.
+        A rule that can never hit anything is refused; one that hits nothing as things
+        are, for example because the node is read-only, is made, with `warnings`.
         """
         result: FaultId = self._run(
             "x-fault-add",
@@ -1384,6 +1414,7 @@ class Commands:
                 "state": state,
                 "origin": origin,
                 "connection": connection,
+                "fua": fua,
                 "iotype": iotype,
                 "sector": sector,
                 "once": once,
@@ -1400,6 +1431,7 @@ class Commands:
                 "down-ms": down_ms,
                 "while-file": while_file,
                 "new-state": new_state,
+                "notify": notify,
                 "errno": errno,
                 "delay-ms": delay_ms,
                 "jitter-ms": jitter_ms,
@@ -1465,7 +1497,8 @@ class Commands:
         state: int | None = None,
         origin: FaultOrigin | None = None,
         connection: int | None = None,
-        iotype: BlkdebugIOType | list[BlkdebugIOType] | None = None,
+        fua: bool | None = None,
+        iotype: FaultIOType | list[FaultIOType] | None = None,
         sector: int | None = None,
         once: bool | None = None,
         immediately: bool | None = None,
@@ -1481,6 +1514,7 @@ class Commands:
         down_ms: int | None = None,
         while_file: str | None = None,
         new_state: int | None = None,
+        notify: bool | None = None,
         errno: int | str | None = None,
         delay_ms: int | None = None,
         jitter_ms: int | None = None,
@@ -1496,7 +1530,7 @@ class Commands:
         medium: bool | None = None,
         block_size: int | None = None,
         timeout: float | None = None,
-    ) -> None:
+    ) -> FaultChanged:
         """Change members of a rule; those that are not given stay, and so do `seen` and `hits`.
 
         The members are those of x-fault-add, but for `node-name`.  One that excludes
@@ -1504,7 +1538,7 @@ class Commands:
         rule that is used up hits again if its new `count` is more than its hits.  A
         rule of a blkdebug node is from then on as one that x-fault-add has made.
         """
-        self._run(
+        result: FaultChanged = self._run(
             "x-fault-modify",
             {
                 "id": id,
@@ -1513,6 +1547,7 @@ class Commands:
                 "state": state,
                 "origin": origin,
                 "connection": connection,
+                "fua": fua,
                 "iotype": iotype,
                 "sector": sector,
                 "once": once,
@@ -1529,6 +1564,7 @@ class Commands:
                 "down-ms": down_ms,
                 "while-file": while_file,
                 "new-state": new_state,
+                "notify": notify,
                 "errno": errno,
                 "delay-ms": delay_ms,
                 "jitter-ms": jitter_ms,
@@ -1546,6 +1582,7 @@ class Commands:
             },
             timeout,
         )
+        return result
 
     def x_fault_release(
         self,
@@ -1589,7 +1626,8 @@ class Commands:
         state: int | None = None,
         origin: FaultOrigin | None = None,
         connection: int | None = None,
-        iotype: BlkdebugIOType | list[BlkdebugIOType] | None = None,
+        fua: bool | None = None,
+        iotype: FaultIOType | list[FaultIOType] | None = None,
         sector: int | None = None,
         immediately: bool | None = None,
         offset: int | None = None,
@@ -1600,6 +1638,7 @@ class Commands:
         down_ms: int | None = None,
         while_file: str | None = None,
         new_state: int | None = None,
+        notify: bool | None = None,
         errno: int | str | None = None,
         delay_ms: int | None = None,
         jitter_ms: int | None = None,
@@ -1635,6 +1674,7 @@ class Commands:
                 "state": state,
                 "origin": origin,
                 "connection": connection,
+                "fua": fua,
                 "iotype": iotype,
                 "sector": sector,
                 "immediately": immediately,
@@ -1646,6 +1686,7 @@ class Commands:
                 "down-ms": down_ms,
                 "while-file": while_file,
                 "new-state": new_state,
+                "notify": notify,
                 "errno": errno,
                 "delay-ms": delay_ms,
                 "jitter-ms": jitter_ms,

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from faultline.drives import Drive, Path
-from faultline.errors import FaultlineError, MachineEnded
+from faultline.errors import FaultlineError, MachineEnded, TimedOut
 from faultline.events import KEPT, Event, Journal
 from faultline.every_io import LIMIT
 from faultline.options import plan
@@ -295,6 +295,21 @@ class Machine(FaultFiles, PowerLoss, Explorable):
         given = {"node_name": node, "iotype": iotype, "errno": errno, **members}
         place = {"offset": size_of(offset), "length": size_of(length)}
         return Fault.add(self, wire_names(given | place))
+
+    def barrier(self, device: str | None = None, *, timeout: float | None = None) -> None:
+        """Wait until no request is in flight: on a drive, or on any.
+
+        A request that is held or hangs is in flight.  Other commands of this machine
+        object wait meanwhile.  Raises TimedOut.
+
+        >>> with Machine() as m:
+        ...     m.barrier("vda")
+        """
+        limit = self.timeout if timeout is None else timeout
+        members = wire_names({"device": device, "timeout_ms": round(limit * 1000)})
+        answer_by = limit + self.timeout
+        if self.execute("x-barrier", members, timeout=answer_by)["timed-out"]:
+            raise TimedOut(f"requests are in flight after {limit:g} s: x-query-requests has them")
 
     def sweep(
         self,

@@ -6,7 +6,7 @@
 (`image`) is what all parts of one open image share.  `opening` reads and checks
 everything that must be known before an image can be used, `repair` corrects
 refcounts, `metadata` keeps which clusters hold metadata, `settings` has the
-driver's options.
+driver's options, `raised` the events at the file.
 
 `refcount` allocates clusters with the counts that `refcount_table` keeps;
 `mapping` finds the cluster of a guest offset.  `read` serves guest reads,

@@ -31,6 +31,7 @@ from blockcore.nodes.drivers.qcow2.opening import (
     load_tables,
     make_writable,
 )
+from blockcore.nodes.drivers.qcow2.raised import RAISED
 from blockcore.nodes.drivers.qcow2.read import Reader
 from blockcore.nodes.drivers.qcow2.refcount import Refcounts
 from blockcore.nodes.drivers.qcow2.resize import Resizer
@@ -59,6 +60,7 @@ class Qcow2Node(BlockNode):
     creates_images = True
     creates_in_empty = True
     supports_backing = True
+    raises = RAISED
     specific_info = ImageInfoSpecificQCow2Wrapper
     mutable_opts = BlockdevOptionsQcow2.weak_options
 
@@ -252,9 +254,9 @@ class Qcow2Node(BlockNode):
     async def do_discard(self, offset: int, length: int) -> None:
         await self.eraser.discard(offset, length, self.size, self.backing is not None)
 
-    async def discard(self, offset: int, length: int) -> None:
+    async def discard(self, offset: int, length: int, *, fua: bool = False) -> None:
         self.image.check_usable()
-        await super().discard(offset, length)
+        await super().discard(offset, length, fua=fua)
 
     async def flush(self, *, of_write: bool = False) -> None:
         self.image.check_usable()
