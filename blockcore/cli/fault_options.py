@@ -32,10 +32,11 @@ ACTIONS = {
     "torn": "are written in part; keep, sectors, errno",
     "misdirect": "go elsewhere; by",
     "duplicate": "are carried out twice",
-    "corrupt": "have wrong data; how, bits, medium",
+    "corrupt": "have wrong data; how, bits, at, value, medium",
     "badblock": "fail until a sector is written again",
     "disconnect": "hang up their connection",
     "readonly": "fail with EPERM",
+    "set-state": "are left alone: an event changes blkdebug's state",
 }
 """The actions of x-fault-add: what requests do then, and the members that only it has."""
 

@@ -1180,6 +1180,21 @@ class WriteLogInfo(TypedDict):
     writes: int
 
 
+XFaultTriggered = TypedDict(
+    "XFaultTriggered",
+    {
+        "id": "str",
+        "node-name": "str",
+        "action": "str",
+        "iotype": "FaultIOType",
+        "offset": "int",
+        "length": "int",
+        "connection": "NotRequired[int]",
+        "hits": "int",
+    },
+)
+
+
 XVolumeExtended = TypedDict(
     "XVolumeExtended",
     {
@@ -1221,6 +1236,7 @@ EVENT_DATA: Mapping[str, type] = {
     "RESUME": Resume,
     "SHUTDOWN": Shutdown,
     "STOP": Stop,
+    "X_FAULT_TRIGGERED": XFaultTriggered,
     "X_VOLUME_EXTENDED": XVolumeExtended,
 }
 """The types of the data of events, by their names."""
