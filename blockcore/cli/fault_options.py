@@ -33,7 +33,7 @@ ACTIONS = {
     "misdirect": "go elsewhere; by",
     "duplicate": "are carried out twice",
     "corrupt": "have wrong data; how, bits, at, value, medium",
-    "badblock": "fail until a sector is written again",
+    "badblock": "fail until a block is written again; block-size",
     "disconnect": "hang up their connection",
     "readonly": "fail with EPERM",
     "set-state": "are left alone: an event changes blkdebug's state",

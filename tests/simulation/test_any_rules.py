@@ -40,6 +40,7 @@ OWN: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "sectors": st.integers(0, 9),
         "errno": st.sampled_from([0, "EIO"]),
     },
+    "badblock": {"block-size": st.sampled_from([0, 512, 1000, BLOCK])},
     "misdirect": {"by": st.integers(-SIZE, SIZE)},
     "corrupt": {
         "how": st.sampled_from(["flip", "zero", "random", "stale"]),
