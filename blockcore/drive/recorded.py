@@ -64,7 +64,8 @@ class RecordedShortcut(GuestShortcut):
         if length >= LARGE or not recording.room():
             return False
         more = recording.written(buf)
-        number = recording.submitted(slot.connection, _WRITE, offset, length, "", more)
+        last = recording.last_member
+        number = recording.submitted(slot.connection, _WRITE, offset, length, last, more)
         done = False
         try:
             done = self._blk.shortcut is self and super().do_pwrite(slot, offset, buf)
@@ -98,7 +99,8 @@ class RecordedDrive:
         """Carry out a write; its first line has the contents, or a digest of them."""
         written = self._recording.written
         more = await Call(written, buf) if len(buf) >= LARGE else written(buf)
-        entry = await self._begun(_WRITE, offset, len(buf), _flag("fua", fua), more)
+        flags = _flag("fua", fua) + self._recording.last_member
+        entry = await self._begun(_WRITE, offset, len(buf), flags, more)
         await self._carried_out(entry, self._blk.pwrite(offset, buf, fua, tried))
 
     async def zero(

@@ -73,6 +73,7 @@ class Recording:
         self.current: Entry | None = None
         self.lines = lines
         self.ended = False
+        self.last_member = ',"data":' if lines.keeps_data else ',"digest":'
         self._clock = clock
         self._on_end = on_end
         self._started_ns = clock.monotonic_ns()
@@ -145,10 +146,10 @@ class Recording:
             self._put(f'"fault":{text_of(rule)},{place}')
 
     def written(self, data: memoryview) -> bytes:
-        """Return the member that has the contents of a write, or their digest."""
+        """Return the contents of a write, or their digest: the value of the last member."""
         if self.lines.keeps_data:
-            return b',"data":%b' % self.lines.contents(data)
-        return b',"digest":%d' % self.lines.digest(data)
+            return self.lines.contents(data)
+        return b"%d" % self.lines.digest(data)
 
     def submitted(
         self,
@@ -161,7 +162,8 @@ class Recording:
     ) -> int:
         """Note a request that has come, and return its number; without the lock as well.
 
-        `flags` and `more` are further members, each with a comma before it.
+        `flags` are further members, each with a comma before it; `more` is the value of the
+        last one.
         """
         number = next(self._requests)
         if not self.ended:

@@ -85,7 +85,7 @@ def contents(data: bytes) -> bytes:
     if data[:SECTOR] == first * min(SECTOR, length) and data == first * length:
         return b"[[%d,%d]]" % (first[0], length)
     if length < LONG:
-        return b"[%b]" % _base64(data)
+        return b'["%b"]' % b2a_base64(data, newline=False)
     parts: list[bytes] = []
     start = at = 0
     while at + RUN * SECTOR <= length:
