@@ -128,6 +128,9 @@ async def _added(ask: Ask, text: str, file: str | None) -> list[str]:
     except ErrorReply as exc:
         told = located(exc.message, file or "")
         raise ErrorReply(told if file else told.partition(": ")[2]) from exc
+    for text in reply.get("warnings", ()):
+        told = located(text, file or "")
+        click.echo(f"Warning: {told if file else told.partition(': ')[2]}", err=True)
     return list(reply["ids"])
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import count
 
 from blockcore.bql.effects import Call
-from blockcore.commands.fault_checks import check_place
+from blockcore.commands.fault_checks import check_connection, check_place, warnings
 from blockcore.commands.faults import check_id
 from blockcore.faults.lines import Line, at, numbered, parse_lines
 from blockcore.faults.options import FaultOptions
@@ -23,9 +23,13 @@ table = CommandTable()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultIds:
-    """The answer of x-fault-load: the ids of the rules, in the order of their lines."""
+    """The answer of x-fault-load: the ids of the rules, in the order of their lines.
+
+    `warnings` says why rules hit nothing as things are, each with its line.
+    """
 
     ids: list[str]
+    warnings: list[str] | None = None
 
 
 @table.command("x-fault-load")
@@ -37,7 +41,7 @@ async def x_fault_load(machine: Machine, *, text: str) -> FaultIds:
     begins with the line's number.  All rules are made at the same moment.
     """
     try:
-        return FaultIds(ids=_add_all(machine, await Call(parse_lines, text)))
+        return _add_all(machine, await Call(parse_lines, text))
     except QmpError as error:
         place = f"{error.where}: " if error.where else ""
         raise QmpError(f"{place}{error.desc}", error.error_class) from None
@@ -52,25 +56,34 @@ def load_faults(machine: Machine, text: str) -> list[str]:
     return [line for _, line in numbered(text)]
 
 
-def _add_all(machine: Machine, lines: Sequence[Line]) -> list[str]:
+def _add_all(machine: Machine, lines: Sequence[Line]) -> FaultIds:
     named = {line.options.id for line in lines}
     taken = {rule.options.id for _, rule in machine.find.fault_rules()}
     numbers = (f"fault{number}" for number in count())
     free = (name for name in numbers if name not in taken and name not in named)
     found: dict[BlockNode, list[FaultOptions]] = {}
-    ids = []
+    ids: list[str] = []
+    made: list[tuple[int, BlockNode, FaultOptions]] = []
     for line in lines:
         wanted = line.options.id
         try:
             node = machine.find.data_node(line.options.node_name)
             check_place(machine, node, line.options)
+            check_connection(machine, line.options)
             check_id(wanted, taken)
         except QmpError as error:
             raise at(line.number, error) from None
         id = wanted or next(free)
         taken.add(id)
         ids.append(id)
-        found.setdefault(node, []).append(replace(line.options, id=id))
+        rule = replace(line.options, id=id, node_name=node.node_name)
+        found.setdefault(node, []).append(rule)
+        made.append((line.number, node, rule))
     for node, rules in found.items():
         node.injector().add_all(rules)
-    return ids
+    told = [
+        f"line {number}: {why}"
+        for number, node, rule in made
+        for why in warnings(machine, node, rule)
+    ]
+    return FaultIds(ids=ids, warnings=told or None)

@@ -684,6 +684,7 @@ class FaultId(TypedDict):
 
 class FaultIds(TypedDict):
     ids: list[str]
+    warnings: NotRequired[list[str]]
 
 
 FaultInfo = TypedDict(

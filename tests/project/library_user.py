@@ -106,6 +106,7 @@ def commands(m: Machine) -> None:
     with m.faults("vda,id=first,iotype=read", {"node-name": "vda", "action": "drop"}) as rules:
         assert_type(rules, Faults)
         assert_type(rules.ids, list[str])
+        assert_type(rules.warnings, list[str])
         saved = m.saved_faults()
     with open("rules.faults", "w") as file:
         file.write(saved)

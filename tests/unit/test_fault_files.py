@@ -78,6 +78,18 @@ def test_every_line_is_a_rule(world: World) -> None:
     assert world.read(65536) == 28
 
 
+def test_a_rule_that_hits_nothing_is_told(world: World) -> None:
+    rules = ["vda,state=2", "# a comment", "vda,rate=0", "vda,iotype=connect,action=hang"]
+    reply = world.ask("x-fault-load", text=chr(10).join(rules))
+    assert reply["warnings"] == [
+        "line 1: 'state' 2 is set by no rule of node 'disk'",
+        "line 3: 'rate' 0 spares every request",
+    ]
+    world.ask("x-fault-clear")
+    changing = "vda,action=set-state,event=pwritev,new-state=2"
+    assert "warnings" not in world.ask("x-fault-load", text=f"vda,state=2{chr(10)}{changing}")
+
+
 REFUSALS = [
     (["vda,iotype=writes"], "line 1: Parameter 'iotype' does not accept value 'writes'"),
     (["vda", "", "vda,colour=red"], "line 3: Parameter 'colour' is unexpected"),

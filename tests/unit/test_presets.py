@@ -162,6 +162,11 @@ MEANINGS: list[tuple[str, str, list[dict[str, Any]]]] = [
     ),
     ("nbdkit-delay", "delay-zero=1 delay-zero=0", []),
     (
+        "nbdkit-delay",
+        "delay-open=3",
+        [{"action": "delay", "iotype": "connect", "delay-ms": 3000}],
+    ),
+    (
         "blkdebug",
         '# rules\n[set-state]\nevent = "write_aio"\nstate = "1"\nnew_state = "2"\n'
         '[inject-error "a"]\nevent = "read_aio"\nstate = "2"\nerrno = "5"\nsector = "8"\n'
@@ -243,7 +248,7 @@ REFUSALS = [
     ("nbdkit-error", "rate", "'rate': it is no NAME=VALUE"),
     ("nbdkit-delay", "rdelay=0.5ms", "'rdelay=0.5ms': a rule's delay is in whole milliseconds"),
     ("nbdkit-delay", "rdelay=5m", "'rdelay=5m': a delay is in seconds, or has a unit"),
-    ("nbdkit-delay", "delay-open=1", "'delay-open': rules do not see the opening"),
+    ("nbdkit-delay", "delay-close=1", "'delay-close': rules do not see the end of"),
     ("nbdkit-delay", "delay-fast-zero=no", "'delay-fast-zero=no': a rule does not see"),
     ("nbdkit-delay", "delay-flush=1", "'delay-flush': the delay filter has no such parameter"),
     ("blkdebug", 'event = "read_aio"', "line 1: 'event = \"read_aio\"': it is in no group"),

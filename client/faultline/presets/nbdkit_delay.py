@@ -20,12 +20,12 @@ PARAMETERS = {
     **dict.fromkeys(("delay-trim", "delay-trims"), ("discard",)),
     **dict.fromkeys(("delay-discard", "delay-discards"), ("discard",)),
     **dict.fromkeys(("delay-extent", "delay-extents"), ("block-status",)),
+    "delay-open": ("connect",),
 }
 """The kinds of request that each parameter is about."""
 
 REFUSED = {
     "delay-cache": "rules do not see requests to cache",
-    "delay-open": "rules do not see the opening of a connection",
     "delay-close": "rules do not see the end of a connection",
 }
 

@@ -20,7 +20,8 @@ from faultline.sync.session import Session
 class Faults(Lent):
     """Rules that have been added together: `ids` are their names on the control socket.
 
-    The end of a block removes them; no error if some, or the machine, are gone by then.
+    `warnings` says why some hit nothing as things are, each with its line.  The end of a
+    block removes them; no error if some, or the machine, are gone by then.
 
     >>> with Machine() as m:
     ...     with m.faults("vda,id=a,iotype=read", {"node-name": "vda", "id": "b"}) as rules:
@@ -31,9 +32,12 @@ class Faults(Lent):
     vda,id=b,errno=EIO
     """
 
-    def __init__(self, session: Session, ids: Iterable[str]) -> None:
+    def __init__(
+        self, session: Session, ids: Iterable[str], warnings: Iterable[str] = ()
+    ) -> None:
         self._session = session
         self.ids = list(ids)
+        self.warnings = list(warnings)
 
     @classmethod
     def add(cls, session: Session, text: str, file: str | None = None) -> Self:
@@ -45,7 +49,7 @@ class Faults(Lent):
                 raise
             told = {"class": error.error_class, "desc": located(error.text, file)}
             raise CommandError(error.command, told) from None
-        return cls(session, reply["ids"])
+        return cls(session, reply["ids"], reply.get("warnings", ()))
 
     def remove(self) -> None:
         """Remove the rules; raises CommandError if one is gone, after the others are removed."""
