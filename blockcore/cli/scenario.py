@@ -22,8 +22,6 @@ from faultline.scenario.steps import Scenario
 
 WHICH = "which scenario? 'faultline scenario --list' lists those that are shipped"
 
-EXTRA = "scenario files need PyYAML: pip install 'faultline[scenario]'"
-
 
 class CommandWithBench(CommandWithRest):
     """`scenario`, with the command that is tested behind ``--``."""
@@ -173,12 +171,7 @@ def _text(path: Path) -> str:
 
 def _read(path: Path, given: dict[str, str], directory: str) -> Scenario:
     """Return the scenario of a file; raises ClickException."""
-    try:
-        reading = import_module("faultline.scenario.reading")
-    except ModuleNotFoundError as exc:
-        if exc.name != "yaml":
-            raise
-        raise click.ClickException(EXTRA) from exc
+    reading = import_module("faultline.scenario.reading")
     try:
         read: Scenario = reading.read(_text(path), str(path), given, directory)
     except FaultlineError as exc:
