@@ -44,6 +44,11 @@ KEYS: Final[Meanings] = {
     "operation": ("iotype",),
     "probability": ("rate",),
     "skip": ("after",),
+    "for": ("not-after-ms",),
+    "latency": ("delay-ms",),
+    "latency-ms": ("delay-ms",),
+    "lose": ("action",),
+    "until": ("not-after-ms",),
     "snapshot": ("overlay", "snapshot-file"),
     "start": ("offset",),
     "times": ("count",),
@@ -60,6 +65,15 @@ VALUES: Final[Meanings] = {
     "zero": ("write-zeroes",),
     "zeroes": ("write-zeroes",),
     "zeros": ("write-zeroes",),
+    "bad-block": ("badblock",),
+    "fail": ("error",),
+    "latency": ("delay",),
+    "lie": ("drop",),
+    "lose": ("drop",),
+    "lost": ("drop",),
+    "slow": ("delay",),
+    "tear": ("torn",),
+    "torn-write": ("torn",),
 }
 """What values are called elsewhere."""
 
@@ -105,7 +119,7 @@ _SERVER = "the NBD server runs from start to end: serve --nbd SOCKET, or --port 
 _EXPORTS = "each drive is an export from start to end: serve drive=..., or device= for a node"
 _GUEST = "there is no guest"
 _SNAPSHOTS = "there are no internal snapshots: blockdev-snapshot-sync makes an overlay"
-_FAULTS = "faults are rules: x-fault-add node-name=... makes requests fail"
+_FAULTS = "faults are rules: x-fault-add node-name=..."
 _OBJECTS = "there are no objects: block_set_io_throttle has group= for limits in common"
 _CREATE = (
     "qemu-img create makes images, and so do drive-mirror, drive-backup and"
@@ -161,10 +175,11 @@ _NOT_HERE: Final = {
     "system_powerdown": f"{_GUEST} to be told: quit ends the machine",
     "system_wakeup": _GUEST,
     "x-blockdev-change": "blockdev-reopen gives a node another child",
-    "x-corrupt": _FAULTS,
-    "x-fault-delay": _FAULTS,
-    "x-fault-hang": _FAULTS,
-    "x-inject-error": _FAULTS,
+    "x-corrupt": f"{_FAULTS} action=corrupt",
+    "x-disconnect": f"{_FAULTS} action=disconnect",
+    "x-fault-delay": f"{_FAULTS} action=delay delay-ms=...",
+    "x-fault-hang": f"{_FAULTS} action=hang",
+    "x-inject-error": f"{_FAULTS} errno=...",
 }
 """Commands of QEMU, and some that might be here, each with what this machine has instead."""
 

@@ -94,8 +94,13 @@ GROUPS: Final = {
 """The words of each group."""
 
 RULE: Final = {
-    **dict.fromkeys(("action", "event", "immediately", "once", "state"), "write {}=VALUE"),
     **dict.fromkeys(("begin", "start"), "write --from"),
+    **dict.fromkeys(
+        ("delay", "hang", "drop", "torn", "misdirect", "duplicate", "corrupt", "badblock"),
+        "write --action {}",
+    ),
+    **dict.fromkeys(("disconnect", "readonly"), "write --action {}"),
+    **dict.fromkeys(("latency", "slow"), "write --action delay delay-ms=MS"),
     **dict.fromkeys(("bytes", "len", "size"), "write --length"),
     **dict.fromkeys(("device", "drive", "node", "node-name"), "DRIVE is typed alone"),
     **dict.fromkeys(("end", "until"), "write --to"),

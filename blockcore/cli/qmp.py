@@ -8,6 +8,7 @@ the server may be QEMU, with commands that this project has never heard of.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -22,6 +23,7 @@ from blockcore.cli.once import Command
 from blockcore.cli.own_commands import help_texts, own_schema
 from blockcore.cli.qmp_help import described, listed
 from blockcore.cli.schema import Schema
+from blockcore.qapi.nearest import either
 from faultline.aio import Machine
 from faultline.errors import CommandError, MachineEnded
 
@@ -124,11 +126,21 @@ async def _hint(
         return "" if schema is None else unknown_command(command, schema).removeprefix(message)
     if message.startswith("Parameter ") and message.endswith(" is missing"):
         return f" (see faultline qmp {command} --help)"
+    if match := re.fullmatch("Parameter '(.*)' is unexpected", message):
+        schema = await _schema(ask)
+        return "" if schema is None else _cases(schema, command, match[1])
     names: list[str] = []
     replies = import_module("blockcore.cli.reply_hints")
     if replies.is_about_names(message):
         names = await _names(ask)
     return str(replies.hint(message, arguments, names))
+
+
+def _cases(schema: Schema, command: str, name: str) -> str:
+    """Return a clause with the values of the tag with which a command has a member."""
+    union = schema.arguments(command)
+    cases = [case for case in union.variants if name in schema.members(union, case)]
+    return f": it goes with {either([f'{union.tag}={case}' for case in cases])}" if cases else ""
 
 
 async def _schema(ask: Ask) -> Schema | None:

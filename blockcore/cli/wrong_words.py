@@ -71,8 +71,11 @@ def _instead(ctx: click.Context, word: str, value: str | None) -> str:
         return _for_all(ctx, word)
     if command == "events" and name in EVENTS_OPTIONS:
         return f": {EVENTS_OPTIONS[name]}"
-    if command in ("fault add", "fault modify") and name in RULE:
-        return f": {RULE[name].format(name)}"
+    if command in ("fault add", "fault modify"):
+        if name in RULE:
+            return f": {RULE[name].format(name)}"
+        if name in _rule_members():
+            return f": write {name}={value or 'VALUE'} without dashes"
     letter = [one for one in known if one[2:3] == name]
     if len(letter) == 1:
         return f", did you mean '{letter[0]}'?"
@@ -174,6 +177,15 @@ def _qmp_commands() -> Collection[str]:
         return own_schema().commands
     except ImportError:
         return ()
+
+
+def _rule_members() -> Collection[str]:
+    """Return the names of the members of fault rules; none as `_qmp_commands` has none."""
+    try:
+        schema = own_schema()
+    except ImportError:
+        return ()
+    return schema.members(schema.arguments("x-fault-add"))
 
 
 def choice(message: str, kind: click.ParamType[object] | None) -> str:

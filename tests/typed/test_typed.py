@@ -3,8 +3,7 @@
 
 The command lines are in the files beside this one: those that newcomers have typed,
 and more of the kind.  Each begins with ``$``, and is followed by the exit status and a
-text that the answer has; each further line with ``+`` has another such text.  A line
-``? WHAT`` says what is needed for it and does not exist yet; it is not run.
+text that the answer has; each further line with ``+`` has another such text.
 
 All of them run in this process.  Where `faultline serve` would become nbdkit, the
 configuration is read here, and what it names is opened, as nbdkit's plugin does.
@@ -51,15 +50,11 @@ FILES = {
 
 @dataclass
 class Typed:
-    """A command line, its exit status, and the texts that the answer has.
-
-    `missing` is what it needs and does not exist yet.
-    """
+    """A command line, its exit status, and the texts that the answer has."""
 
     line: str
     status: int = -1
     texts: list[str] = field(default_factory=list)
-    missing: str | None = None
 
     @property
     def words(self) -> list[str]:
@@ -74,23 +69,17 @@ def read(name: str) -> list[Typed]:
             found.append(Typed(rest))
         elif kind == "+":
             found[-1].texts.append(rest)
-        elif kind == "?":
-            found[-1].missing = rest
         elif kind.isdigit():
             found[-1].status = int(kind)
             found[-1].texts.append(rest)
         else:
             assert not line or kind == "#", f"{name}, line {number}"
-    assert all(one.texts or one.missing for one in found), name
+    assert all(one.texts for one in found), name
     return found
 
 
 def cases(name: str) -> list[object]:
-    return [
-        pytest.param(one, id=one.line.removeprefix("faultline "))
-        for one in read(name)
-        if one.missing is None
-    ]
+    return [pytest.param(one, id=one.line.removeprefix("faultline ")) for one in read(name)]
 
 
 @pytest.fixture(scope="module")
