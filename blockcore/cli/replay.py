@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing, suppress
 
 import click
 
 from blockcore.cli.once import Command
+from blockcore.process.signals import unwinding
 from blockcore.qapi.nearest import right_answers
 from faultline.errors import FaultlineError
 from faultline.recording import Recording, parse
@@ -46,20 +48,22 @@ def replay(
     """
     recording = _read(file)
     images = dict(_image(text, recording) for text in drives)
-    player = Replay(recording, until=until, images=images, paced=paced)
     difference: FaultlineError | None = None
-    try:
+    with (
+        unwinding(),
+        closing(Replay(recording, until=until, images=images, paced=paced)) as player,
+    ):
         try:
             player.run()
         except FaultlineError as exc:
             difference = exc
         _tell(player, file, until, difference)
         if keep and player.ready:
-            player.let_go()
-            click.echo(json.dumps(dict(player.ready)))
-            _wait(player)
-    finally:
-        player.close()
+            # Until the machine ends, or the user has seen enough.
+            with suppress(KeyboardInterrupt):
+                player.let_go()
+                click.echo(json.dumps(dict(player.ready)))
+                player.ended()
     return 0 if difference is None else 1
 
 
@@ -100,11 +104,3 @@ def _tell(
     else:
         waiting = "; ".join(map(str, player.in_flight())) or "nothing"
         click.echo(f"{file}: no divergence up to line {player.at}; in flight: {waiting}")
-
-
-def _wait(player: Replay) -> None:
-    """Wait until the machine ends, or the user has seen enough."""
-    try:
-        player.ended()
-    except KeyboardInterrupt:
-        return

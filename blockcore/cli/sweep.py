@@ -15,6 +15,7 @@ from blockcore.cli.fault_options import OPTIONS, Rule, check_words, rule_options
 from blockcore.cli.once import Command
 from blockcore.cli.qmp import Ask, in_session
 from blockcore.cli.sending import carried_out
+from blockcore.process.signals import unwinding
 from faultline.every_io import LIMIT, ordinal
 
 OF_SWEEP = ("after", "count", "rate")
@@ -68,7 +69,8 @@ def sweep(
     rule = Rule(**given)
     members = {"node-name": drive, "nth": nth, "iotype": rule.kinds or None, **rule.members()}
     rounds = Rounds(command, nth, limit)
-    status = in_session(control, lambda ask: rounds.play(ask, members, words))
+    with unwinding():
+        status = in_session(control, lambda ask: rounds.play(ask, members, words))
     click.get_current_context().exit(status)
 
 

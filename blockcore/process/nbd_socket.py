@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import stat
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
@@ -32,9 +31,16 @@ class NbdSocket(NamedTuple):
         """
         with contextlib.suppress(OSError):
             # A copy stays what it is, while the number may come to mean another file.
-            with socket.socket(fileno=os.dup(self.number)) as copy:
-                if os.fstat(copy.fileno()).st_ino == self.inode:
-                    copy.shutdown(socket.SHUT_RDWR)
+            copy = os.dup(self.number)
+            try:
+                if _socket(copy) == NbdSocket(copy, self.inode):
+                    view = socket.socket(fileno=copy)
+                    try:
+                        view.shutdown(socket.SHUT_RDWR)
+                    finally:
+                        view.detach()
+            finally:
+                os.close(copy)
 
 
 class OpenSockets(dict[int, NbdSocket | None]):
@@ -77,11 +83,12 @@ def clients(taken: Collection[NbdSocket], control: socket.socket | None) -> list
 
 def _socket(number: int) -> NbdSocket | None:
     """Return a descriptor as a socket, None if it is none."""
+    # fstat(2) would wait for a file system that hangs: there may be files of a drive among them.
     try:
-        found = os.fstat(number)
+        kind, _, inode = os.readlink(f"/proc/self/fd/{number}").partition(":")
     except OSError:  # closed meanwhile
         return None
-    return NbdSocket(number, found.st_ino) if stat.S_ISSOCK(found.st_mode) else None
+    return NbdSocket(number, int(inode.strip("[]"))) if kind == "socket" else None
 
 
 def _address(view: socket.socket) -> object:

@@ -147,6 +147,31 @@ def unhandle_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt during the body, and end the process then.
+
+    So what the body has made is removed as after an interrupt, and the status is still
+    that of the signal.  A second one waits for that.  SIGHUP stays ignored if it is.
+    """
+    came: list[int] = []
+
+    def unwind(number: int, _frame: object) -> None:
+        came.append(number)
+        if len(came) == 1:
+            raise KeyboardInterrupt
+
+    numbers = [one for one in (ASKING, HANGUP) if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, unwind) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            die_of(came[0])
+
+
 def discard_sigterm_of_late(parent: int) -> None:
     """Drop a pending SIGTERM that the death of the parent has caused.
 

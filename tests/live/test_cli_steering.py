@@ -365,6 +365,20 @@ def test_a_sweep_runs_a_command_for_each_request(machine: Live, capsys: Captured
     assert said(capsys, "fault", "list") == "There are no faults.\n"
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_sweep_that_is_ended_leaves_no_rule(how: signal.Signals, qmp: Qmp) -> None:
+    words = ["fault", "sweep", "vda", "--write", "--run", "echo ready; exec sleep 600"]
+    with subprocess.Popen(
+        [*FAULTLINE, *words], cwd=TREE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as sweep:
+        assert sweep.stdout is not None
+        assert sweep.stdout.readline() == "ready\n"
+        assert len(qmp("x-query-faults")) == 1
+        sweep.send_signal(how)
+        assert sweep.wait(TIMEOUT_S) == (130 if how == signal.SIGINT else -how)
+    assert qmp("x-query-faults") == []
+
+
 def test_a_sweep_ends_with_what_fails(machine: Live, qmp: Qmp, capsys: Captured) -> None:
     said(capsys, "drive", "set-policy", "vda", "--werror", "report")
     sweep = ("fault", "sweep", "vda", "--write", "--run", WRITES.format(machine.uri("vda")))

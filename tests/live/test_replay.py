@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
+import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from blockcore.cli import main
 from faultline.errors import CommandError, FaultlineError
 from faultline.recording import BadRecording, parse
 from faultline.sync.replay import Replay
-from live import Live, Qmp
+from live import FAULTLINE, TIMEOUT_S, Live, Qmp
 from qcow2_images import create
 
 MIB = 1 << 20
@@ -223,6 +226,25 @@ def test_the_first_difference(
         player.close()
     assert text in str(caught.value)
     assert str(caught.value).startswith(f"line {place + 1}: ")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_replay_that_is_ended_leaves_nothing(
+    how: signal.Signals, recording: Path, tmp_path: Path
+) -> None:
+    with subprocess.Popen(
+        [*FAULTLINE, "replay", str(recording), "--until", "2", "--keep"],
+        env={**os.environ, "TMPDIR": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as replay:
+        assert replay.stdout is not None
+        assert "no divergence up to line 2" in replay.stdout.readline()
+        assert "control" in json.loads(replay.stdout.readline())
+        assert list(tmp_path.iterdir()) != []
+        replay.send_signal(how)
+        assert replay.wait(TIMEOUT_S) == (0 if how == signal.SIGINT else -how)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_until(recording: Path) -> None:

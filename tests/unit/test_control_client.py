@@ -110,12 +110,17 @@ def feed(client: Client, data: bytes) -> None:
     client.buffer_updated(len(data))
 
 
+def machine_of_nothing() -> Machine:
+    """What a conversation needs of a machine."""
+    nothing = SimpleNamespace(qemu=LATEST, quit_requested=False, name="m", recording=None)
+    return cast(Machine, nothing)
+
+
 async def answers(*requests: dict[str, Any]) -> Transport:
     """What a client is told that sends `requests`."""
-    machine = cast(Machine, SimpleNamespace(qemu=LATEST, quit_requested=False, name="m"))
     lock = BigLock(SystemClock())
     lock.pool = cast(Pool, None)
-    client = Client(machine, lock, set(), ignore, ignore, lambda: None)
+    client = Client(machine_of_nothing(), lock, set(), ignore, ignore, lambda: None)
     transport = Transport()
     client.connection_made(transport)
     feed(client, b'{"execute":"qmp_capabilities"}')
@@ -198,8 +203,7 @@ def test_others_have_the_interpreter_between_turns(monkeypatch: pytest.MonkeyPat
 
     async def flood() -> None:
         lock = BigLock(SystemClock())
-        machine = cast(Machine, SimpleNamespace(qemu=LATEST, quit_requested=False, name="m"))
-        client = Client(machine, lock, set(), ignore, ignore, lambda: None)
+        client = Client(machine_of_nothing(), lock, set(), ignore, ignore, lambda: None)
         transport = Transport()
         client.connection_made(transport)
         feed(client, b'{"execute":"qmp_capabilities"}' + b'{"execute":"query-name"}' * 5)
