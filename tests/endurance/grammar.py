@@ -352,30 +352,37 @@ class Asker(Neighbour):
 class Guest(Neighbour):
     """Writes blocks of a drive that no message names the right way, and reads them again.
 
-    A `system_reset` may drop what it is at: that block is written anew.
+    A `system_reset` may drop what it is at, and `x-power-cut` hangs up: then it
+    connects again, and does that request anew.
     """
 
     def steps(self) -> Iterator[None]:
         rng = random.Random(0)
         content = [bytes(BLOCK)] * BLOCKS
-        with self.live.guest("own") as guest:
+        with contextlib.ExitStack() as connections:
+            self._connect(connections)
             while True:
                 block, data = rng.randrange(BLOCKS), rng.randbytes(16) * (BLOCK // 16)
                 with self.timed():
-                    self._insist(lambda block=block, data=data: guest.pwrite(data, block * BLOCK))
+                    self._insist(connections, "pwrite", data, block * BLOCK)
                 content[block] = data
                 block = rng.randrange(BLOCKS)
-                read = self._insist(lambda block=block: guest.pread(BLOCK, block * BLOCK))
+                read = self._insist(connections, "pread", BLOCK, block * BLOCK)
                 assert read == content[block], f"block {block} is wrong"
                 yield
 
-    @staticmethod
-    def _insist(request: Any) -> Any:
+    def _connect(self, connections: contextlib.ExitStack) -> None:
+        connections.close()
+        self._guest = connections.enter_context(self.live.guest("own"))
+
+    def _insist(self, connections: contextlib.ExitStack, request: str, *args: Any) -> Any:
         while True:
             try:
-                return request()
+                return getattr(self._guest, request)(*args)
             except nbd.Error as exc:
-                if exc.errno != "ESHUTDOWN":
+                if not self._guest.aio_is_ready():
+                    self._connect(connections)
+                elif exc.errno != "ESHUTDOWN":
                     raise
 
 

@@ -22,6 +22,10 @@ QEMU = json.loads(
 )
 
 
+OURS_ONLY = {"BLOCK_IO_ERROR": ["BLOCK_IO_ERROR.action: value retry here only"]}
+"""A policy that QEMU lacks has an action of its own."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class StatusInfo:
     running: bool
@@ -151,7 +155,7 @@ BY_NAME = {entry["name"]: entry for entry in OURS}
     ],
 )
 def test_arguments_are_those_of_qemu(name: str) -> None:
-    assert arguments_differ(OURS, QEMU, name) == []
+    assert arguments_differ(OURS, QEMU, name) == OURS_ONLY.get(name, [])
 
 
 def test_union_differs_only_by_what_is_left_out_here() -> None:
