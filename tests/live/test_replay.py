@@ -218,7 +218,8 @@ def test_the_first_difference(
     place, text = told[0]
     with path.open("rb") as lines:
         recording = parse(path.name, lines)
-    player = Replay(recording, patience=1.0)
+    # What differs in an event is told when no other has come for so long.
+    player = Replay(recording, patience=3.0)
     try:
         with pytest.raises(FaultlineError) as caught:
             player.run()
