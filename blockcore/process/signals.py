@@ -149,7 +149,7 @@ def unhandle_interrupt() -> None:
 
 @contextmanager
 def unwinding() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP raise KeyboardInterrupt during the body, and end the process then.
+    """Let SIGTERM and SIGHUP be interrupts during the body, and end the process then.
 
     So what the body has made is removed as after an interrupt, and the status is still
     that of the signal.  A second one waits for that.  SIGHUP stays ignored if it is.
@@ -159,7 +159,9 @@ def unwinding() -> Iterator[None]:
     def unwind(number: int, _frame: object) -> None:
         came.append(number)
         if len(came) == 1:
-            raise KeyboardInterrupt
+            # asyncio has a handler of its own for it, which cancels the task: an exception that
+            # is raised anywhere in its loop might leave something waiting for ever.
+            signal.raise_signal(signal.SIGINT)
 
     numbers = [one for one in (ASKING, HANGUP) if signal.getsignal(one) is not signal.SIG_IGN]
     before = {number: signal.signal(number, unwind) for number in numbers}

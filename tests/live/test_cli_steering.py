@@ -8,6 +8,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -370,7 +371,8 @@ def test_a_sweep_that_is_ended_leaves_no_rule(how: signal.Signals, qmp: Qmp) -> 
     words = ["fault", "sweep", "vda", "--write", "--run", "echo ready; exec sleep 600"]
     with subprocess.Popen(
         [*FAULTLINE, *words], cwd=TREE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as sweep:
+    ) as sweep, ExitStack() as stack:
+        stack.callback(sweep.kill)
         assert sweep.stdout is not None
         assert sweep.stdout.readline() == "ready\n"
         assert len(qmp("x-query-faults")) == 1

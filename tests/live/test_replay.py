@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +239,8 @@ def test_a_replay_that_is_ended_leaves_nothing(
         env={**os.environ, "TMPDIR": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         text=True,
-    ) as replay:
+    ) as replay, ExitStack() as stack:
+        stack.callback(replay.kill)
         assert replay.stdout is not None
         assert "no divergence up to line 2" in replay.stdout.readline()
         assert "control" in json.loads(replay.stdout.readline())
