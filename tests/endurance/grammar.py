@@ -359,29 +359,31 @@ class Guest(Neighbour):
     def steps(self) -> Iterator[None]:
         rng = random.Random(0)
         content = [bytes(BLOCK)] * BLOCKS
-        with contextlib.ExitStack() as connections:
-            self._connect(connections)
+        self._connect()
+        try:
             while True:
                 block, data = rng.randrange(BLOCKS), rng.randbytes(16) * (BLOCK // 16)
                 with self.timed():
-                    self._insist(connections, "pwrite", data, block * BLOCK)
+                    self._insist("pwrite", data, block * BLOCK)
                 content[block] = data
                 block = rng.randrange(BLOCKS)
-                read = self._insist(connections, "pread", BLOCK, block * BLOCK)
+                read = self._insist("pread", BLOCK, block * BLOCK)
                 assert read == content[block], f"block {block} is wrong"
                 yield
+        finally:
+            del self._guest  # which closes the connection
 
-    def _connect(self, connections: contextlib.ExitStack) -> None:
-        connections.close()
-        self._guest = connections.enter_context(self.live.guest("own"))
+    def _connect(self) -> None:
+        self._guest = nbd.NBD()
+        self._guest.connect_uri(self.live.uri("own"))
 
-    def _insist(self, connections: contextlib.ExitStack, request: str, *args: Any) -> Any:
+    def _insist(self, request: str, *args: Any) -> Any:
         while True:
             try:
                 return getattr(self._guest, request)(*args)
             except nbd.Error as exc:
                 if not self._guest.aio_is_ready():
-                    self._connect(connections)
+                    self._connect()
                 elif exc.errno != "ESHUTDOWN":
                     raise
 
