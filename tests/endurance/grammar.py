@@ -374,8 +374,15 @@ class Guest(Neighbour):
             del self._guest  # which closes the connection
 
     def _connect(self) -> None:
-        self._guest = nbd.NBD()
-        self._guest.connect_uri(self.live.uri("own"))
+        """Connect, also while one power cut follows the other."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            self._guest = nbd.NBD()
+            try:
+                return self._guest.connect_uri(self.live.uri("own"))
+            except nbd.Error:
+                if time.monotonic() > deadline:
+                    raise
 
     def _insist(self, request: str, *args: Any) -> Any:
         while True:
