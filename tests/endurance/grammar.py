@@ -52,8 +52,14 @@ ODD_NAMES = [
 ]
 NUMBERS = [0, 1, 2, 511, 512, 513, 4096, 65535, 65536, 1 << 20, 1 << 31, (1 << 32) - 1]
 ODD_NUMBERS = [-1, -(1 << 31), 1 << 53, (1 << 63) - 1, 1 << 63, (1 << 64) - 1, -(1 << 63), 1 << 64]
-SLOW = {"open-timeout": 1, "reconnect-delay": 1, "latency-ns": 1000, "timeout": 1}
+SLOW = {
+    **{"open-timeout": 1, "reconnect-delay": 1, "latency-ns": 1000, "timeout": 1},
+    **{"timeout-ms": 1, "delay-ms": 1, "jitter-ms": 1, "hang-ms": 1},
+}
 """Members that say how long to wait: no larger than this."""
+
+WAITING = {"x-fault-wait", "x-barrier"}
+"""Commands that are not answered before something happens, unless `timeout-ms` says so."""
 
 
 def odd_value(rng: random.Random) -> Any:
@@ -261,6 +267,8 @@ class Talker:
             for _ in range(self.rng.choice((1, 1, 2))):
                 arguments = spoil(arguments, self.rng)
             message["arguments"] = arguments
+        if message["execute"] in WAITING and isinstance(message["arguments"], dict):
+            message["arguments"].setdefault("timeout-ms", 1)
         if self.rng.random() < 0.05:
             message["id"] = odd_value(self.rng)
         if self.rng.random() < 0.02:
@@ -379,7 +387,8 @@ class Guest(Neighbour):
         while True:
             self._guest = nbd.NBD()
             try:
-                return self._guest.connect_uri(self.live.uri("own"))
+                self._guest.connect_uri(self.live.uri("own"))
+                return
             except nbd.Error:
                 if time.monotonic() > deadline:
                     raise
