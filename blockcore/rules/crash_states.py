@@ -17,6 +17,7 @@ from enum import StrEnum
 from itertools import product
 
 from blockcore.faults.dice import Dice
+from blockcore.faults.lost import runs as runs_of
 from blockcore.faults.options import SECTOR_SIZE
 from blockcore.qapi.names import QmpError
 from blockcore.qapi.record import dataclass
@@ -314,22 +315,13 @@ def _of_sectors(
     for number, those in sectors.items():
         write = log.get(number)
         assert write is not None
-        runs = _runs(sector - write.offset // SECTOR_SIZE for sector in sorted(those))
+        first = write.offset // SECTOR_SIZE
+        runs = tuple(runs_of([sector - first for sector in sorted(those)]))
         if runs == ((0, write.sectors),):
             whole.append((number, number))
         else:
             torn[number] = runs
     return _state(span, whole, torn)
-
-
-def _runs(numbers: Iterable[int]) -> tuple[Range, ...]:
-    runs: list[Range] = []
-    for number in numbers:
-        if runs and runs[-1][1] == number:
-            runs[-1] = (runs[-1][0], number + 1)
-        else:
-            runs.append((number, number + 1))
-    return tuple(runs)
 
 
 Group = tuple[int, Callable[[int], CrashState]]
