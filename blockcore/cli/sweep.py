@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from typing import Any
 
 import click
 
+from blockcore.cli.bench import Program
 from blockcore.cli.completions import named
 from blockcore.cli.connection import Control, ErrorReply, control_options
 from blockcore.cli.fault_options import OPTIONS, Rule, check_words, rule_options
@@ -109,13 +109,11 @@ class Rounds:
     async def _run(self, nth: int) -> int:
         """Run the command, and return its status, as a shell gives it; it ends with this."""
         env = {**os.environ, "FAULTLINE_NTH": str(nth)}
-        process = await asyncio.create_subprocess_shell(self._command, env=env)
+        program = Program(["/bin/sh", "-c", self._command], env, is_command=True)
         try:
-            status = await process.wait()
-        except asyncio.CancelledError:
-            process.terminate()
-            raise
-        return status if status >= 0 else 128 - status
+            return await program.ended()
+        finally:
+            await program.end()
 
 
 async def _removed(ask: Ask, rule: str) -> None:
