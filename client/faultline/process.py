@@ -11,11 +11,13 @@ import contextlib
 import importlib.util
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,7 +52,9 @@ class Process:
     """A started machine, which ends when this process ends.
 
     Its log goes to a file without a name, so that nothing is left of it.  `is_ours`
-    is false in a child of the process that has started it, after a fork.
+    is false in a child of the process that has started it, after a fork.  Any number of
+    threads may ask for its status and log, also while one of them ends it: both descriptors
+    are closed when nobody has this object any more.
     """
 
     def __init__(
@@ -66,7 +70,8 @@ class Process:
         self._owner = os.getpid()
         # The machine compares this with its parent, which may be gone before it can look.
         environ = {**(os.environ if environ is None else environ), STARTED_BY: str(self._owner)}
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        with tempfile.TemporaryFile() as log:
+            self._log = self._kept(os.dup(log.fileno()))
         try:
             self._popen = subprocess.Popen(
                 [*command, *arguments],
@@ -78,12 +83,15 @@ class Process:
                 process_group=0,
             )
         except OSError as exc:
-            self._log.close()
             raise StartFailed(f"{command[0]}: {exc.strerror}") from exc
-        self.pidfd = os.pidfd_open(self._popen.pid)
+        self.pidfd = self._kept(os.pidfd_open(self._popen.pid))
         self._line = bytearray()
         self._ready: dict[str, Any] = {}
         self._closed = False
+
+    def _kept(self, descriptor: int) -> int:
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
 
     @property
     def pid(self) -> int:
@@ -97,8 +105,18 @@ class Process:
 
     @property
     def status(self) -> int | None:
-        """The exit status, negative for a signal; None while the process runs."""
-        return self._popen.poll()
+        """The exit status, negative for a signal; None while the process runs.
+
+        `Popen.poll` answers None as well where another thread is just collecting the
+        status, so what has ended is waited for, which takes no time.
+        """
+        status = self._popen.poll()
+        return self._popen.wait() if status is None and self._has_ended() else status
+
+    def _has_ended(self) -> bool:
+        poller = select.poll()
+        poller.register(self.pidfd, select.POLLIN)
+        return bool(poller.poll(0))
 
     @property
     def ready_fd(self) -> int:
@@ -147,13 +165,11 @@ class Process:
 
     def log_text(self) -> str:
         """Return all that the machine has written on stderr so far."""
-        if self._log.closed:
-            return ""
-        size = os.fstat(self._log.fileno()).st_size
-        return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
+        size = os.fstat(self._log).st_size
+        return os.pread(self._log, size, 0).decode(errors="replace")
 
     def closed(self) -> None:
-        """Close the descriptors; to be called when the process has ended.
+        """Close the pipes; to be called when the process has ended.
 
         If it was killed, what it could not remove is removed here.
         """
@@ -162,19 +178,15 @@ class Process:
         self._closed = True
         if self._popen.wait() < 0:
             remove_remains(self._ready)
-        os.close(self.pidfd)
         for pipe in (self._popen.stdin, self._popen.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
-        self._log.close()
 
     def abandoned(self) -> None:
-        """Close the descriptors of a process that is another's by now; for a child after a fork."""
+        """Leave the process to its parent; for a child after a fork."""
         self._closed = True
         self._popen.returncode = 0
-        os.close(self.pidfd)
-        self._log.close()
 
 
 def log_lines(text: str) -> list[dict[str, Any]]:
