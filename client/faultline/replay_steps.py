@@ -13,6 +13,8 @@ data of a read beside an overlapping write, and of what two such writes have lef
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -266,10 +268,16 @@ def comparable(name: str, data: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 class EventPool:
-    """The events of the new machine that no line of the recording has been matched with."""
+    """The events of the new machine that no line of the recording has been matched with.
 
-    def __init__(self) -> None:
+    `recorded` are the lines of events that are to come.
+    """
+
+    def __init__(self, recorded: Iterable[Line] = ()) -> None:
         self._events: list[tuple[str, dict[str, Any]]] = []
+        self._to_come = Counter(
+            _key(line.value, comparable(line.value, line.members.get("data"))) for line in recorded
+        )
 
     def add(self, name: str, data: Mapping[str, Any] | None) -> None:
         """Take an event that the machine has sent."""
@@ -281,13 +289,32 @@ class EventPool:
         if wanted not in self._events:
             return False
         self._events.remove(wanted)
+        self._to_come[_key(*wanted)] -= 1
         return True
 
+    def stray(self, name: str) -> dict[str, Any] | None:
+        """Return the data of the first event of that name that no line to come is equal to."""
+        left = Counter(self._to_come)
+        for found, data in self._events:
+            if found == name:
+                key = _key(found, data)
+                left[key] -= 1
+                if left[key] < 0:
+                    return data
+        return None
+
     def like(self, name: str) -> dict[str, Any] | None:
-        """Return the data of the first event of that name, if there is one."""
+        """Return the data of an event of that name, if there is one: of a stray one first."""
+        stray = self.stray(name)
+        if stray is not None:
+            return stray
         return next((data for found, data in self._events if found == name), None)
 
     @property
     def rest(self) -> list[tuple[str, dict[str, Any]]]:
         """The events that nothing was matched with."""
         return list(self._events)
+
+
+def _key(name: str, data: Mapping[str, Any]) -> str:
+    return f"{name} {json.dumps(data, sort_keys=True)}"

@@ -199,10 +199,17 @@ def changed_hit(lines: list[Line]) -> tuple[int, str]:
 
 
 def changed_rule(lines: list[Line]) -> tuple[int, str]:
-    """Another errno of a rule: what differs is the event of the first request that it hits."""
+    """Another errno of the rule for reads: what differs is the event of the first that it hits.
+
+    Which kind of request another rule hits before that is for the threads to decide.
+    """
     command = lines[at(lines, execute="x-fault-add")]
     command["arguments"]["errno"] = "EINVAL"
-    return at(lines, event="BLOCK_IO_ERROR"), '"reason": "Invalid argument"'
+    place = next(
+        n for n, line in enumerate(lines)
+        if line.get("event") == "BLOCK_IO_ERROR" and line["data"]["operation"] == "read"
+    )
+    return place, '"reason": "Invalid argument"'
 
 
 @pytest.mark.parametrize(
@@ -219,7 +226,7 @@ def test_the_first_difference(
     place, text = told[0]
     with path.open("rb") as lines:
         recording = parse(path.name, lines)
-    # What differs in an event is told when no other has come for so long.
+    # What differs from an event whose equals are yet to come is told after so long.
     player = Replay(recording, patience=3.0)
     try:
         with pytest.raises(FaultlineError) as caught:

@@ -250,6 +250,23 @@ def test_events() -> None:
     surplus_event(9, pool)
 
 
+def test_an_event_that_is_not_recorded_is_told_from_those_to_come() -> None:
+    lines = recorded(*({"event": "STOP", "data": {"n": n}} for n in (1, 2, 2))).lines
+    pool = EventPool(lines)
+    for n in (2, 2):
+        pool.add("STOP", {"n": n})
+    assert pool.stray("STOP") is None
+    pool.add("STOP", {"n": 2})
+    assert pool.stray("STOP") == {"n": 2}
+    assert pool.take("STOP", {"n": 2})
+    assert pool.stray("STOP") == {"n": 2}
+    pool = EventPool(lines)
+    for n in (2, 3):
+        pool.add("STOP", {"n": n})
+    assert (pool.stray("STOP"), pool.stray("RESUME")) == ({"n": 3}, None)
+    assert "replayed STOP {\"n\": 3}" in str(missing_event(lines[0], pool, 3))
+
+
 def test_places() -> None:
     texts = [
         ("file=/a/b.img,id=x", "file=/r/a/b.img,id=x"),

@@ -45,6 +45,9 @@ START_S = 60.0
 PATIENCE_S = 30.0
 """How much longer than in the recording something may take, in seconds."""
 
+STRAY_S = 2.0
+"""How much longer an event may take once a differing one of its name has come, in seconds."""
+
 WRITTEN_S = 2.0
 """How long the new machine may take to write down what it has done, in seconds."""
 
@@ -87,7 +90,7 @@ class Replay:
         self._patience = patience
         self._requests = requests_of(recording)
         self._commands = {line.value: line for line in recording.lines if line.kind == "command"}
-        self._pool = EventPool()
+        self._pool = EventPool(line for line in recording.lines if line.kind == "event")
         self._seen = 0
         self._guests: dict[int, Guest] = {}
         self._clients: dict[tuple[int, bool], Channel] = {}
@@ -284,13 +287,28 @@ class Replay:
             return
         if step.line.value == "STOP":
             await self._ask("x-replay-stop", {"held": True})
+        limit = self._limit(step)
+        comes = await self._comes(step, limit, or_stray=True)
+        if not comes and self._pool.stray(step.line.value) is not None:
+            # That of this line may be under way still, and the other one be for a later line.
+            comes = await self._comes(step, min(limit, STRAY_S))
+        if not comes:
+            raise missing_event(step.line, self._pool, limit)
+
+    async def _comes(self, step: Step, seconds: float, *, or_stray: bool = False) -> bool:
+        """Wait for the event of a step, or for one of its name that the recording does not have."""
         assert self._monitor is not None
+
+        def look() -> bool | None:
+            if self._look(step):
+                return True
+            is_stray = or_stray and self._pool.stray(step.line.value) is not None
+            return False if is_stray else None
+
         try:
-            await self._monitor.wait(
-                lambda: self._look(step), self._limit(step), lambda: ""
-            )
+            return await self._monitor.wait(look, seconds, lambda: "")
         except TimedOut:
-            raise missing_event(step.line, self._pool, self._limit(step)) from None
+            return False
 
     async def _no_more_events(self) -> None:
         assert self._monitor is not None
