@@ -158,7 +158,8 @@ def x_fault_modify(
     """Change members of a rule; those that are not given stay, and so do `seen` and `hits`.
 
     The members are those of x-fault-add, but for `node-name`.  One that excludes
-    another takes its place: `count` that of `once`, `offset` that of `sector`.  A
+    another takes its place: `count` that of `once`, `offset` that of `sector`.  With
+    another `action`, what has the default of the old one gets that of the new one.  A
     rule that is used up hits again if its new `count` is more than its hits.  A
     rule of a blkdebug node is from then on as one that x-fault-add has made.
     """

@@ -77,7 +77,9 @@ def given(changes: RuleToChange | RuleToSweep, but: Set[str] = FIXED) -> dict[st
 def changed(options: FaultOptions, new: Mapping[str, Any]) -> FaultOptions:
     """Return the options with members replaced; raises QmpError if the kind has no such member.
 
-    A member that excludes another takes its place.  The result is not checked.
+    A member that excludes another takes its place.  What has the default of the rule's
+    kind gets that of another kind: an errno is EIO for one that fails, 0 for one that
+    hangs.  The result is not checked.
     """
     kind = KINDS[new.get("action", options.action)]
     known = {field.name: field for field in fields(kind)}
@@ -87,7 +89,7 @@ def changed(options: FaultOptions, new: Mapping[str, Any]) -> FaultOptions:
     values = {
         field.name: getattr(options, field.name)
         for field in fields(options)
-        if field.name in known
+        if field.name in known and getattr(options, field.name) != field.default
     }
     for name, value in new.items():
         values[name] = value

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from errno import EIO
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +309,18 @@ def test_a_change_of_a_rule(qmp: Qmp) -> None:
     assert members(qmp, "offset", "count") == [512, 7]
     qmp("x-fault-modify", id="f")
     assert members(qmp, "node-name", "offset", "count", "rate") == ["n", 512, 7, 1.0]
+
+
+def test_a_change_of_what_a_rule_does(qmp: Qmp) -> None:
+    """A default is that of what the rule does now; what was asked for stays."""
+    qmp("x-fault-add", node_name="vda", id="f", count=7)
+    for action, errno in (("hang", 0), ("torn", EIO), ("error", EIO), ("hang", 0)):
+        qmp("x-fault-modify", id="f", action=action)
+        assert members(qmp, "action", "errno", "count") == [action, errno, 7]
+    qmp("x-fault-modify", id="f", errno="ENOSPC")
+    for action in ("error", "torn", "hang"):
+        qmp("x-fault-modify", id="f", action=action)
+        assert members(qmp, "errno-name") == ["ENOSPC"]
 
 
 @pytest.mark.parametrize(("change", "message"), [
