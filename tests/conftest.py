@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Order and protection of the whole run; a hang is ended by setup.cfg's faulthandler_timeout.
 
-And what several modules share: two machines for cases beside QEMU.
+And what several modules share: two machines for cases beside QEMU, and a client that clears up.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 
 from beside_qemu import Shared
 from both_ways import WAYS, force
-from live import directory_of_all
+from live import Live, Qmp, directory_of_all
 
 # A shell starts what it runs in the background with SIGINT ignored, which children inherit;
 # tests interrupt theirs.
@@ -56,3 +56,11 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
     shared = Shared(lambda: tmp_path_factory.mktemp("machines"))
     yield shared
     shared.close()
+
+
+@pytest.fixture
+def qmp(live: Live) -> Iterator[Qmp]:
+    """A control client of the module's machine, its fixture `live`; rules end with the test."""
+    with live.qmp() as control:
+        yield control
+        control("x-fault-clear")

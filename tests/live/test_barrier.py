@@ -20,13 +20,6 @@ def _live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield machine
 
 
-@pytest.fixture(name="qmp")
-def _qmp(live: Live) -> Iterator[Qmp]:
-    with live.qmp() as control:
-        yield control
-        control("x-fault-clear")
-
-
 def test_it_waits_for_what_hangs(live: Live, qmp: Qmp) -> None:
     rule = qmp("x-fault-add", node_name="vda", action="hang")["id"]
     with live.guest("vda") as guest, live.qmp() as other:

@@ -19,13 +19,6 @@ def _live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield machine
 
 
-@pytest.fixture(name="qmp")
-def _qmp(live: Live) -> Iterator[Qmp]:
-    with live.qmp() as control:
-        yield control
-        control("x-fault-clear")
-
-
 def can_connect(live: Live, export: str = "vda") -> bool:
     try:
         with live.guest(export) as guest:

@@ -21,13 +21,6 @@ def _live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield machine
 
 
-@pytest.fixture(name="qmp")
-def _qmp(live: Live) -> Iterator[Qmp]:
-    with live.qmp() as control:
-        yield control
-        control("x-fault-clear")
-
-
 def until_hit(qmp: Qmp, guest: nbd.NBD, rule: str, hits: int) -> None:
     """Let the client send what its socket has had no room for, until all of it has come."""
     while qmp("x-fault-wait", id=rule, hits=hits, timeout_ms=20)["timed-out"]:

@@ -24,13 +24,6 @@ def _live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield machine
 
 
-@pytest.fixture(name="qmp")
-def _qmp(live: Live) -> Iterator[Qmp]:
-    with live.qmp() as control:
-        yield control
-        control("x-fault-clear")
-
-
 def is_over(guest: nbd.NBD) -> bool:
     return bool(guest.aio_is_dead() or guest.aio_is_closed())
 
