@@ -13,6 +13,7 @@ from random import Random
 
 import pytest
 
+from blockcore.bql.effects import Until
 from blockcore.drive.block_backend import BlockBackend
 from blockcore.machine.crash_clones import CrashClone, drop_clone, make_clone
 from blockcore.machine.machine import Machine
@@ -20,6 +21,7 @@ from blockcore.nodes.definitions.options import BlockdevOptionsVolatileCache
 from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.drivers.crash_clone import CrashCloneNode
 from blockcore.nodes.drivers.volatile_cache import VolatileCacheNode
+from blockcore.qapi.errnos import HungUp
 from blockcore.rules.crash_states import CrashState, enumerated
 from crash_model import SECTOR, CrashModel
 from sim import MemoryNode, Sim, add_drive, add_node, execute, new_machine, pause
@@ -301,6 +303,34 @@ def test_a_clone_without_room() -> None:
 
     world.sim.start("guest", work())
     world.sim.run()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_waits_for_room_ends_with_the_power(seed: int) -> None:
+    """A write that waits while the power goes and comes back belongs to the time before."""
+    world = World(seed, limit=1)
+    begun = 0
+    lost = 0
+
+    async def write(number: int) -> None:
+        nonlocal begun, lost
+        begun += 1
+        try:
+            await world.cache.pwrite(number * SECTOR, memoryview(b"x" * SECTOR))
+            assert world.cache.powered
+        except HungUp:
+            lost += 1
+
+    async def cut() -> None:
+        await Until(lambda: begun == SECTORS)
+        world.cache.lose_power()
+        await world.cache.restore_power(enumerated(world.cache.log, 1, torn=False)[0])
+
+    for number in range(SECTORS):
+        world.sim.start(f"write {number}", write(number))
+    world.sim.start("cut", cut())
+    world.sim.run()
+    assert lost and world.cache.log.numbers == []
 
 
 @pytest.mark.parametrize("seed", range(8))

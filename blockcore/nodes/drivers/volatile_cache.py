@@ -63,7 +63,6 @@ class VolatileCacheNode(FilterNode):
         self.arriving: Segment | None = None
         """What is being written to the medium: it may be there, and will be."""
         self._lock = Lock()
-        self._life = 0
 
     @classmethod
     async def make(
@@ -223,7 +222,6 @@ class VolatileCacheNode(FilterNode):
                     continue
             self.log.clear()
             self.powered = True
-            self._life += 1
 
     def _check_power(self) -> None:
         if not self.powered:
@@ -232,14 +230,12 @@ class VolatileCacheNode(FilterNode):
     async def _turn(self) -> Lock:
         """Return the lock under which the medium is written: older data must not follow newer.
 
-        Raise OSError if the power is or was off: the request belongs to the time before.
+        Raise OSError if the power is off: the request belongs to the time before.
         """
         self._check_power()
-        life = self._life
         await self._lock.free()
+        # Those that wait get their turns in order: `restore_power` comes after all of these.
         self._check_power()
-        if self._life != life:
-            raise HungUp
         return self._lock
 
 
