@@ -90,7 +90,7 @@ class BlockBackend:
         self.slots = Slots()
         self.connections: set[int] = set()
         self.cut_off: set[int] = set()
-        """Those of them that a power cut has ended: nbdkit may have read requests from there."""
+        """Those of them that a power cut has ended."""
         # blkconf_apply_backend_options
         self.perm = Perm.CONSISTENT_READ | (NONE if root.read_only else Perm.WRITE)
         self.shared = Perm.CONSISTENT_READ | Perm.WRITE_UNCHANGED | Perm.RESIZE
@@ -188,6 +188,7 @@ class BlockBackend:
         if (
             self.may_run()
             and not self._watchers
+            and not self.cut_off
             and self.throttle is None
             and self.writeback
             and root.options.detect_zeroes is BlockdevDetectZeroesOptions.OFF
@@ -213,6 +214,22 @@ class BlockBackend:
         """End every held request, because the device was reset (virtio_blk_reset)."""
         self._ops_at_reset = self._ops()
         self._requests.drop_held()
+
+    def cut_power(self) -> None:
+        """End what the guest has under way, and all that still comes from its connections.
+
+        nbdkit delivers requests that it has read, or that are in a socket which is shut down.
+        """
+        self.cut_off |= self.connections
+        self.concerns_changed()
+        self.drop_held()
+
+    def disconnected(self, connection: int) -> None:
+        """Forget a connection that is closed: nothing comes from there any more."""
+        self.connections.discard(connection)
+        if connection in self.cut_off:
+            self.cut_off.remove(connection)
+            self.concerns_changed()
 
     def is_driven(self) -> bool:
         """Return whether the guest has sent a request since the last reset.

@@ -114,8 +114,7 @@ class PowerCut:
             machine.emit(Reset(guest=False, reason=ShutdownCause.HOST_QMP_SYSTEM_RESET))
             machine.vm.take_stop_request()
         for blk in self._drives:
-            blk.cut_off |= blk.connections
-            blk.drop_held()
+            blk.cut_power()
             for node in self._subtree(blk):
                 if node.faults is not None:
                     for rule in node.faults.rules:

@@ -341,8 +341,7 @@ class Server:
     def _forget(self, number: int, blk: BlockBackend) -> None:
         with self.lock.region():
             del self._open[number]
-            blk.connections.discard(number)
-            blk.cut_off.discard(number)
+            blk.disconnected(number)
 
     def _bug(self, where: str, error: Exception) -> None:
         trace = log.trace_of(error)
