@@ -5,6 +5,7 @@
   call and a condition.
 - `routine`: a running coroutine, and its two kinds of owner: a worker thread of
   nbdkit's, and the main loop.
+- `asker`: for whom a routine runs.
 - `big_lock`: advances routines under the lock, and resumes those whose conditions
   have come true.
 - `clock`: the time, which tests replace.

@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from blockcore.bql.asker import Asker
 from blockcore.bql.clock import Clock
 from blockcore.bql.routine import Core, LoopRoutine, Pool, Routine, ThreadRoutine, perform
 
@@ -45,9 +46,9 @@ POLL_S_MAX = 1.0
 class BigLock:
     """The one lock, and the routines that wait under it.
 
-    `connection` is that of the routine that runs now (`Routine.connection`).  The
-    owner must set `pool` before the first `spawn`.  Where a docstring says
-    that the lock is held, the caller holds it; the other methods take it.
+    `asker` is for whom that runs which runs now (`Routine.asker`).  The owner must set
+    `pool` before the first `spawn`.  Where a docstring says that the lock is held, the
+    caller holds it; the other methods take it.
     """
 
     pool: Pool
@@ -55,7 +56,7 @@ class BigLock:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.closing = False
-        self.connection = 0
+        self.asker = Asker()
         self._lock = threading.Lock()
         self._waiting: dict[Callable[[], bool], deque[Routine]] = {}
         self._parked: set[ThreadRoutine] = set()
@@ -97,8 +98,9 @@ class BigLock:
         closed, the coroutine is abandoned, and OSError(ESHUTDOWN) is raised.
         """
         routine = ThreadRoutine(coro, connection)
+        asker = routine.asker
         self._lock.acquire()
-        self.connection = connection
+        self.asker = asker
         routine.advance()
         while not routine.done:
             if routine.call is None:
@@ -108,7 +110,7 @@ class BigLock:
             self._leave()
             outcome = perform(call)
             self._lock.acquire()
-            self.connection = connection
+            self.asker = asker
             routine.advance(*outcome)
             # An exception in it refers to this frame by its traceback: a cycle, which would keep
             # the request's buffers until the garbage collector runs.
@@ -136,9 +138,9 @@ class BigLock:
         coroutine.  The lock is held.
         """
         # A routine that runs may advance another one.
-        before, self.connection = self.connection, routine.connection
+        before, self.asker = self.asker, routine.asker
         routine.advance(value, error)
-        error, self.connection = None, before
+        error, self.asker = None, before
         if routine.until is not None:
             if self.closing:
                 routine.abandon()
@@ -221,7 +223,7 @@ class BigLock:
             if gone:
                 routine.abandon()
             else:
-                self.connection = routine.connection
+                self.asker = routine.asker
                 routine.advance(False)
 
     def _watch(self, routine: ThreadRoutine, alive: Callable[[], bool]) -> bool:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from blockcore.bql.asker import Asker
 from blockcore.bql.effects import GENERAL, Call, Lane, Until
 
 Core = Coroutine[Any, Any, Any]
@@ -34,15 +35,14 @@ class Routine:
 
     Whenever the lock is free, exactly one of these is so: `call` is set, and
     the owner has to perform it; `until` is set, and the routine waits; or it is
-    `done`, with a `result` or an `error`.  `connection` is the number of the guest's
-    connection that it is for; 0 for what no guest has asked for.
+    `done`, with a `result` or an `error`.  `asker` is for whom it runs.
     """
 
-    __slots__ = ("call", "connection", "coro", "done", "error", "result", "until")
+    __slots__ = ("asker", "call", "coro", "done", "error", "result", "until")
 
     def __init__(self, coro: Core, connection: int = 0) -> None:
         self.coro = coro
-        self.connection = connection
+        self.asker = Asker(connection)
         self.call: Call | None = None
         self.until: Until | None = None
         self.done = False

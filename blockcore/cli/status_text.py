@@ -24,7 +24,7 @@ REQUESTS_MAX = 10
 """How many requests are shown, the oldest first: a client may have hundreds."""
 
 WAITS = {"run": "cont", "drain": "end of a drain", "throttle": "I/O limits", "retry": "next try"}
-"""What a request waits for (RequestWait), in other words."""
+"""What a request waits for (RequestWait), in other words; one that waits for a fault has its id."""
 
 
 def described(machine: Mapping[str, Any], width: int | None) -> list[str]:
@@ -90,7 +90,7 @@ def _requests(requests: Sequence[Mapping[str, Any]], width: int | None) -> list[
             typed(one["offset"]),
             typed(one["length"]),
             duration(one["age-ms"] / 1000),
-            WAITS.get(one.get("waits-for", ""), "its node"),
+            one.get("fault") or WAITS.get(one.get("waits-for", ""), "its node"),
         )
         for one in oldest[:REQUESTS_MAX]
     ]

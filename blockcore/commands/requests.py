@@ -25,6 +25,7 @@ class RequestWait(StrEnum):
     DRAIN = "drain"
     THROTTLE = "throttle"
     RETRY = "retry"
+    FAULT = "fault"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,8 @@ class RequestInfo:
     """A request of a guest; `offset` and `length` in bytes.
 
     `device` is the drive's id, or the path of its device if it has none.
-    Without `waits_for` the request is at a node.
+    `fault` is the id of the rule that it waits for.  Without `waits_for` the request is at
+    a node.
     """
 
     device: str
@@ -42,6 +44,7 @@ class RequestInfo:
     connection: int
     age_ms: int
     waits_for: RequestWait | None = None
+    fault: str | None = None
 
 
 @table.command("x-query-requests")
@@ -49,8 +52,9 @@ def x_query_requests(machine: Machine) -> list[RequestInfo]:
     """Return the requests that have come and are not answered, of each drive in their order.
 
     A request `waits-for` the machine to `run` when the machine is stopped or
-    about to stop, for the end of a `drain`, for the `throttle` of its drive, or for
-    the next `retry` of what has failed.
+    about to stop, for the end of a `drain`, for the `throttle` of its drive, for
+    the next `retry` of what has failed, or for a `fault` rule that delays it or lets it
+    hang.
     Requests on the shortcut are left out, since they wait for nothing, and so are
     questions for the block status.
     """
@@ -104,12 +108,15 @@ def _info(machine: Machine, blk: BlockBackend, request: Request) -> RequestInfo:
         # A request is held by a stop or by a drained section; only the run state tells which.
         runs = machine.vm.running and machine.vm.stop_requested is None
         waits_for = RequestWait.DRAIN if runs else RequestWait.RUN
+    elif request.asker.fault is not None:
+        waits_for = RequestWait.FAULT
     return RequestInfo(
         device=blk.name or blk.device.qdev,
         iotype=request.kind.iotype,
         offset=UInt64(request.offset),
         length=UInt64(request.length),
-        connection=request.connection,
+        connection=request.asker.connection,
         age_ms=(machine.clock.monotonic_ns() - request.arrived_ns) // NS_OF_MS,
         waits_for=waits_for,
+        fault=request.asker.fault,
     )

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 from typing import Protocol
 
+from blockcore.bql.asker import Asker
 from blockcore.bql.effects import Until
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.shortcut.guest import Tried
@@ -128,7 +129,7 @@ class Wait(Enum):
 class Request:
     """A request that has come and is not answered; `offset` and `length` in bytes.
 
-    `connection` is the number of the guest's connection.  `rank` is the place
+    `asker` has the number of the guest's connection.  `rank` is the place
     among the drive's requests.  `started_ns` is when the present try began to
     count; `failing_since_ns` is the first failure that was tried again, None if
     there was none.
@@ -138,7 +139,7 @@ class Request:
     offset: int
     length: int
     arrived_ns: int
-    connection: int
+    asker: Asker
     rank: int
     started_ns: int
     waits_for: Wait | None = None
@@ -212,9 +213,9 @@ class GuestRequests:
         self._hold = _Hold(self._drive, self._host.vm)
 
     def _request(self, kind: Kind, offset: int, nbytes: int) -> Request:
-        now_ns, connection = self._host.clock.monotonic_ns(), self._host.connection()
+        now_ns = self._host.clock.monotonic_ns()
         self.arrivals += 1
-        return Request(kind, offset, nbytes, now_ns, connection, self.arrivals, now_ns)
+        return Request(kind, offset, nbytes, now_ns, self._host.asker(), self.arrivals, now_ns)
 
     async def carry_out(
         self,
@@ -336,7 +337,7 @@ class GuestRequests:
         HungUp for one that was sent before a power cut.
         """
         drive = self._drive
-        if request.connection in drive.cut_off:
+        if request.asker.connection in drive.cut_off:
             raise HungUp
         block = drive.device.logical_block_size or 1
         offset, length = request.offset, request.length

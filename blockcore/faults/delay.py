@@ -8,7 +8,7 @@ from math import cos, log, pi, sqrt
 from typing import Final
 
 from blockcore.bql.clock import NS_OF_MS
-from blockcore.bql.effects import Until, never
+from blockcore.bql.effects import never
 from blockcore.faults.dice import Dice
 from blockcore.faults.options import FaultOptions, Go, R, Request
 from blockcore.faults.scene import Scene
@@ -68,7 +68,7 @@ class Delay(FaultOptions):
     async def carry_out(self, request: Request, go: Go[R], scene: Scene) -> R:
         dice = scene.thrown if self.jitter_ms else None
         deadline_ns = scene.clock.monotonic_ns() + self.delay_ns(dice)
-        await Until(never, deadline_ns)
+        await scene.wait(never, deadline_ns)
         return await go(request)
 
     def delay_ns(self, dice: Dice | None) -> int:

@@ -32,5 +32,5 @@ class Disconnect(FaultOptions):
         return connection != 0 and FaultOptions.is_of(self, connection)
 
     async def carry_out(self, request: Request, go: Go[R], scene: Scene) -> R:
-        scene.host.hang_up((scene.host.connection(),))
+        scene.host.hang_up((scene.host.asker().connection,))
         raise HungUp

@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from blockcore.bql.clock import NS_OF_MS
-from blockcore.bql.effects import Until
 from blockcore.faults.options import FaultOptions, Go, R, Request
 from blockcore.faults.scene import Scene
 from blockcore.qapi.errno_types import KNOWN_ERRNO
@@ -38,7 +37,7 @@ class Hang(FaultOptions):
         state.hanging += 1
         hold = state.hold
         try:
-            await Until(hold, deadline_ns)
+            await scene.wait(hold, deadline_ns)
         finally:
             state.hanging -= 1
         if hold.lost:

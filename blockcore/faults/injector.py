@@ -193,7 +193,7 @@ class FaultInjector:
                 continue
             if not rule.options.strikes(offset, nbytes, rule.state.memory):
                 continue
-            if rule.strikes(iotype, offset, self._host.connection()):
+            if rule.strikes(iotype, offset, self._host.asker().connection):
                 self._host.fault_hit(rule.options.id or "", iotype, offset, nbytes)
                 return self._fire(rule)
         return None
@@ -228,12 +228,13 @@ class FaultInjector:
             iotype=request.iotype,
             offset=UInt64(request.offset),
             length=UInt64(request.nbytes),
-            connection=self._host.connection() or None,
+            connection=self._host.asker().connection or None,
             hits=UInt64(rule.hits),
         )
 
     def _scene(self, rule: FaultRule, size: int) -> Scene:
-        return Scene(self._host, self._host.clock, rule.state, rule.dice, size, rule.thrown)
+        host, id = self._host, rule.options.id or ""
+        return Scene(host, id, host.clock, rule.state, rule.dice, size, rule.thrown)
 
     def _can_hit(self, rule: FaultRule, present: Set[str], fua: bool) -> bool:
         """Return whether the rule matches requests of who asks now, in this state, at this time.
@@ -247,7 +248,7 @@ class FaultInjector:
             return False
         if options.fua is not None and options.fua != fua:
             return False
-        if not options.is_of(self._host.connection()):
+        if not options.is_of(self._host.asker().connection):
             return False
         if options.while_file is not None and options.while_file not in present:
             return False

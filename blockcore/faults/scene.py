@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import field
 from typing import Any, Protocol
 
+from blockcore.bql.asker import Asker
 from blockcore.bql.clock import Clock
+from blockcore.bql.effects import Until
 from blockcore.faults.dice import Dice, RuleDice
 from blockcore.qapi.events import Event
 from blockcore.qapi.names import FaultIOType
@@ -31,8 +33,8 @@ class FaultHost(Protocol):
     def concerns_changed(self) -> None:
         """Invalidate shortcuts past the node, because its rules have changed."""
 
-    def connection(self) -> int:
-        """Return the number of the connection whose request runs now; 0 for one of a job."""
+    def asker(self) -> Asker:
+        """Return for whom that runs which runs now."""
 
     def fault_hit(self, rule: str, iotype: FaultIOType, offset: int, length: int) -> None:
         """Hear that a rule has hit the request that runs now."""
@@ -80,18 +82,28 @@ class Scene:
     """The surroundings of one request that a rule has hit.
 
     `clock` is the machine's, `state` and `dice` the rule's; `size` is the node's, in bytes.
-    `host` is for what the kind does beside the request.
+    `host` is for what the kind does beside the request, `rule` the rule's id.
     `thrown` are the dice of this request, other ones at each request to its place, if
     the kind `draws`: they were thrown when the request came, so that what is awaited
     before the kind's turn does not change their order.
     """
 
     host: FaultHost
+    rule: str
     clock: Clock
     state: RuleState
     dice: RuleDice
     size: int
     thrown: Dice | None = None
+
+    async def wait(self, over: Callable[[], bool], deadline_ns: int | None) -> bool:
+        """Wait as `Until` does; meanwhile the asker is known to wait for the rule."""
+        asker = self.host.asker()
+        asker.fault = self.rule
+        try:
+            return await Until(over, deadline_ns)
+        finally:
+            asker.fault = None
 
     def place(self, iotype: FaultIOType, offset: int) -> Dice:
         """Return dice for a place: the same at each request there."""

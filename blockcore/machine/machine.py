@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+from blockcore.bql.asker import Asker
 from blockcore.bql.clock import Clock
 from blockcore.bql.effects import Until
 from blockcore.drive.block_backend import BlockBackend
@@ -86,7 +87,7 @@ class Machine:
         seed: int,
         *,
         region: Callable[[], AbstractContextManager[object]],
-        connection: Callable[[], int],
+        asker: Callable[[], Asker] = Asker,
         directory: str,
         hang_up: Callable[[Iterable[int]], None] = _nobody_there,
         name: str | None = None,
@@ -100,7 +101,7 @@ class Machine:
         self.clock = clock
         self.seed = seed
         self.region = region
-        self.connection = connection
+        self.asker = asker
         self.hang_up = hang_up
         self.warn = warn
         self.allow_backing = allow_backing

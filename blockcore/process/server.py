@@ -158,7 +158,7 @@ class Server:
             self.lock.clock,
             seed,
             region=self.lock.region,
-            connection=lambda: self.lock.connection,
+            asker=lambda: self.lock.asker,
             hang_up=self._open.hang_up,
             directory=self._directory,
             name=config.name,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from blockcore.bql.asker import Asker
 from blockcore.bql.clock import Clock
 from blockcore.qapi.events import Event
 from blockcore.qapi.names import FaultIOType
@@ -87,11 +88,12 @@ class Seeded(Protocol):
     seed: int
 
 
-class KnowsConnections(Protocol):
-    """A host that knows for which guest's connection the routine runs that runs now."""
+class KnowsAsker(Protocol):
+    """A host that knows for whom that runs which runs now."""
 
-    def connection(self) -> int:
-        """Return the connection's number, from 1 on; 0 for what no guest has asked for."""
+    def asker(self) -> Asker:
+        """Return that one, who is the same all along."""
+
 
 class HangsUp(Protocol):
     """A host that can end connections of guests."""
@@ -134,7 +136,7 @@ class Shortcuts(Protocol):
         """
 
 
-class DriveHost(Clocked, Emits, KnowsConnections, Runs, Protocol):
+class DriveHost(Clocked, Emits, KnowsAsker, Runs, Protocol):
     """The machine as a drive needs it."""
 
 

@@ -998,6 +998,7 @@ RequestInfo = TypedDict(
         "connection": "int",
         "age-ms": "int",
         "waits-for": "NotRequired[RequestWait]",
+        "fault": "NotRequired[str]",
     },
 )
 
@@ -1007,6 +1008,7 @@ RequestWait = Literal[
     "drain",
     "throttle",
     "retry",
+    "fault",
 ]
 
 

@@ -354,9 +354,12 @@ def test_what_hangs_is_waited_for_and_released(disk: Live) -> None:
         flight.poll(0)
         assert qmp("x-fault-wait", id="h", hits=2) == {"hits": 2, "timed-out": False}
         assert qmp("x-query-faults")[0]["hanging"] == 2
+        waiting = [(one["waits-for"], one["fault"]) for one in qmp("x-query-requests")]
+        assert waiting == [("fault", "h")] * 2
         assert qmp("x-fault-release", id="h") == {"released": 2}
         assert flight.land(*hanging) == ["OK", "OK"]
         assert "hanging" not in qmp("x-query-faults")[0]
+        assert qmp("x-query-requests") == []
         assert qmp("x-fault-release", id="h") == {"released": 0}
         last = flight.read(guest, 0, 512)
         flight.poll(0)

@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blockcore.bql.asker import Asker
 from blockcore.commands.faults import x_fault_add, x_fault_clear, x_fault_modify, x_query_faults
 from blockcore.faults.changes import CHANGES
 from blockcore.faults.kinds import FAULT_OPTIONS, KINDS
@@ -107,7 +108,7 @@ class World:
         self.machine: Machine = new_machine(self.sim)
         self.disk = MemoryNode(NodeOptions(node_name="disk"), self.machine, SIZE)
         add_node(self.machine, self.disk)
-        self.machine.connection = lambda: asking
+        self.machine.asker = lambda: Asker(asking)
         self.told = bytearray(SIZE)
         self.disk.data[:] = self.told
         self.open = 0

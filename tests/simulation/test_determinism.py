@@ -59,7 +59,7 @@ class Disk(MemoryNode):
     async def perform(self, request: Request, go: Go[Any] | None = None) -> Any:
         place = str(request.iotype), request.offset // BLOCK
         nth = None
-        if self._host.connection():
+        if self._host.asker().connection:
             self.touches[place] += 1
             nth = self.touches[place]
         try:
@@ -108,7 +108,7 @@ class World:
 
         with lock.region():
             routine = LoopRoutine(self._guest(), lock, ended)
-            routine.connection = number
+            routine.asker.connection = number
             self.sim.running[name] = routine
             lock.advance(routine)
 

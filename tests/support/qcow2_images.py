@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from blockcore.bql.asker import Asker
 from blockcore.bql.big_lock import BigLock
 from blockcore.bql.clock import Clock, SystemClock
 from blockcore.nodes.definitions.allowed_backing import ANY
@@ -34,7 +35,7 @@ class Around:
         self.clock: Clock = SystemClock()
         self.qemu = LATEST
         self.seed = 0
-        self.connection = int
+        self.asker = Asker
         self.hung_up: list[int] = []
         self.hang_up: Callable[[Iterable[int]], None] = self.hung_up.extend
         self.allow_backing = ANY

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import blockcore.bql.clock
+from blockcore.bql.asker import Asker
 from blockcore.faults.fail import Fail
 from blockcore.qapi.events import Event
 from blockcore.qapi.names import FaultIOType
@@ -42,8 +43,8 @@ class Host:
     def concerns_changed(self) -> None:
         self._changed()
 
-    def connection(self) -> int:
-        return self.asking
+    def asker(self) -> Asker:
+        return Asker(self.asking)
 
     def fault_hit(self, rule: str, iotype: FaultIOType, offset: int, length: int) -> None:
         """Nobody records it."""

@@ -320,7 +320,7 @@ def new_machine(sim: Sim, *, prelaunch: bool = False) -> Machine:
     """A machine of the simulation, with its own loops running."""
     machine = Machine(
         sim, sim.random.getrandbits(32), region=sim.lock.region,
-        connection=lambda: sim.lock.connection, directory="/", prelaunch=prelaunch
+        asker=lambda: sim.lock.asker, directory="/", prelaunch=prelaunch
     )
     machine.spawn = sim.spawn
     sim.start("stop on error", machine.stopping.stop_on_error(), now=True)

@@ -444,7 +444,7 @@ def test_drain_waits_for_what_is_under_way() -> None:
 @pytest.fixture(name="machine")
 def _machine() -> Machine:
     sim = Sim(0)
-    return Machine(sim, 0, region=sim.lock.region, connection=lambda: 0, directory="/")
+    return Machine(sim, 0, region=sim.lock.region, directory="/")
 
 
 @pytest.fixture(name="blk")

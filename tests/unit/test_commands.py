@@ -553,11 +553,35 @@ def _looks(world: Setup) -> list[Any]:
 # Requests that are not answered.
 
 
-def _requests(world: Setup) -> list[tuple[Any, ...]]:
-    members = ("device", "iotype", "offset", "length", "waits-for")
+def _requests(world: Setup, *more: str) -> list[tuple[Any, ...]]:
+    members = ("device", "iotype", "offset", "length", "waits-for", *more)
     listed = world.command("x-query-requests")
     assert all(request["age-ms"] >= 0 for request in listed)
     return [tuple(map(request.get, members)) for request in listed]
+
+
+def test_requests_that_wait_for_a_rule(world: Setup) -> None:
+    """At whatever node: those that it hits, not others, and only until it lets them go on."""
+    blk = world.blk
+    rule = {"node_name": blk.root.node_name, "offset": 0, "length": 512}
+    world.command("x-fault-add", id="h", iotype="read", action="hang", **rule)
+    world.command("x-fault-add", id="d", iotype="write", action="delay", delay_ms=5, **rule)
+    world.sim.start("read", blk.pread(0, memoryview(bytearray(512))))
+    world.sim.run()
+    world.sim.start("write", blk.pwrite(0, memoryview(bytes(512))))
+    waiting: list[list[str | None]] = []
+
+    def both() -> bool:
+        waiting.append([request.asker.fault for request in blk.open_requests()])
+        return waiting[-1] == ["h", "d"]
+
+    world.sim.run(both)
+    assert waiting[-1] == ["h", "d"]
+    world.sim.run()
+    assert _requests(world, "fault") == [("vda", "read", 0, 512, "fault", "h")]
+    world.command("x-fault-release", id="h")
+    world.sim.run()
+    assert _requests(world) == []
 
 
 def test_open_requests(world: Setup) -> None:

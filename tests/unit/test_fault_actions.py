@@ -437,13 +437,13 @@ def test_a_request_that_another_one_lets_go_on_keeps_its_connection(world: World
 
     async def read() -> None:
         await world.disk.pread(0, memoryview(bytearray(1)))
-        seen.append(world.machine.connection())
+        seen.append(world.machine.asker().connection)
 
     world.sim.start("job", read(), now=True)
 
     async def let_go() -> None:
         world.disk.injector().clear()
-        seen.append(world.machine.connection())
+        seen.append(world.machine.asker().connection)
 
     world.sim.lock.run_in_thread(let_go(), lambda: True, 5)
     world.sim.run()

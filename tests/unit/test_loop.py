@@ -32,7 +32,7 @@ def _client(tmp_path: Path) -> Iterator[socket.socket]:
 def _loop(tmp_path: Path, client: socket.socket) -> MainLoop:
     """A loop with one client, and a machine that is ending."""
     lock = BigLock(SystemClock())
-    machine = Machine(SystemClock(), 0, region=lock.region, connection=lambda: 0, directory="/")
+    machine = Machine(SystemClock(), 0, region=lock.region, directory="/")
     control = str(tmp_path / "control")
     loop = MainLoop(
         machine, lock, bind_control_socket(control), on_quit=lambda: None, trim=lambda: None

@@ -48,7 +48,7 @@ ZEROES_MAX = len(ZEROES)
 @pytest.fixture(name="machine")
 def _machine() -> Machine:
     sim = Sim(0)
-    return Machine(sim, 0, region=sim.lock.region, connection=lambda: 0, directory="/")
+    return Machine(sim, 0, region=sim.lock.region, directory="/")
 
 
 def memory(machine: Machine, name: str = "disk", size: int = SIZE, **more: Any) -> MemoryNode:
@@ -414,7 +414,7 @@ def test_null(machine: Machine) -> None:
 @pytest.mark.parametrize("kind", ["read", "write", "zero", "flush"])
 def test_null_takes_its_time(kind: str) -> None:
     sim = Sim(0)
-    machine = Machine(sim, 0, region=sim.lock.region, connection=lambda: 0, directory="/")
+    machine = Machine(sim, 0, region=sim.lock.region, directory="/")
     null = NullNode(NodeOptions(node_name="n"), machine, size=K, latency_ns=1000)
     null.traces.reached(0)
     sim.start(kind, _request(null, kind, 0, 512))

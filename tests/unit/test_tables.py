@@ -161,7 +161,8 @@ def test_a_machine_where_much_happens() -> None:
     shown = machine(
         name="m0",
         status={"status": "io-error", "running": False},
-        requests=[held(4000), held(12345), held(700, "throttle"), held(10, None)],
+        requests=[held(4000), held(12345), held(700, "throttle"), held(10, None),
+                  held(9, "fault") | {"fault": "slow"}],
         faults=[rule(hits=1)],
         jobs=[{**job, "total-progress": MIB}],
         volumes=[VOLUME],
@@ -169,12 +170,13 @@ def test_a_machine_where_much_happens() -> None:
     )
     lines = described(shown, 80)
     assert lines[0] == "m0: io-error, 2 requests are held, the oldest for 0:12"
-    assert lines[5:10] == [
+    assert lines[5:11] == [
         "REQUEST  DRIVE  OFFSET  LENGTH  AGE   WAITS FOR",
         "write    vda    32M     4k      0:12  cont",
         "write    vda    32M     4k      0:04  cont",
         "write    vda    32M     4k      0:01  I/O limits",
         "write    vda    32M     4k      0:00  its node",
+        "write    vda    32M     4k      0:00  slow",
     ]
     titles = [line.split()[0] for line, before in zip(lines[1:], lines, strict=False) if not before]
     assert titles == ["DRIVE", "REQUEST", "FAULT", "JOB", "VOLUME"]

@@ -1534,7 +1534,8 @@ class Commands:
         """Change members of a rule; those that are not given stay, and so do `seen` and `hits`.
 
         The members are those of x-fault-add, but for `node-name`.  One that excludes
-        another takes its place: `count` that of `once`, `offset` that of `sector`.  A
+        another takes its place: `count` that of `once`, `offset` that of `sector`.  With
+        another `action`, what has the default of the old one gets that of the new one.  A
         rule that is used up hits again if its new `count` is more than its hits.  A
         rule of a blkdebug node is from then on as one that x-fault-add has made.
         """
@@ -1801,8 +1802,9 @@ class Commands:
         order.
 
         A request `waits-for` the machine to `run` when the machine is stopped or
-        about to stop, for the end of a `drain`, for the `throttle` of its drive, or for
-        the next `retry` of what has failed.
+        about to stop, for the end of a `drain`, for the `throttle` of its drive, for
+        the next `retry` of what has failed, or for a `fault` rule that delays it or lets it
+        hang.
         Requests on the shortcut are left out, since they wait for nothing, and so are
         questions for the block status.
         """

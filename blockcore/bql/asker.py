@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: MIT
+"""For whom a routine runs."""
+
+from __future__ import annotations
+
+
+class Asker:
+    """The one for whom a routine runs: a request of a guest, a job, a command.
+
+    `connection` is the number of the guest's connection, from 1 on; 0 for what no guest
+    has asked for.  `fault` is the id of the fault rule that keeps the routine waiting, None
+    if none does.
+    """
+
+    __slots__ = ("connection", "fault")
+
+    def __init__(self, connection: int = 0) -> None:
+        self.connection = connection
+        self.fault: str | None = None
