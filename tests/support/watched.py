@@ -16,8 +16,10 @@ PLUGIN = """
 import gc, io, json, types
 __file__ = {drive!r}
 exec(compile(open(__file__).read(), __file__, "exec"))
-import blockcore.process.control
+import blockcore.process.control, blockcore.process.ending
 blockcore.process.control.QUEUE_BYTES = 0
+# What it has to tell takes longer on a busy system than an end may.
+blockcore.process.ending.FORCE_S = 60
 _after_fork, _cleanup = after_fork, cleanup
 
 def after_fork():
