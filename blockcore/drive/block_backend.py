@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import Protocol
 
 from blockcore.bql.effects import Until
@@ -350,7 +349,7 @@ class BlockBackend:
 
     def stats(self) -> BlockAcctStats:
         """Return a copy of the counters, of the long way and the shortcut together."""
-        total = deepcopy(self._requests.stats)
+        total = self._requests.stats.copy()
         for slot in self.slots:
             total.add(slot)
         self.publish_traces()

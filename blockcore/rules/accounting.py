@@ -10,7 +10,7 @@ when its retry is over.  QEMU's recordings show this
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, replace
 from enum import StrEnum
 from typing import Protocol
 
@@ -66,6 +66,11 @@ class BlockAcctStats:
     account_failed: bool = True
     tallies: dict[AcctType, Tally] = field(default_factory=lambda: {t: Tally() for t in AcctType})
     last_access_ns: int = 0
+
+    def copy(self) -> BlockAcctStats:
+        """Return counters that go on by themselves from where these are."""
+        tallies = {kind: replace(tally) for kind, tally in self.tallies.items()}
+        return replace(self, tallies=tallies)
 
     def done(self, kind: AcctType, nbytes: int, started_ns: int, now_ns: int) -> None:
         """Count a success of `nbytes` bytes (block_acct_done)."""
