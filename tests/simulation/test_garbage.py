@@ -30,12 +30,13 @@ Marks = dict[int, weakref.ref[Any]]
 
 @pytest.fixture(autouse=True)
 def _no_collector() -> Iterator[None]:
-    # What there was before is frozen: hundreds of thousands of things need not be looked at.
+    # What there was before stays frozen, as it is since the collection of the tests: hundreds of
+    # thousands of things need not be looked at, here and by all later tests.
+    gc.collect()
     gc.freeze()
     gc.disable()
     yield
     gc.enable()
-    gc.unfreeze()
 
 
 def mark(kinds: tuple[type, ...], marks: Marks) -> None:
