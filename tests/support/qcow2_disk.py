@@ -135,6 +135,14 @@ def power_cuts(disk: Disk, random: Random, count: int) -> Iterator[tuple[int, by
         yield end, data
 
 
+def unpacked(kind: str, part: bytes | bytearray) -> tuple[int, ...]:
+    """The numbers of a table, without the zeroes at its end, which most of them consist of."""
+    size = struct.calcsize(f">{kind}")
+    used = part.rstrip(b"\0")
+    count = -(-len(used) // size)
+    return struct.unpack(f">{count}{kind}", used.ljust(count * size, b"\0"))
+
+
 def judge(data: bytes | bytearray) -> tuple[list[str], int]:
     """What is wrong with an image, and how many clusters are leaked (qemu-img check)."""
     fields = struct.unpack_from(">IIQIIQIIQQIIQ", data)
@@ -149,8 +157,7 @@ def judge(data: bytes | bytearray) -> tuple[list[str], int]:
     copied: dict[int, bool] = {}
 
     def numbers(offset: int, count: int) -> tuple[int, ...]:
-        part = bytes(data[offset : offset + count * 8]).ljust(count * 8, b"\0")
-        return struct.unpack(f">{count}Q", part)
+        return unpacked("Q", data[offset : offset + count * 8])
 
     def refer(entry: int, what: str) -> int:
         offset = entry & 0x00FFFFFFFFFFFE00
@@ -178,8 +185,7 @@ def judge(data: bytes | bytearray) -> tuple[list[str], int]:
     leaks = 0
     for number, offset in enumerate(table):
         if offset:
-            block = bytes(data[offset : offset + size]).ljust(size, b"\0")
-            counts = struct.unpack(f">{size // 2}H", block)
+            counts = unpacked("H", data[offset : offset + size])
             for index, found in ((i, count) for i, count in enumerate(counts) if count):
                 cluster = number * (size // 2) + index
                 wanted = refs.pop(cluster, 0)

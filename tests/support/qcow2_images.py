@@ -93,7 +93,9 @@ def open_on(
 def open_backing(path: Path, around: Around) -> BlockNode:
     """A backing file by its name: qcow2 or raw, with its own backing file if it has one."""
     file = open_file(path, around, read_only=True)
-    if path.read_bytes()[:4] != b"QFI\xfb":
+    with path.open("rb") as image:
+        magic = image.read(4)
+    if magic != b"QFI\xfb":
         raw = RawNode(options("backing", read_only=True), around, file)
         perform(raw.do_open())
         return raw

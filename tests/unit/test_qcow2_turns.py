@@ -60,6 +60,12 @@ def refcount_table(path: Path, entries: Callable[[int], int]) -> None:
     table(path, entries, at=2 << 30, header=48, count=56)
 
 
+def begin(path: Path) -> bytearray:
+    """Only the header's sector: the files are of gigabytes, though nearly all of that is holes."""
+    with path.open("rb") as file:
+        return bytearray(file.read(512))
+
+
 def node_on(path: Path, **more: Any) -> Qcow2Node:
     around = Around()
     return Qcow2Node(options("top", **more), around, open_file(path, around))
@@ -127,7 +133,7 @@ def test_repair_of_a_large_image(tmp_path: Path) -> None:
     """Tables of 8192 entries, of which each is looked at twice; and a long, empty L1 table."""
     path = create(tmp_path / "image", "1G", lazy_refcounts="on")
     qemu_io(path, "write -P 1 0 1M", "write -P 2 600M 1M", "flush", "abort")
-    assert path.read_bytes()[79] == 1, "not dirty"
+    assert begin(path)[79] == 1, "not dirty"
     node = node_on(path)
     assert longest(node.do_open()) < LINES
     assert close(node) < LINES
@@ -135,7 +141,7 @@ def test_repair_of_a_large_image(tmp_path: Path) -> None:
     path = create(tmp_path / "wide", "1M", cluster_size=512, lazy_refcounts="on")
     refcount_table(path, TABLES["empty"])
     l1_table(path, TABLES["empty"])
-    data = bytearray(path.read_bytes()[:512])
+    data = begin(path)
     data[79] |= 1
     with path.open("r+b") as file:
         file.write(data)
