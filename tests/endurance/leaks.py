@@ -37,11 +37,14 @@ ALLOWED_BYTES = 3 * MIB
 LOOKS = 5
 """Further tenths of a load, until the memory is what it was: garbage is collected now and then."""
 
-ROUND_TRIPS = 20_000
-"""Of a command, until what has gone is gone; some seconds."""
+SETTLE_S = 10.0
+"""Until what goes has gone; threads of a lane stay for two seconds, memory for one."""
 
-STEADY = 3_000
-"""After so many without a change nothing goes any more; longer than memory is kept."""
+STEADY = 300
+"""After so many round trips with no less memory, what there is counts."""
+
+WARM_BYTES = 4 * MIB
+"""With so little more than idle a load's measurement begins: else free memory is still to go."""
 
 LEFT_BYTES = 12 * MIB
 """What may be in memory besides what an idle machine has: caches, and the heap's gaps."""
@@ -77,12 +80,16 @@ class Usage:
             len(os.listdir(live.directory)),
         )
 
-    def is_no_more_than(self, before: Usage) -> bool:
-        """But for memory; threads of the pools come and go."""
+    def is_no_more_than(self, idle: Usage) -> bool:
+        """But for memory.
+
+        Threads of the lanes come with their work and end when idle for a while: some are
+        there after some loads, as many as in a pool.  Any more have to go, however long it takes.
+        """
         return (
-            self.threads <= before.threads + GENERAL.threads
-            and self.fds <= before.fds
-            and self.files <= before.files
+            self.threads <= idle.threads + GENERAL.threads
+            and self.fds <= idle.fds
+            and self.files <= idle.files
         )
 
 
@@ -103,18 +110,22 @@ class Machine:
     def path(self, name: str) -> Path:
         return self.live.directory / name
 
-    def usage(self) -> Usage:
-        """Once what has ended here has ended there, and free memory has gone back."""
+    def usage(self, enough: Callable[[Usage], bool], steady: int = 0) -> Usage:
+        """Once what has ended here has ended there, and free memory has gone back.
+
+        That is, the least of each, as soon as it is `enough` and for `steady` round trips
+        there has been no less memory; or when it has not become so in time.
+        """
         best = Usage.of(self.live)
         since = 0
-        for _ in range(ROUND_TRIPS):
+        deadline = time.monotonic() + SETTLE_S
+        while since < steady or not enough(best):
+            if time.monotonic() > deadline:
+                break
             self.qmp("query-status")
             now = Usage.of(self.live)
-            less = Usage(*map(min, astuple(best), astuple(now)))
-            since = 0 if less != best else since + 1
-            best = less
-            if since == STEADY:
-                break
+            since = 0 if now.memory < best.memory else since + 1
+            best = Usage(*map(min, astuple(best), astuple(now)))
         self.tidy()
         return best
 
@@ -418,6 +429,7 @@ class Outcome:
     """What a machine had idle, after a tenth of a load, and after all of it; and how it ended."""
 
     number: int
+    allowed: int
     idle: Usage
     before: Usage
     after: Usage
@@ -427,12 +439,8 @@ class Outcome:
 
     def wrong(self) -> list[str]:
         """What it has left behind, in words."""
-        grown = self.after.memory - self.before.memory
-        left = self.after.memory - self.idle.memory
         faults = {
-            f"grown by {grown} bytes": grown > ALLOWED_BYTES,
-            f"{left} bytes more than idle": left > LEFT_BYTES,
-            f"{self.before} became {self.after}": not self.after.is_no_more_than(self.before),
+            **left_behind(self.idle, self.before, self.after, self.allowed),
             f"ended with {self.status}": self.status != 0,
             f"ended after {self.end_s:.1f} s": self.end_s > END_S,
             self.traceback: bool(self.traceback),
@@ -440,26 +448,45 @@ class Outcome:
         return [fault for fault, is_so in faults.items() if is_so]
 
 
-def measure(name: str, number: int, directory: Path) -> Outcome:
-    """Run a load on a machine of its own."""
+def left_behind(idle: Usage, before: Usage, after: Usage, allowed: int) -> dict[str, bool]:
+    """The ways of leaving something behind, and which of them are so."""
+    grown = after.memory - before.memory
+    left = after.memory - idle.memory
+    return {
+        f"grown by {grown} bytes": grown > allowed,
+        f"{left} bytes more than idle": left > LEFT_BYTES,
+        f"{idle} became {after}": not after.is_no_more_than(idle),
+    }
+
+
+def measure(name: str, number: int, directory: Path, allowed: int = ALLOWED_BYTES) -> Outcome:
+    """Run a load on a machine of its own, whose memory may grow by so many bytes."""
     work = LOADS[name][0]
     with machine(directory) as loaded:
-        idle = loaded.usage()
+        idle = loaded.usage(lambda _: True, STEADY)
+
+        def warm(now: Usage) -> bool:
+            return now.is_no_more_than(idle) and now.memory <= idle.memory + WARM_BYTES
+
         work(loaded, -(-number // 10))
-        before = loaded.usage()
+        before = loaded.usage(warm, STEADY)
+
+        def enough(now: Usage) -> bool:
+            return not any(left_behind(idle, before, now, allowed).values())
+
         work(loaded, number)
-        after = loaded.usage()
+        after = loaded.usage(enough)
         for _ in range(LOOKS):
-            if after.memory <= before.memory + ALLOWED_BYTES:
+            if after.memory <= before.memory + allowed:
                 break
             work(loaded, -(-number // 10))
-            after = loaded.usage()
+            after = loaded.usage(enough)
         started = time.monotonic()
         status = loaded.live.stop()
         end_s = time.monotonic() - started
         left = [path.name for path in directory.glob("*.sock")]
         assert not left, f"left {left}"
-    return Outcome(number, idle, before, after, status, end_s, loaded.traceback)
+    return Outcome(number, allowed, idle, before, after, status, end_s, loaded.traceback)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
