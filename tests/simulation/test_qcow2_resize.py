@@ -31,6 +31,10 @@ SHAPES = {
 }
 
 
+SIZES: dict[tuple[object, ...], int] = {}
+"""How long QEMU makes the file of a shape for a new size: asked once for both ways."""
+
+
 def filled(path: Path, cluster_size: int, compat: str, size: int) -> Path:
     """With data everywhere, in an order that is not the guest's."""
     create(path, size, cluster_size=cluster_size, compat=compat)
@@ -55,13 +59,17 @@ def test_the_file_is_as_short_as_qemu_makes_it(
     path = filled(tmp_path / "image", cluster_size, compat, size)
     before = path.stat().st_size
     new = int(part if part > 1 else size * part) // 512 * 512
-    theirs = shrunk_by_qemu(path, new)
     expected = content(path)[:new]
+    shape = (cluster_size, compat, size, new)
+    if shape not in SIZES:
+        theirs = shrunk_by_qemu(path, new)
+        assert content(theirs) == expected
+        SIZES[shape] = theirs.stat().st_size
     with opened(path) as node:
         perform(node.truncate(new))
-    assert path.stat().st_size == theirs.stat().st_size <= before
+    assert path.stat().st_size == SIZES[shape] <= before
     check_clean(path)
-    assert content(path) == content(theirs) == expected
+    assert content(path) == expected
 
 
 @pytest.mark.parametrize("cluster_size", [512, 65536])

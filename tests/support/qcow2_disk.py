@@ -111,23 +111,33 @@ def crashes(disk: Disk, begin: int = 0) -> Iterator[tuple[int, bytearray]]:
                 yield number, data
 
 
+def flushes(disk: Disk) -> dict[int, bytes]:
+    """What each flush has saved, by its place in the log; what there was at first is at -1."""
+    data, found = bytearray(disk.start), {-1: disk.start}
+    for number, entry in enumerate(disk.log):
+        if entry is None:
+            found[number] = bytes(data)
+        elif isinstance(entry, int):
+            resize(data, entry)
+        else:
+            put(data, *entry)
+    return found
+
+
 def power_cuts(disk: Disk, random: Random, count: int) -> Iterator[tuple[int, bytearray]]:
     """The disk at random moments, without a random part of what no flush has saved."""
+    flushed = flushes(disk)
     for _ in range(count):
         end = random.randrange(len(disk.log) + 1)
-        saved = max((i for i in range(end) if disk.log[i] is None), default=-1)
-        data = bytearray(disk.start)
-        for number, entry in enumerate(disk.log[:end]):
-            if entry is None:
-                continue
+        saved = max(number for number in flushed if number < end)
+        data = bytearray(flushed[saved])
+        for entry in disk.log[saved + 1 : end]:
+            assert entry is not None
             if isinstance(entry, int):
-                if number < saved or random.random() < 0.5:
+                if random.random() < 0.5:
                     resize(data, entry)
                 continue
             offset, part = entry
-            if number < saved:
-                put(data, offset, part)
-                continue
             kept = random.choice([0.0, 0.5, 1.0])
             for at in range(0, len(part), SECTOR):
                 if random.random() < kept:

@@ -55,7 +55,7 @@ class Guest:
             self.now[offset : offset + length] = data
         elif kind == "discard":
             self.attempts(lambda: self.node.discard(offset, length))
-            self.now[:] = read_disk(self.node)
+            self.now[offset : offset + length] = read_disk(self.node, offset, length)
         else:
             unmap = kind == "unmap"
             self.attempts(lambda: self.node.zero(offset, length, may_unmap=unmap))
@@ -78,13 +78,13 @@ def _at_once(attempt: Callable[[], Awaitable[None]]) -> None:
     perform(attempt())  # type: ignore[arg-type]
 
 
-def read_disk(node: Qcow2Node) -> bytes:
+def read_disk(node: Qcow2Node, offset: int = 0, length: int | None = None) -> bytes:
     """What the node reads, without faults."""
     disk = node.children["file"]
     assert isinstance(disk, Disk)
     on_io, disk.on_io = disk.on_io, lambda what: None
     try:
-        return read(node)
+        return read(node, offset, length)
     finally:
         disk.on_io = on_io
 
