@@ -90,6 +90,10 @@ ROWS: dict[str, Callable[[Plan, str], Row]] = {
 @click.option(
     "--connections", type=click.IntRange(1), default=40, help="Over which those are spread."
 )
+@click.option("--rules", type=click.IntRange(1), default=1000, help="Rules of a drive with many.")
+@click.option(
+    "--drives", type=click.IntRange(1), default=200, help="By which the memory of one is known."
+)
 @click.option(
     "--directory",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
@@ -106,6 +110,8 @@ def bench(
     size: int,
     held: int,
     connections: int,
+    rules: int,
+    drives: int,
     directory: Path | None,
     json_path: Path | None,
 ) -> None:
@@ -123,7 +129,7 @@ def bench(
     with workplace(size << 20, directory) as (place, image):
         if not on_tmpfs(place):
             click.echo(f"not on tmpfs: the drive is in {place.parent}", err=True)
-        plan = Plan(place, image, size << 20, rounds, seconds, held, connections)
+        plan = Plan(place, image, size << 20, rounds, seconds, held, connections, rules, drives)
         rows = []
         for name in names or ROWS:
             rows.append(ROWS[name](plan, name))
@@ -134,6 +140,8 @@ def bench(
             "size": size << 20,
             "held": held,
             "connections": connections,
+            "rules": rules,
+            "drives": drives,
             "tmpfs": on_tmpfs(place),
         }
     if json_path is not None:

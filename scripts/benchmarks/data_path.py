@@ -13,9 +13,6 @@ from benchmarks.plan import Plan
 from benchmarks.rounds import Budget, Row, take_turns
 from benchmarks.servers import Server, faultline, nbdkit_file, qemu_nbd
 
-RULES = 1000
-"""Fault rules that a drive has in a row of rules."""
-
 SECTOR_SIZE = 512
 
 
@@ -69,15 +66,15 @@ def large_row(plan: Plan, name: str, pattern: Pattern) -> Row:
 
 
 def rules_row(plan: Plan, name: str, pattern: Pattern) -> Row:
-    """Measure fio in the first half of a drive that has a thousand rules for the second half."""
+    """Measure fio in the first half of a drive that has many rules for the second half."""
     half = plan.size // 2
     with contextlib.ExitStack() as stack:
         where, image = plan.directory, plan.image
         config = where / "rules.conf"
-        config.write_text(_blkdebug_config(half))
+        config.write_text(_blkdebug_config(half, plan.rules))
         plain = stack.enter_context(faultline(where, f"drive=id=vda,file={image},format=raw"))
         ruled = stack.enter_context(faultline(where, f"drive=id=vda,file={image},format=raw"))
-        _add_rules(ruled, half)
+        _add_rules(ruled, half, plan.rules)
         configured = stack.enter_context(
             faultline(where, f"drive=id=vda,file=blkdebug:{config}:{image},format=raw")
         )
@@ -90,7 +87,7 @@ def rules_row(plan: Plan, name: str, pattern: Pattern) -> Row:
         }
         contenders = {who: pattern.on(server, plan, half) for who, server in servers.items()}
         figures = take_turns(contenders, plan.rounds)
-    what = f"4k {pattern.rw}, 32 in flight, {RULES} rules that do not match"
+    what = f"4k {pattern.rw}, 32 in flight, {plan.rules} rules that do not match"
     row = Row(name, what, pattern.unit, figures)
     row.compare("x-fault-add", "no rules", Budget(least=0.8))
     row.compare("blkdebug file", "no rules", Budget(least=0.8))
@@ -116,21 +113,21 @@ def _servers(directory: Path, image: Path) -> Iterator[dict[str, Server]]:
         }
 
 
-def _add_rules(server: Server, start: int) -> None:
+def _add_rules(server: Server, start: int, count: int) -> None:
     """Add rules for ranges of one sector, with a sector between each range and the next."""
     with connect(server.control) as qmp:
-        for index in range(RULES):
+        for index in range(count):
             offset = start + 2 * index * SECTOR_SIZE
             qmp.execute(
                 "x-fault-add", {"node-name": "vda", "offset": offset, "length": SECTOR_SIZE}
             )
 
 
-def _blkdebug_config(start: int) -> str:
+def _blkdebug_config(start: int, count: int) -> str:
     """Return a blkdebug configuration with as many rules, half for reads and half for writes."""
     first = start // SECTOR_SIZE
     events = ("read_aio", "write_aio")
     return "".join(
         f'[inject-error]\nevent = "{events[index % 2]}"\nerrno = "5"\nsector = "{first + index}"\n'
-        for index in range(RULES)
+        for index in range(count)
     )

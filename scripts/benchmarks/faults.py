@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.control import cont_us
-from benchmarks.data_path import RULES, SECTOR_SIZE, Pattern
+from benchmarks.data_path import SECTOR_SIZE, Pattern
 from benchmarks.held import Guests
 from benchmarks.load import connect
 from benchmarks.plan import Plan
@@ -41,7 +41,8 @@ def kinds_row(plan: Plan, name: str, pattern: Pattern) -> Row:
     """Measure fio in the first half of a drive whose second half has rules of every kind."""
     half = plan.size // 2
     drive = f"drive=id=vda,file={plan.image},format=raw"
-    counts = {"no rules": 0, "one of each kind": len(KINDS), f"{RULES} of all kinds": RULES}
+    counts = {"no rules": 0, "one of each kind": len(KINDS)}
+    counts[f"{plan.rules} of all kinds"] = plan.rules
     with contextlib.ExitStack() as stack:
         contenders = {}
         for who, count in counts.items():

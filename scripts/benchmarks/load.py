@@ -11,6 +11,9 @@ from pathlib import Path
 
 from faultline import Machine
 
+RAMP_S = 0.2
+"""The time before that which is measured, in seconds, but no longer than that."""
+
 PATIENCE_S = 3600.0
 """The time that a job may take, in seconds: large drives on slow disks are measured as well."""
 
@@ -26,7 +29,9 @@ def fio(
     command = ["fio", "--name=bench", "--ioengine=nbd", f"--uri={uri}", f"--rw={rw}"]
     command += [f"--bs={block}", f"--iodepth={depth}", f"--size={size}"]
     if seconds is not None:
-        command += ["--time_based", f"--runtime={round(seconds * 1000)}ms", "--ramp_time=200ms"]
+        ramp_ms = round(min(seconds, RAMP_S) * 1000)
+        command += ["--time_based", f"--runtime={round(seconds * 1000)}ms"]
+        command += [f"--ramp_time={ramp_ms}ms"]
     command += ["--output-format=json"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:

@@ -13,9 +13,6 @@ from benchmarks.plan import Plan
 from benchmarks.rounds import Budget, Row, Samples
 from benchmarks.servers import Server, faultline
 
-DRIVES = 200
-"""Drives by whose number the memory of one is measured."""
-
 FLAT = 1.02
 """The ratio up to which growth counts as none: the allocator's, not the server's."""
 
@@ -23,8 +20,8 @@ FLAT = 1.02
 def memory_row(plan: Plan, name: str) -> Row:
     """Measure the resident memory of the process, in KiB."""
     one = _resident(plan.directory, plan.image, 1)
-    many = _resident(plan.directory, plan.image, 1 + DRIVES)
-    figures = {"process, one drive": one, "per drive": (many - one) / DRIVES}
+    many = _resident(plan.directory, plan.image, 1 + plan.drives)
+    figures = {"process, one drive": one, "per drive": (many - one) / plan.drives}
     drive = f"drive=id=vda,file={plan.image},format=raw,werror=stop"
     per_connection = -(-plan.held // plan.connections)
     with faultline(plan.directory, drive, threads=per_connection) as server:

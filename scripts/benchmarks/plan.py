@@ -22,6 +22,8 @@ class Plan:
 
     `image` is a raw file of `size` bytes without holes.  `seconds` is the length
     of a turn.  `held` requests are held at once, spread over `connections`.
+    `rules` is the number of fault rules in a row of rules, `drives` the number by
+    which the memory of one drive is measured.
     """
 
     directory: Path
@@ -31,6 +33,8 @@ class Plan:
     seconds: float
     held: int
     connections: int
+    rules: int
+    drives: int
 
 
 @contextlib.contextmanager

@@ -27,16 +27,37 @@ MIB = 1 << 20
 HALF = MIB // 2
 
 
-@pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Live]:
-    """Its drive vda stops on all errors; vdb is on a volume of half its size."""
+def start(directory: Path) -> Live:
+    """A machine whose drive vda stops on all errors; vdb is on a volume of half its size."""
     for name in ("a", "b"):
-        make_image(tmp_path / name, MIB)
+        make_image(directory / name, MIB)
     keys = [
         "drive=id=vda,file=a,format=raw,node-name=n,rerror=stop,werror=stop",
         f"drive=id=vdb,file=b,format=raw,file.x-physical-size={MIB}",
     ]
-    with Live(tmp_path, *keys, "name=m0") as live:
+    return Live(directory, *keys, "name=m0")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with start(tmp_path_factory.mktemp("machine")) as live:
+        yield live
+
+
+@pytest.fixture
+def machine(shared: Live, monkeypatch: pytest.MonkeyPatch) -> Iterator[Live]:
+    """The machine of all tests that do not end it; only one test extends its volume."""
+    monkeypatch.setenv("FAULTLINE_CONTROL", shared.control)
+    yield shared
+    assert main(["fault", "clear"]) == main(["cont"]) == 0
+    for drive, rerror, werror in (("vda", "stop", "stop"), ("vdb", "report", "enospc")):
+        assert main(["drive", "set-policy", drive, "--rerror", rerror, "--werror", werror]) == 0
+
+
+@pytest.fixture
+def mortal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Live]:
+    """A machine of the test's own, which may end."""
+    with start(tmp_path) as live:
         monkeypatch.setenv("FAULTLINE_CONTROL", live.control)
         yield live
 
@@ -275,10 +296,10 @@ def test_wait_for_what_has_come_already(machine: Live, capsys: Captured) -> None
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_wait_while_the_machine_ends(how: signal.Signals, machine: Live) -> None:
+def test_wait_while_the_machine_ends(how: signal.Signals, mortal: Live) -> None:
     with Waiting("STOP") as waiting:
-        machine.stop(how)
-        line = f"faultline: {machine.control}: the machine has ended before STOP came\n"
+        mortal.stop(how)
+        line = f"faultline: {mortal.control}: the machine has ended before STOP came\n"
         assert waiting.end() == (1, "", line)
 
 
@@ -295,10 +316,10 @@ def test_wait_ends_when_nobody_reads_it(machine: Live) -> None:
         assert waiting.process.wait(TIMEOUT_S) == 0
 
 
-def test_quit(machine: Live, capsys: Captured) -> None:
+def test_quit(mortal: Live, capsys: Captured) -> None:
     """The control socket is closed with the images."""
     assert said(capsys, "quit") == ""
-    assert machine.process.wait(TIMEOUT_S) == 0
+    assert mortal.process.wait(TIMEOUT_S) == 0
     assert said(capsys, "status", status=1).endswith(": No such file or directory\n")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import nbd
 import pytest
 
+from forks import Forks, Redirections
 from live import FAULTLINE, TIMEOUT_S, Live, Qmp
 from qcow2_images import create
 from tree import TREE
@@ -71,37 +72,71 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         del ENVIRON["FAULTLINE_CONTROL"]
 
 
+@pytest.fixture(scope="module")
+def forks(machine: Live) -> Iterator[Forks]:
+    """Commands that need no interpreter of their own, beside the machine."""
+    with Forks(ENVIRON) as forks:
+        yield forks
+
+
+LOST = {
+    ">/dev/full": ("/dev/full", "standard output: No space left on device"),
+    ">&-": (None, "standard output is closed"),
+}
+
+
 @pytest.mark.parametrize("words", PRINTING)
-@pytest.mark.parametrize(
-    ("redirection", "reason"),
-    [
-        (">/dev/full", "standard output: No space left on device"),
-        (">&-", "standard output is closed"),
-    ],
-)
+@pytest.mark.parametrize("redirection", LOST)
 def test_output_that_is_lost_is_a_failure(
-    words: str, redirection: str, reason: str, machine: Live, tmp_path: Path
+    words: str, redirection: str, forks: Forks, tmp_path: Path
 ) -> None:
-    done = run_with(words.split(), redirection, tmp_path)
+    file, reason = LOST[redirection]
+    done = forks.run(words.split(), {1: file}, tmp_path)
     assert (done.returncode, done.stderr) == (1, f"faultline: {reason}\n")
 
 
-@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-", "<&- 2>&-"])
-def test_stderr_that_fails_changes_nothing(
-    redirection: str, machine: Live, tmp_path: Path
+@pytest.mark.parametrize("words", ["--help", "status --json"])
+@pytest.mark.parametrize("redirection", LOST)
+def test_output_of_an_interpreter_that_is_lost(
+    words: str, redirection: str, machine: Live, tmp_path: Path
 ) -> None:
-    assert run_with(["qmp", "query-status"], redirection, tmp_path).returncode == 0
+    """What a command of its own does before and after its own code is the same for all."""
+    done = run_with(words.split(), redirection, tmp_path)
+    assert (done.returncode, done.stderr) == (1, f"faultline: {LOST[redirection][1]}\n")
+
+
+FAILING: dict[str, Redirections] = {
+    "2>/dev/full": {2: "/dev/full"},
+    "2>&-": {2: None},
+    "<&- 2>&-": {0: None, 2: None},
+}
+
+
+@pytest.mark.parametrize("redirection", FAILING)
+def test_stderr_that_fails_changes_nothing(
+    redirection: str, machine: Live, forks: Forks, tmp_path: Path
+) -> None:
     assert run_with(["qmp", "nonsense"], redirection, tmp_path).returncode == 1
-    assert run_with(["--nonsense"], redirection, tmp_path).returncode == 2
-    assert run_with(["events", "NONSENSE"], redirection, tmp_path).returncode == 2
+    streams = FAILING[redirection]
+    assert forks.run(["qmp", "query-status"], streams, tmp_path).returncode == 0
+    assert forks.run(["qmp", "nonsense"], streams, tmp_path).returncode == 1
+    assert forks.run(["--nonsense"], streams, tmp_path).returncode == 2
+    assert forks.run(["events", "NONSENSE"], streams, tmp_path).returncode == 2
     with machine.qmp() as qmp, subprocess.Popen(
         ["bash", "-c", f'exec "$@" {redirection}', "bash", *FAULTLINE, "events", "--count", "1"],
         env=ENVIRON,
         stdout=subprocess.PIPE,
     ) as follower:
         # It cannot say that it is connected: send events until it has ended.
-        qmp.wait_for(lambda: (qmp("stop"), qmp("cont"), follower.poll())[-1] is not None)
+        qmp.wait_for(lambda: (qmp("stop"), qmp("cont"), ended(follower))[-1])
         assert follower.returncode == 0
+
+
+def ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it ends soon; what asks again and again leaves it the processor meanwhile."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(0.02)
+    return process.returncode is not None
 
 
 def test_events_into_a_full_file(machine: Live) -> None:
