@@ -18,7 +18,8 @@ from typing import Any
 
 import nbd
 
-from live import Live, Qmp
+from hatchery import Hatched
+from live import Qmp
 from replay import Comparison, Player, Recording, Request
 
 MODERN = "job-error-check=modern"
@@ -108,7 +109,7 @@ def play_with_jobs(
 ) -> dict[str, tuple[Any, Any]]:
     """Play it with everything in `directory`; what was different, by path."""
     recording.prepare(directory)
-    machine = Live(directory, *recording.keys(), MODERN)
+    machine = Hatched(directory, *recording.keys(), MODERN)
     with machine as live, live.guest() as guest, live.qmp() as side:
         player = JobPlayer(recording, live.control, guest, side, rests=rests)
         try:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from faultline import CommandError, Event, TimedOut
+from hatchery import Hatched
 from live import Live, Qmp
 from recorder import HALT, MACHINE, QEMU, installed_release
 from replay import Comparison, without_rests
@@ -324,7 +325,7 @@ class Pair:
         with contextlib.ExitStack() as stack:
             theirs = stack.enter_context(qemu(self.homes[0], options))
             keys += [f"qemu={installed_release()}", "job-error-check=modern"]
-            live = stack.enter_context(Live(self.homes[1], *keys))
+            live = stack.enter_context(Hatched(self.homes[1], *keys))
             self.live = live
             self._qmps = theirs, stack.enter_context(live.qmp())
             yield self

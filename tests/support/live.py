@@ -90,7 +90,7 @@ class _Deadline:
 
 
 @functools.cache
-def _embedding() -> tuple[Nbdkit, list[Path]]:
+def embedding() -> tuple[Nbdkit, list[Path]]:
     """The nbdkit that `serve` finds, and where the packages are that the plugin imports."""
     nbdkit = find_nbdkit(os.environ)
     return nbdkit, plugin_packages(nbdkit, os.environ)
@@ -146,7 +146,7 @@ class Live:
         if not plain or (options and threads is None):
             command = [*FAULTLINE, "serve", "--nbd", self.nbd_socket, "--control", self.control]
             return [*command, *options, *keys], environ
-        nbdkit, packages = _embedding()
+        nbdkit, packages = embedding()
         listen = UnixSocket(Path(self.nbd_socket))
         listen.claim()
         return serve_command(

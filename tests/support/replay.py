@@ -13,8 +13,6 @@ import contextlib
 import json
 import re
 import select
-import shlex
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,7 +22,9 @@ from typing import Any
 
 import nbd
 
-from live import TIMEOUT_S, Live, Looks, Qmp, has_all
+from hatchery import Hatched
+from live import TIMEOUT_S, Looks, Qmp, has_all
+from made_once import put_images
 from tree import RECORDINGS
 from wire import Wire
 
@@ -66,10 +66,7 @@ class Recording:
 
     def prepare(self, directory: Path) -> None:
         """Make the images and configuration files, under the names that were used."""
-        for name, text in self.meta["files"].items():
-            (directory / name).write_text(text)
-        for command in self.meta["setup"]:
-            subprocess.run(shlex.split(command), cwd=directory, check=True, capture_output=True)
+        put_images(directory, self.meta["files"], self.meta["setup"])
 
     def keys(self) -> list[str]:
         """Faultline's words for QEMU's release, and for its options that describe drives."""
@@ -472,7 +469,7 @@ class Player:
 def play(recording: Recording, directory: Path, *keys: str) -> dict[str, tuple[Any, Any]]:
     """Play it with everything in `directory`; what was different, by path."""
     recording.prepare(directory)
-    with Live(directory, *recording.keys(), *keys) as live, live.guest() as guest:
+    with Hatched(directory, *recording.keys(), *keys) as live, live.guest() as guest:
         player = Player(recording, live.control, guest)
         try:
             return player.play()
