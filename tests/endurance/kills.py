@@ -21,8 +21,8 @@ from typing import Any
 import click
 import nbd
 
-from beside_qemu import backing_name
 from faultline import Event, MachineEnded
+from image_checks import backing_name
 from live import TIMEOUT_S, Flight, Live, Qmp, Request
 
 SECTOR = 512

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from beside_qemu import backing_name
+from image_checks import backing_name
 from kills import KINDS, kill_beside_jobs, make_chain
 from live import Live
 

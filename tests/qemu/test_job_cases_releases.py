@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from beside_qemu import Shared, Side, run
+from beside_qemu import Shared, Side
+from image_checks import run
 from job_chains import ends, images, target, three
 
 

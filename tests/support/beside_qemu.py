@@ -10,7 +10,6 @@ import contextlib
 import re
 import shlex
 import socket
-import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from faultline import CommandError, Event, TimedOut
 from hatchery import Hatched
+from image_checks import backing_name, format_of, found_good, run
 from live import Live, Qmp
 from recorder import HALT, MACHINE, QEMU, installed_release
 from replay import Comparison, without_rests
@@ -262,16 +262,6 @@ def number(text: str) -> int:
     return int(text.rstrip("kM")) * units.get(text[-1], 1)
 
 
-def format_of(name: str) -> str:
-    return "qcow2" if name.endswith(".qcow2") else "raw"
-
-
-def run(command: list[str], directory: Path) -> str:
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-    return done.stdout
-
-
 class Shared:
     """Two machines for many cases; a case that has gone wrong leaves none to the next one."""
 
@@ -392,18 +382,11 @@ def compare_images(theirs: Side, ours: Side) -> None:
     assert ours.made == theirs.made
     for name in ours.made:
         image_format = format_of(name)
-        both = [str(side.directory / name) for side in (theirs, ours)]
+        both = [side.directory / name for side in (theirs, ours)]
         formats = ["-f", image_format, "-F", image_format]
-        run(["qemu-img", "compare", "-U", *formats, *both], ours.directory)
+        found_good(["qemu-img", "compare", "-U", *formats, *map(str, both)], both)
         if image_format == "qcow2":
             comparison = Comparison()
-            comparison.compare(name, *(backing_name(Path(path)) for path in both))
+            comparison.compare(name, *(backing_name(path) for path in both))
             assert not comparison.found
-            run(["qemu-img", "check", "-q", "-U", "-f", "qcow2", name], ours.directory)
-
-
-def backing_name(path: Path) -> str:
-    """What the header of a qcow2 image says is below."""
-    data = path.read_bytes()
-    offset, length = struct.unpack(">QI", data[8:20])
-    return data[offset : offset + length].decode()
+            found_good(["qemu-img", "check", "-q", "-U", "-f", "qcow2", str(both[1])], both[1:])
