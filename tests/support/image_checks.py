@@ -28,7 +28,9 @@ def _content(image: Path) -> tuple[object, ...] | None:
     if not name:
         return (digest,)
     below = image.parent / name
-    content = _content(below) if below.parent == image.parent and below.is_file() else None
+    # With a colon it is a protocol's, or JSON that is too long for the name of a file.
+    is_beside = ":" not in name and below.parent == image.parent and below.is_file()
+    content = _content(below) if is_beside else None
     return None if content is None else (digest, *content)
 
 
