@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from replay import Recording, recording_id, recordings
+from replay import Recording, floods, recording_id, recordings, without_surplus
 from replay_jobs import play_with_jobs
 
 KINDS = ("stream", "commit", "mirror", "backup", "drive", "job", "jobs", "transaction")
@@ -66,6 +66,15 @@ def later(recording: Recording, command: int) -> Recording:
     entries.remove(sent)
     entries.insert(entries.index(reply), sent)
     return replace(recording, entries=tuple(entries))
+
+
+def test_of_a_flood_only_the_beginning_is_compared() -> None:
+    found = [floods(Recording.load(path)) for path in RECORDINGS if "flood" in path.stem]
+    assert found == [{"BLOCK_JOB_ERROR": 10}] * 2
+    error, other = {"event": "BLOCK_JOB_ERROR"}, {"event": "JOB_STATUS_CHANGE"}
+    ours = [other, *[error] * 9, other, *[error] * 4, other]
+    assert without_surplus(ours, found[0]) == [other, *[error] * 9, other, error, other]
+    assert without_surplus(ours, {}) == ours
 
 
 def test_all_kinds_are_recorded() -> None:

@@ -14,6 +14,7 @@ import json
 import re
 import select
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -170,6 +171,27 @@ def recording_without_rests(recording: Recording) -> Recording:
     return replace(recording, entries=tuple(entries))
 
 
+FLOOD = re.compile(r"(\w+) events in .*\(only the first (\d+) kept in this file\)")
+
+
+def floods(recording: Recording) -> dict[str, int]:
+    """The events of which a recording has only the first ones, and how many of these."""
+    notes = [entry["text"] for entry in recording.entries if entry["kind"] == "note"]
+    return {match[1]: int(match[2]) for note in notes if (match := FLOOD.match(note))}
+
+
+def without_surplus(events: list[Any], floods: Mapping[str, int]) -> list[Any]:
+    """Without those of a flood that were not recorded: how many come depends on the client."""
+    counts = Counter[str]()
+    kept = []
+    for event in events:
+        name = event["event"]
+        counts[name] += 1
+        if counts[name] <= floods.get(name, counts[name]):
+            kept.append(event)
+    return kept
+
+
 class OtherOrder(AssertionError):
     """Events came in another order than was recorded, or others."""
 
@@ -276,6 +298,7 @@ class Player:
     ) -> None:
         self._rests = rests
         self._recording = recording if rests else recording_without_rests(recording)
+        self._floods = floods(recording)
         self._guest = guest
         # Whether a request is too small for the device is for the device to say.
         guest.set_strict_mode(guest.get_strict_mode() & ~nbd.STRICT_ALIGN)
@@ -323,10 +346,10 @@ class Player:
         wanted = len(self._recorded_events)
         self._wait(lambda: len(self._events()) >= wanted, f"event {entry['msg']}")
 
-    def _events(self) -> list[Any]:
-        """Ours, as far as they are looked at."""
-        events = self._monitor.events
-        return events if self._rests else without_rests(events)
+    def _events(self, *, at_end: bool = False) -> list[Any]:
+        """Ours, as far as they are looked at; `at_end` as for `without_rests`."""
+        events = without_surplus(self._monitor.events, self._floods)
+        return events if self._rests else without_rests(events, at_end=at_end)
 
     def _response(self, entry: Mapping[str, Any]) -> None:
         self._recorded_replies.append(entry["msg"])
@@ -458,9 +481,7 @@ class Player:
 
     def _check_order(self) -> None:
         """Whether all is lost is known long before something has been waited for in vain."""
-        events = self._monitor.events
-        events = events if self._rests else without_rests(events, at_end=True)
-        ours = [event["event"] for event in events]
+        ours = [event["event"] for event in self._events(at_end=True)]
         recorded = [e["msg"]["event"] for e in self._recording.entries if e["kind"] == "event"]
         if ours != recorded[: len(ours)]:
             raise OtherOrder(f"{ours} instead of {recorded}")
