@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -26,6 +27,20 @@ from blockcore.cli.plugin_packages import plugin_packages
 
 START_S = 30.0
 """How long a server may take to accept connections, and to end, in seconds."""
+
+
+STORAGE_DAEMON = "qemu-storage-daemon"
+
+DYING_S = 1.0
+"""How long a server that has hung up may take to be gone, in seconds."""
+
+
+class Crashed(RuntimeError):
+    """A server was ended by a signal that nobody has sent; `program` is what it ran."""
+
+    def __init__(self, program: str, number: int) -> None:
+        super().__init__(f"{program} was ended by {signal.Signals(number).name}")
+        self.program = program
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +147,7 @@ def storage_daemon(
 ) -> Iterator[Server]:
     """Run qemu-storage-daemon with its QMP monitor, and the image at `path`, if given, as vda."""
     with _place(directory) as place:
-        command = ["qemu-storage-daemon", "--chardev"]
+        command = [STORAGE_DAEMON, "--chardev"]
         command += [f"socket,id=c,path={place}/qmp,server=on,wait=off", "--monitor", "chardev=c"]
         command += ["--nbd-server", f"addr.type=unix,addr.path={place}/nbd,max-connections=0"]
         if path is not None:
@@ -163,6 +178,11 @@ def _process(
         )
     try:
         yield process
+    except Exception as error:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if process.wait(DYING_S) < 0:
+                raise Crashed(command[0], -process.returncode) from error
+        raise
     finally:
         process.terminate()
         try:

@@ -71,7 +71,7 @@ def _serve() -> int:
         words, files, cwd = json.loads(line)
         child = os.fork()
         if not child:
-            os.close(requests.fileno())
+            requests.close()
             os.close(answers)
             os.chdir(cwd)
             for number, name in files:
