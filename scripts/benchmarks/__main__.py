@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from benchmarks.control import cont_row, round_trip_row
+from benchmarks.crash import crash_row
 from benchmarks.data_path import (
     LARGE_READ,
     LARGE_WRITE,
@@ -71,6 +72,7 @@ ROWS: dict[str, Callable[[Plan, str], Row]] = {
     "qmp": round_trip_row,
     "cont": cont_row,
     "release": release_row,
+    "crash-states": crash_row,
     "memory": memory_row,
     "start": start_row,
     "start-standby": standby_row,

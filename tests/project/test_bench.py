@@ -51,6 +51,7 @@ ROWS = [
     "qmp",
     "cont",
     "release",
+    "crash-states",
     "memory",
     "start",
     "start-standby",
