@@ -170,7 +170,9 @@ def test_a_replay_that_is_ended_leaves_nothing(
 def test_until(recording: Path) -> None:
     """A request hangs there, and the machine stays for a look."""
     lines = [json.loads(line) for line in recording.read_text().splitlines()]
-    until = at(lines, execute="x-fault-wait") + 1
+    # By its answer the request has come; it may have come after the command.
+    command = lines[at(lines, execute="x-fault-wait")]["command"]
+    until = at(lines, reply=command) + 1
     with recording.open("rb") as file:
         player = Replay(parse(recording.name, file), until=until)
     try:
