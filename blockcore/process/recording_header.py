@@ -108,7 +108,7 @@ def described(name: str, directory: str, *, data: bool) -> Described:
         if not stat.S_ISREG(status.st_mode):
             return {"filename": name, "size": os.lseek(fd, 0, os.SEEK_END)}
         described: Described = {"filename": name, "size": status.st_size}
-        extents = _extents(fd, status.st_size)
+        extents = extents_of(fd, status.st_size)
         if data and sum(length for _, length in extents) <= CONTENTS_MAX:
             described["contents"] = [
                 [offset, json.loads(contents(os.pread(fd, length, offset)))]
@@ -119,7 +119,7 @@ def described(name: str, directory: str, *, data: bool) -> Described:
         os.close(fd)
 
 
-def _extents(fd: int, size: int) -> list[tuple[int, int]]:
+def extents_of(fd: int, size: int) -> list[tuple[int, int]]:
     """Return offset and length of each part that is no hole."""
     extents, at = [], 0
     while at < size:

@@ -111,12 +111,13 @@ class Process:
         status, so what has ended is waited for, which takes no time.
         """
         status = self._popen.poll()
-        return self._popen.wait() if status is None and self._has_ended() else status
+        return self._popen.wait() if status is None and self.ends_within(0) else status
 
-    def _has_ended(self) -> bool:
+    def ends_within(self, seconds: float) -> bool:
+        """Return whether the process has ended, or ends in that time, for which this waits."""
         poller = select.poll()
         poller.register(self.pidfd, select.POLLIN)
-        return bool(poller.poll(0))
+        return bool(poller.poll(seconds * 1000))
 
     @property
     def ready_fd(self) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import select
 import threading
 from contextlib import suppress
 
@@ -56,9 +55,7 @@ class Spares:
         for spare in ready:
             spare.terminate()
         for spare in ready:
-            poller = select.poll()
-            poller.register(spare.pidfd, select.POLLIN)
-            if not poller.poll(GRACE_S * 1000):
+            if not spare.ends_within(GRACE_S):
                 spare.kill()
             spare.closed()
 

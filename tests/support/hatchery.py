@@ -12,7 +12,6 @@ import atexit
 import functools
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from blockcore.cli.listen import UnixSocket
 from blockcore.cli.nbdkit_command import find_plugin, serve_command
+from faultline.sync.waiting import readable
 from live import TIMEOUT_S, Live, embedding
 from tree import TREE
 
@@ -116,6 +116,4 @@ class Hatched(Live):
         return 0
 
     def _ended(self, timeout_s: float) -> bool:
-        poller = select.poll()
-        poller.register(self._pidfd, select.POLLIN)
-        return bool(poller.poll(timeout_s * 1000))
+        return readable(self._pidfd, timeout_s)

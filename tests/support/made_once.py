@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from blockcore.process.recording_header import extents_of
+
 
 def put_images(directory: Path, files: Mapping[str, str], setup: Sequence[str]) -> None:
     """Put the files there, and what the commands make beside them."""
@@ -38,12 +40,6 @@ def copy_sparse(source: str, target: str) -> None:
         one, other = reading.fileno(), writing.fileno()
         size = os.fstat(one).st_size
         os.truncate(other, size)
-        end = 0
-        while end < size:
-            try:
-                start = os.lseek(one, end, os.SEEK_DATA)
-            except OSError:  # ENXIO: there is no more data
-                break
-            end = os.lseek(one, start, os.SEEK_HOLE)
-            os.pwrite(other, os.pread(one, end - start, start), start)
+        for start, length in extents_of(one, size):
+            os.pwrite(other, os.pread(one, length, start), start)
     shutil.copymode(source, target)
