@@ -9,6 +9,7 @@ not what these tests are about; from there on it is what `faultline serve --stan
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import json
 import os
@@ -111,7 +112,8 @@ class Hatched(Live):
         return self._pid
 
     def stop(self, how: int = signal.SIGTERM) -> int:
-        signal.pidfd_send_signal(self._pidfd, how)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            signal.pidfd_send_signal(self._pidfd, how)
         assert self._ended(TIMEOUT_S), "it does not end"
         return 0
 
