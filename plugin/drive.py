@@ -167,16 +167,16 @@ def cleanup() -> None:
 
 
 def list_exports(readonly: bool, is_tls: bool) -> list[tuple[str, str]]:
-    return server.exports()
+    return server.exports.described()
 
 
 def default_export(readonly: bool, is_tls: bool) -> str:
-    return server.default_export()
+    return server.exports.default()
 
 
 def open(readonly: bool) -> Connection:
     try:
-        connection = server.connect(
+        connection = server.exports.connect(
             nbdkit.export_name(), readonly, own_socket.own_socket, _alive
         )
     except OSError as error:

@@ -3,11 +3,11 @@
 
 All I/O of the package is here, except that of nodes.
 
-Serving: `server` is the life of the process, `connection` a guest's connection,
-`loop` the main loop's thread, `pool` the threads for calls that block, `control`
-the control socket, `nbd_address` the address of the NBD server, `nbd_socket` the
-sockets of its clients, `socket_file` the files of sockets, `recursion` the depth to
-which calls may nest.
+Serving: `server` is the life of the process, `exports` what guests connect to,
+`connection` a guest's connection, `gathering` where its workers run, `loop` the main
+loop's thread, `pool` the threads for calls that block, `control` the control socket,
+`nbd_address` the address of the NBD server, `nbd_socket` the sockets of its clients,
+`socket_file` the files of sockets, `recursion` the depth to which calls may nest.
 
 Beginning and end: `start` is the process until it serves, `standby` its wait for keys
 that come later, before which `warm` imports everything, `temporary_drive` the drives

@@ -11,6 +11,7 @@ from blockcore.drive.recorded import RecordedDrive
 from blockcore.drive.recording import Recording
 from blockcore.nodes.shortcut.guest import GuestShortcut, Tried
 from blockcore.nodes.shortcut.slot import Slot
+from blockcore.process.gathering import LOOK, Gathering
 from blockcore.process.nbd_socket import NbdSocket
 
 
@@ -30,6 +31,7 @@ class Connection:
         lock: BigLock,
         blk: BlockBackend,
         readonly: bool,
+        gathering: Gathering,
         socket: NbdSocket | None = None,
         recording: Recording | None = None,
     ) -> None:
@@ -39,6 +41,7 @@ class Connection:
         self.guest: BlockBackend | RecordedDrive = blk
         self.writable = not readonly and not blk.read_only
         self._lock = lock
+        self._gathering = gathering
         self._opener_slot: Slot | None = None
         self._recording = recording
         if recording is not None:
@@ -54,7 +57,7 @@ class Connection:
 
     def new_slot(self) -> Slot:
         """Make a slot for a worker thread of this connection; takes the big lock."""
-        slot = Slot(self.number)
+        slot = Slot(self.number, LOOK)
         with self._lock.region():
             self.blk.slots.append(slot)
         return slot
@@ -102,6 +105,10 @@ class Connection:
         offset: int,
         buf: memoryview,
     ) -> Tried:
+        slot.until_look -= 1
+        if not slot.until_look:
+            slot.until_look = LOOK
+            self._gathering.look(len(buf))
         # No lock: set `busy`, then read the shortcut.  A thread that takes the shortcut away does
         # the reverse, and then waits for slots that are busy.  So either this thread finds no
         # shortcut, or the other thread finds `busy` and waits for the request (`nodes.shortcut`).

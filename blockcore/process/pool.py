@@ -14,6 +14,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 from blockcore.bql.effects import COPYING, Lane
+from blockcore.process.gathering import be_free
 
 Work = Callable[[], None]
 """A piece of work; it stores its outcome itself.
@@ -143,6 +144,7 @@ class Lanes:
                 crew.changed.notify_all()
 
     def _run(self, lane: Lane, crew: _Crew) -> None:
+        be_free()
         while (work := self._next(lane, crew)) is not None:
             _do(work)
             del work

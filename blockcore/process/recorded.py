@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from blockcore.bql.big_lock import BigLock
 from blockcore.config.config import Config
@@ -19,15 +19,18 @@ class Recorded:
 
     The file is opened when this is made, before the machine's nodes, because some
     images are written to when they are opened.  Raises QmpError if the file cannot be had.
+    `follow` is as for `Recorder`.
     """
 
-    def __init__(self, machine: Machine, lock: BigLock, config: Config) -> None:
+    def __init__(
+        self, machine: Machine, lock: BigLock, config: Config, follow: Callable[[], None]
+    ) -> None:
         assert config.record is not None
         self._machine = machine
         self._lock = lock
         self._directory = machine.graph.directory
         fd = open_recording(self._directory, config.record)
-        self._recorder = Recorder(fd, keeps_data=config.record_data)
+        self._recorder = Recorder(fd, keeps_data=config.record_data, follow=follow)
         self._recording: Recording | None = None
         self._files: dict[str, Described] = {}
         for name in files_in(config):

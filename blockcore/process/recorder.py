@@ -27,11 +27,11 @@ BACKLOG_BYTES = 16 << 20
 More bridges longer pauses of the disk, and takes more memory, and longer at the end.
 """
 
-BATCH_S = 0.002
+BATCH_S = 0.01
 """How long lines are collected before they are written, in seconds.
 
-Nobody waits for it.  Shorter makes more system calls, longer a larger loss when
-the process is killed.
+Nobody waits for it.  Shorter takes Python's lock from requests more often, longer makes a
+larger loss when the process is killed.
 """
 
 BATCH_LINES = 341
@@ -112,12 +112,16 @@ def _base64(data: bytes) -> bytes:
 class Recorder:
     """The lines of a recording on their way to its file (`drive.recording.Lines`).
 
-    `failed` is called with a reason, on the thread that writes, when the file cannot be
-    written; `poke` when guests that wait for room may go on.
+    `follow` moves the thread that writes to where those that need Python's lock are
+    (`gathering`).  `failed` is called with a reason, on that thread, when the file cannot
+    be written; `poke` when guests that wait for room may go on.
     """
 
-    def __init__(self, fd: int, *, keeps_data: bool) -> None:
+    def __init__(
+        self, fd: int, *, keeps_data: bool, follow: Callable[[], None] = lambda: None
+    ) -> None:
         self.keeps_data = keeps_data
+        self._follow = follow
         self._fd = fd
         self._lines: deque[tuple[bytes, bytes, bytes]] = deque()
         self._size = 0
@@ -180,6 +184,7 @@ class Recorder:
             self._finished.wait(BATCH_S)
             self._come.clear()
             finished = self._finished.is_set()
+            self._follow()
             try:
                 self._write_all()
             except OSError as exc:

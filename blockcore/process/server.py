@@ -12,13 +12,12 @@ survive a fork.  `connect` and the like come on any thread.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import random
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -28,16 +27,17 @@ from blockcore.bql.later import later
 from blockcore.bql.routine import run_alone
 from blockcore.config.assemble import Assembly
 from blockcore.config.config import ConfigParser
-from blockcore.drive.block_backend import BlockBackend
 from blockcore.machine.machine import Machine
 from blockcore.process import log
 from blockcore.process.announcement import Announcement
 from blockcore.process.connection import Connection
 from blockcore.process.control import bind_control_socket
 from blockcore.process.ending import Ending
+from blockcore.process.exports import Exports
+from blockcore.process.gathering import Gathering
 from blockcore.process.loop import MainLoop
 from blockcore.process.nbd_address import NbdAddress
-from blockcore.process.nbd_socket import NbdSocket, OpenSockets
+from blockcore.process.nbd_socket import OpenSockets
 from blockcore.process.start import Start, reason_of, require_address_space, require_descriptors
 from blockcore.process.stderr import Stderr
 from blockcore.qapi.names import QmpError
@@ -69,7 +69,6 @@ class Server:
         self._serving = "FAULTLINE_SERVE" in environ
         self._announcement = Announcement(environ) if self._serving else None
         self._parser = ConfigParser()
-        self._open = OpenSockets()
         self._given: dict[str, list[str]] = {}
         self._recorded: Any = None
         self._loaded: list[tuple[str, str]] = []
@@ -79,6 +78,7 @@ class Server:
         self._control: str | None = None
         self._listener: socket.socket | None = None
         self.lock = BigLock(SystemClock())
+        self._gathering = Gathering(self.lock.clock)
         self._stderr: Stderr | None = None
         self._log = int(environ["FAULTLINE_LOG_FD"]) if "FAULTLINE_LOG_FD" in environ else None
         self._configure_log()
@@ -154,12 +154,13 @@ class Server:
         config = self._config
         seed = random.randrange(1 << 32) if config.seed is None else config.seed
         self.seed = seed
+        sockets = OpenSockets()
         self.machine = Machine(
             self.lock.clock,
             seed,
             region=self.lock.region,
             asker=lambda: self.lock.asker,
-            hang_up=self._open.hang_up,
+            hang_up=sockets.hang_up,
             directory=self._directory,
             name=config.name,
             prelaunch=config.prelaunch,
@@ -172,7 +173,8 @@ class Server:
         self.machine.on_bug = self._bug
         if config.record is not None:
             with self._reported(f"record={config.record}"):
-                self._recorded = _recorded()(self.machine, self.lock, config)
+                follow = self._gathering.follow
+                self._recorded = _recorded()(self.machine, self.lock, config, follow)
         assembly = Assembly(self.machine, config.devices)
         self._add("blockdev", config.blockdevs, assembly.add_node)
         self._add("drive", config.drives, assembly.add_drive)
@@ -191,6 +193,7 @@ class Server:
                 else:
                     self._listener = bind_control_socket(self._control)
                     self._start.leftovers.add(self._control)
+        self.exports = Exports(self.machine, self.lock, sockets, self._listener, self._gathering)
         with self._reported("cannot serve"):
             require_descriptors()
             require_address_space()
@@ -291,57 +294,10 @@ class Server:
             self._ending.exit()
         log.logger.warning("nbdkit has lost a connection's threads to a client that hung up on it")
 
-    def exports(self) -> list[tuple[str, str]]:
-        """Return the name and the description of every export; descriptions are file names."""
-        served = (*self.machine.backends, *self.machine.clones)
-        return [(blk.export, _as_utf8(blk.root.filename)) for blk in served]
-
-    def default_export(self) -> str:
-        """Return the name of the default export: the first drive's, "" without any drive."""
-        return self.machine.backends[0].export if self.machine.backends else ""
-
-    def connect(
-        self,
-        export: str,
-        readonly: bool,
-        own_socket: Callable[[Sequence[NbdSocket]], NbdSocket | None] = lambda _: None,
-        alive: Callable[[], bool] = lambda: True,
-    ) -> Connection:
-        """Return a new connection to an export; "" is the default export.
-
-        `own_socket` tells which of several sockets is this one's, `alive` whether its
-        client is there.  Raises OSError: ENOENT without such a drive, or by a fault rule.
-        """
-        wanted = export or self.default_export()
-        for blk in (*self.machine.backends, *self.machine.clones):
-            if blk.export == wanted:
-                break
-        else:
-            raise OSError(errno.ENOENT, f"there is no drive '{export}'")
-        socket_ = own_socket(self._open.others(self._listener))
-        with self.lock.region():
-            number = self.machine.connections_made = self.machine.connections_made + 1
-            self._open[number] = socket_
-            blk.connections.add(number)
-            node = self.machine.find.shown_by(blk)
-        try:
-            if node.faults is not None:
-                self.lock.run_in_thread(node.connect(), alive, number)
-            return Connection(number, self.lock, blk, readonly, socket_, self.machine.recording)
-        except BaseException:
-            self._forget(number, blk)
-            raise
-
     def disconnected(self, connection: Connection) -> None:
         """Forget a closed connection, and give back, before long, the memory that it had."""
-        self._forget(connection.number, connection.blk)
-        connection.close()
+        self.exports.disconnected(connection)
         self._loop.trim_soon()
-
-    def _forget(self, number: int, blk: BlockBackend) -> None:
-        with self.lock.region():
-            del self._open[number]
-            blk.disconnected(number)
 
     def _bug(self, where: str, error: Exception) -> None:
         trace = log.trace_of(error)
@@ -392,8 +348,3 @@ def _refuse_what_cannot_be_named(value: str) -> None:
         raise QmpError(
             f"Python takes file names as {encoding} in this locale: set LC_ALL=C.UTF-8"
         ) from None
-
-
-def _as_utf8(name: str) -> str:
-    """Return a file name as UTF-8, as NBD requires; other bytes become U+FFFD."""
-    return os.fsencode(name).decode(errors="replace")

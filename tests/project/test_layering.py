@@ -70,7 +70,7 @@ ONLY = {
     "signal": {"process.signals"},
     "socket": {
         *("process.socket_file", "process.control", "process.leftovers", "process.loop"),
-        *("process.nbd_socket", "process.server", "nodes.drivers.nbd", "cli"),
+        *("process.exports", "process.nbd_socket", "process.server", "nodes.drivers.nbd", "cli"),
     },
     "structlog": {"process", "cli"},
     "subprocess": {"cli"},

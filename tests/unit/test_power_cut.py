@@ -57,13 +57,13 @@ def drive(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Drive]:
 
 
 def test_what_comes_later_from_before(drive: Drive) -> None:
-    before = drive.server.connect("vda", False)
+    before = drive.server.exports.connect("vda", False)
     drive.write(before, b"a")
     assert drive.contents() == b"a"
     has_shortcut = drive.blk.shortcut is not None
     drive.run("x-power-cut")
     drive.run("cont")
-    after = drive.server.connect("vda", False)
+    after = drive.server.exports.connect("vda", False)
     drive.write(after, b"b")
     with pytest.raises(HungUp):
         drive.write(before, b"c")

@@ -250,7 +250,7 @@ def test_nothing_is_done_while_a_slot_is_busy(world: Setup, command: str, kind: 
         return not go_on.wait(HANG_S)
 
     path.read_guard = path.write_guard = slowly
-    connection = world.server.connect("vda", False)
+    connection = world.server.exports.connect("vda", False)
     slot = connection.new_slot()
     request = connection.shortcut_pread if kind == "read" else connection.shortcut_pwrite
     outcomes: list[Tried] = []
@@ -306,7 +306,7 @@ def test_no_request_slips_through_a_stop(world: Setup) -> None:
     """32 workers; while the machine is stopped not one byte moves, and at the end all add up."""
     lock, blk = world.server.lock, world.blk
     over = threading.Event()
-    guests = [Guest(world.server.connect("vda", False), number) for number in range(1, 33)]
+    guests = [Guest(world.server.exports.connect("vda", False), number) for number in range(1, 33)]
     for guest in guests:
         world.start(guest.run, over.is_set)
     rule = {"node_name": "vda", "offset": 0, "length": SIZE // 2, "errno": "ETIMEDOUT", "id": "r"}
@@ -342,7 +342,7 @@ def moved(lock: BigLock, blk: BlockBackend) -> list[int]:
 
 def test_a_rule_that_has_been_added_hits(world: Setup) -> None:
     """Requests that begin after `x-fault-add` has returned see the rule, on either way."""
-    connection = world.server.connect("vda", False)
+    connection = world.server.exports.connect("vda", False)
     guest = Guest(connection, 1)
     slot = connection.new_slot()
     with world.server.lock.region():
@@ -365,7 +365,7 @@ def test_an_error_on_the_shortcut_is_the_drive_s(world: Setup) -> None:
     """It is not tried again before the policy has seen it."""
     events: list[Event] = []
     world.machine.listeners.append(lambda event, now_ns: events.append(event))
-    connection = world.server.connect("vda", False)
+    connection = world.server.exports.connect("vda", False)
     slot = connection.new_slot()
     world.blk.shortcut = GuestShortcut(Way(-1, FileSystem(0), Gate(), Gate()), SIZE, SystemClock())
     error = connection.shortcut_pread(slot, 0, memoryview(bytearray(K)))

@@ -26,6 +26,7 @@ from blockcore.nodes.drivers.qcow2.node import Qcow2Node
 from blockcore.nodes.shortcut.guest import GuestShortcut
 from blockcore.nodes.shortcut.slot import Slot
 from blockcore.process.connection import Connection
+from blockcore.process.gathering import Gathering
 from blockcore.qapi.names import BlkdebugEvent, FaultIOType
 from blockcore.rules.bitmap import DirtyBitmap
 from qcow2_images import Around, close, create, open_file, open_on
@@ -64,7 +65,8 @@ def test_busy_before_look() -> None:
     """And not busy any more before the look that finds out whether somebody waits."""
     slot = Slot()
     drive = Watched(slot)
-    connection = Connection(1, BigLock(SystemClock()), cast(BlockBackend, drive), False)
+    blk, lock = cast(BlockBackend, drive), BigLock(SystemClock())
+    connection = Connection(1, lock, blk, False, Gathering(lock.clock))
     for request in (connection.shortcut_pread, connection.shortcut_pwrite):
         assert request(slot, 0, memoryview(bytearray(1))) is False
     assert drive.looks == [True, False] * 2

@@ -11,7 +11,9 @@ from blockcore.nodes.shortcut.traces import Traces
 class Slot:
     """The counters of one worker thread on the shortcut, and whether it is on it.
 
-    `connection` is the number of the guest's connection that the thread serves.
+    `connection` is the number of the guest's connection that the thread serves, and
+    `until_look` how many requests there are until its processor is looked at
+    (`process.gathering`).
 
     Times are in ns.  `wr_highest` is the highest offset at which a write to the
     drive has ended, `wr_highest_below` the highest offset in the file of an image.
@@ -28,6 +30,7 @@ class Slot:
         "rd_bytes",
         "rd_ns",
         "rd_ops",
+        "until_look",
         "wr_bytes",
         "wr_highest",
         "wr_highest_below",
@@ -35,9 +38,10 @@ class Slot:
         "wr_ops",
     )
 
-    def __init__(self, connection: int = 0) -> None:
+    def __init__(self, connection: int = 0, until_look: int = 0) -> None:
         self.busy = False
         self.connection = connection
+        self.until_look = until_look
         self.rd_ops = self.rd_bytes = self.rd_ns = 0
         self.wr_ops = self.wr_bytes = self.wr_ns = 0
         self.wr_highest = self.wr_highest_below = 0

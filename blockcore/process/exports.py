@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: MIT
+"""The exports that guests connect to, and the connections that are open."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Sequence
+
+from blockcore.bql.big_lock import BigLock
+from blockcore.drive.block_backend import BlockBackend
+from blockcore.machine.machine import Machine
+from blockcore.process.connection import Connection
+from blockcore.process.gathering import Gathering
+from blockcore.process.nbd_socket import NbdSocket, OpenSockets
+
+
+class Exports:
+    """The drives and clones of a machine as exports.
+
+    `sockets` get those of the connections that are open; `control` is the control
+    socket, whose clients are no guests.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        lock: BigLock,
+        sockets: OpenSockets,
+        control: socket.socket | None,
+        gathering: Gathering,
+    ) -> None:
+        self._machine = machine
+        self._lock = lock
+        self._sockets = sockets
+        self._control = control
+        self._gathering = gathering
+
+    def described(self) -> list[tuple[str, str]]:
+        """Return the name and the description of every export; descriptions are file names."""
+        served = (*self._machine.backends, *self._machine.clones)
+        return [(blk.export, _as_utf8(blk.root.filename)) for blk in served]
+
+    def default(self) -> str:
+        """Return the name of the default export: the first drive's, "" without any drive."""
+        return self._machine.backends[0].export if self._machine.backends else ""
+
+    def connect(
+        self,
+        export: str,
+        readonly: bool,
+        own_socket: Callable[[Sequence[NbdSocket]], NbdSocket | None] = lambda _: None,
+        alive: Callable[[], bool] = lambda: True,
+    ) -> Connection:
+        """Return a new connection to an export; "" is the default export.
+
+        `own_socket` tells which of several sockets is this one's, `alive` whether its
+        client is there.  Raises OSError: ENOENT without such a drive, or by a fault rule.
+        """
+        machine = self._machine
+        wanted = export or self.default()
+        for blk in (*machine.backends, *machine.clones):
+            if blk.export == wanted:
+                break
+        else:
+            raise OSError(errno.ENOENT, f"there is no drive '{export}'")
+        socket_ = own_socket(self._sockets.others(self._control))
+        with self._lock.region():
+            number = machine.connections_made = machine.connections_made + 1
+            self._sockets[number] = socket_
+            blk.connections.add(number)
+            node = machine.find.shown_by(blk)
+        try:
+            if node.faults is not None:
+                self._lock.run_in_thread(node.connect(), alive, number)
+            return Connection(
+                *(number, self._lock, blk, readonly, self._gathering),
+                socket=socket_,
+                recording=machine.recording,
+            )
+        except BaseException:
+            self._forget(number, blk)
+            raise
+
+    def disconnected(self, connection: Connection) -> None:
+        """Forget a connection that was closed."""
+        self._forget(connection.number, connection.blk)
+        connection.close()
+
+    def _forget(self, number: int, blk: BlockBackend) -> None:
+        with self._lock.region():
+            del self._sockets[number]
+            blk.disconnected(number)
+
+
+def _as_utf8(name: str) -> str:
+    """Return a file name as UTF-8, as NBD requires; other bytes become U+FFFD."""
+    return os.fsencode(name).decode(errors="replace")
