@@ -47,7 +47,10 @@ class Recorded:
         self._files[name] = described(name, self._directory, data=self._recorder.keeps_data)
 
     def begin(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Write the first line, and record from now on; `pairs` are the machine's keys."""
+        """Write the first line, and record from now on; `pairs` are the machine's keys.
+
+        Raises OSError if the line cannot be written.
+        """
         machine, recorder = self._machine, self._recorder
         first = header(machine, pairs, self._files.values(), recorder.keeps_data)
         recorder.start(first, self._failed, self._lock.poke)

@@ -137,9 +137,13 @@ class Recorder:
     def start(
         self, header: str, failed: Callable[[str], None], poke: Callable[[], None]
     ) -> None:
-        """Write the first line, and start the thread."""
+        """Write the first line, and start the thread; raises OSError.
+
+        A machine that is ready has a recording, however soon it is looked at or killed.
+        """
+        first = header.encode() + END
+        _write(self._fd, [first], len(first))
         self._failed, self._poke = failed, poke
-        self.put(header)
         self._thread.start()
 
     def put(self, line: str, more: bytes = b"") -> None:

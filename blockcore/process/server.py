@@ -241,7 +241,8 @@ class Server:
             self._ending = Ending(self.machine, self.lock, shutdown, self._leave)
             self._loop = MainLoop(self.machine, self.lock, self._listener, self._quit, trim)
             if self._recorded is not None:
-                self._recorded.begin(self._pairs())
+                with self._reported(f"record={self._config.record}"):
+                    self._recorded.begin(self._pairs())
             self._loop.start()
             self._ending.start(self._loop)
             self._start.serves(self._ending.begin)

@@ -280,6 +280,15 @@ def test_the_file_has_every_line(tmp_path: Path) -> None:
     assert lines_of(path) == [{"first": 1}, *expected, {"end": "e"}]
 
 
+def test_the_first_line_is_there_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "r"
+    made = Recorder(open_recording("", str(path)), keeps_data=True)
+    made.start('{"first":1', pytest.fail, nothing)
+    assert lines_of(path) == [{"first": 1}]
+    made.finish('{"end":"e"')
+    made.close()
+
+
 def test_room_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "BACKLOG_BYTES", 100)
     poked = threading.Event()
@@ -319,7 +328,7 @@ def test_a_full_disk(room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         made.put(f'{{"n":{number}', b',"data":"%b"' % (b"x" * 50))
     made.start('{"first":1', fail, nothing)
     assert failed.wait(30)
-    *lines, last = lines_of(path)
-    assert last == {"end": "No space left on device"}
+    first, *lines, last = lines_of(path)
+    assert (first, last) == ({"first": 1}, {"end": "No space left on device"})
     assert [line["n"] for line in lines] == [*range(len(lines))]
     assert len(lines) > 200
