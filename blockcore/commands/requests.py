@@ -11,7 +11,7 @@ from blockcore.bql.effects import Until
 from blockcore.drive.block_backend import BlockBackend
 from blockcore.drive.guest_request import Request, Wait
 from blockcore.machine.machine import Machine
-from blockcore.qapi.names import BlkdebugIOType, UInt32, UInt64
+from blockcore.qapi.names import FaultIOType, UInt32, UInt64
 from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import CommandTable
 
@@ -30,7 +30,7 @@ class RequestWait(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestInfo:
-    """A request of a guest; `offset` and `length` in bytes.
+    """A request of a guest; `offset` and `length` in bytes, 0 for a connection that is opened.
 
     `device` is the drive's id, or the path of its device if it has none.
     `fault` is the id of the rule that it waits for.  Without `waits_for` the request is at
@@ -38,7 +38,7 @@ class RequestInfo:
     """
 
     device: str
-    iotype: BlkdebugIOType
+    iotype: FaultIOType
     offset: UInt64
     length: UInt64
     connection: int
@@ -55,8 +55,7 @@ def x_query_requests(machine: Machine) -> list[RequestInfo]:
     about to stop, for the end of a `drain`, for the `throttle` of its drive, for
     the next `retry` of what has failed, or for a `fault` rule that delays it or lets it
     hang.
-    Requests on the shortcut are left out, since they wait for nothing, and so are
-    questions for the block status.
+    Requests on the shortcut are left out, since they wait for nothing.
     """
     return [
         _info(machine, blk, request)
@@ -104,6 +103,8 @@ def _info(machine: Machine, blk: BlockBackend, request: Request) -> RequestInfo:
         waits_for = RequestWait.THROTTLE
     elif request.waits_for is Wait.RETRY:
         waits_for = RequestWait.RETRY
+    elif request.waits_for is Wait.DRAIN:
+        waits_for = RequestWait.DRAIN
     elif request.waits_for is Wait.HOLD:
         # A request is held by a stop or by a drained section; only the run state tells which.
         runs = machine.vm.running and machine.vm.stop_requested is None

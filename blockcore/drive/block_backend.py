@@ -14,6 +14,8 @@ from typing import Protocol
 
 from blockcore.bql.effects import Until
 from blockcore.drive.guest_request import (
+    BLOCK_STATUS,
+    CONNECT,
     DISCARD,
     FLUSH,
     READ,
@@ -22,6 +24,7 @@ from blockcore.drive.guest_request import (
     Device,
     GuestRequests,
     Request,
+    Wait,
 )
 from blockcore.nodes.driver import Extent
 from blockcore.nodes.node import BlockNode
@@ -335,17 +338,26 @@ class BlockBackend:
         the machine is stopped: an OSError is the answer.  Only drained sections make
         it wait.
         """
-        await Until(self.accepts)
-        extents: list[Extent] = []
-        self._requests.in_flight += 1
-        try:
-            end = min(offset + length, self.size)
-            while offset < end:
-                extents.append(await self.root.block_status(offset, end - offset))
-                offset += extents[-1].length
-        finally:
-            self._requests.in_flight -= 1
-        return extents
+        with self._requests.listed(BLOCK_STATUS, offset, length) as request:
+            if not self.accepts():
+                request.waits_for = Wait.DRAIN
+                await Until(self.accepts)
+                request.waits_for = None
+            extents: list[Extent] = []
+            self._requests.in_flight += 1
+            try:
+                end = min(offset + length, self.size)
+                while offset < end:
+                    extents.append(await self.root.block_status(offset, end - offset))
+                    offset += extents[-1].length
+            finally:
+                self._requests.in_flight -= 1
+            return extents
+
+    async def connect(self, node: BlockNode) -> None:
+        """Let a guest connect, which sees `node`; an OSError refuses it.  No drain waits for it."""
+        with self._requests.listed(CONNECT, 0, 0):
+            await node.connect()
 
     def stats(self) -> BlockAcctStats:
         """Return a copy of the counters, of the long way and the shortcut together."""

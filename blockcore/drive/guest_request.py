@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum, auto
+from itertools import count
 from typing import Protocol
 
 from blockcore.bql.asker import Asker
@@ -24,10 +26,10 @@ from blockcore.nodes.shortcut.guest import Tried
 from blockcore.qapi.errnos import HungUp, failure
 from blockcore.qapi.events import BlockIoError
 from blockcore.qapi.names import (
-    BlkdebugIOType,
     BlockDeviceIoStatus,
     DeviceErrorAction,
     DeviceOnError,
+    FaultIOType,
     IoOperationType,
     OnStop,
     RunState,
@@ -100,18 +102,21 @@ class Kind:
     `acct` None: it is not accounted.  `throttled`: limits apply to it.
     """
 
-    iotype: BlkdebugIOType
+    iotype: FaultIOType
     operation: IoOperationType
     acct: AcctType | None
     throttled: bool
 
 
-READ = Kind(BlkdebugIOType.READ, IoOperationType.READ, AcctType.READ, throttled=True)
-WRITE = Kind(BlkdebugIOType.WRITE, IoOperationType.WRITE, AcctType.WRITE, throttled=True)
-ZERO = Kind(BlkdebugIOType.WRITE_ZEROES, IoOperationType.WRITE, AcctType.WRITE, throttled=True)
-FLUSH = Kind(BlkdebugIOType.FLUSH, IoOperationType.WRITE, AcctType.FLUSH, throttled=False)
-DISCARD = Kind(BlkdebugIOType.DISCARD, IoOperationType.WRITE, None, throttled=False)
+READ = Kind(FaultIOType.READ, IoOperationType.READ, AcctType.READ, throttled=True)
+WRITE = Kind(FaultIOType.WRITE, IoOperationType.WRITE, AcctType.WRITE, throttled=True)
+ZERO = Kind(FaultIOType.WRITE_ZEROES, IoOperationType.WRITE, AcctType.WRITE, throttled=True)
+FLUSH = Kind(FaultIOType.FLUSH, IoOperationType.WRITE, AcctType.FLUSH, throttled=False)
+DISCARD = Kind(FaultIOType.DISCARD, IoOperationType.WRITE, None, throttled=False)
 """A discard, which virtio-blk does not account (recorded: guest-discard-zeroes-eio-stop)."""
+BLOCK_STATUS = Kind(FaultIOType.BLOCK_STATUS, IoOperationType.READ, None, throttled=False)
+CONNECT = Kind(FaultIOType.CONNECT, IoOperationType.READ, None, throttled=False)
+"""What a server is asked, and no device: no policy applies, and a stop does not hold it."""
 
 
 class Wait(Enum):
@@ -119,6 +124,8 @@ class Wait(Enum):
 
     HOLD = auto()
     """The machine is stopped, or about to stop, or a drained section keeps requests out."""
+    DRAIN = auto()
+    """A drained section, which is all that keeps this one out."""
     THROTTLE = auto()
     """The limits of the drive."""
     RETRY = auto()
@@ -194,8 +201,8 @@ class GuestRequests:
     """The requests of one drive's guest, except those on the shortcut.
 
     `in_flight` requests are at a node; `stats` counts the requests that are over;
-    `arrivals` is how many have come.  `open` has those that are not answered, by
-    their number, in the order in which they have come.
+    `arrivals` is how many have come that a device is asked.  `open` has those that are
+    not answered, by their rank, in the order in which they have come.
     """
 
     def __init__(self, drive: Drive, host: DriveHost, stats: BlockAcctStats) -> None:
@@ -205,6 +212,7 @@ class GuestRequests:
         self._host = host
         self.arrivals = 0
         self.open: dict[int, Request] = {}
+        self._ranks = count(1)
         self._hold = _Hold(drive, host.vm)
 
     def drop_held(self) -> None:
@@ -213,9 +221,18 @@ class GuestRequests:
         self._hold = _Hold(self._drive, self._host.vm)
 
     def _request(self, kind: Kind, offset: int, nbytes: int) -> Request:
-        now_ns = self._host.clock.monotonic_ns()
-        self.arrivals += 1
-        return Request(kind, offset, nbytes, now_ns, self._host.asker(), self.arrivals, now_ns)
+        now_ns, rank = self._host.clock.monotonic_ns(), next(self._ranks)
+        return Request(kind, offset, nbytes, now_ns, self._host.asker(), rank, now_ns)
+
+    @contextmanager
+    def listed(self, kind: Kind, offset: int, nbytes: int) -> Iterator[Request]:
+        """List what no device is asked among the open requests, until the context ends."""
+        request = self._request(kind, offset, nbytes)
+        self.open[request.rank] = request
+        try:
+            yield request
+        finally:
+            del self.open[request.rank]
 
     async def carry_out(
         self,
@@ -240,6 +257,7 @@ class GuestRequests:
         """
         self._drive.renew_shortcut()
         error = tried if isinstance(tried, OSError) else None
+        self.arrivals += 1
         request = self._request(kind, offset, nbytes)
         self.open[request.rank] = request
         try:

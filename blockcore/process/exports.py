@@ -73,7 +73,7 @@ class Exports:
             node = machine.find.shown_by(blk)
         try:
             if node.faults is not None:
-                self._lock.run_in_thread(node.connect(), alive, number)
+                self._lock.run_in_thread(blk.connect(node), alive, number)
             return Connection(
                 *(number, self._lock, blk, readonly, self._gathering),
                 socket=socket_,

@@ -992,7 +992,7 @@ RequestInfo = TypedDict(
     "RequestInfo",
     {
         "device": "str",
-        "iotype": "BlkdebugIOType",
+        "iotype": "FaultIOType",
         "offset": "int",
         "length": "int",
         "connection": "int",

@@ -56,6 +56,13 @@ def test_held_up(live: Live, qmp: Qmp) -> None:
         assert qmp("x-fault-wait", id=rule, hits=3) == {"hits": 3, "timed-out": False}
         assert can_connect(live, "vdb") and len(guest.pread(512, 0)) == 512
         assert not outcomes
+        shown = [
+            (one["device"], one["iotype"], one["waits-for"], one["fault"])
+            for one in qmp("x-query-requests")
+        ]
+        assert shown == [("vda", "connect", "fault", rule)] * 3
+        assert qmp("x-barrier", device="vda", timeout_ms=1)["timed-out"]
+        assert not qmp("x-barrier", device="vdb")["timed-out"]
         assert qmp("x-fault-release", id=rule) == {"released": 3}
         for thread in waiting:
             thread.join()

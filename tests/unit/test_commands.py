@@ -624,9 +624,36 @@ def test_open_request_that_failed(world: Setup) -> None:
 def test_open_requests_in_a_drained_section(world: Setup) -> None:
     with world.blk.quiesced():
         world.write()
-        assert _requests(world) == [("vda", "write", 0, 512, "drain")]
+        world.sim.start("status", world.blk.block_status(0, 1024))
+        world.sim.run()
+        waiting = [("vda", "write", 0, 512), ("vda", "block-status", 0, 1024)]
+        assert _requests(world) == [(*one, "drain") for one in waiting]
+        world.command("stop")
+        assert _requests(world) == [(*waiting[0], "run"), (*waiting[1], "drain")]
+        world.command("cont")
     world.sim.lock.poke()
+    world.sim.run()
     assert _requests(world) == []
+
+
+def test_what_no_device_is_asked(world: Setup) -> None:
+    """It is listed while it is under way, a stopped machine answers it, and drives nothing."""
+    blk = world.blk
+    rule = {"node_name": blk.root.node_name, "action": "hang", "id": "h"}
+    world.command("x-fault-add", iotype=["block-status", "connect"], **rule)
+    world.command("stop")
+    world.sim.start("status", blk.block_status(512, 1024))
+    world.sim.start("connect", blk.connect(blk.root))
+    world.sim.run()
+    assert _requests(world, "fault") == [
+        ("vda", "block-status", 512, 1024, "fault", "h"),
+        ("vda", "connect", 0, 0, "fault", "h"),
+    ]
+    assert not blk.is_idle() and not blk.is_driven()
+    world.command("x-fault-release", id="h")
+    world.sim.run()
+    assert _requests(world) == []
+    assert blk.is_idle() and not blk.is_driven()
 
 
 # The table itself.

@@ -1805,8 +1805,7 @@ class Commands:
         about to stop, for the end of a `drain`, for the `throttle` of its drive, for
         the next `retry` of what has failed, or for a `fault` rule that delays it or lets it
         hang.
-        Requests on the shortcut are left out, since they wait for nothing, and so are
-        questions for the block status.
+        Requests on the shortcut are left out, since they wait for nothing.
         """
         result: list[RequestInfo] = await self._run(
             "x-query-requests",

@@ -220,9 +220,6 @@ class Replay:
                 raise Divergence(
                     step.line.number, str(request), "it reached its drive", "it has not"
                 )
-            if request.iotype == "block-status":  # which x-query-requests does not have
-                guest.wait(request.number, 0.1)
-                return
             found = [one for one in self._ask("x-query-requests", {}) if _is(one, request)]
             parked = [
                 one for one in found if "waits-for" in one or one["age-ms"] >= PARKED_MS
