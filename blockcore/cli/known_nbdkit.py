@@ -49,9 +49,12 @@ def remember_python(
         path = _file(environ)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         new = f"{path}.{os.getpid()}"
-        with open(new, "xb") as file:
-            file.write(text)
-        os.replace(new, path)
+        try:
+            with open(new, "xb") as file:
+                file.write(text)
+            os.replace(new, path)
+        except OSError:
+            os.unlink(new)
 
 
 def _file(environ: Mapping[str, str]) -> str:

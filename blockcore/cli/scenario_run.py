@@ -92,8 +92,11 @@ class Run:
 
     async def _on_machine(self, scenario: Scenario, directory: str) -> Played:
         for name, size in scenario.files.items():
-            with open(os.path.join(directory, name), "xb") as file:
-                file.truncate(size)
+            try:
+                with open(os.path.join(directory, name), "xb") as file:
+                    file.truncate(size)
+            except OSError as exc:
+                raise click.ClickException(f"{name} of {size} bytes: {exc.strerror}") from exc
         played = None
         try:
             async with self._machine(scenario) as (machine, ready):

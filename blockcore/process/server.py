@@ -240,9 +240,10 @@ class Server:
             self._stderr = Stderr(log.line_about_lost, self._log)
             self._ending = Ending(self.machine, self.lock, shutdown, self._leave)
             self._loop = MainLoop(self.machine, self.lock, self._listener, self._quit, trim)
-            if self._recorded is not None:
-                with self._reported(f"record={self._config.record}"):
-                    self._recorded.begin(self._pairs())
+        if self._recorded is not None:
+            with self._reported(f"record={self._config.record}"):
+                self._recorded.begin(self._pairs())
+        with self._reported("cannot serve"):
             self._loop.start()
             self._ending.start(self._loop)
             self._start.serves(self._ending.begin)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from blockcore.bql.later import later
 from blockcore.config.sockets import needs_drive
+from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.errors import QmpError
 
 _hint = later("blockcore.process.hints:hint")
@@ -68,8 +69,11 @@ def _with_file(key: str, at: int, directory: Path) -> str:
     image = directory / f"{name if _well_formed_id()(name) else 'drive'}.img"
     if image.exists():  # of a drive of that id, which the parser refuses
         image = directory / f"drive{at}.img"
-    with image.open("xb") as file:
-        file.truncate(size)
+    try:
+        with image.open("xb") as file:
+            file.truncate(size)
+    except OSError as exc:
+        raise QmpError(f"{key}: {reason_of(exc)}") from None
     return _key({"format": "raw", **options, "file": str(image)})
 
 

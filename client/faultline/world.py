@@ -38,7 +38,7 @@ def build_files(recording: Recording, root: Path, images: Mapping[str, str]) -> 
 
 def _build(path: Path, file: Mapping[str, Any]) -> None:
     with path.open("xb") as out:
-        out.truncate(file["size"])
+        os.truncate(path, file["size"])  # whose error names the file
         for offset, parts in file.get("contents", ()):
             out.seek(offset)
             out.write(contents(parts))

@@ -145,3 +145,16 @@ def test_a_machine_that_does_not_start(typed: Typed) -> None:
         "faultline: bad.yaml: line 2: drives[0]: Could not open 'none.img': "
         "No such file or directory\n",
     )
+
+
+def test_a_disk_without_room(tmp_path: Path) -> None:
+    (tmp_path / "quick.yaml").write_text(QUICK)
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -f 100; exec "$@"', "sh", *FAULTLINE, "scenario", "quick.yaml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "faultline: quick.yaml: line 3: drives[0]: File too large\n"

@@ -256,6 +256,25 @@ def test_one_line_and_nothing_left(how: str, place: Path) -> None:
     assert left(place) == []
 
 
+@pytest.mark.parametrize("key", ["record=r.jsonl", "drive=id=vdb,size=1M"])
+def test_a_file_without_room(key: str, place: Path, tmp_path: Path) -> None:
+    """Neither a disk that cannot have its size is served, nor a recording without a beginning.
+
+    What else is written, such as the user's cache, is not missed.
+    """
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *FAULTLINE, "serve", DRIVE, key],
+        cwd=tmp_path,
+        env=environ(place),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"faultline: {key}: File too large\n"
+    assert left(place) == []
+
+
 @pytest.mark.parametrize("number", range(7, 20))
 def test_nbdkit_with_few_descriptors(number: int, tmp_path: Path) -> None:
     """It serves, or it says what is missing; it does not begin and hang."""
