@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,10 +23,14 @@ _server = later("blockcore.process.server:Server")
 
 @dataclass(frozen=True, slots=True)
 class ScenarioKeys:
-    """The words, and for each the place in the file: ``late.yaml: line 7: drives[0]``."""
+    """The words, and for each the place in the file: ``late.yaml: line 7: drives[0]``.
+
+    `rules` are words for all rules that the file or its steps add, which only `check` needs.
+    """
 
     keys: tuple[str, ...]
     places: tuple[str, ...]
+    rules: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, scenario: Scenario) -> ScenarioKeys:
@@ -36,20 +42,22 @@ class ScenarioKeys:
             raise click.ClickException(_with_line(exc.message, scenario)) from exc
         left = {key: iter(places) for key, places in file.places.items()}
         places = [_with_line(next(left[key.partition("=")[0]]), scenario) for key in file.keys]
-        return cls(tuple(file.keys), tuple(places))
+        return cls(tuple(file.keys), tuple(places), tuple(_rules(scenario)))
 
     def check(self) -> None:
         """Raise ClickException, with the place, if the machine could not be started with them.
 
         Nothing is started, and no image opened; drives of a size get files, for a moment.
+        Rules are checked for what makes no sense on any drive.
         """
         places: dict[str, list[str]] = {}
-        for key, place in zip(self.keys, self.places, strict=True):
+        for key, place in (*zip(self.keys, self.places, strict=True), *self.rules):
             places.setdefault(key.partition("=")[0], []).append(place)
         with tempfile.TemporaryDirectory() as directory:
             server = _server()({"FAULTLINE_PLACES": json.dumps(places)}, directory)
             try:
-                for key in with_files(self.keys, Path(directory)):
+                keys = (*self.keys, *(key for key, _ in self.rules))
+                for key in with_files(keys, Path(directory)):
                     server.config(*key.split("=", 1))
                 server.config_complete()
             except QmpError as exc:
@@ -57,10 +65,29 @@ class ScenarioKeys:
 
     def placed(self, message: str) -> str:
         """Return an error of a machine's start, with the place for the key that it begins with."""
-        for key, place in zip(self.keys, self.places, strict=True):
+        for key, place in (*zip(self.keys, self.places, strict=True), *self.rules):
             if message.startswith(f"{key}: "):
                 return f"{place}{message.removeprefix(key)}"
         return message
+
+
+def _rules(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    """Yield a key for each rule, with its place; steps may use one id again and again."""
+    ids = set()
+    if not isinstance(scenario.faults, str):
+        for at, rule in enumerate(scenario.faults):
+            place = _with_line(f"{scenario.file}: faults[{at}]", scenario)
+            if (id := rule.get("id")) in ids and id is not None:
+                raise click.ClickException(f"{place}: there is a rule '{id}' before it")
+            ids.add(id)
+            yield _fault(rule), place
+    for step in scenario.commands():
+        if step.command == "x-fault-add" and step.error is None:
+            yield _fault(step.arguments), f"{scenario.file}: line {step.line}: {step.field}"
+
+
+def _fault(rule: Mapping[str, Any]) -> str:
+    return f"fault={json.dumps({name: rule[name] for name in rule if name != 'id'})}"
 
 
 def _with_line(text: str, scenario: Scenario) -> str:

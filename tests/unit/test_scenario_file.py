@@ -223,6 +223,49 @@ def test_mistakes_are_told_with_their_place(old: str, new: str, text: str) -> No
     assert message.startswith("a.yaml: line ") and "\n" not in message
 
 
+WRONG_ANSWERS = {
+    "query-status, returns: {runing: no}": ".runing: the answer has no member 'runing', did you me",
+    "query-status, returns: {status: flying}": ".status: it is never 'flying': it is io-error, ",
+    "query-status, returns: {status: {not: pasued}}": "'pasued', did you mean 'paused'?",
+    "query-status, returns: {status: {one-of: [paused, x]}}": "one-of[1]: it is never 'x'",
+    "query-status, returns: {running: {is: no}}": ".running: the answer has no mapping there",
+    "query-block, returns: {device: vda}": "returns: the answer has no mapping there",
+    "query-block, returns: [{io-status: full}]": "[0].io-status: it is never 'full'",
+    "query-block, returns: [{inserted: [1]}]": "[0].inserted: the answer has no list there",
+    "query-block, returns: [{inserted: vda}]": "[0].inserted: the answer has a mapping there",
+    "query-block, returns: vda": "returns: the answer has a list there",
+    "query-block, returns: [{inserted: {image: {fomat: raw}}}]": ".fomat: the answer has no member",
+}
+"""Queries, and what of their answers can never be."""
+
+
+@pytest.mark.parametrize("query", WRONG_ANSWERS)
+def test_answers_that_never_come(query: str) -> None:
+    with pytest.raises(ScenarioError) as error:
+        step(f"expect: {{command: {query}}}")
+    assert WRONG_ANSWERS[query] in str(error.value)
+    command, _, returns = query.partition(", ")
+    with pytest.raises(ScenarioError) as same:
+        step(f"{{qmp: {command}, {returns}}}")
+    assert WRONG_ANSWERS[query] in str(same.value)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "query-block, returns: [{inserted: {image: {format: raw}}, io-status: null}]",
+        "query-block, returns: [{tray_open: false}]",
+        "query-block, returns: []",
+        "query-status, returns: {status: {one-of: [paused, running]}, running: {not: true}}",
+        "query-jobs, returns: [{current-progress: {at-least: 1M}, status: running}]",
+        "query-commands, returns: [{name: quit}]",
+    ],
+)
+def test_answers_that_may_come(query: str) -> None:
+    """Also from a QEMU, which has members that there are not here."""
+    assert isinstance(step(f"expect: {{command: {query}}}"), steps.Expect)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "5", "steps: 5", "a: 1", "steps: [[]]"])
 def test_what_is_no_scenario(text: str) -> None:
     with pytest.raises(ScenarioError, match=r"^a.yaml: line 1: "):

@@ -37,6 +37,7 @@ class World:
         self.answers: dict[str, Any] = {"query-status": {"status": "running"}, **(answers or {})}
         self.asked: list[str] = []
         self.started: list[str] = []
+        self.asked_before: dict[str, int] = {}
         self._later = sorted((later or {}).items())
         self.playing = Play(read(text, "a.yaml"), self.journal, lambda: self.now, command)
 
@@ -67,6 +68,7 @@ class World:
                 return answer
             case Start():
                 self.started.append(move.name)
+                self.asked_before[move.name] = len(self.asked)
                 return None
             case Until():
                 return self._until(move)
@@ -358,6 +360,24 @@ def test_the_command_is_started_after_the_steps_before_it() -> None:
     )
     assert world.play().failure is None
     assert world.started == ["fill", COMMAND, "guest"]
+
+
+AT_ONCE = {
+    "a rule, and a command": ("[{fault: {node-name: vda}}, stop, {wait: STOP}]", 2),
+    "a command after a while": ("[stop, {cont: , after: 1s}, {wait: STOP}]", 1),
+    "an expectation": ("[{expect: {command: query-status, returns: {}}}, stop]", 0),
+    "steps that are repeated": ("[{repeat: 2, steps: [stop]}]", 0),
+}
+"""The steps of a file, and how many of its commands are done before the command begins."""
+
+
+@pytest.mark.parametrize("name", AT_ONCE)
+def test_the_command_is_started_at_the_first_step_that_waits(name: str) -> None:
+    text, number = AT_ONCE[name]
+    answers = {"x-fault-add": {"id": "f"}}
+    world = World(f"{{steps: {text}, ends: any}}", command="stays", answers=answers)
+    world.play()
+    assert world.asked_before[COMMAND] == number
 
 
 def test_a_step_begins_after_its_time() -> None:

@@ -79,7 +79,7 @@ def _arguments(method: Any, typed: str, given: Mapping[str, Value], place: Value
     kinds = get_type_hints(method)
     known = {name.replace("_", "-"): name for name in parameters if name != "members"}
     if "members" in parameters:
-        more = _members(ARGUMENTS[typed.replace("_", "-")])
+        more = members_of(ARGUMENTS[typed.replace("_", "-")])
         kinds |= {name.replace("-", "_"): kind for name, (kind, _) in more.items()}
         known |= {name: name.replace("-", "_") for name in more}
     named: dict[str, Any] = {}
@@ -130,7 +130,7 @@ def check_event(name: Value) -> str:
 
 def check_event_member(event: str, name: str, value: Value) -> None:
     """Raise ScenarioError if an event has no member of a name, or not of a value's kind."""
-    kinds = _members(EVENT_DATA[event])
+    kinds = members_of(EVENT_DATA[event])
     if name not in kinds:
         hint = right_names(name, kinds) if kinds else ": it has no members"
         value.wrong(f"{event} has no member '{name}'{hint}")
@@ -139,7 +139,7 @@ def check_event_member(event: str, name: str, value: Value) -> None:
         _checked(value, kind)
 
 
-def _members(cls: Any) -> dict[str, tuple[Any, bool]]:
+def members_of(cls: Any) -> dict[str, tuple[Any, bool]]:
     """Return the types of a TypedDict's members, and whether each has to be there."""
     found = {}
     for name, kind in get_type_hints(cls, include_extras=True).items():
@@ -192,7 +192,7 @@ def _choice(value: Value, known: tuple[str, ...]) -> str:
 
 
 def _object(value: Value, cls: Any) -> dict[str, Any]:
-    kinds = _members(cls)
+    kinds = members_of(cls)
     found = {}
     for name, member in value.mapping("a mapping").items():
         if name not in kinds:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from faultline.errors import CommandError, FaultlineError, MachineEnded
@@ -98,9 +99,12 @@ class Play:
         """
         try:
             yield from self._all(self.scenario.before)
+            # Otherwise the command could be past what a rule at the beginning is for.
+            at_once = tuple(takewhile(_is_at_once, self.scenario.steps))
+            yield from self._all(at_once)
             if self._command != "none":
                 yield Start(COMMAND)
-            yield from self._all(self.scenario.steps)
+            yield from self._all(self.scenario.steps[len(at_once) :])
             yield from self._end()
         except Broken as exc:
             yield from self._fail(str(exc))
@@ -358,6 +362,11 @@ class Play:
         )
         if step.status is not None and status != step.status:
             raise Broken(f"{step.name} has ended with status {status}, not {step.status}")
+
+
+def _is_at_once(step: Step) -> bool:
+    """Return whether a step changes something, and waits for nothing."""
+    return isinstance(step, kinds.Command) and not step.after_s
 
 
 def _refused(error: FaultlineError) -> str:

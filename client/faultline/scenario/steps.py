@@ -6,7 +6,7 @@ Times are in seconds.  `reading` makes these of a file, `play` plays them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,8 +137,9 @@ class Scenario:
     and `lines` the line of each, and of each element of its lists (``drives[0]``).
     `faults` are rules, or the name of a file of rules.  `files` are scratch files, with
     their sizes in bytes.  The command that is tested is started after the steps of
-    `before`, and has ended before those of `at_end`.  `allow` are events that may come
-    though no step waits for them; `ends` is the run state at the end, None for any.
+    `before`, and after those at the beginning of `steps` that are commands; it has
+    ended before those of `at_end`.  `allow` are events that may come though no step
+    waits for them; `ends` is the run state at the end, None for any.
     """
 
     name: str
@@ -156,3 +157,17 @@ class Scenario:
     allow: tuple[Pattern, ...] = ()
     ends: str | None = "running"
     linger_s: float = 0.0
+
+    def commands(self) -> Iterator[Command]:
+        """Yield the commands of all steps, in the order of the file."""
+        yield from _commands((*self.before, *self.steps, *self.at_end))
+
+
+def _commands(steps: Iterable[Step]) -> Iterator[Command]:
+    for step in steps:
+        if isinstance(step, Command):
+            yield step
+        elif isinstance(step, Repeat):
+            yield from _commands(step.steps)
+        elif isinstance(step, Never):
+            yield from _commands(step.during or ())

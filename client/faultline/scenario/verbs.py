@@ -10,6 +10,7 @@ from typing import Any
 from faultline.events import Pattern
 from faultline.names import did_you_mean, right_names
 from faultline.scenario import steps as kinds
+from faultline.scenario.answers import check_answer
 from faultline.scenario.matching import Like, shown, wanted
 from faultline.scenario.members import (
     COMMANDS,
@@ -118,15 +119,22 @@ class _Reading:
             self.value.wrong(f"{self.name} needs '{name}'")
         return members[name]
 
-    def outcome(self) -> dict[str, Any]:
+    def outcome(self, command: str) -> dict[str, Any]:
         """Return what a command has to answer."""
         found: dict[str, Any] = {}
         if "returns" in self.beside:
-            found["returns"] = wanted(self.beside["returns"])
+            found["returns"] = self.answer(command, self.beside["returns"])
         if "error" in self.beside:
             found["error"] = self.beside["error"].word("a text that the error has")
         if len(found) == 2:
             self.beside["error"].wrong("a command that is refused returns nothing")
+        return found
+
+
+    def answer(self, command: str, value: Value) -> Any:
+        """Return what the answer of a command has to have."""
+        found = wanted(value)
+        check_answer(command, value)
         return found
 
 
@@ -147,7 +155,7 @@ def _wait_several(step: _Reading, common: dict[str, Any]) -> Step:
 def _expect(step: _Reading, common: dict[str, Any]) -> Step:
     members = step.only("command", "arguments", "returns")
     name, arguments = command(step.needed(members, "command"), members.get("arguments"))
-    returns = wanted(step.needed(members, "returns"))
+    returns = step.answer(name, step.needed(members, "returns"))
     within_s = step.within_s() if "within" in step.beside else None
     return kinds.Expect(
         command=name, arguments=arguments, returns=returns, within_s=within_s, **common
@@ -160,7 +168,7 @@ def _qmp(step: _Reading, common: dict[str, Any]) -> Step:
         name, arguments = command(step.needed(members, "execute"), members.get("arguments"))
     else:
         name, arguments = command(step.value, None)
-    return kinds.Command(command=name, arguments=arguments, **step.outcome(), **common)
+    return kinds.Command(command=name, arguments=arguments, **step.outcome(name), **common)
 
 
 def _command(step: _Reading, common: dict[str, Any]) -> Step:
@@ -168,12 +176,13 @@ def _command(step: _Reading, common: dict[str, Any]) -> Step:
     if step.value.data is not None and not isinstance(step.value.data, dict):
         step.value.wrong(f"it is a mapping, with the arguments of {step.name}")
     name, arguments = command(typed, step.value)
-    return kinds.Command(command=name, arguments=arguments, **step.outcome(), **common)
+    return kinds.Command(command=name, arguments=arguments, **step.outcome(name), **common)
 
 
 def _fault(step: _Reading, common: dict[str, Any]) -> Step:
     members = rule(step.value)
-    return kinds.Command(command="x-fault-add", arguments=members, **step.outcome(), **common)
+    outcome = step.outcome("x-fault-add")
+    return kinds.Command(command="x-fault-add", arguments=members, **outcome, **common)
 
 
 def _of_rule(command: str) -> Callable[[_Reading, dict[str, Any]], Step]:
