@@ -13,6 +13,7 @@ from blockcore.cli.completions import named
 from blockcore.cli.connection import Control, ErrorReply, control_options
 from blockcore.cli.once import Command
 from blockcore.cli.qmp import Ask, in_session
+from blockcore.process import hints
 from faultline.presets import LANGUAGES, translate
 from faultline.rule_lines import armed_line, lines, located
 
@@ -126,12 +127,21 @@ async def _added(ask: Ask, text: str, file: str | None) -> list[str]:
     try:
         reply = await ask("x-fault-load", {"text": text})
     except ErrorReply as exc:
-        told = located(exc.message, file or "")
+        told = located(exc.message, file or "") + _hint(exc.message)
         raise ErrorReply(told if file else told.partition(": ")[2]) from exc
     for text in reply.get("warnings", ()):
         told = located(text, file or "")
         click.echo(f"Warning: {told if file else told.partition(': ')[2]}", err=True)
     return list(reply["ids"])
+
+
+def _hint(message: str) -> str:
+    """Return a clause that goes behind the error of a line, as behind that of ``fault=``.
+
+    >>> _hint("line 2: Parameter 'offset' expects uint64")
+    ', such as 1048576'
+    """
+    return hints.hint(message.partition(": ")[2], "fault=")
 
 
 def _print(ids: Iterable[str]) -> None:

@@ -38,7 +38,7 @@ def fault_hint(desc: str) -> str:
     """Return a clause that goes behind the message `desc` about a fault=, or an empty text."""
     match desc.split("'"):
         case ["Parameter ", member, " does not accept value ", value, ""]:
-            return right_answers(value, _VALUES.get(member, []))
+            return right_answers(value, _VALUES.get(_list_of(member), []))
         case ["Parameter ", member, " is unexpected"]:
             return did_you_mean(member, _MEMBERS, _MEANINGS)
         case ["Parameter ", _, " expects a size value"]:
@@ -50,3 +50,8 @@ def fault_hint(desc: str) -> str:
         case ["Parameter ", "node-name", " is missing"] | ["Expected ", "=", *_]:
             return f", as in {EXAMPLE}"
     return ""
+
+
+def _list_of(member: str) -> str:
+    """Return the list of an element such as ``iotype[1]`` or ``iotype.1``, else `member`."""
+    return member.partition("[")[0].partition(".")[0]

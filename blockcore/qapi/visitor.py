@@ -8,7 +8,8 @@ all scalars, which are converted here.
 Messages and limits were recorded from ``qemu-system-x86_64``
 (`qapi/qobject-input-visitor.c`, `qapi/qapi-visit-core.c`).  Where QEMU's error
 names a member without its path (enum values, narrow integers), so does the one
-here.
+here; elements of lists have no name there, so QEMU says 'null'.  What QEMU does not
+have names them by their path.
 """
 
 from __future__ import annotations
@@ -75,6 +76,11 @@ class Name:
         full = f"{self.full}.{index}" if self.keyval else f"{self.full}[{index}]"
         return Name(full, "", self.keyval, self.absent, self.ours, self.level)
 
+    @property
+    def short(self) -> str:
+        """The name in errors in which QEMU leaves the path out."""
+        return self.local or (self.full if self.ours else "") or "null"
+
     def type_error(self, expected: str) -> QmpError:
         """Return the error for a value of the wrong JSON type."""
         shown = self.full or "<anonymous>"
@@ -133,7 +139,7 @@ class Unsigned(QapiType):
         if number > self.maximum:
             # QEMU checks narrow types last, and names the C type, without the path
             # (visit_type_uintN).
-            raise QmpError(f"Parameter '{name.local or 'null'}' expects {self.name}_t")
+            raise QmpError(f"Parameter '{name.short}' expects {self.name}_t")
         return int(number)
 
 
@@ -150,8 +156,7 @@ class Enumeration(QapiType):
         try:
             return self.values[text]
         except KeyError:
-            local = name.local or "null"
-            raise QmpError(f"Parameter '{local}' does not accept value '{text}'") from None
+            raise QmpError(f"Parameter '{name.short}' does not accept value '{text}'") from None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

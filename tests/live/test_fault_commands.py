@@ -44,6 +44,7 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"errno": 999}, "Parameter 'errno' expects the number or name of an errno"),
     ({"errno": -5}, "Parameter 'errno' expects the number or name of an errno"),
     ({"errno": True}, "Invalid parameter type for 'errno', expected: integer"),
+    ({"iotype": ["read", "frob"]}, "Parameter 'iotype[1]' does not accept value 'frob'"),
     ({"iotype": "trim"}, "Parameter 'iotype' does not accept value 'trim'"),
     ({"sector": -2}, "Parameter 'sector' expects a sector number, or -1 for any"),
     ({"sector": 1, "offset": 1}, "'sector' and 'offset' cannot be specified at the same time"),

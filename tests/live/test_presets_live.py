@@ -185,12 +185,16 @@ def test_a_file_goes_around(qmp: Qmp, machine: Live) -> None:
     assert "faults" not in [key for key, _ in header["keys"]]
 
 
+KINDS = "read, write, write-zeroes, discard, flush, block-status or connect"
+LIKE_WRITE = f", did you mean 'write'? It is {KINDS}"
+
+
 def test_a_wrong_file_is_told_with_its_line(qmp: Qmp, machine: Live) -> None:
     file = machine.directory / "wrong.faults"
     file.write_text("# rules\nvda\n\nvda,iotype=writes\n")
     told = "4: Parameter 'iotype' does not accept value 'writes'"
     status, _, error = command(machine, "load", "wrong.faults")
-    assert (status, error) == (1, f"faultline: wrong.faults:{told}\n")
+    assert (status, error) == (1, f"faultline: wrong.faults:{told}{LIKE_WRITE}\n")
     with pytest.raises(CommandError) as failed:
         qmp.load_faults(file)
     assert failed.value.text == f"{file}:{told}"

@@ -195,6 +195,16 @@ def test_a_rule(text: str, expected: Fail) -> None:
     [
         ("", "Parameter 'node-name' is missing", "as in fault=node-name=vda"),
         ("vda,iotype=wirte", "'iotype' does not accept value 'wirte'", "did you mean 'write'?"),
+        (
+            "vda,iotype.0=read,iotype.1=wirte",
+            "'iotype.1' does not accept value 'wirte'",
+            "did you mean 'write'?",
+        ),
+        (
+            '{"node-name": "vda", "iotype": ["frob", "read"]}',
+            "'iotype[0]' does not accept value 'frob'",
+            "it is read, write",
+        ),
         ("vda,actn=x", "Parameter 'actn' is unexpected", "did you mean 'action'?"),
         ("node-name=vda,type=read", "Parameter 'type' is unexpected", "did you mean 'iotype'?"),
         ("vda,errno=EFOO", "'errno' does not accept value 'EFOO'", ""),

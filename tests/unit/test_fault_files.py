@@ -92,6 +92,14 @@ def test_a_rule_that_hits_nothing_is_told(world: World) -> None:
 
 REFUSALS = [
     (["vda,iotype=writes"], "line 1: Parameter 'iotype' does not accept value 'writes'"),
+    (
+        ["vda,iotype.0=read,iotype.1=wirte"],
+        "line 1: Parameter 'iotype.1' does not accept value 'wirte'",
+    ),
+    (
+        ['{"node-name": "vda", "iotype": ["read", "frob"]}'],
+        "line 1: Parameter 'iotype[1]' does not accept value 'frob'",
+    ),
     (["vda", "", "vda,colour=red"], "line 3: Parameter 'colour' is unexpected"),
     (["vda", "vda,errno"], "line 2: Expected '=' after parameter 'errno'"),
     (["vda", '{"node-name": "vda",'], "line 2: JSON parse error, "),

@@ -9,9 +9,11 @@ from typing import Annotated, Any, ClassVar
 
 import pytest
 
+from blockcore.qapi.errno_types import KNOWN_ERRNO
 from blockcore.qapi.events import BlockWriteThreshold
 from blockcore.qapi.names import BlockdevOnError, QmpError, Size, UInt32, UInt64
 from blockcore.qapi.schema import Alternate, CommandTable, FlatUnion, Null, parse, to_wire
+from blockcore.qapi.visitor import Array
 
 
 class Discard(StrEnum):
@@ -207,6 +209,25 @@ def test_accepted_values(tp: Any, value: Any, result: Any) -> None:
 def test_element_of_a_list_has_no_name_of_its_own() -> None:
     assert desc(list[Discard], ["q"], "enable") == "Parameter 'null' does not accept value 'q'"
     assert desc(list[UInt64], [1, "a"], "b") == "Parameter 'b[1]' expects uint64"
+
+
+OURS = [
+    (list[Discard], ["unmap", "q"], "[1]' does not accept value 'q'"),
+    (list[list[Discard]], [[], ["q"]], "[1][0]' does not accept value 'q'"),
+    (Discard | list[Discard], ["q"], "[0]' does not accept value 'q'"),
+    (list[UInt32], [1, 1 << 32], "[1]' expects uint32_t"),
+    (list[UInt64], [-1], "[0]' expects a non-negative number"),
+    (list[Discard], [1], "Invalid parameter type for 'b[0]', expected: string"),
+    (Array(KNOWN_ERRNO), [1, "EFOO"], "[1]' does not accept value 'EFOO'"),
+]
+
+
+@pytest.mark.parametrize(("tp", "value", "told"), OURS, ids=str)
+def test_element_of_a_list_that_qemu_does_not_have(tp: Any, value: Any, told: str) -> None:
+    """It is named: only QEMU calls it 'null'."""
+    with pytest.raises(QmpError) as caught:
+        parse(tp, value, "b", ours=True)
+    assert caught.value.desc in (told, f"Parameter 'b{told}")
 
 
 def test_union_without_a_name_is_named_after_its_choices() -> None:
