@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -206,6 +207,15 @@ def test_two_machines_at_once_and_their_options(tmp_path: Path) -> None:
         assert two.query_name() == {"name": "two"}
         assert two.control == str(tmp_path / "c")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_machine_that_is_recorded(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    with Machine(DRIVE, record=path, record_data=False) as m:
+        m.query_status()
+    header, *lines = map(json.loads, path.read_text().splitlines())
+    assert [line["execute"] for line in lines if "command" in line][-1] == "query-status"
+    assert header["data"] is False
 
 
 def test_asyncio() -> None:

@@ -52,9 +52,11 @@ class Machine(FaultFiles, PowerLoss, Explorable):
     rerror=stop and werror=enospc.  `blockdevs` and `devices` are definitions as
     QEMU's ``-blockdev`` and ``-device`` have them.  `nbd` and `control` are the
     paths of the sockets, in a private directory if not given.  `faults` is a file of
-    fault rules that are there from the start.  `options` are
-    further options of `faultline serve`, `environ` its environment.  `timeout`
-    is the deadline of every call that is not given one, in seconds.
+    fault rules that are there from the start.  `record` is a file to which the machine
+    is recorded, with `record_data=False` without what is written, for `faultline replay`.
+    The others are the keys of that name.  `options` are further options of `faultline
+    serve`, `environ` its environment.  `timeout` is the deadline of every call that is not
+    given one, in seconds.
 
     The machine is started by `with`, or by `start`, and ended by the end of
     the block, or by `close`; it ends with this process at the latest.  Raises
@@ -77,7 +79,10 @@ class Machine(FaultFiles, PowerLoss, Explorable):
         seed: int | None = None,
         name: str | None = None,
         allow_backing: str | None = None,
+        sticky_io_status: bool | None = None,
         faults: Path | None = None,
+        record: Path | None = None,
+        record_data: bool | None = None,
         nbd: Path | None = None,
         control: Path | None = None,
         options: Sequence[str] = (),
@@ -91,7 +96,10 @@ class Machine(FaultFiles, PowerLoss, Explorable):
             "seed": None if seed is None else str(seed),
             "name": name,
             "allow-backing": allow_backing,
+            "x-sticky-io-status": sticky_io_status,
             "faults": faults,
+            "record": record,
+            "record-data": record_data,
         }
         self._plan = plan(
             drives,
