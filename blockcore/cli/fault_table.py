@@ -13,8 +13,8 @@ COLUMNS = ("FAULT", "NODE", "REQUESTS", "RANGE", "OUTCOME", "WHEN", "SEEN", "HIT
 
 COMMON = frozenset(
     {
-        *("id", "device", "node-name", "action", "event", "state", "iotype", "sector"),
-        *("offset", "length", "count", "after", "rate", "seen", "hits", "active"),
+        *("id", "device", "node-name", "action", "event", "state", "node-state", "iotype"),
+        *("sector", "offset", "length", "count", "after", "rate", "seen", "hits", "active"),
         *("errno", "errno-name", "fua"),
     }
 )
@@ -72,7 +72,9 @@ def _when(rule: Mapping[str, Any]) -> str:
     if rule["event"] != "none":
         words.append(rule["event"])
     if rule["state"]:
-        words.append(f"in state {rule['state']}")
+        now = rule.get("node-state", rule["state"])
+        is_now = "" if now == rule["state"] else f" (now {now})"
+        words.append(f"in state {rule['state']}{is_now}")
     if rule["after"]:
         words.append(f"after {rule['after']}")
     if rule["rate"] != 1:

@@ -90,9 +90,12 @@ def _of_kinds(machine: Machine, node: BlockNode, options: FaultOptions) -> Itera
 
 def _of_state(node: BlockNode, options: FaultOptions) -> Iterator[str]:
     """Yield a clause if nothing brings about the state in which the rule hits."""
-    states = {0, 1} if node.faults is None else node.faults.states
-    if options.state not in states:
-        yield f"'state' {options.state} is set by no rule of node '{node.node_name}'"
+    faults = node.injector()
+    if options.state not in faults.states:
+        yield (
+            f"'state' {options.state} is set by no rule of node '{node.node_name}',"
+            f" which is in state {faults.state}"
+        )
 
 
 def _events(node: BlockNode) -> frozenset[BlkdebugEvent]:

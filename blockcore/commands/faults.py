@@ -51,7 +51,8 @@ class FaultInfo:
     requests that matched the rule, `hits` those that it hit.  `active` tells whether
     the rule can still hit a request: a rule with a `count` is used up after that
     many hits, and stays listed until it is removed.  `hanging` is how many requests
-    wait for its release.
+    wait for its release.  `node-state` is blkdebug's state of the node now, for rules
+    with a `state` or `new-state`.
     """
 
     id: str
@@ -60,6 +61,7 @@ class FaultInfo:
     action: str
     event: BlkdebugEvent
     state: int
+    node_state: int | None = None
     origin: FaultOrigin | None = None
     connection: int | None = None
     iotype: Annotated[FaultIOType | list[FaultIOType] | None, ONE_OR_MORE] = None
@@ -182,7 +184,11 @@ def x_fault_modify(
 
 @table.command("x-fault-remove")
 def x_fault_remove(machine: Machine, *, id: str) -> None:
-    """Remove one rule that x-fault-add has made, or a rule of a blkdebug node."""
+    """Remove one rule that x-fault-add has made, or a rule of a blkdebug node.
+
+    A node without any rule, or change of state of its own, is in blkdebug's first state
+    again.
+    """
     node, rule = _rule(machine, id)
     node.injector().remove(rule)
 
@@ -243,10 +249,15 @@ async def x_fault_wait(
 
 @table.command("x-fault-clear")
 def x_fault_clear(machine: Machine, *, node_name: str | None = None) -> None:
-    """Remove all rules, or the rules of one node (or drive's id)."""
+    """Remove all rules, or the rules of one node (or drive's id).
+
+    Those of blkdebug nodes go, too, with their changes of state.  Each node is in
+    blkdebug's first state again.
+    """
     only = None if node_name is None else machine.find.data_node(node_name)
-    for node in {node for node, _ in machine.find.fault_rules() if only in (None, node)}:
-        node.injector().clear()
+    for node in machine.find.nodes_with_faults():
+        if only in (None, node):
+            node.injector().clear()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,6 +299,7 @@ def _info(node: BlockNode, device: str | None, rule: FaultRule) -> FaultInfo:
         "new_state": options.new_state or None,
         "notify": options.notify or None,
         "hanging": rule.state.hanging or None,
+        "node_state": node.injector().state if options.state or options.new_state else None,
     }
     counts = {"seen": rule.seen, "hits": rule.hits, "active": not rule.exhausted}
     return cls(**{**given, **of_rule, **counts})

@@ -33,6 +33,9 @@ from blockcore.faults.states import SetState, StateChange
 from blockcore.qapi.events import XFaultTriggered
 from blockcore.qapi.names import BlkdebugEvent, FaultIOType, UInt64
 
+FIRST_STATE = 1
+"""The state of a node whose rules have not changed it."""
+
 
 class FaultInjector:
     """The rules of one node, and blkdebug's state variable.
@@ -44,7 +47,7 @@ class FaultInjector:
     """
 
     def __init__(self, host: FaultHost) -> None:
-        self.state = 1
+        self.state = FIRST_STATE
         self.rules: list[FaultRule] = []
         self._host = host
         self._standing: list[FaultRule] = []
@@ -123,17 +126,23 @@ class FaultInjector:
         return new
 
     def remove(self, *rules: FaultRule) -> None:
-        """Remove rules, whether or not they are used up."""
+        """Remove rules, whether or not they are used up.
+
+        Without any rule or change of state the node is in the first state again.
+        """
         self._catch_up()
         for rule in rules:
             self.rules.remove(rule)
             self._take_out_of_force(rule)
             rule.removed = True
             rule.state.release()
+        if not self.rules and not self._changes:
+            self.state = FIRST_STATE
         self._rules_changed()
 
     def clear(self) -> None:
-        """Remove all rules."""
+        """Remove all rules, and the changes of state of a blkdebug node's configuration."""
+        self._changes.clear()
         self.remove(*self.rules)
 
     def event(self, event: BlkdebugEvent) -> None:

@@ -141,9 +141,12 @@ class Lookup:
 
     def fault_rules(self) -> Iterator[tuple[BlockNode, FaultRule]]:
         """Yield all fault rules, each with its node."""
-        for node in self._graph.nodes.values():
-            if node.faults is not None:
-                yield from ((node, rule) for rule in list(node.faults.rules))
+        for node in self.nodes_with_faults():
+            yield from ((node, rule) for rule in list(node.injector().rules))
+
+    def nodes_with_faults(self) -> list[BlockNode]:
+        """Return the nodes that have, or had, fault rules or blkdebug's states."""
+        return [node for node in self._graph.nodes.values() if node.faults is not None]
 
     def is_shown(self, node: BlockNode) -> bool:
         """Return whether a drive is exactly as long as the node, because it shows the node's data.

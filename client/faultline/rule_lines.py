@@ -11,7 +11,7 @@ from typing import Any
 from faultline.drives import keyval
 
 COUNTED = frozenset(
-    {"device", "node-name", "errno-name", "seen", "hits", "hanging", "active"}
+    {"device", "node-name", "node-state", "errno-name", "seen", "hits", "hanging", "active"}
 )
 """What x-query-faults tells of a rule, besides the members of x-fault-add."""
 

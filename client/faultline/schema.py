@@ -696,6 +696,7 @@ FaultInfo = TypedDict(
         "action": "FaultInfoTag",
         "event": "BlkdebugEvent",
         "state": "int",
+        "node-state": "NotRequired[int]",
         "origin": "NotRequired[FaultOrigin]",
         "connection": "NotRequired[int]",
         "iotype": "NotRequired[FaultIOType | list[FaultIOType]]",

@@ -122,7 +122,8 @@ def test_a_rule_that_hits_nothing(qmp: Qmp, capsys: Captured) -> None:
     assert main(["fault", "add", "vda", "--write", "state=5"]) == 0
     out, err = capsys.readouterr()
     assert (out, err) == (
-        "fault0\n", f"Warning: 'state' 5 is set by no rule of node '{_node(qmp)}'\n"
+        "fault0\n",
+        f"Warning: 'state' 5 is set by no rule of node '{_node(qmp)}', which is in state 1\n",
     )
     said(capsys, "fault", "clear")
 

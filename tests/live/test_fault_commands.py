@@ -171,7 +171,8 @@ IDLE: list[tuple[dict[str, Any], list[str]]] = [
     ({"node-name": "q-file", "event": "vmstate_load"},
      ["'event' vmstate_load does not occur at node 'q-file'"]),
     ({"node-name": "q", "state": 1}, []),
-    ({"node-name": "q", "state": 3}, ["'state' 3 is set by no rule of node 'q'"]),
+    ({"node-name": "q", "state": 3},
+     ["'state' 3 is set by no rule of node 'q', which is in state 1"]),
 ]
 
 

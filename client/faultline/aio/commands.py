@@ -1457,7 +1457,11 @@ class Commands:
         node_name: str | None = None,
         timeout: float | None = None,
     ) -> None:
-        """Remove all rules, or the rules of one node (or drive's id)."""
+        """Remove all rules, or the rules of one node (or drive's id).
+
+        Those of blkdebug nodes go, too, with their changes of state.  Each node is in
+        blkdebug's first state again.
+        """
         await self._run(
             "x-fault-clear",
             {
@@ -1607,7 +1611,11 @@ class Commands:
         id: str,
         timeout: float | None = None,
     ) -> None:
-        """Remove one rule that x-fault-add has made, or a rule of a blkdebug node."""
+        """Remove one rule that x-fault-add has made, or a rule of a blkdebug node.
+
+        A node without any rule, or change of state of its own, is in blkdebug's first state
+        again.
+        """
         await self._run(
             "x-fault-remove",
             {
