@@ -222,7 +222,7 @@ OURS = [
 ]
 
 
-@pytest.mark.parametrize(("tp", "value", "told"), OURS, ids=str)
+@pytest.mark.parametrize(("tp", "value", "told"), OURS, ids=[row[2] for row in OURS])
 def test_element_of_a_list_that_qemu_does_not_have(tp: Any, value: Any, told: str) -> None:
     """It is named: only QEMU calls it 'null'."""
     with pytest.raises(QmpError) as caught:
