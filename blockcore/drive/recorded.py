@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A drive that is recorded: its shortcut, and what its guests' other requests go through.
 
-Both add nothing to a request but its two lines (`recording`).
+Both add nothing to a request but its two lines (`recording`).  An attempt to connect
+has two as well (`opened`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from typing import Any
 from blockcore.bql.clock import Clock
 from blockcore.bql.effects import Call
 from blockcore.drive.block_backend import BlockBackend
-from blockcore.drive.recording import Entry, Recording, text_of
+from blockcore.drive.recording import Entry, Recording, rules_of
 from blockcore.nodes.driver import Extent
 from blockcore.nodes.shortcut.guest import GuestShortcut, Tried
 from blockcore.nodes.shortcut.slot import Slot
 from blockcore.nodes.shortcut.way import Way
-from blockcore.qapi.errnos import told_by_nbd
+from blockcore.qapi.errnos import HungUp, told_by_nbd
 from blockcore.qapi.names import FaultIOType
 
 LARGE = 256 << 10
@@ -169,8 +170,28 @@ class RecordedDrive:
         return result
 
     def _ended(self, entry: Entry, more: str) -> None:
-        rules = f',"rules":{text_of(entry.rules)}' if entry.rules else ""
-        self._recording.done(entry.number, f"{more}{rules}")
+        self._recording.done(entry.number, f"{more}{rules_of(entry.rules)}")
+
+
+async def opened(
+    go: Coroutine[Any, Any, None],
+    recording: Recording,
+    number: int,
+    blk: BlockBackend,
+    writable: bool,
+) -> None:
+    """Let a guest connect to a drive by `go`; note that it has come, and what becomes of it."""
+    entry = Entry(number, [])
+    recording.connecting(number, blk.export, writable)
+    try:
+        await _Attributed(go, recording, entry)
+    except OSError as error:
+        recording.refused(number, entry.rules, _flag("hung-up", isinstance(error, HungUp)))
+        raise
+    except GeneratorExit:  # the client has gone, or the process ends
+        recording.refused(number, entry.rules, _flag("gone", True))
+        raise
+    recording.connected(number, blk.export, writable, entry.rules)
 
 
 class _Attributed:

@@ -106,10 +106,17 @@ class Recording:
         ms = (self._clock.monotonic_ns() - self._started_ns) / 1e6
         return f'{{"ms":{ms:.3f},"end":{text_of(reason)}'
 
-    def connected(self, number: int, export: str, writable: bool) -> None:
+    def connecting(self, number: int, export: str, writable: bool) -> None:
+        """Note that a guest is about to connect to a drive."""
+        self._put(f'"connecting":{number}{_drive(export, writable)}')
+
+    def connected(self, number: int, export: str, writable: bool, rules: list[str]) -> None:
         """Note that a guest has connected to a drive."""
-        readonly = "" if writable else ',"read-only":true'
-        self._put(f'"connect":{number},"drive":{text_of(export)}{readonly}')
+        self._put(f'"connect":{number}{_drive(export, writable)}{rules_of(rules)}')
+
+    def refused(self, number: int, rules: list[str], more: str = "") -> None:
+        """Note that a guest has not got its connection; `more` are further members."""
+        self._put(f'"refused":{number}{more}{rules_of(rules)}')
 
     def disconnected(self, number: int) -> None:
         """Note that a guest has gone."""
@@ -187,6 +194,15 @@ class Recording:
         if not self.ended:
             ms = (self._clock.monotonic_ns() - self._started_ns) / 1e6
             self.lines.put(f'{{"ms":{ms:.3f},{members}')
+
+
+def _drive(export: str, writable: bool) -> str:
+    return f',"drive":{text_of(export)}' + ("" if writable else ',"read-only":true')
+
+
+def rules_of(rules: list[str]) -> str:
+    """Return the member for the rules that have hit something; none if none has."""
+    return f',"rules":{text_of(rules)}' if rules else ""
 
 
 def text_of(value: Any) -> str:

@@ -39,15 +39,13 @@ class Connection:
         self.socket = socket
         self.blk = blk
         self.guest: BlockBackend | RecordedDrive = blk
-        self.writable = not readonly and not blk.read_only
+        self.writable = is_writable(blk, readonly)
         self._lock = lock
         self._gathering = gathering
         self._opener_slot: Slot | None = None
         self._recording = recording
         if recording is not None:
             self.guest = RecordedDrive(blk, recording, number)
-            with lock.region():
-                recording.connected(number, blk.export, self.writable)
 
     def block_size(self) -> tuple[int, int, int]:
         """Return the minimum, preferred and maximum size of a request, in bytes."""
@@ -124,3 +122,8 @@ class Connection:
                 # The shortcut was taken away during the request: a routine may wait for this slot,
                 # and its condition is looked at only when a region of the lock ends.
                 self._lock.poke()
+
+
+def is_writable(blk: BlockBackend, readonly: bool) -> bool:
+    """Return whether a guest may write to a drive; `readonly` is whether the server lets none."""
+    return not readonly and not blk.read_only

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 
 from blockcore.bql.big_lock import BigLock
 from blockcore.drive.block_backend import BlockBackend
+from blockcore.drive.recorded import opened
 from blockcore.machine.machine import Machine
-from blockcore.process.connection import Connection
+from blockcore.process.connection import Connection, is_writable
 from blockcore.process.gathering import Gathering
 from blockcore.process.nbd_socket import NbdSocket, OpenSockets
 
@@ -66,32 +67,44 @@ class Exports:
         else:
             raise OSError(errno.ENOENT, f"there is no drive '{export}'")
         socket_ = own_socket(self._sockets.others(self._control))
-        with self._lock.region():
-            number = machine.connections_made = machine.connections_made + 1
-            self._sockets[number] = socket_
-            blk.connections.add(number)
-            node = machine.find.shown_by(blk)
+        number = self._lock.run_in_thread(self._opened(blk, readonly, socket_), alive)
+        return Connection(
+            *(number, self._lock, blk, readonly, self._gathering),
+            socket=socket_,
+            recording=machine.recording,
+        )
+
+    async def _opened(
+        self, blk: BlockBackend, readonly: bool, socket_: NbdSocket | None
+    ) -> int:
+        """Let a guest connect, and return the number of its connection."""
+        # In one step: guests get their numbers in the order in which rules see them.
+        machine = self._machine
+        number = machine.connections_made = machine.connections_made + 1
+        self._lock.asker.connection = number
+        self._sockets[number] = socket_
+        blk.connections.add(number)
+        go = blk.connect(machine.find.shown_by(blk))
+        recording = machine.recording
         try:
-            if node.faults is not None:
-                self._lock.run_in_thread(blk.connect(node), alive, number)
-            return Connection(
-                *(number, self._lock, blk, readonly, self._gathering),
-                socket=socket_,
-                recording=machine.recording,
-            )
+            if recording is None:
+                await go
+            else:
+                await opened(go, recording, number, blk, is_writable(blk, readonly))
         except BaseException:
             self._forget(number, blk)
             raise
+        return number
 
     def disconnected(self, connection: Connection) -> None:
         """Forget a connection that was closed."""
-        self._forget(connection.number, connection.blk)
+        with self._lock.region():
+            self._forget(connection.number, connection.blk)
         connection.close()
 
     def _forget(self, number: int, blk: BlockBackend) -> None:
-        with self._lock.region():
-            del self._sockets[number]
-            blk.disconnected(number)
+        del self._sockets[number]
+        blk.disconnected(number)
 
 
 def _as_utf8(name: str) -> str:

@@ -10,6 +10,7 @@ import os
 import threading
 import zlib
 from collections.abc import Coroutine
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,13 +18,13 @@ import pytest
 
 from blockcore.bql.effects import Until
 from blockcore.drive.block_backend import BlockBackend
-from blockcore.drive.recorded import RecordedDrive, RecordedShortcut
+from blockcore.drive.recorded import RecordedDrive, RecordedShortcut, opened
 from blockcore.drive.recording import PATIENCE_NS, Recording
 from blockcore.nodes.shortcut.guest import GuestShortcut
 from blockcore.nodes.shortcut.slot import Slot
 from blockcore.process import recorder
 from blockcore.process.recorder import Recorder, contents, open_recording
-from blockcore.qapi.errnos import failure
+from blockcore.qapi.errnos import HungUp, failure
 from blockcore.qapi.names import FaultIOType, QmpError
 from rules import Clock
 from sim import perform
@@ -64,6 +65,7 @@ class Drive:
     """A drive whose requests end as a test wants, and are hit by the rule `r` before."""
 
     shortcut: object = None
+    export = "vda"
 
     def __init__(self, recording: Recording, error: OSError | None = None) -> None:
         self._recording = recording
@@ -147,6 +149,29 @@ def test_a_client_that_goes_away_is_told_nothing() -> None:
     coro.send(None)
     coro.close()
     assert lines.take()[1] == {"done": 1, "gone": True}
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (None, {"connect": 4, "drive": "vda", "read-only": True}),
+        (failure(errno.EIO), {"refused": 4}),
+        (HungUp(), {"refused": 4, "hung-up": True}),
+    ],
+)
+def test_an_attempt_to_connect(error: OSError | None, end: dict[str, Any]) -> None:
+    lines = Lines()
+    recording, _, _, _ = recorded(lines)
+    drive = Drive(recording, error)
+    opening = opened(drive.pread(0, BUF), recording, 4, cast(BlockBackend, drive), False)
+    with pytest.raises(OSError) if error else nullcontext():
+        perform(opening)
+    begun = {"connecting": 4, "drive": "vda", "read-only": True}
+    assert lines.take() == [begun, {**end, "rules": ["r"]}]
+    opening = opened(drive.pread(0, BUF), recording, 5, cast(BlockBackend, drive), True)
+    opening.send(None)
+    opening.close()
+    assert lines.take() == [{"connecting": 5, "drive": "vda"}, {"refused": 5, "gone": True}]
 
 
 def test_the_hits_of_jobs_have_lines_of_their_own() -> None:
