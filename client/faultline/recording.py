@@ -17,8 +17,9 @@ VERSION = 1
 """The version of the format that is understood."""
 
 KINDS = {
-    **{"connect": int, "disconnect": int, "request": int, "withdrawn": int, "done": int},
-    **{"command": int, "reply": int, "event": str, "fault": str, "end": str},
+    **{"connecting": int, "connect": int, "refused": int, "disconnect": int},
+    **{"request": int, "withdrawn": int, "done": int, "command": int, "reply": int},
+    **{"event": str, "fault": str, "end": str},
 }
 """The member that says what a line is, and the type of its value."""
 

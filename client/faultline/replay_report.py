@@ -12,7 +12,8 @@ from typing import Any
 
 from faultline.errors import FaultlineError
 from faultline.recording import Line
-from faultline.replay_steps import EventPool, Request, comparable
+from faultline.replay_events import EventPool, comparable
+from faultline.replay_steps import OPENING, Request
 
 SHOWN = 5
 """The most events that are shown of those that the recording does not have."""
@@ -38,6 +39,7 @@ class Outcome:
     """How a request has ended for its client: `number` is an errno, 0 for success.
 
     `digest` is that of what a read has read.  `lost` says that the server hung up instead.
+    That of an attempt to connect is ECONNREFUSED if the server has refused it.
     """
 
     number: int = 0
@@ -58,6 +60,9 @@ def errno_text(number: int) -> str:
 
 def compare_done(line: Line, request: Request, outcome: Outcome) -> None:
     """Raise Divergence unless a request has ended as in the recording."""
+    if request.number == OPENING:
+        _compare_opening(line, request, outcome)
+        return
     recorded = int(line.members.get("errno", 0))
     what = f"the end of {request}"
     if outcome.lost:
@@ -72,6 +77,17 @@ def compare_done(line: Line, request: Request, outcome: Outcome) -> None:
         raise Divergence(
             line.number, f"what {request} has read", f"digest {digest}", f"digest {outcome.digest}"
         )
+
+
+def _compare_opening(line: Line, attempt: Request, outcome: Outcome) -> None:
+    hung_up, refused, connected = "the server has hung up", "a refusal", "a connection"
+    if line.kind == "connect":
+        recorded = connected
+    else:
+        recorded = hung_up if line.members.get("hung-up") else refused
+    replayed = hung_up if outcome.lost else refused if outcome.number else connected
+    if recorded != replayed:
+        raise Divergence(line.number, f"the opening of {attempt}", recorded, replayed)
 
 
 def compare_reply(line: Line, command: str, error: str | None) -> None:
@@ -90,6 +106,13 @@ def missing_event(line: Line, pool: EventPool, seconds: float) -> Divergence:
     like = pool.like(name)
     found = f"nothing like it within {seconds:.0f} s" if like is None else _event(name, like)
     return Divergence(line.number, f"event {name}", recorded, found)
+
+
+def not_caused(line: Line, request: Request) -> Divergence:
+    """Return the difference for an event that `request` should have caused, which is over."""
+    name = line.value
+    recorded = _event(name, comparable(name, line.members.get("data")))
+    return Divergence(line.number, f"event {name}", recorded, f"none: {request} is over without it")
 
 
 def surplus_event(line: int, pool: EventPool) -> None:

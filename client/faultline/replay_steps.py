@@ -13,8 +13,6 @@ data of a read beside an overlapping write, and of what two such writes have lef
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,19 +23,23 @@ from faultline.recording import BadRecording, Line, Recording
 CHANGING = frozenset({"write", "write-zeroes", "discard"})
 """The kinds of request that change data."""
 
-BEGINNING = frozenset({"connect", "disconnect", "request", "command"})
-"""The kinds of lines that the player makes happen."""
-
-VARYING = frozenset({"offset", "len"})
-"""Members of the events of block jobs that depend on how fast jobs were."""
+BEGINNING = frozenset({"connecting", "connect", "disconnect", "request", "command"})
+"""The kinds of lines that the player makes happen; `connect` if there is no `connecting`."""
 
 TIMED = frozenset({"not-before-ms", "not-after-ms", "up-ms", "down-ms"})
 """Members of rules whose hits depend on the time."""
 
 
+OPENING = 0
+"""The number of a connection's attempt to connect among its requests, which begin with 1."""
+
+
 @dataclass(slots=True)
 class Request:
-    """A recorded request; `compares` is whether what it reads can be compared."""
+    """A recorded request, or an attempt to connect: that of the number `OPENING`.
+
+    `compares` is whether what it reads can be compared.
+    """
 
     line: int
     number: int
@@ -72,7 +74,15 @@ class Request:
         """Return whether both are on the same bytes of one drive."""
         return self.drive == other.drive and self.start < other.end and other.start < self.end
 
+    def is_like(self, other: Request) -> bool:
+        """Return whether a machine that is asked for its requests shows both alike."""
+        return (self.connection, self.iotype, self.start, self.end) == (
+            *(other.connection, other.iotype, other.start, other.end),
+        )
+
     def __str__(self) -> str:
+        if self.number == OPENING:
+            return f"connection {self.connection} to {self.drive}"
         length = self.end - self.start
         where = "" if self.iotype == "flush" else f" of {length} bytes at {self.start}"
         return f"request {self.number} ({self.iotype}{where}, connection {self.connection})"
@@ -82,6 +92,7 @@ class Request:
 class Step:
     """What the player has to do for a line: `kind` is the line's, or one of these.
 
+    connecting  begin to connect, also for a `connect` of a release that did not record that
     settle      see that the request is over, or waits in the machine
     hang-up     close a connection without regard for its requests
     """
@@ -92,6 +103,8 @@ class Step:
 
     def __str__(self) -> str:
         value = self.line.value
+        if self.request is not None and self.request.number == OPENING:
+            return str(self.request)
         if self.request is not None:
             return f"{self.kind} of {self.request}"
         if self.kind == "command":
@@ -175,6 +188,30 @@ def requests_of(recording: Recording) -> dict[int, Request]:
     return requests
 
 
+def attempts_of(recording: Recording) -> dict[int, Request]:
+    """Return the attempts to connect by the numbers of their connections.
+
+    Raises BadRecording for the end of one that has not begun.
+    """
+    attempts: dict[int, Request] = {}
+    for line in recording.lines:
+        if line.kind not in ("connecting", "connect", "refused"):
+            continue
+        try:
+            if line.kind == "connecting" or (line.kind == "connect" and line.value not in attempts):
+                members = {"iotype": "connect", "offset": 0, "length": 0}
+                attempts[line.value] = Request(
+                    line.number, OPENING, line.value, line.members["drive"], members
+                )
+            if line.kind != "connecting":
+                attempts[line.value].done = line
+        except KeyError:
+            raise BadRecording(
+                f"{recording.name}:{line.number}: there is no such attempt to connect, or no drive"
+            ) from None
+    return attempts
+
+
 def has_times(command: Line) -> bool:
     """Return whether a recorded command adds or changes a rule that depends on the time."""
     return any(member in str(command.members.get("arguments", "")) for member in TIMED)
@@ -210,14 +247,16 @@ def steps(recording: Recording, until: int | None = None) -> Iterator[Step]:
 
     Raises BadRecording as `requests_of` does.
     """
-    requests = requests_of(recording)
+    requests, attempts = requests_of(recording), attempts_of(recording)
     lines = [line for line in recording.lines if until is None or line.number <= until]
-    following = _following(lines)
+    following = _following(lines, attempts)
     gone: set[int] = set()
     for line in lines:
-        if _ends(line):
+        if ends_machine(line):
             return
-        if line.kind in ("request", "done"):
+        if line.kind in ("connecting", "connect", "refused"):
+            yield from _attempt(line, attempts[line.value], following[line.number])
+        elif line.kind in ("request", "done"):
             request = requests.get(line.value)
             if request is None or request.connection in gone:
                 continue
@@ -230,17 +269,31 @@ def steps(recording: Recording, until: int | None = None) -> Iterator[Step]:
                 yield Step(line, "settle", request)
         elif line.kind == "disconnect" and line.value in gone:
             continue
-        elif line.kind in ("connect", "disconnect", "command", "reply", "event"):
+        elif line.kind in ("disconnect", "command", "reply", "event"):
             yield Step(line, line.kind)
 
 
-def _following(lines: list[Line]) -> dict[int, int]:
+def _attempt(line: Line, attempt: Request, following: int) -> Iterator[Step]:
+    """Yield the steps for a line about an attempt to connect."""
+    if line.number == attempt.line:
+        yield Step(line, "connecting", attempt)
+    if line.kind == "connecting":
+        if _outlasts(attempt, following):
+            yield Step(line, "settle", attempt)
+    else:
+        is_gone = "gone" in line.members
+        yield Step(line, "hang-up" if is_gone else str(line.kind), attempt)
+
+
+def _following(lines: list[Line], attempts: Mapping[int, Request]) -> dict[int, int]:
     """Return for each line the next one that the player makes happen, or the one behind all."""
     found: dict[int, int] = {}
     following = lines[-1].number + 1 if lines else 0
     for line in reversed(lines):
         found[line.number] = following
-        if line.kind in BEGINNING or "gone" in line.members or _ends(line):
+        if line.kind == "connect" and attempts[line.value].line != line.number:
+            continue
+        if line.kind in BEGINNING or "gone" in line.members or ends_machine(line):
             following = line.number
     return found
 
@@ -251,70 +304,8 @@ def _outlasts(request: Request, following: int) -> bool:
     return done is None or done.number >= following
 
 
-def _ends(line: Line) -> bool:
+def ends_machine(line: Line) -> bool:
     """Return whether the machine ends with a line: what follows was not in a guest's hands."""
     if line.kind == "command":
         return command_of(line) == "quit"
     return line.kind == "end" or (line.kind == "event" and line.value == "SHUTDOWN")
-
-
-def comparable(name: str, data: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the members of an event that repeat."""
-    members = dict(data or {})
-    if name.startswith("BLOCK_JOB_"):
-        for member in VARYING:
-            members.pop(member, None)
-    return members
-
-
-class EventPool:
-    """The events of the new machine that no line of the recording has been matched with.
-
-    `recorded` are the lines of events that are to come.
-    """
-
-    def __init__(self, recorded: Iterable[Line] = ()) -> None:
-        self._events: list[tuple[str, dict[str, Any]]] = []
-        self._to_come = Counter(
-            _key(line.value, comparable(line.value, line.members.get("data"))) for line in recorded
-        )
-
-    def add(self, name: str, data: Mapping[str, Any] | None) -> None:
-        """Take an event that the machine has sent."""
-        self._events.append((name, comparable(name, data)))
-
-    def take(self, name: str, data: Mapping[str, Any] | None) -> bool:
-        """Remove the first event that is equal; return whether there was one."""
-        wanted = (name, comparable(name, data))
-        if wanted not in self._events:
-            return False
-        self._events.remove(wanted)
-        self._to_come[_key(*wanted)] -= 1
-        return True
-
-    def stray(self, name: str) -> dict[str, Any] | None:
-        """Return the data of the first event of that name that no line to come is equal to."""
-        left = Counter(self._to_come)
-        for found, data in self._events:
-            if found == name:
-                key = _key(found, data)
-                left[key] -= 1
-                if left[key] < 0:
-                    return data
-        return None
-
-    def like(self, name: str) -> dict[str, Any] | None:
-        """Return the data of an event of that name, if there is one: of a stray one first."""
-        stray = self.stray(name)
-        if stray is not None:
-            return stray
-        return next((data for found, data in self._events if found == name), None)
-
-    @property
-    def rest(self) -> list[tuple[str, dict[str, Any]]]:
-        """The events that nothing was matched with."""
-        return list(self._events)
-
-
-def _key(name: str, data: Mapping[str, Any]) -> str:
-    return f"{name} {json.dumps(data, sort_keys=True)}"

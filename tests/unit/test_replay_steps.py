@@ -11,6 +11,7 @@ import pytest
 
 from faultline.ranges import Ranges
 from faultline.recording import BadRecording, Recording, invented, parse, placed, unplaced
+from faultline.replay_events import EventPool, causes_of
 from faultline.replay_report import (
     Divergence,
     Outcome,
@@ -21,7 +22,7 @@ from faultline.replay_report import (
     surplus_event,
 )
 from faultline.replay_steps import (
-    EventPool,
+    attempts_of,
     depth,
     has_times,
     is_timed,
@@ -38,6 +39,7 @@ HEADER: dict[str, Any] = {
 }
 
 CONNECT = {"connect": 1, "drive": "a"}
+OPENED = (("connecting", 1), ("connect", 1))
 END = {"end": "the machine has ended"}
 
 
@@ -60,10 +62,10 @@ def test_requests_one_after_the_other() -> None:
         CONNECT, request(1), {"done": 1}, request(2, "flush"), {"done": 2}, {"disconnect": 1}
     )
     assert shown(recording) == [
-        *(("connect", 1), ("request", 1), ("done", 1), ("request", 2), ("done", 2)),
+        *(*OPENED, ("request", 1), ("done", 1), ("request", 2), ("done", 2)),
         ("disconnect", 1),
     ]
-    assert shown(recording, until=3) == [("connect", 1), ("request", 1), ("settle", 1)]
+    assert shown(recording, until=3) == [*OPENED, ("request", 1), ("settle", 1)]
 
 
 def test_the_next_comes_when_the_one_before_waits() -> None:
@@ -77,14 +79,67 @@ def test_the_next_comes_when_the_one_before_waits() -> None:
         {"reply": 1},
     )
     assert shown(recording) == [
-        *(("connect", 1), ("request", 1), ("settle", 1), ("event", "STOP")),
+        *(*OPENED, ("request", 1), ("settle", 1), ("event", "STOP")),
         *(("command", 1), ("done", 1), ("reply", 1)),
+    ]
+
+
+def connecting(number: int, **more: Any) -> dict[str, Any]:
+    return {"connecting": number, "drive": "a", **more}
+
+
+def test_attempts_to_connect() -> None:
+    """One is refused, one outlasts a command, and one's client goes away meanwhile."""
+    command: dict[str, Any] = {"command": 1, "client": 1, "execute": "cont"}
+    recording = recorded(
+        *(connecting(1), {"refused": 1}, connecting(2), command, {"connect": 2, "drive": "a"}),
+        *(connecting(3), {"refused": 3, "gone": True}, connecting(4)),
+    )
+    assert shown(recording) == [
+        *(("connecting", 1), ("refused", 1), ("connecting", 2), ("settle", 2), ("command", 1)),
+        *(("connect", 2), ("connecting", 3), ("settle", 3), ("hang-up", 3)),
+        *(("connecting", 4), ("settle", 4)),
+    ]
+    assert [str(step.request) for step in steps(recording)][0] == "connection 1 to a"
+    with pytest.raises(BadRecording, match="r:2: there is no such attempt"):
+        list(steps(recorded({"refused": 1})))
+
+
+@pytest.mark.parametrize("outcome", [Outcome(), Outcome(111), Outcome(lost=True)])
+def test_the_ends_of_attempts(outcome: Outcome) -> None:
+    ends = [{"connect": 1, "drive": "a"}, {"refused": 1}, {"refused": 1, "hung-up": True}]
+    same = 2 if outcome.lost else 1 if outcome.number else 0
+    for kind, end in enumerate(ends):
+        recording = recorded(connecting(1), end)
+        attempt = attempts_of(recording)[1]
+        assert attempt.done is not None
+        if kind == same:
+            compare_done(attempt.done, attempt, outcome)
+        else:
+            with pytest.raises(Divergence, match="^line 3: the opening of connection 1 to a: "):
+                compare_done(attempt.done, attempt, outcome)
+
+
+def test_what_causes_an_event() -> None:
+    """What is under way, and of the event's drive and kind, if that is known."""
+    failed = {"event": "BLOCK_IO_ERROR", "data": {"device": "a", "operation": "write"}}
+    told = {"event": "X_FAULT_TRIGGERED", "data": {"connection": 2}}
+    recording = recorded(
+        *(CONNECT, connecting(2), request(1), {"done": 1}, request(2, "read"), request(3)),
+        *(failed, told, {"event": "STOP", "data": {}}, {"done": 3}),
+    )
+    asked = [*attempts_of(recording).values(), *requests_of(recording).values()]
+    events = [line for line in recording.lines if line.kind == "event"]
+    assert [[str(one) for one in causes_of(event, asked)] for event in events] == [
+        ["request 3 (write of 4096 bytes at 0, connection 1)"],
+        ["connection 2 to a"],
+        [],
     ]
 
 
 def test_what_was_withdrawn_does_not_come() -> None:
     recording = recorded(CONNECT, request(2), {"withdrawn": 2}, request(1), {"done": 1})
-    assert shown(recording) == [("connect", 1), ("request", 1), ("done", 1)]
+    assert shown(recording) == [*OPENED, ("request", 1), ("done", 1)]
 
 
 def test_a_client_that_goes_away() -> None:
@@ -98,7 +153,7 @@ def test_a_client_that_goes_away() -> None:
         {"command": 1, "client": 1, "execute": "cont"},
     )
     assert shown(recording) == [
-        *(("connect", 1), ("request", 1), ("settle", 1), ("request", 2), ("settle", 2)),
+        *(*OPENED, ("request", 1), ("settle", 1), ("request", 2), ("settle", 2)),
         *(("hang-up", 2), ("command", 1)),
     ]
 
@@ -113,7 +168,7 @@ def test_a_client_that_goes_away() -> None:
 )
 def test_the_end(end: dict[str, Any]) -> None:
     recording = recorded(CONNECT, request(1), end, {"done": 1, "errno": 108})
-    assert shown(recording) == [("connect", 1), ("request", 1), ("settle", 1)]
+    assert shown(recording) == [*OPENED, ("request", 1), ("settle", 1)]
 
 
 def compares(*lines: dict[str, Any], **header: Any) -> bool:
@@ -173,7 +228,7 @@ def test_bad_lines() -> None:
 
 def test_lines_that_are_not_known() -> None:
     recording = recorded(CONNECT, {"news": 1})
-    assert shown(recording) == [("connect", 1)]
+    assert shown(recording) == [*OPENED]
 
 
 def test_depth() -> None:

@@ -12,24 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from faultline.aio.channel import Channel
-from faultline.aio.guest import Guest
+from faultline.aio.replay_guests import SLICE_S, Guests
 from faultline.aio.start import end, start_in
 from faultline.aio.waiting import pause
+from faultline.conversation import Reply
 from faultline.errors import CommandError, MachineEnded, TimedOut
 from faultline.process import Process
 from faultline.recording import Recording, parse, placed, unplaced
+from faultline.replay_events import EventPool
 from faultline.replay_report import (
     Divergence,
-    compare_done,
     compare_reply,
     compare_rules,
     missing_event,
+    not_caused,
     surplus_event,
 )
 from faultline.replay_steps import (
-    EventPool,
     Request,
     Step,
+    attempts_of,
     command_of,
     depth,
     has_times,
@@ -88,11 +90,10 @@ class Replay:
         self._images = dict(images or {})
         self._paced = paced or is_timed(recording)
         self._patience = patience
-        self._requests = requests_of(recording)
+        self._guests = Guests(recording)
         self._commands = {line.value: line for line in recording.lines if line.kind == "command"}
         self._pool = EventPool(line for line in recording.lines if line.kind == "event")
         self._seen = 0
-        self._guests: dict[int, Guest] = {}
         self._clients: dict[tuple[int, bool], Channel] = {}
         self._sent: dict[int, _Sent] = {}
         self._process: Process | None = None
@@ -111,7 +112,7 @@ class Replay:
         build_files(self.recording, Path(self._root), self._images)
         keys = keys_of(self.recording, self._root)
         keys += [f"record={self._replayed}", "record-data=off"]
-        threads = max(16, depth(self._requests.values()) + 1)
+        threads = max(16, depth(self._guests.requests.values()) + 1)
         directory = f"{self._root}{self.recording.header['directory']}"
         self._process, self.ready = await start_in(
             directory, keys, ("--threads", str(min(threads, 1024))), START_S
@@ -144,8 +145,7 @@ class Replay:
 
     async def close(self) -> None:
         """End the machine and everything that was made for it."""
-        for guest in self._guests.values():
-            guest.hang_up()
+        self._guests.close()
         for channel in self._clients.values():
             await channel.close()
         if self._monitor is not None:
@@ -156,32 +156,27 @@ class Replay:
 
     def in_flight(self) -> list[Request]:
         """Return the requests that have no answer."""
-        return [
-            self._requests[number]
-            for guest in self._guests.values()
-            for number in guest.open_requests()
-        ]
+        return self._guests.in_flight()
 
     async def _take(self, step: Step) -> None:
         if self._paced:
             await pause(self._started + step.line.ms / 1000 - time.monotonic())
-        members, value = step.line.members, step.line.value
         match step.kind:
-            case "connect":
-                guest = self._guests[value] = Guest(export_uri(self.ready, members["drive"]))
-                guest.connect()
+            case "connecting":
+                assert step.request is not None
+                self._guests.connect(step.request, export_uri(self.ready, step.request.drive))
             case "disconnect":
-                self._guests.pop(value).leave()
+                await self._guests.leave(step.line.value, self._patience)
             case "hang-up":
                 assert step.request is not None
                 await self._hang_up(step.request.connection)
             case "request":
                 assert step.request is not None
-                self._guests[step.request.connection].submit(step.request)
+                self._guests.submit(step.request)
             case "settle":
                 assert step.request is not None
                 await self._settle(step, step.request)
-            case "done":
+            case "done" | "connect" | "refused":
                 assert step.request is not None
                 await self._finish(step, step.request)
             case "command":
@@ -200,22 +195,21 @@ class Replay:
         return await self._monitor.execute(command, arguments, self._patience)
 
     async def _finish(self, step: Step, request: Request) -> None:
-        guest = self._guests[request.connection]
-        if not await guest.wait(request.number, self._limit(step)):
+        limit = self._limit(step)
+        if not await self._guests.wait(request, limit):
             raise Divergence(
-                step.line.number, str(request), "it ended", f"no answer in {self._limit(step):g} s"
+                step.line.number, str(request), "it ended", f"no answer in {limit:g} s"
             )
-        outcome = guest.take(request.number)
-        if not (outcome.lost and guest.is_lost):
-            compare_done(step.line, request, outcome)
-        guest.is_lost = outcome.lost
+        self._guests.finish(step.line, request)
 
     async def _settle(self, step: Step, request: Request) -> None:
         """Wait until a request is over, or waits in the machine, or has been there for a while."""
-        guest = self._guests[request.connection]
-        deadline = time.monotonic() + self._limit(step)
-        while not await guest.wait(request.number, 0.001):
-            if time.monotonic() > deadline:
+        began = time.monotonic()
+        while not await self._guests.wait(request, 0.001):
+            waited = time.monotonic() - began
+            if waited > SLICE_S:
+                self._guests.compare_ended()
+            if waited > self._limit(step):
                 raise Divergence(
                     step.line.number, str(request), "it reached its drive", "it has not"
                 )
@@ -223,13 +217,12 @@ class Replay:
             parked = [
                 one for one in found if "waits-for" in one or one["age-ms"] >= PARKED_MS
             ]
-            alike = [n for n in guest.open_requests() if _alike(self._requests[n], request)]
-            if len(parked) >= len(alike):
+            if len(parked) >= self._guests.alike(request):
                 return
 
     async def _hang_up(self, connection: int) -> None:
         """Close a connection, and wait until the machine has seen it."""
-        self._guests.pop(connection).hang_up()
+        self._guests.hang_up(connection)
         deadline = time.monotonic() + self._patience
         while any(
             one["connection"] == connection for one in await self._ask("x-query-requests", {})
@@ -253,10 +246,22 @@ class Replay:
         for _ in range(2):
             await self._ask("query-name", {})
 
+    async def _reply(self, sent: _Sent, seconds: float) -> Reply:
+        """Return the reply to a command; raises Divergence if requests end otherwise meanwhile."""
+        deadline = time.monotonic() + seconds
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return await sent.channel.answer(sent.key, sent.name, min(max(left, 0), SLICE_S))
+            except TimedOut:
+                self._guests.compare_ended()
+                if left <= 0:
+                    raise TimedOut(f"no reply to {sent.name} within {seconds:g} s") from None
+
     async def _answer(self, step: Step) -> None:
         sent = self._sent.pop(step.line.value)
         try:
-            reply = await sent.channel.answer(sent.key, sent.name, self._limit(step))
+            reply = await self._reply(sent, self._limit(step))
             reply.result(sent.name)
             error = None
         except CommandError as exc:
@@ -285,12 +290,34 @@ class Replay:
         if step.line.value == "STOP":
             await self._ask("x-replay-stop", {"held": True})
         limit = self._limit(step)
-        comes = await self._comes(step, limit, or_stray=True)
+        comes = await self._comes_at_all(step, limit)
         if not comes and self._pool.stray(step.line.value) is not None:
             # That of this line may be under way still, and the other one be for a later line.
             comes = await self._comes(step, min(limit, STRAY_S))
         if not comes:
             raise missing_event(step.line, self._pool, limit)
+
+    async def _comes_at_all(self, step: Step, seconds: float) -> bool:
+        """Wait as `_comes` does; raise Divergence once requests show that it will not come."""
+        deadline = time.monotonic() + seconds
+        name, causes = step.line.value, None
+        while True:
+            left = deadline - time.monotonic()
+            if await self._comes(step, min(max(left, 0), SLICE_S), or_stray=True):
+                return True
+            causes = self._guests.causes(step.line) if causes is None else causes
+            difference = self._guests.difference()
+            are_over = causes and not any(self._guests.is_open(one) for one in causes)
+            # What requests have caused that were over before is here before the answer.
+            await self._ask("query-name", {})
+            if self._look(step):
+                return True
+            if self._pool.stray(name) is not None or left <= 0:
+                return False
+            if difference is not None:
+                raise difference
+            if are_over and self._pool.like(name) is None:
+                raise not_caused(step.line, causes[0])
 
     async def _comes(self, step: Step, seconds: float, *, or_stray: bool = False) -> bool:
         """Wait for the event of a step, or for one of its name that the recording does not have."""
@@ -314,14 +341,21 @@ class Replay:
             self._pool.add(event.name, unplaced(dict(event.data), self._root))
         surplus_event(self.at, self._pool)
 
+    def _attempts(self) -> list[Request]:
+        """Return the attempts to connect whose rules have been recorded."""
+        attempts = self._guests.attempts.values()
+        return [one for one in attempts if one.done is None or one.line != one.done.number]
 
     async def _compare_rules(self) -> None:
         """Compare which rules have hit what, by what the new machine has recorded."""
         deadline = time.monotonic() + WRITTEN_S
         while True:
             with self._replayed.open("rb") as lines:
-                replayed = requests_of(parse(self._replayed.name, lines))
-            if compare_rules(self._requests.values(), replayed.values(), self.at):
+                again = parse(self._replayed.name, lines)
+            # One after the other: each raises Divergence.
+            is_whole = compare_rules(self._attempts(), attempts_of(again).values(), self.at)
+            requests = self._guests.requests.values()
+            if compare_rules(requests, requests_of(again).values(), self.at) and is_whole:
                 return
             if time.monotonic() > deadline:
                 return
@@ -334,10 +368,4 @@ def _is(found: Mapping[str, Any], request: Request) -> bool:
         and found["iotype"] == request.iotype
         and found["offset"] == request.start
         and found["length"] == request.end - request.start
-    )
-
-
-def _alike(one: Request, other: Request) -> bool:
-    return (one.connection, one.iotype, one.start, one.end) == (
-        *(other.connection, other.iotype, other.start, other.end),
     )

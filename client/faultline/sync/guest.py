@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 import zlib
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 from faultline.errors import FaultlineError, MachineEnded
 from faultline.recording import contents, invented
 from faultline.replay_report import Outcome
-from faultline.replay_steps import Request
+from faultline.replay_steps import OPENING, Request
 from faultline.sync.waiting import readable
 
 STEP_S = 0.01
@@ -50,16 +51,22 @@ class Guest:
         self._uri = uri
         self._handle = self._nbd.NBD()
         self._open: dict[int, _Open] = {}
+        self._has_asked = False
         self._outcomes: dict[int, Outcome] = {}
 
     def connect(self) -> None:
-        """Connect; raises MachineEnded if that fails."""
+        """Begin to connect, which is the request `OPENING`; raises MachineEnded.
+
+        Nothing here waits inside libnbd, where no signal would end it.
+        """
         self._handle.add_meta_context(self._nbd.CONTEXT_BASE_ALLOCATION)
+        # To tell a refusal from a server that hangs up.
+        self._handle.set_opt_mode(True)
         try:
-            self._handle.connect_uri(self._uri)
+            self._handle.aio_connect_uri(self._uri)
         except self._nbd.Error as exc:
             raise MachineEnded(f"no connection to {self._uri}: {exc.string}") from None
-        self._handle.set_strict_mode(0)
+        self._open[OPENING] = _Open(OPENING)
 
     def submit(self, request: Request) -> None:
         """Send a request."""
@@ -99,7 +106,7 @@ class Guest:
         """Return whether a request has an answer, waiting up to `timeout` seconds for it."""
         deadline = time.monotonic() + timeout
         while True:
-            self._turn()
+            self.turn()
             left = deadline - time.monotonic()
             if number in self._outcomes or left <= 0:
                 return number in self._outcomes
@@ -109,19 +116,43 @@ class Guest:
         """Return how a request has ended, once."""
         return self._outcomes.pop(number)
 
-    def _turn(self) -> None:
+    def outcomes(self) -> dict[int, Outcome]:
+        """Return how requests have ended, by their numbers, as far as none has taken it."""
+        self.turn()
+        return dict(self._outcomes)
+
+    def turn(self) -> None:
         """Send and receive what can be, and find the requests that have an answer."""
         if not self._is_lost():
             with contextlib.suppress(self._nbd.Error):  # which each request finds out
                 while self._handle.poll(0):
                     pass
         for number, one in list(self._open.items()):
-            outcome = self._outcome(one)
+            outcome = self._outcome(number, one)
             if outcome is not None:
                 del self._open[number]
                 self._outcomes[number] = outcome
 
-    def _outcome(self, one: _Open) -> Outcome | None:
+    def _opened(self) -> Outcome | None:
+        """Return how the attempt to connect has ended; take its next step."""
+        handle = self._handle
+        if self._is_lost():
+            return Outcome(lost=True)
+        if handle.aio_is_negotiating():
+            if self._has_asked:
+                return Outcome(errno.ECONNREFUSED)
+            self._has_asked = True
+            with contextlib.suppress(self._nbd.Error):  # which the next turn finds out
+                handle.aio_opt_go()
+            return self._opened()
+        if handle.aio_is_ready() or handle.aio_is_processing():
+            handle.set_strict_mode(0)
+            return Outcome()
+        return None
+
+    def _outcome(self, number: int, one: _Open) -> Outcome | None:
+        if number == OPENING:
+            return self._opened()
         lost = self._is_lost()
         try:
             if not self._handle.aio_command_completed(one.cookie):
@@ -133,13 +164,19 @@ class Guest:
     def _is_lost(self) -> bool:
         return bool(self._handle.aio_is_dead() or self._handle.aio_is_closed())
 
-    def leave(self) -> None:
-        """Disconnect in order."""
+    def leave(self, timeout: float) -> None:
+        """Disconnect in order; hang up if the server has not closed it in `timeout` seconds."""
+        deadline = time.monotonic() + timeout
         with contextlib.suppress(self._nbd.Error):
-            self._handle.shutdown()
+            self._handle.aio_disconnect()
+            self.turn()
+            while not self._is_lost() and (left := deadline - time.monotonic()) > 0:
+                readable(self._handle.aio_get_fd(), min(left, STEP_S))
+                self.turn()
+        self.hang_up()
 
     def hang_up(self) -> None:
-        """Close the connection without a word; its requests are lost."""
+        """Close the connection without a word; its requests are lost, if it has any."""
         # The socket closes when the handle is gone.
         self._handle = self._nbd.NBD()
         self._open.clear()
