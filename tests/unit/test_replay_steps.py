@@ -91,10 +91,11 @@ def connecting(number: int, **more: Any) -> dict[str, Any]:
 def test_attempts_to_connect() -> None:
     """One is refused, one outlasts a command, and one's client goes away meanwhile."""
     command: dict[str, Any] = {"command": 1, "client": 1, "execute": "cont"}
-    recording = recorded(
+    lines: list[dict[str, Any]] = [
         *(connecting(1), {"refused": 1}, connecting(2), command, {"connect": 2, "drive": "a"}),
         *(connecting(3), {"refused": 3, "gone": True}, connecting(4)),
-    )
+    ]
+    recording = recorded(*lines)
     assert shown(recording) == [
         *(("connecting", 1), ("refused", 1), ("connecting", 2), ("settle", 2), ("command", 1)),
         *(("connect", 2), ("connecting", 3), ("settle", 3), ("hang-up", 3)),
@@ -107,7 +108,9 @@ def test_attempts_to_connect() -> None:
 
 @pytest.mark.parametrize("outcome", [Outcome(), Outcome(111), Outcome(lost=True)])
 def test_the_ends_of_attempts(outcome: Outcome) -> None:
-    ends = [{"connect": 1, "drive": "a"}, {"refused": 1}, {"refused": 1, "hung-up": True}]
+    ends: list[dict[str, Any]] = [
+        *({"connect": 1, "drive": "a"}, {"refused": 1}, {"refused": 1, "hung-up": True})
+    ]
     same = 2 if outcome.lost else 1 if outcome.number else 0
     for kind, end in enumerate(ends):
         recording = recorded(connecting(1), end)
