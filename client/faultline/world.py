@@ -4,24 +4,27 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from faultline.recording import BadRecording, Recording, contents, placed
+from faultline.recording import BadRecording, Recording, contents, placed, unplaced
 
 
 def build_files(recording: Recording, root: Path, images: Mapping[str, str]) -> None:
     """Make the recorded files below `root`, each where it was, with what it had.
 
     Those of drives that `images` names are links to the images.  Raises
-    BadRecording for a file that has to have contents and of which none were recorded.
+    BadRecording for a file that has to have contents and of which none were recorded, and
+    for an image that cannot be opened.
     """
     header = recording.header
     directory = header["directory"]
     (root / directory.lstrip("/")).mkdir(parents=True, exist_ok=True)
     replaced = _replaced(recording, images)
+    _check_images(recording, images)
     for file in header["files"]:
         path = root / os.path.join(directory, file["filename"]).lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,6 +37,28 @@ def build_files(recording: Recording, root: Path, images: Mapping[str, str]) -> 
                 f"{recording.name}: it does not have what was in {file['filename']}"
                 ", which is no plain disk: give an image by --drive ID=FILE"
             )
+
+
+def _check_images(recording: Recording, images: Mapping[str, str]) -> None:
+    """Raise BadRecording, which names what was given, for an image that cannot be opened."""
+    readonly = {one["id"] for one in recording.header["drives"] if one.get("read-only")}
+    for drive, image in images.items():
+        access = os.O_RDONLY if drive in readonly else os.O_RDWR
+        try:
+            os.close(os.open(image, access | os.O_NONBLOCK | os.O_CLOEXEC))
+        except OSError as exc:
+            raise BadRecording(f"Could not open '{image}': {exc.strerror}") from None
+
+
+def named_as_given(
+    text: str, recording: Recording, root: str, images: Mapping[str, str]
+) -> str:
+    """Return what a machine has said, with its files named as recorded, and images as given."""
+    text = unplaced(text, root)
+    for filename, image in _replaced(recording, images).items():
+        whole = rf"(?<![\w./-]){re.escape(filename)}(?![\w./-])"
+        text = re.sub(whole, image.replace("\\", r"\\"), text)
+    return text
 
 
 def _build(path: Path, file: Mapping[str, Any]) -> None:

@@ -252,6 +252,30 @@ def test_a_guest_that_goes_away(
     assert (status, agreed(told)) == (0, True), told
 
 
+@pytest.mark.parametrize("name", ["run.jsonl", "absolute.jsonl"])
+def test_an_image_is_named_as_it_was_given(
+    name: str, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is wrong with it: it is not there, it is no file, its format is another one."""
+    text = recording.read_text().replace("format=raw", "format=qcow2")
+    if name == "absolute.jsonl":
+        text = text.replace("file=disk.img", "file=/d/disk.img")
+        text = text.replace('"filename":"disk.img"', '"filename":"/d/disk.img"')
+    path = tmp_path / name
+    path.write_text(text)
+    (tmp_path / "raw.img").write_bytes(bytes(MIB))
+    for image, reason in (
+        (tmp_path / "none", "No such file or directory"),
+        (tmp_path, "Is a directory"),
+        (tmp_path / "raw.img", "Image is not in qcow2 format"),
+    ):
+        status, told = faultline(capsys, str(path), "--drive", f"vda={image}")
+        assert status == 1
+        given = f"file={image}," if image.is_file() else f"Could not open '{image}': "
+        assert given in told and reason in told
+        assert "disk.img" not in told
+
+
 def test_no_recording(tmp_path: Path) -> None:
     for text, message in (
         (b"", "it is no recording"),

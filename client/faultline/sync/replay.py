@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from faultline.conversation import Reply
-from faultline.errors import CommandError, MachineEnded, TimedOut
+from faultline.errors import CommandError, MachineEnded, StartFailed, TimedOut
 from faultline.process import Process
 from faultline.recording import Recording, parse, placed, unplaced
 from faultline.replay_events import EventPool
@@ -40,7 +40,7 @@ from faultline.sync.channel import Channel
 from faultline.sync.replay_guests import SLICE_S, Guests
 from faultline.sync.start import end, start_in
 from faultline.sync.waiting import pause
-from faultline.world import build_files, export_uri, keys_of
+from faultline.world import build_files, export_uri, keys_of, named_as_given
 
 START_S = 60.0
 """How long the machine may take to start, in seconds."""
@@ -115,9 +115,13 @@ class Replay:
         keys += [f"record={self._replayed}", "record-data=off"]
         threads = max(16, depth(self._guests.requests.values()) + 1)
         directory = f"{self._root}{self.recording.header['directory']}"
-        self._process, self.ready = start_in(
-            directory, keys, ("--threads", str(min(threads, 1024))), START_S
-        )
+        try:
+            self._process, self.ready = start_in(
+                directory, keys, ("--threads", str(min(threads, 1024))), START_S
+            )
+        except StartFailed as exc:
+            text = named_as_given(str(exc), self.recording, self._root, self._images)
+            raise StartFailed(text) from None
         self._monitor = Channel.open(self.ready["control"], START_S)
         self._ask("x-replay-stop", {"held": True})
         self._started = time.monotonic()
