@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -76,9 +76,26 @@ class Rate(click.ParamType[float]):
         return rate
 
 
-def rule_options(command: F) -> F:
-    """Give a command the options of a rule."""
-    options = [
+def rule_options(but: Collection[str] = ()) -> Callable[[F], F]:
+    """Return what gives a command the options of a rule; those in `but` are refused by itself."""
+
+    def give(command: F) -> F:
+        for option in reversed(_options(but)):
+            command = option(command)
+        return command
+
+    return give
+
+
+def warn(reply: Mapping[str, Any]) -> None:
+    """Say on stderr why a rule hits nothing as things are."""
+    for text in reply.get("warnings", ()):
+        click.echo(f"Warning: {text}", err=True)
+
+
+def _options(but: Collection[str]) -> list[Callable[[F], F]]:
+    """Return the options of a rule; those in `but` are not listed in the help."""
+    return [
         *(click.option(f"--{kind}", is_flag=True, help=text) for kind, text in KINDS.items()),
         click.option(
             "--action",
@@ -105,22 +122,27 @@ def rule_options(command: F) -> F:
             "--after",
             type=click.IntRange(min=0),
             metavar="N",
+            hidden="after" in but,
             help="Let N requests pass first.",
         ),
         click.option(
             "--count",
             type=click.IntRange(min=1),
             metavar="N",
+            hidden="count" in but,
             help="Hit N requests, and no more.",
         ),
-        click.option("--rate", type=Rate(), metavar="RATE", help="Probability: 0.01, or 1%."),
+        click.option(
+            "--rate",
+            type=Rate(),
+            metavar="RATE",
+            hidden="rate" in but,
+            help="Probability: 0.01, or 1%.",
+        ),
         click.option(
             "--notify", is_flag=True, help="Tell each hit by the event X_FAULT_TRIGGERED."
         ),
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 def check_words(words: tuple[str, ...]) -> None:

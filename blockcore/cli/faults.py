@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -19,6 +18,7 @@ from blockcore.cli.fault_options import (
     Rule,
     check_words,
     rule_options,
+    warn,
 )
 from blockcore.cli.fault_table import table
 from blockcore.cli.once import Group
@@ -59,7 +59,7 @@ def _actions() -> str:
 
 @fault.command(epilog=_actions())
 @control_options
-@rule_options
+@rule_options()
 @click.option("--id", "rule_id", metavar="ID", help="Name of the rule.  [default: made up]")
 @click.argument("drive", shell_complete=named("drives"))
 @click.argument("words", metavar="[KEY=VALUE]...", nargs=-1)
@@ -102,7 +102,7 @@ async def _added(
             members = {"node-name": drive, "id": name, "iotype": kind or None, **rule.members()}
             reply = await carried_out(ask, "x-fault-add", members, words, OPTIONS)
             ids.append(reply["id"])
-            _warn(reply)
+            warn(reply)
     except click.ClickException:
         for added in ids:
             await ask("x-fault-remove", {"id": added})
@@ -110,15 +110,9 @@ async def _added(
     return ids
 
 
-def _warn(reply: Mapping[str, Any]) -> None:
-    """Say on stderr why a rule hits nothing as things are."""
-    for text in reply.get("warnings", ()):
-        click.echo(f"Warning: {text}", err=True)
-
-
 @fault.command(epilog=_actions())
 @control_options
-@rule_options
+@rule_options()
 @click.argument("rule_id", metavar="FAULT", shell_complete=named("faults"))
 @click.argument("words", metavar="[KEY=VALUE]...", nargs=-1)
 def modify(control: Control, rule_id: str, words: tuple[str, ...], **given: Any) -> None:
@@ -150,7 +144,7 @@ async def _modified(ask: Ask, rule_id: str, rule: Rule, words: tuple[str, ...]) 
     members = {"iotype": rule.kinds[0] if rule.kinds else None, **rule.members(begins)}
     try:
         named = {"id": rule_id, **members}
-        _warn(await carried_out(ask, "x-fault-modify", named, words, CHANGEABLE))
+        warn(await carried_out(ask, "x-fault-modify", named, words, CHANGEABLE))
     except click.ClickException:
         await _known(ask, rule_id)
         raise

@@ -11,7 +11,7 @@ import click
 from blockcore.cli.bench import Program
 from blockcore.cli.completions import named
 from blockcore.cli.connection import Control, ErrorReply, control_options
-from blockcore.cli.fault_options import OPTIONS, Rule, check_words, rule_options
+from blockcore.cli.fault_options import OPTIONS, Rule, check_words, rule_options, warn
 from blockcore.cli.once import Command
 from blockcore.cli.qmp import Ask, in_session
 from blockcore.cli.sending import carried_out
@@ -24,7 +24,7 @@ OF_SWEEP = ("after", "count", "rate")
 
 @click.command(cls=Command)
 @control_options
-@rule_options
+@rule_options(but=OF_SWEEP)
 @click.option("--run", "command", metavar="COMMAND", required=True, help="Run this each time.")
 @click.option(
     "--nth", type=click.IntRange(min=1), metavar="N", help="Only the round of the Nth request."
@@ -85,6 +85,7 @@ class Rounds:
     async def play(self, ask: Ask, members: dict[str, Any], words: tuple[str, ...]) -> int:
         """Play all rounds, and return the status of the last command; leaves no rule behind."""
         answer = await carried_out(ask, "x-fault-sweep", members, words, OPTIONS)
+        warn(answer)
         rule: str | None = answer["id"]
         try:
             while True:
@@ -95,7 +96,7 @@ class Rounds:
                     rule = None
                 click.echo(_told(nth, answer, status))
                 if nth == 1 and not answer["seen"]:
-                    raise click.ClickException("no such request came: there is nothing to sweep")
+                    raise click.ClickException(_in_vain(answer))
                 if status or rule is None or self._only is not None:
                     return status
                 if answer["nth"] > self._limit:
@@ -133,5 +134,18 @@ def _told(nth: int, answer: dict[str, Any], status: int) -> str:
     if answer["fired"]:
         what = f"with the {ordinal(nth)} request hit"
     else:
-        what = f"with none hit, as there is no {ordinal(nth)} request"
+        left = f" that the rule '{answer['taken-by']}' left" if "taken-by" in answer else ""
+        what = f"with none hit, as there is no {ordinal(nth)} request{left}"
     return f"{what}: {f'exit status {status}' if status else 'well'}"
+
+
+def _in_vain(answer: dict[str, Any]) -> str:
+    """Return why there is nothing to sweep.
+
+    >>> _in_vain({"fired": False, "seen": 0})
+    'no such request came: there is nothing to sweep'
+    """
+    taker = answer.get("taken-by")
+    if taker is None:
+        return "no such request came: there is nothing to sweep"
+    return f"the rule '{taker}' comes first, and has hit all such requests: remove it before"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from blockcore.machine.machine import Machine
 from blockcore.qapi.names import DeviceOnError, OnStop, QmpError, UInt32
+from blockcore.qapi.nearest import either
 from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import CommandTable
 from blockcore.rules.policy import Retry, parse_rerror, parse_werror
@@ -26,6 +27,10 @@ class DriveInfo:
     retry_interval: UInt32
     retry_timeout: UInt32
     x_on_stop: OnStop
+
+
+POLICY = ("'rerror'", "'werror'", "'retry-interval'", "'retry-timeout'", "'x-on-stop'")
+"""The members of x-drive-set-policy of which it needs one."""
 
 
 @table.command("x-query-drives")
@@ -64,7 +69,7 @@ def x_drive_set_policy(
     """
     blk = machine.find.drive_on(device)
     if all(one is None for one in (rerror, werror, retry_interval, retry_timeout, x_on_stop)):
-        raise QmpError("Must specify 'rerror' or 'werror'")
+        raise QmpError(f"Must specify {either(POLICY)}")
     new_rerror = blk.rerror if rerror is None else parse_rerror(rerror)
     new_werror = blk.werror if werror is None else parse_werror(werror)
     retry = Retry(

@@ -8,7 +8,12 @@ from dataclasses import replace
 from itertools import count
 
 from blockcore.bql.effects import Call
-from blockcore.commands.fault_checks import check_connection, check_place, warnings
+from blockcore.commands.fault_checks import (
+    check_connection,
+    check_place,
+    takers_before,
+    warnings,
+)
 from blockcore.commands.faults import check_id
 from blockcore.faults.lines import Line, at, numbered, parse_lines
 from blockcore.faults.options import FaultOptions
@@ -63,7 +68,7 @@ def _add_all(machine: Machine, lines: Sequence[Line]) -> FaultIds:
     free = (name for name in numbers if name not in taken and name not in named)
     found: dict[BlockNode, list[FaultOptions]] = {}
     ids: list[str] = []
-    made: list[tuple[int, BlockNode, FaultOptions]] = []
+    made: list[tuple[int, BlockNode]] = []
     for line in lines:
         wanted = line.options.id
         try:
@@ -76,14 +81,14 @@ def _add_all(machine: Machine, lines: Sequence[Line]) -> FaultIds:
         id = wanted or next(free)
         taken.add(id)
         ids.append(id)
-        rule = replace(line.options, id=id, node_name=node.node_name)
-        found.setdefault(node, []).append(rule)
-        made.append((line.number, node, rule))
-    for node, rules in found.items():
-        node.injector().add_all(rules)
-    told = [
-        f"line {number}: {why}"
-        for number, node, rule in made
-        for why in warnings(machine, node, rule)
-    ]
+        options = replace(line.options, id=id, node_name=node.node_name)
+        found.setdefault(node, []).append(options)
+        made.append((line.number, node))
+    takers = {node: takers_before(node) for node in found}
+    rules = {node: iter(node.injector().add_all(given)) for node, given in found.items()}
+    told = []
+    for number, node in made:
+        rule = next(rules[node])
+        told += [f"line {number}: {why}" for why in warnings(machine, node, rule, takers[node])]
+        takers[node].add(rule)
     return FaultIds(ids=ids, warnings=told or None)

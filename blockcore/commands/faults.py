@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_type_hints
 from blockcore.bql.clock import NS_OF_MS
 from blockcore.bql.effects import Until
 from blockcore.commands.fault_checks import check_connection, check_place, warnings
-from blockcore.faults.changes import CHANGES, RuleToChange, changed, given
+from blockcore.faults.changes import CHANGES, COUNTING, RuleToChange, changed, given
 from blockcore.faults.kinds import FAULT_OPTIONS, KINDS
 from blockcore.faults.options import ONE_OR_MORE, FaultOptions, FaultOrigin
 from blockcore.faults.rule import FaultRule
@@ -149,8 +149,8 @@ def x_fault_add(
     check_place(machine, node, options)
     check_connection(machine, options)
     new_id = new_fault_id(machine, options.id)
-    node.injector().add(replace(options, id=new_id, node_name=node.node_name))
-    return FaultId(id=new_id, warnings=warnings(machine, node, options) or None)
+    rule = node.injector().add(replace(options, id=new_id, node_name=node.node_name))
+    return FaultId(id=new_id, warnings=warnings(machine, node, rule) or None)
 
 
 @table.command("x-fault-modify", boxed=True)
@@ -163,18 +163,25 @@ def x_fault_modify(
     another takes its place: `count` that of `once`, `offset` that of `sector`.  With
     another `action`, what has the default of the old one gets that of the new one.  A
     rule that is used up hits again if its new `count` is more than its hits.  A
-    rule of a blkdebug node is from then on as one that x-fault-add has made.
+    rule of a blkdebug node is from then on as one that x-fault-add has made.  Requests that
+    are waiting keep what was decided when they were hit.  Which request a sweep hits is
+    changed by x-fault-sweep only.
     """
     node, rule = _rule(machine, changes.id)
     new = given(changes)
+    if rule.of_sweep and (of_sweep := sorted(COUNTING & new.keys())):
+        raise QmpError(
+            f"Parameter '{of_sweep[0]}' is set by the sweep of fault '{changes.id}':"
+            " 'nth' of x-fault-sweep arms another request"
+        )
     options = changed(rule.options, new)
     options.check()
     if not new.keys().isdisjoint(("sector", "offset", "length")):
         check_place(machine, node, options)
-    if "connection" in new:
+    if not new.keys().isdisjoint(("connection", "iotype")):
         check_connection(machine, options)
     node.injector().modify(rule, options)
-    found = warnings(machine, node, options)
+    found = warnings(machine, node, rule)
     if rule.exhausted:
         found.append(f"'count' {options.hits_max} is used up: {rule.hits} hits")
     if options.is_over((machine.clock.monotonic_ns() - rule.added_ns) // NS_OF_MS):

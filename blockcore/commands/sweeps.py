@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Annotated
 
-from blockcore.commands.fault_checks import check_connection, check_place
+from blockcore.commands.fault_checks import check_connection, check_place, warnings
 from blockcore.commands.faults import new_fault_id
 from blockcore.faults.changes import SWEEP, RuleToSweep, changed, given
 from blockcore.faults.kinds import KINDS
@@ -28,13 +28,17 @@ class FaultSweep:
     `nth` is the request that the rule `id` hits in the round that begins; without it
     the sweep is over, and the rule gone.  `fired` is whether the rule has hit its
     request in the round before, and `seen` how many requests it saw until then.
-    Both are absent before the first round.
+    Both are absent before the first round.  `taken_by` is an earlier rule that hit
+    requests in that round which this one would have counted.  `warnings` says why
+    the rule hits nothing as things are.
     """
 
     id: str
     nth: UInt64 | None = None
     fired: bool | None = None
     seen: UInt64 | None = None
+    taken_by: str | None = None
+    warnings: list[str] | None = None
 
 
 @table.command("x-fault-sweep", boxed=True)
@@ -45,7 +49,8 @@ def x_fault_sweep(machine: Machine, *, options: Annotated[RuleToSweep, SWEEP]) -
     members are those of x-fault-add.  Sent again with the `id`, it ends a round and
     begins the next: the rule is as new, what it kept hanging goes on, and members
     that are given replace its own.  Without `nth`, the next request is armed if the
-    rule has fired; else all have been hit, and the rule is removed.
+    rule has fired; else all have been hit, and the rule is removed.  Members that do not
+    fit are refused in any case, and the round goes on.
     """
     found = (one for one in machine.find.fault_rules() if one[1].options.id == options.id)
     node, rule = next(found, (None, None)) if options.id is not None else (None, None)
@@ -67,8 +72,9 @@ def _begun(machine: Machine, asked: RuleToSweep) -> FaultSweep:
     blank = KINDS[members.get("action", "error")](node_name=node.node_name)
     options = _armed(machine, node, changed(blank, members), nth)
     new_id = new_fault_id(machine, asked.id)
-    node.injector().add(replace(options, id=new_id))
-    return FaultSweep(id=new_id, nth=nth)
+    rule = node.injector().add(replace(options, id=new_id))
+    rule.of_sweep = True
+    return FaultSweep(id=new_id, nth=nth, warnings=warnings(machine, node, rule) or None)
 
 
 def _advanced(
@@ -80,16 +86,22 @@ def _advanced(
         raise QmpError(f"Fault '{old.id}' is not made to hit one certain request")
     if asked.node_name is not None and machine.find.data_node(asked.node_name) is not node:
         raise QmpError(f"Fault '{old.id}' is on node '{node.node_name}'")
-    fired, seen = rule.hits > 0, UInt64(rule.seen)
+    fired = rule.hits > 0
     nth = asked.nth
     if nth is None and fired:
         nth = UInt64(old.after + 2)
+    options, members = old, given(asked, but=OF_SWEEP)
+    if nth is not None or members:
+        options = _armed(machine, node, changed(old, members), nth or 1)
+    round = FaultSweep(
+        id=old.id, nth=nth, fired=fired, seen=UInt64(rule.seen), taken_by=rule.taken_by
+    )
     if nth is None:
         node.injector().remove(rule)
-        return FaultSweep(id=old.id, fired=fired, seen=seen)
-    options = _armed(machine, node, changed(old, given(asked, but=OF_SWEEP)), nth)
-    node.injector().renew(rule, options)
-    return FaultSweep(id=old.id, nth=nth, fired=fired, seen=seen)
+        return round
+    rule = node.injector().renew(rule, options)
+    rule.of_sweep = True
+    return replace(round, warnings=warnings(machine, node, rule) or None)
 
 
 OF_SWEEP = frozenset(field.name for field in fields(RuleToSweep))

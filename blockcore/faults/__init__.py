@@ -16,6 +16,7 @@
 - `lines`: rules as text, one or a file of them.
 - `changes`: members that replace those of a rule that exists, and those of a sweep.
 - `rule`: one rule of a node, with its counters.
+- `precedence`: the rules that leave no request to a later one.
 - `injector`: the rules of one node; decides for each request which rule hits it.
 - `dice`: decisions by chance, which a seed repeats.
 - `gate`: byte ranges that rules can hit; a request outside them needs no decision,

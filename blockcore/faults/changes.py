@@ -26,8 +26,9 @@ OTHERS = {
     "length": ("sector",),
     "once": ("count",),
     "count": ("once",),
+    "how": ("bits", "at", "value"),
 }
-"""Members whose place another member takes."""
+"""Members whose place another member takes, if it becomes another."""
 
 NONE_OF_IT: Mapping[str, Any] = {"sector": -1, "once": False}
 """Values that say as much as leaving the member out."""
@@ -93,9 +94,9 @@ def changed(options: FaultOptions, new: Mapping[str, Any]) -> FaultOptions:
     }
     for name, value in new.items():
         values[name] = value
-        if value == NONE_OF_IT.get(name):
+        if value in (NONE_OF_IT.get(name), getattr(options, name, None)):
             continue
         for other in OTHERS.get(name, ()):
-            if other not in new:
+            if other not in new and other in known:
                 values[other] = known[other].default
     return kind(**values)

@@ -72,6 +72,8 @@ class Corrupt(FaultOptions):
         for name, value in (("at", self.at), ("value", self.value)):
             if value is not None and self.how is not CorruptHow.BYTE:
                 raise QmpError(f"Parameter '{name}' is for 'how' byte")
+        if self.bits != 1 and self.how is not CorruptHow.FLIP:
+            raise QmpError("Parameter 'bits' is for 'how' flip")
         if self.value is not None and self.value > 255:
             raise QmpError("Parameter 'value' expects a number from 0 to 255")
         if not 0 < self.bits <= BLOCK * 8:

@@ -77,18 +77,18 @@ class FaultInjector:
 
     def add(self, options: FaultOptions) -> FaultRule:
         """Add a rule at run time, and return it; without an event it is a standing rule."""
-        self.add_all([options])
-        return self.rules[-1]
+        return self.add_all([options])[0]
 
-    def add_all(self, given: Iterable[FaultOptions]) -> None:
-        """Add rules at run time, all at the same moment."""
+    def add_all(self, given: Iterable[FaultOptions]) -> list[FaultRule]:
+        """Add rules at run time, all at the same moment, and return them."""
         self._catch_up()
         now_ns = self._host.clock.monotonic_ns()
-        for options in given:
-            rule = FaultRule(options, self._host.seed, now_ns)
-            self.rules.append(rule)
+        added = [FaultRule(options, self._host.seed, now_ns) for options in given]
+        self.rules += added
+        for rule in added:
             self._put_in_force(rule)
         self._rules_changed()
+        return added
 
     def modify(self, rule: FaultRule, options: FaultOptions) -> None:
         """Give a rule other options; it keeps its place among the rules, and its counters.
@@ -197,15 +197,22 @@ class FaultInjector:
         if gate is not None and not gate.touches(offset, nbytes):
             return None
         self._catch_up()
+        hit: FaultRule | None = None
         for rule in (*self._active, *self._standing):
+            if hit is not None and not rule.of_sweep:
+                continue
             if not rule.concerns(iotype, offset, nbytes) or not self._can_hit(rule, present, fua):
                 continue
             if not rule.options.strikes(offset, nbytes, rule.state.memory):
                 continue
-            if rule.strikes(iotype, offset, self._host.asker().connection):
-                self._host.fault_hit(rule.options.id or "", iotype, offset, nbytes)
-                return self._fire(rule)
-        return None
+            if hit is not None:
+                rule.taken_by = hit.options.id
+            elif rule.strikes(iotype, offset, self._host.asker().connection):
+                hit = rule
+        if hit is not None:
+            self._host.fault_hit(hit.options.id or "", iotype, offset, nbytes)
+            self._fire(hit)
+        return hit
 
     def around(
         self, request: Request, go: Go[R], size: int, present: Set[str] = frozenset()
@@ -275,6 +282,11 @@ class FaultInjector:
         return self._gates[iotype]
 
     @property
+    def standing(self) -> tuple[FaultRule, ...]:
+        """The rules in force without an event, in the order in which they have their turns."""
+        return tuple(self._standing)
+
+    @property
     def states(self) -> set[int]:
         """The states that there are, or that an event or a hit may bring; 0 stands for any."""
         found = {0, self.state, *(change.new_state for change, _ in self._changes)}
@@ -332,7 +344,7 @@ class FaultInjector:
         )
         self._host.concerns_changed()
 
-    def _fire(self, rule: FaultRule) -> FaultRule:
+    def _fire(self, rule: FaultRule) -> None:
         if not rule.options.lets_go:
             rule.hits += 1
             if rule.exhausted:
@@ -340,7 +352,6 @@ class FaultInjector:
                 self._rules_changed()
             if rule.options.new_state:
                 self._change_state(rule.options.new_state)
-        return rule
 
     def _put_in_force(self, rule: FaultRule) -> None:
         """Let a rule hit requests: at once, or from its event on; after all other rules."""

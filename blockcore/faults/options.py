@@ -63,6 +63,9 @@ WRITES: IOTypes = frozenset(
 PLACELESS: IOTypes = frozenset({FaultIOType.FLUSH, FaultIOType.CONNECT})
 """The kinds of request that are about the whole node."""
 
+LIFE_MS = 100 * 365 * 24 * 3600 * 1000
+"""Milliseconds that no machine lives to see."""
+
 
 class FaultOrigin(StrEnum):
     """Whose requests a rule matches."""
@@ -271,6 +274,8 @@ class FaultOptions:
             raise QmpError("Parameter 'sector' expects a sector number, or -1 for any")
         if not 0.0 <= self.rate <= 1.0:
             raise QmpError("Parameter 'rate' expects a number between 0 and 1")
+        if (self.not_before_ms or 0) > LIFE_MS:
+            raise QmpError("Parameter 'not-before-ms' expects a time within 100 years")
         positive = {
             "count": self.count,
             "length": self.length,

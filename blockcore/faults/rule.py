@@ -16,12 +16,14 @@ class FaultRule:
     those that this rule has hit.  `start` and `end` are the byte range; `start` is
     None if the rule has no range.  `added_ns` is when the rule was added.
     `thrown` are the dice of the last request about which chance decides.
-    `removed` is whether it is no rule of the node any more.
+    `removed` is whether it is no rule of the node any more.  `of_sweep` says that a sweep
+    (x-fault-sweep) arms it; then `taken_by` is the earlier rule that has last hit a request
+    which this one matches, if there was any.
     """
 
     __slots__ = (
         *("added_ns", "dice", "end", "hits", "iotypes", "is_choosy", "options", "seen", "start"),
-        *("kind", "removed", "state", "thrown", "watched"),
+        *("kind", "of_sweep", "removed", "state", "taken_by", "thrown", "watched"),
     )
 
     def __init__(self, options: FaultOptions, seed: int, added_ns: int) -> None:
@@ -31,7 +33,8 @@ class FaultRule:
         self.thrown: Dice | None = None
         self.state = RuleState()
         self.added_ns = added_ns
-        self.removed = False
+        self.removed = self.of_sweep = False
+        self.taken_by: str | None = None
         self.kind: type[FaultOptions] | None = None
         self.change(options)
 

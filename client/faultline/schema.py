@@ -781,11 +781,17 @@ class FaultRelease(TypedDict):
     released: int
 
 
-class FaultSweep(TypedDict):
-    id: str
-    nth: NotRequired[int]
-    fired: NotRequired[bool]
-    seen: NotRequired[int]
+FaultSweep = TypedDict(
+    "FaultSweep",
+    {
+        "id": "str",
+        "nth": "NotRequired[int]",
+        "fired": "NotRequired[bool]",
+        "seen": "NotRequired[int]",
+        "taken-by": "NotRequired[str]",
+        "warnings": "NotRequired[list[str]]",
+    },
+)
 
 
 IOThreadInfo = TypedDict(

@@ -416,3 +416,26 @@ def test_a_sweep_ends_with_what_fails(machine: Live, qmp: Qmp, capsys: Captured)
     assert main([*sweep, "action=torn", "errno=0", "--limit", "2"]) == 1
     assert "not over after 2 rounds" in capsys.readouterr().err
     assert qmp("x-query-faults") == []
+
+
+def test_a_sweep_behind_another_rule(machine: Live, capsys: Captured) -> None:
+    said(capsys, "drive", "set-policy", "vda", "--werror", "report")
+    said(capsys, "fault", "add", "vda", "--write", "--id", "first")
+    sweep = ("fault", "sweep", "vda", "--write", "--run")
+    assert main([*sweep, f"{WRITES.format(machine.uri('vda'))} || true"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "with none hit, as there is no 1st request that the rule 'first' left: well\n"
+    assert err.splitlines() == [
+        "Warning: rule 'first' comes first, and takes all of its requests",
+        "faultline: the rule 'first' comes first, and has hit all such requests: remove it before",
+    ]
+    said(capsys, "fault", "clear")
+
+
+def test_the_help_of_a_sweep_lists_what_it_takes(capsys: Captured) -> None:
+    assert main(["fault", "sweep", "--help"]) == 0
+    assert not {"--after", "--count", "--rate"} & set(capsys.readouterr().out.split())
+    for option in ("--after=1", "--count=1", "--rate=1"):
+        assert main(["fault", "sweep", "vda", option, "--run", "true"]) == 2
+        name = option.partition("=")[0]
+        assert f"{name} is set by the sweep itself" in capsys.readouterr().err

@@ -190,7 +190,7 @@ def test_rules_that_hit_nothing(rule: dict[str, Any], wanted: list[str], odd: Li
 
 def test_states_that_another_rule_sets(odd: Live) -> None:
     with odd.qmp() as qmp:
-        qmp("x-fault-add", node_name="q", new_state=3)
+        qmp("x-fault-add", node_name="q", iotype="write", new_state=3)
         assert "warnings" not in qmp("x-fault-add", node_name="q", state=3)
         qmp("x-fault-clear")
 
@@ -208,7 +208,7 @@ def test_rules_for_connections_that_are_or_were(odd: Live) -> None:
         qmp.wait_for(lambda: _refusal(qmp, "x-fault-add", node_name="q", connection=number))
         closed = f"Parameter 'connection' is that of a closed one: {number}"
         assert _refusal(qmp, "x-fault-add", node_name="q", connection=number) == closed
-        other = qmp("x-fault-add", node_name="q")["id"]
+        other = qmp("x-fault-add", node_name="q", iotype="flush")["id"]
         assert _refusal(qmp, "x-fault-modify", id=other, connection=number) == closed
         assert "warnings" not in qmp("x-fault-modify", id=rule["id"], after=1)
         assert "warnings" not in qmp("x-fault-add", node_name="q", connection=number + 1)

@@ -91,6 +91,15 @@ def test_the_limit(m: Machine) -> None:
             writes(m, b"1", b"2", b"3")
 
 
+def test_nothing_that_another_rule_leaves(m: Machine) -> None:
+    first = m.fault("vda", iotype="write", id="first")
+    told = "^no write came to vda, which the rule 'first' did not hit: there is nothing to sweep"
+    with pytest.raises(FaultlineError, match=told):
+        for _ in m.sweep("vda", iotype="write"):
+            assert writes(m, b"1") == [False]
+    first.remove()
+
+
 def test_nothing_to_sweep(m: Machine) -> None:
     with pytest.raises(FaultlineError, match="^no discard came to vda: there is nothing to sweep"):
         for _ in m.sweep("vda", iotype="discard"):

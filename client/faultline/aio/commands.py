@@ -1541,7 +1541,9 @@ class Commands:
         another takes its place: `count` that of `once`, `offset` that of `sector`.  With
         another `action`, what has the default of the old one gets that of the new one.  A
         rule that is used up hits again if its new `count` is more than its hits.  A
-        rule of a blkdebug node is from then on as one that x-fault-add has made.
+        rule of a blkdebug node is from then on as one that x-fault-add has made.  Requests that
+        are waiting keep what was decided when they were hit.  Which request a sweep hits is
+        changed by x-fault-sweep only.
         """
         result: FaultChanged = await self._run(
             "x-fault-modify",
@@ -1670,7 +1672,8 @@ class Commands:
         members are those of x-fault-add.  Sent again with the `id`, it ends a round and
         begins the next: the rule is as new, what it kept hanging goes on, and members
         that are given replace its own.  Without `nth`, the next request is armed if the
-        rule has fired; else all have been hit, and the rule is removed.
+        rule has fired; else all have been hit, and the rule is removed.  Members that do not
+        fit are refused in any case, and the round goes on.
         """
         result: FaultSweep = await self._run(
             "x-fault-sweep",

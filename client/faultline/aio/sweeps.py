@@ -81,8 +81,9 @@ class Sweep(Lent):
             self._id = None
             if self._round is not None and self._round.nth == 1 and not reply["seen"]:
                 what = iotype_text(self._members.get("iotype"))
-                node = self._members["node-name"]
-                raise FaultlineError(f"no {what} came to {node}: there is nothing to sweep")
+                node, taker = self._members["node-name"], reply.get("taken-by")
+                why = f", which the rule '{taker}' did not hit" if taker else ""
+                raise FaultlineError(f"no {what} came to {node}{why}: there is nothing to sweep")
             raise StopAsyncIteration
         if nth > self._limit:
             await self._take_away()
