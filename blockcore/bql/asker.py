@@ -9,11 +9,12 @@ class Asker:
 
     `connection` is the number of the guest's connection, from 1 on; 0 for what no guest
     has asked for.  `fault` is the id of the fault rule that keeps the routine waiting, None
-    if none does.
+    if none does.  `hit` is the id of the rule that has last hit what is asked for.
     """
 
-    __slots__ = ("connection", "fault")
+    __slots__ = ("connection", "fault", "hit")
 
     def __init__(self, connection: int = 0) -> None:
         self.connection = connection
         self.fault: str | None = None
+        self.hit: str | None = None

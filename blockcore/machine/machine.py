@@ -157,7 +157,8 @@ class Machine:
         self.concerns_changed()
 
     def fault_hit(self, rule: str, iotype: FaultIOType, offset: int, length: int) -> None:
-        """Write down that a fault rule has hit a request, if the machine is recorded."""
+        """Remember who has hit the request, and write it down if the machine is recorded."""
+        self.asker().hit = rule
         if self.recording is not None:
             self.recording.fault(rule, iotype, offset, length)
 

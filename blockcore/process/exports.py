@@ -14,6 +14,7 @@ from blockcore.drive.recorded import opened
 from blockcore.machine.machine import Machine
 from blockcore.process.connection import Connection, is_writable
 from blockcore.process.gathering import Gathering
+from blockcore.process.log import logger
 from blockcore.process.nbd_socket import NbdSocket, OpenSockets
 
 
@@ -91,10 +92,20 @@ class Exports:
                 await go
             else:
                 await opened(go, recording, number, blk, is_writable(blk, readonly))
+        except OSError as exc:
+            self._tell_refusal(blk, number, exc)
+            self._forget(number, blk)
+            raise
         except BaseException:
             self._forget(number, blk)
             raise
         return number
+
+    def _tell_refusal(self, blk: BlockBackend, number: int, error: OSError) -> None:
+        """Log which rule refuses a connection: clients see ENOENT, as for a wrong name."""
+        rule, reason = self._lock.asker.hit, errno.errorcode.get(error.errno or 0)
+        said = {"rule": rule, "drive": blk.export, "connection": number, "errno": reason}
+        self._lock.defer(lambda: logger.info("connection refused by a fault rule", **said))
 
     def disconnected(self, connection: Connection) -> None:
         """Forget a connection that was closed."""

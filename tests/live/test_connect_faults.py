@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import nbd
 import pytest
@@ -27,12 +29,25 @@ def can_connect(live: Live, export: str = "vda") -> bool:
         return False
 
 
+def refusals(live: Live, **wanted: str) -> list[dict[str, Any]]:
+    """Return what the log says of connections that a rule has refused."""
+    found = []
+    for line in map(json.loads, live.log.read_text().split("\n")[:-1]):
+        if line.get("event") == "connection refused by a fault rule":
+            assert line["level"] == "info"
+            found.append({key: line[key] for key in ("rule", "drive", "connection", "errno")})
+    return [one for one in found if wanted.items() <= one.items()]
+
+
+ERRNOS = {"error": "ENOSPC", "disconnect": "ESHUTDOWN"}
+
+
 @pytest.mark.parametrize("action", ["error", "disconnect"])
 def test_refused(live: Live, qmp: Qmp, action: str) -> None:
     with live.guest("vda") as guest:
-        qmp(
-            "x-fault-add", node_name="vda", action=action, iotype="connect", count=2, notify=True
-        )
+        more = {"errno": "ENOSPC"} if action == "error" else {}
+        rule = {"action": action, "iotype": "connect", "count": 2, "notify": True, **more}
+        qmp("x-fault-add", node_name="vda", **rule)
         assert [can_connect(live) for _ in range(3)] == [False, False, True]
         assert can_connect(live, "vdb")
         assert len(guest.pread(512, 0)) == 512
@@ -41,6 +56,11 @@ def test_refused(live: Live, qmp: Qmp, action: str) -> None:
     first, second = (event["connection"] for event in events)
     assert (second, events[0]["iotype"]) == (first + 1, "connect")
     assert events[0]["node-name"] == "a"
+    said = {"rule": events[0]["id"], "drive": "vda", "errno": ERRNOS[action]}
+    qmp.wait_for(lambda: len(refusals(live, rule=events[0]["id"], errno=ERRNOS[action])) == 2)
+    assert refusals(live, rule=events[0]["id"], errno=ERRNOS[action]) == [
+        {**said, "connection": number} for number in (first, second)
+    ]
 
 
 def test_held_up(live: Live, qmp: Qmp) -> None:
