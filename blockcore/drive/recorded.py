@@ -181,7 +181,7 @@ async def opened(
     writable: bool,
 ) -> None:
     """Let a guest connect to a drive by `go`; note that it has come, and what becomes of it."""
-    entry = Entry(number, [])
+    entry = Entry(number, [], "connecting")
     recording.connecting(number, blk.export, writable)
     try:
         await _Attributed(go, recording, entry)

@@ -10,7 +10,7 @@ wait before their next request instead, so that no line is lost (`Recording.room
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from itertools import count
 from typing import Any, Protocol
 
@@ -56,10 +56,16 @@ class Lines(Protocol):
 
 @dataclass(slots=True)
 class Entry:
-    """A request whose second line is still to come; `rules` are those that have hit it."""
+    """A request, or an attempt to connect, whose second line is still to come.
+
+    `rules` are those that have hit it.  `kind` is the member of its first line with its
+    number.  `sought` are the files that it has looked for.
+    """
 
     number: int
     rules: list[str]
+    kind: str = "request"
+    sought: Set[str] = frozenset()
 
 
 class Recording:
@@ -79,6 +85,7 @@ class Recording:
         self._started_ns = clock.monotonic_ns()
         self._requests = count(1)
         self._commands = self._clients = 0
+        self._files: dict[str, bool] = {}
 
     def room(self) -> bool:
         """Return whether a request may begin: the condition that guests wait for."""
@@ -151,6 +158,22 @@ class Recording:
         else:
             place = f'"iotype":"{iotype}","offset":{offset},"length":{length}'
             self._put(f'"fault":{text_of(rule)},{place}')
+
+    def sought(self, files: Set[str], present: Set[str]) -> None:
+        """Note which files a node's request has looked for, if they were not as the last time.
+
+        With the guest's request if it had not looked before: they were so when it came.
+        """
+        entry = self.current
+        for file in sorted(files):
+            exists = file in present
+            if self._files.get(file) != exists:
+                self._files[file] = exists
+                is_first = entry is not None and file not in entry.sought
+                asker = f',"for-{entry.kind}":{entry.number}' if entry and is_first else ""
+                self._put(f'"file":{text_of(file)},"exists":{text_of(exists)}{asker}')
+        if entry is not None:
+            entry.sought |= files
 
     def written(self, data: memoryview) -> bytes:
         """Return the contents of a write, or their digest: the value of the last member."""

@@ -215,12 +215,20 @@ class FaultInjector:
         return hit
 
     def around(
-        self, request: Request, go: Go[R], size: int, present: Set[str] = frozenset()
+        self,
+        request: Request,
+        go: Go[R],
+        size: int,
+        files: Set[str] = frozenset(),
+        present: Set[str] = frozenset(),
     ) -> Go[R]:
         """Return what carries out a request to a node of `size` bytes instead of `go`.
 
-        The request is counted at the rules; `present` is as for `check`.
+        The request is counted at the rules; `files` were looked for, and `present` is as
+        for `check`.
         """
+        if files:
+            self._host.files_sought(files, present)
         iotype, offset, nbytes = request.iotype, request.offset, request.nbytes
         driver = go
         rule = self.check(iotype, offset, nbytes, present, request.fua)

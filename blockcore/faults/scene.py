@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import field
 from typing import Any, Protocol
 
@@ -38,6 +38,9 @@ class FaultHost(Protocol):
 
     def fault_hit(self, rule: str, iotype: FaultIOType, offset: int, length: int) -> None:
         """Hear that a rule has hit the request that runs now."""
+
+    def files_sought(self, files: Set[str], present: Set[str]) -> None:
+        """Hear which files the request that runs now has looked for, and those that exist."""
 
 
 class Hold:

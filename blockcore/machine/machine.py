@@ -7,7 +7,7 @@ coroutine of the core, which awaits effects and performs no I/O itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Set
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -161,6 +161,11 @@ class Machine:
         self.asker().hit = rule
         if self.recording is not None:
             self.recording.fault(rule, iotype, offset, length)
+
+    def files_sought(self, files: Set[str], present: Set[str]) -> None:
+        """Write down which of the files that fault rules look for exist, if that has changed."""
+        if self.recording is not None:
+            self.recording.sought(files, present)
 
     def concerns_changed(self) -> None:
         """Invalidate all shortcuts past nodes.

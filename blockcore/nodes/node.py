@@ -365,7 +365,7 @@ class BlockNode(Vertex["BlockNode"], BlockDriver):
             if self.faults is not None:
                 files = self.faults.files(request.iotype, request.offset, request.nbytes)
                 present = await Call(existing, files) if files else files
-                go = self.faults.around(request, go, self.size, present)
+                go = self.faults.around(request, go, self.size, files, present)
             return await go(request)
 
     def _read_and_keep(self, request: Request) -> Awaitable[None]:

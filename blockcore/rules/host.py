@@ -11,7 +11,7 @@ An attribute that keeps a machine as one of these protocols is called `_host`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Set
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -106,6 +106,9 @@ class HearsFaults(Protocol):
 
     def fault_hit(self, rule: str, iotype: FaultIOType, offset: int, length: int) -> None:
         """Hear that the rule of that id has hit the request that runs now."""
+
+    def files_sought(self, files: Set[str], present: Set[str]) -> None:
+        """Hear which files the request that runs now has looked for, and those that exist."""
 
 
 class NamesDrives(Protocol):

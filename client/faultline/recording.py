@@ -19,7 +19,7 @@ VERSION = 1
 KINDS = {
     **{"connecting": int, "connect": int, "refused": int, "disconnect": int},
     **{"request": int, "withdrawn": int, "done": int, "command": int, "reply": int},
-    **{"event": str, "fault": str, "end": str},
+    **{"event": str, "fault": str, "file": str, "end": str},
 }
 """The member that says what a line is, and the type of its value."""
 

@@ -250,10 +250,12 @@ def steps(recording: Recording, until: int | None = None) -> Iterator[Step]:
     requests, attempts = requests_of(recording), attempts_of(recording)
     lines = [line for line in recording.lines if until is None or line.number <= until]
     following = _following(lines, attempts)
+    files = _files_before(lines, requests, attempts)
     gone: set[int] = set()
     for line in lines:
         if ends_machine(line):
             return
+        yield from (Step(file, "file") for file in files.get(line.number, ()))
         if line.kind in ("connecting", "connect", "refused"):
             yield from _attempt(line, attempts[line.value], following[line.number])
         elif line.kind in ("request", "done"):
@@ -283,6 +285,36 @@ def _attempt(line: Line, attempt: Request, following: int) -> Iterator[Step]:
     else:
         is_gone = "gone" in line.members
         yield Step(line, "hang-up" if is_gone else str(line.kind), attempt)
+
+
+def _files_before(
+    lines: list[Line], requests: Mapping[int, Request], attempts: Mapping[int, Request]
+) -> dict[int, list[Line]]:
+    """Return the lines about files that rules look for, each by the line that it has to precede.
+
+    That is the line of the request that has found the file so; or the command before,
+    because of which requests try again or jobs begin.
+    """
+    found: dict[int, list[Line]] = {}
+    latest: dict[str, int] = {}
+    command: Line | None = None
+    for line in lines:
+        if line.kind == "command":
+            command = line
+        elif line.kind in BEGINNING:
+            command = None
+        if line.kind != "file":
+            continue
+        asker = requests.get(line.members.get("for-request", 0))
+        asker = asker or attempts.get(line.members.get("for-connecting", 0))
+        place = line.number if command is None else command.number
+        if asker is not None and latest.get(line.value, 0) < asker.line:
+            place = asker.line
+        else:
+            command = None  # a later change is one that nothing here has caused
+        latest[line.value] = line.number
+        found.setdefault(place, []).append(line)
+    return found
 
 
 def _following(lines: list[Line], attempts: Mapping[int, Request]) -> dict[int, int]:

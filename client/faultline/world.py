@@ -95,6 +95,17 @@ def keys_of(recording: Recording, root: str) -> list[str]:
     return [f"{key}={placed(value, root)}" for key, value in recording.header["keys"]]
 
 
+def set_file(root: str, name: str, exists: bool) -> None:
+    """Let there be a file of that absolute name below `root`, or none; directories stay."""
+    path = Path(f"{root}{os.path.normpath(name)}")
+    if exists:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.touch()
+    elif not path.is_dir():
+        path.unlink(missing_ok=True)
+
+
 def export_uri(ready: Mapping[str, Any], export: str) -> str:
     """Return the NBD URI of an export, also of one that came after the ready line.
 

@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +250,81 @@ def test_a_guest_that_goes_away(
     else:
         status, told = faultline(capsys, path)
     assert (status, agreed(told)) == (0, True), told
+
+
+def test_files_that_rules_look_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They come and go as they did, and not where they were."""
+    (tmp_path / "disk.img").write_bytes(bytes(MIB))
+    flag, closed = tmp_path / "made" / "flag", tmp_path / "closed"
+    flag.parent.mkdir()
+    rules = (
+        f"fault=node-name=vda,iotype=write,while-file={flag}",
+        f"fault=node-name=vda,iotype=connect,while-file={closed}",
+    )
+    drive = "drive=id=vda,file=disk.img,format=raw,werror=stop"
+    with Live(tmp_path, drive, *rules, "record=run.jsonl") as live, live.qmp() as qmp:
+        with live.guest() as guest:
+            guest.pwrite(bytes(BLOCK), 0)
+            for _ in range(2):
+                flag.touch()
+                cookie = guest.aio_pwrite(bytes(BLOCK), BLOCK)
+                qmp.wait_event("STOP")
+                flag.unlink()
+                qmp.execute("cont")
+                while not guest.aio_command_completed(cookie):
+                    guest.poll(-1)
+            closed.touch()
+            with pytest.raises(nbd.Error), live.guest():
+                pass
+            closed.unlink()
+            with live.guest() as other:
+                other.pwrite(bytes(BLOCK), 0)
+    lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    seen = [line["exists"] for line in lines if line.get("file") == str(flag)]
+    assert seen == [False, True, False, True, False]
+    flag.parent.rmdir()
+    status, text = faultline(capsys, str(tmp_path / "run.jsonl"))
+    assert (status, agreed(text)) == (0, True), text
+    assert not flag.parent.exists()
+
+
+def moved(lines: list[Line]) -> None:
+    """The rule for writes is one for other blocks: nothing is hit."""
+    command = lines[at(lines, execute="x-fault-add")]
+    command["arguments"].update({"offset": 512 << 10, "length": 512})
+
+
+@pytest.mark.parametrize("policy", ["report", "stop"])
+def test_an_error_that_does_not_come_is_told_at_once(policy: str, tmp_path: Path) -> None:
+    """Of whom it should have come is over: nobody waits for the event for long."""
+    (tmp_path / "disk.img").write_bytes(bytes(MIB))
+    drive = f"drive=id=vda,file=disk.img,format=raw,werror={policy}"
+    with Live(tmp_path, drive, "record=run.jsonl") as live:
+        with live.qmp() as qmp, live.guest() as guest:
+            qmp.execute("x-fault-add", {"node-name": "vda", "iotype": "write", "count": 1})
+            cookie = guest.aio_pwrite(bytes(BLOCK), 0)
+            qmp.wait_event("BLOCK_IO_ERROR")
+            if policy == "stop":
+                qmp.wait_event("STOP")
+                qmp.execute("cont")
+            with suppress(nbd.Error):
+                while not guest.aio_command_completed(cookie):
+                    guest.poll(-1)
+    lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    moved(lines)
+    text = [json.dumps(line).encode() + b"\n" for line in lines]
+    player = Replay(parse("r", text), patience=TIMEOUT_S * 10)
+    try:
+        with pytest.raises(FaultlineError) as caught:
+            player.run()
+    finally:
+        player.close()
+    if policy == "report":
+        assert "recorded EIO (Input/output error), replayed success" in str(caught.value)
+    else:
+        assert "replayed none: request 1 (write" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["run.jsonl", "absolute.jsonl"])

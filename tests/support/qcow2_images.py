@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import struct
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,9 @@ class Around:
         self.concerns += 1
 
     def fault_hit(self, rule: str, iotype: FaultIOType, offset: int, length: int) -> None:
+        """Nobody records it."""
+
+    def files_sought(self, files: Set[str], present: Set[str]) -> None:
         """Nobody records it."""
 
     def shortcut_slots(self) -> list[Slot]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from typing import Any
 
 import blockcore.bql.clock
@@ -47,6 +47,9 @@ class Host:
         return Asker(self.asking)
 
     def fault_hit(self, rule: str, iotype: FaultIOType, offset: int, length: int) -> None:
+        """Nobody records it."""
+
+    def files_sought(self, files: Set[str], present: Set[str]) -> None:
         """Nobody records it."""
 
 

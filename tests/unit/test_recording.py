@@ -19,7 +19,7 @@ import pytest
 from blockcore.bql.effects import Until
 from blockcore.drive.block_backend import BlockBackend
 from blockcore.drive.recorded import RecordedDrive, RecordedShortcut, opened
-from blockcore.drive.recording import PATIENCE_NS, Recording
+from blockcore.drive.recording import PATIENCE_NS, Entry, Recording
 from blockcore.nodes.shortcut.guest import GuestShortcut
 from blockcore.nodes.shortcut.slot import Slot
 from blockcore.process import recorder
@@ -172,6 +172,27 @@ def test_an_attempt_to_connect(error: OSError | None, end: dict[str, Any]) -> No
     opening.send(None)
     opening.close()
     assert lines.take() == [{"connecting": 5, "drive": "vda"}, {"refused": 5, "gone": True}]
+
+
+def test_files_that_rules_look_for() -> None:
+    """A line for each change, with the request that has found it when it came."""
+    lines = Lines()
+    recording, _, _, _ = recorded(lines)
+    one, two, none = {"/a"}, {"/a", "/b"}, set[str]()
+    recording.sought(one, none)
+    recording.current = Entry(1, [])
+    recording.sought(one, none)
+    assert lines.take() == [{"file": "/a", "exists": False}]
+    recording.sought(two, two)
+    assert lines.take() == [
+        {"file": "/a", "exists": True},
+        {"file": "/b", "exists": True, "for-request": 1},
+    ]
+    recording.current = Entry(2, [], "connecting")
+    recording.sought(two, one)
+    assert lines.take() == [{"file": "/b", "exists": False, "for-connecting": 2}]
+    recording.sought(one, one)
+    assert not lines.take()
 
 
 def test_the_hits_of_jobs_have_lines_of_their_own() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from faultline.replay_steps import (
     requests_of,
     steps,
 )
+from faultline.world import set_file
 
 HEADER: dict[str, Any] = {
     "faultline-recording": 1,
@@ -121,6 +123,35 @@ def test_the_ends_of_attempts(outcome: Outcome) -> None:
         else:
             with pytest.raises(Divergence, match="^line 3: the opening of connection 1 to a: "):
                 compare_done(attempt.done, attempt, outcome)
+
+
+def test_files_that_rules_look_for() -> None:
+    """They are so before the request that finds them so, or before what lets it try again."""
+    there, gone = ({"file": "/f", "exists": exists} for exists in (True, False))
+    lines: list[dict[str, Any]] = [
+        *(CONNECT, request(1), {**there, "for-request": 1}, {"event": "STOP", "data": {}}),
+        *({"command": 1, "client": 1, "execute": "cont"}, gone, there, {"done": 1}),
+        *(connecting(2), {**gone, "for-connecting": 2}, {"refused": 2}, there, request(2)),
+        *(request(3, offset=8192), {**gone, "for-request": 3}, {**there, "for-request": 2}),
+    ]
+    states = [
+        step.line.members["exists"] if step.kind == "file" else step.kind
+        for step in steps(recorded(*lines))
+    ]
+    assert states == [
+        *("connecting", "connect", True, "request", "settle", "event", False, "command", True),
+        *("done", False, "connecting", "refused", True, "request", "settle", False, "request"),
+        *("settle", True),
+    ]
+
+
+def test_a_file_is_made_and_removed_below_a_directory(tmp_path: Path) -> None:
+    for name in ("/a/b/c", "/../../a/b/c"):
+        for exists in (True, True, False, False):
+            set_file(str(tmp_path), name, exists)
+            assert (tmp_path / "a" / "b" / "c").exists() == exists
+    set_file(str(tmp_path), "/a", False)
+    assert (tmp_path / "a").is_dir()
 
 
 def test_what_causes_an_event() -> None:

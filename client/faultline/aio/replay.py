@@ -39,7 +39,7 @@ from faultline.replay_steps import (
     requests_of,
     steps,
 )
-from faultline.world import build_files, export_uri, keys_of, named_as_given
+from faultline.world import build_files, export_uri, keys_of, named_as_given, set_file
 
 START_S = 60.0
 """How long the machine may take to start, in seconds."""
@@ -163,7 +163,7 @@ class Replay:
         return self._guests.in_flight()
 
     async def _take(self, step: Step) -> None:
-        if self._paced:
+        if self._paced and step.kind != "file":
             await pause(self._started + step.line.ms / 1000 - time.monotonic())
         match step.kind:
             case "connecting":
@@ -183,6 +183,8 @@ class Replay:
             case "done" | "connect" | "refused":
                 assert step.request is not None
                 await self._finish(step, step.request)
+            case "file":
+                set_file(self._root, step.line.value, bool(step.line.members.get("exists")))
             case "command":
                 await self._send(step)
             case "reply":

@@ -40,7 +40,7 @@ from faultline.sync.channel import Channel
 from faultline.sync.replay_guests import SLICE_S, Guests
 from faultline.sync.start import end, start_in
 from faultline.sync.waiting import pause
-from faultline.world import build_files, export_uri, keys_of, named_as_given
+from faultline.world import build_files, export_uri, keys_of, named_as_given, set_file
 
 START_S = 60.0
 """How long the machine may take to start, in seconds."""
@@ -164,7 +164,7 @@ class Replay:
         return self._guests.in_flight()
 
     def _take(self, step: Step) -> None:
-        if self._paced:
+        if self._paced and step.kind != "file":
             pause(self._started + step.line.ms / 1000 - time.monotonic())
         match step.kind:
             case "connecting":
@@ -184,6 +184,8 @@ class Replay:
             case "done" | "connect" | "refused":
                 assert step.request is not None
                 self._finish(step, step.request)
+            case "file":
+                set_file(self._root, step.line.value, bool(step.line.members.get("exists")))
             case "command":
                 self._send(step)
             case "reply":
