@@ -13,6 +13,7 @@ from blockcore.cli.connection import Control, control_options
 from blockcore.cli.once import Group
 from blockcore.cli.qmp import Ask, in_session
 from blockcore.cli.sending import carried_out
+from blockcore.qapi.nearest import either
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -64,7 +65,8 @@ def set_policy(control: Control, drive: str, **policies: str | int | None) -> No
       faultline drive set-policy vda --werror retry --retry-timeout 30000
     """
     if not any(value is not None for value in policies.values()):
-        raise click.UsageError("which policy? Give --rerror, --werror or both")
+        options = ["--rerror", "--werror", "--retry-interval", "--retry-timeout", "--on-stop"]
+        raise click.UsageError(f"which policy? Give {either(options)}")
     click.echo(in_session(control, lambda ask: _set(ask, drive, policies)))
 
 

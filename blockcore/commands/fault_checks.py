@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from blockcore.faults.lost import Misdirect
 from blockcore.faults.options import PLACELESS, WRITES, FaultOptions
-from blockcore.faults.precedence import Takers
+from blockcore.faults.precedence import Takers, covers
 from blockcore.faults.rule import FaultRule
 from blockcore.machine.machine import Machine
 from blockcore.nodes.node import BlockNode
@@ -67,7 +67,8 @@ def takers_before(node: BlockNode, rule: FaultRule | None = None) -> Takers:
     for one in node.injector().standing:
         if one is rule:
             break
-        takers.add(one)
+        if rule is None or covers(one, rule):
+            takers.add(one)
     return takers
 
 

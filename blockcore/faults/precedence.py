@@ -83,6 +83,14 @@ class Takers:
         return None
 
 
+def covers(rule: FaultRule, other: FaultRule) -> bool:
+    """Return whether the range of a rule has that of another one in it."""
+    if rule.start is None:
+        return True
+    start, end = _range(other)
+    return rule.start <= start and rule.end >= end
+
+
 def _takes_all(options: FaultOptions) -> bool:
     """Return whether a rule hits everything that it matches, as long as it is there."""
     cls = type(options)
