@@ -8,10 +8,12 @@ from blockcore.machine.crash_clones import drop_clone, make_clone
 from blockcore.machine.machine import Machine
 from blockcore.machine.power import Choose, PowerCut, cache_of
 from blockcore.machine.write_log_file import save_write_log
+from blockcore.nodes.drivers.volatile_cache import Left
 from blockcore.qapi.names import QmpError, UInt32, UInt64
 from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import CommandTable
-from blockcore.rules.crash_states import CrashKeep, CrashState, chosen, enumerated, state_named
+from blockcore.rules.crash_enumeration import enumerated
+from blockcore.rules.crash_states import CrashKeep, CrashState, chosen, state_named
 from blockcore.rules.write_log import WriteLog
 
 table = CommandTable()
@@ -24,10 +26,19 @@ LIMIT_MAX = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedRange:
+    """Bytes that a medium refused to take, in which writes that were to be kept are lost."""
+
+    offset: UInt64
+    length: UInt64
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CacheLoss:
     """What one cache has lost: the name of the state, and numbers of writes.
 
-    A torn write is on the medium in part.
+    A torn write is on the medium in part.  What is `refused` is not in the state.
     """
 
     node_name: str
@@ -35,6 +46,7 @@ class CacheLoss:
     kept: int
     dropped: int
     torn: int
+    refused: list[RefusedRange]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +105,7 @@ async def x_power_cut(
         cache_of(machine, device)
     cut = PowerCut(machine, device)
     await cut.carry_out(choose)
-    caches = [
-        CacheLoss(
-            node_name=cache.node_name, state=left.name, kept=kept, dropped=dropped, torn=parts
-        )
-        for cache, left, (kept, dropped, parts) in cut.states
-    ]
+    caches = [_loss(cache.node_name, left) for cache, left in cut.left]
     return PowerCutInfo(
         kept=sum(one.kept for one in caches),
         dropped=sum(one.dropped for one in caches),
@@ -106,6 +113,21 @@ async def x_power_cut(
         caches=caches,
         unusable=[
             UnusableNode(node_name=node.node_name, reason=reason) for node, reason in cut.unusable
+        ],
+    )
+
+
+def _loss(node_name: str, left: Left) -> CacheLoss:
+    kept, dropped, torn = left.counts
+    return CacheLoss(
+        node_name=node_name,
+        state=left.state.name,
+        kept=kept,
+        dropped=dropped,
+        torn=torn,
+        refused=[
+            RefusedRange(offset=UInt64(low), length=UInt64(high - low), reason=reason)
+            for low, high, reason in left.refused
         ],
     )
 

@@ -36,10 +36,12 @@ class Hang(FaultOptions):
             deadline_ns = scene.clock.monotonic_ns() + self.hang_ms * NS_OF_MS
         state.hanging += 1
         hold = state.hold
+        hold.waiting += 1
         try:
             await scene.wait(hold, deadline_ns)
         finally:
             state.hanging -= 1
+            hold.waiting -= 1
         if hold.lost:
             raise HungUp
         if self.errno > 0:

@@ -153,7 +153,8 @@ class FaultInjector:
         wins.  Both compare with the state before the event.
         """
         self._catch_up()
-        self._occur(event)
+        if not self._host.asker().unruled:
+            self._occur(event)
 
     def trace(self, events: Iterable[BlkdebugEvent]) -> Callable[[], None] | None:
         """Return a callback that records one request on the shortcut, or None if none is needed.
@@ -191,10 +192,12 @@ class FaultInjector:
         The first rule in force that matches the request hits it.  A rule that
         has to let requests pass first (`after`), or whose `rate` spares this
         one, leaves the decision to the next rule.  `present` are those `files` that
-        exist.
+        exist.  None hits what is asked for past all rules (`Asker.past_rules`).
         """
         gate = self.gate(iotype)
         if gate is not None and not gate.touches(offset, nbytes):
+            return None
+        if self._host.asker().unruled:
             return None
         self._catch_up()
         hit: FaultRule | None = None

@@ -46,13 +46,15 @@ class FaultHost(Protocol):
 class Hold:
     """What hanging requests of a rule wait for: called as the condition of their wait.
 
-    `lost` says that they are not carried out any more: nobody waits for them.
+    `waiting` is how many do.  `lost` says that they are not carried out any more:
+    nobody waits for them.
     """
 
-    __slots__ = ("lost", "over")
+    __slots__ = ("lost", "over", "waiting")
 
     def __init__(self) -> None:
         self.over = self.lost = False
+        self.waiting = 0
 
     def __call__(self) -> bool:
         return self.over

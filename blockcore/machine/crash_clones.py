@@ -58,7 +58,7 @@ def make_clone(
     try:
         add_user(cache, clone.user, [cache])
     except QmpError:
-        cache.watchers.remove(clone.node)
+        cache.platter.watchers.remove(clone.node)
         raise
     machine.clones.append(clone)
     return clone

@@ -16,12 +16,13 @@ from typing import cast
 
 from blockcore.bql.effects import Until
 from blockcore.drive.block_backend import BlockBackend
+from blockcore.faults.rule import FaultRule
 from blockcore.job.block_job import BlockJob
 from blockcore.machine.drain import Drain
 from blockcore.machine.graph_changes import using
 from blockcore.machine.machine import Machine
 from blockcore.machine.vm_stop import SETTLE_NS
-from blockcore.nodes.drivers.volatile_cache import VolatileCacheNode
+from blockcore.nodes.drivers.volatile_cache import Left, VolatileCacheNode
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import NONE
 from blockcore.qapi.errnos import reason_of
@@ -62,9 +63,8 @@ def cache_of(machine: Machine, device: str) -> VolatileCacheNode:
 class PowerCut:
     """One power cut, of a drive or (`device` None) of all.
 
-    `cut` does what happens at that moment, `restore` what takes time.  `states` has
-    what each cache has kept, with the numbers of writes kept, dropped and torn;
-    `unusable` the nodes that could not be opened afterwards, with the reasons.
+    `left` has what each cache has kept, `unusable` the nodes that could not be opened
+    afterwards, with the reasons.
     """
 
     def __init__(self, machine: Machine, device: str | None) -> None:
@@ -81,7 +81,7 @@ class PowerCut:
             if any(cache is not node and cache in machine.graph.subtree(node)
                    for cache in self.caches)
         ]
-        self.states: list[tuple[VolatileCacheNode, CrashState, tuple[int, int, int]]] = []
+        self.left: list[tuple[VolatileCacheNode, Left]] = []
         self.unusable: list[tuple[BlockNode, str]] = []
 
     def _subtree(self, blk: BlockBackend) -> list[BlockNode]:
@@ -93,15 +93,13 @@ class PowerCut:
             if not cache.powered:
                 raise QmpError(f"Node '{cache.node_name}' has no power at the moment")
         # All are chosen before the first one loses anything: a wrong choice changes nothing.
-        for cache in self.caches:
-            state = choose(cache.node_name, cache.log)
-            self.states.append((cache, state, state.counts(cache.log)))
+        states = [(cache, choose(cache.node_name, cache.log)) for cache in self.caches]
         with ExitStack() as users:
             for cache in self.caches:
                 users.enter_context(using(cache, NONE))
             self._cut()
             await self._cancel_jobs()
-            await self._restore()
+            await self._restore(states)
         for blk in self._drives:
             blk.reset_iostatus()
 
@@ -115,12 +113,31 @@ class PowerCut:
             machine.vm.take_stop_request()
         for blk in self._drives:
             blk.cut_power()
-            for node in self._subtree(blk):
-                if node.faults is not None:
-                    for rule in node.faults.rules:
-                        rule.state.release(lost=True)
+        self._drop_hanging()
         if self._whole and not machine.vm.running and not machine.quit_requested:
             machine.vm.set(RunState.PRELAUNCH)
+
+    def _rules(self) -> list[FaultRule]:
+        nodes = {node for blk in self._drives for node in self._subtree(blk)}
+        nodes.update(node for cache in self.caches for node in self._machine.graph.subtree(cache))
+        return [rule for node in nodes if node.faults is not None for rule in node.faults.rules]
+
+    def _drop_hanging(self) -> None:
+        for rule in self._rules():
+            rule.state.release(lost=True)
+
+    async def _end_writing_back(self) -> None:
+        """Wait until nothing is written back, and drop what a rule lets hang meanwhile."""
+        while not self._is_at_rest():
+            await Until(lambda: self._is_at_rest() or self._hangs())
+            if self._hangs():
+                self._drop_hanging()
+
+    def _is_at_rest(self) -> bool:
+        return all(cache.is_at_rest() for cache in self.caches)
+
+    def _hangs(self) -> bool:
+        return any(rule.state.hold.waiting for rule in self._rules())
 
     async def _cancel_jobs(self) -> None:
         machine = self._machine
@@ -137,14 +154,17 @@ class PowerCut:
     def _is_over(self, job: BlockJob) -> bool:
         return job.status is JobStatus.CONCLUDED or job not in self._machine.jobs
 
-    async def _restore(self) -> None:
+    async def _restore(self, states: Iterable[tuple[VolatileCacheNode, CrashState]]) -> None:
         """Wait for requests to end, but not for ever, and give the media what they have got."""
         machine = self._machine
         nodes = [*self.caches, *(blk.root for blk in self._drives)]
         deadline_ns = machine.clock.monotonic_ns() + SETTLE_NS
+        await self._end_writing_back()
         async with Drain(machine, nodes, deadline_ns):
-            for cache, state, _ in self.states:
-                await cache.restore_power(state)
+            # A cache below another one is that one's medium.
+            chosen = sorted(states, key=lambda one: len(list(machine.graph.subtree(one[0]))))
+            for cache, state in chosen:
+                self.left.append((cache, await cache.restore_power(state)))
             # The graph lists a format before what it was opened on.
             for node in reversed(self._formats):
                 await self._regain(node)

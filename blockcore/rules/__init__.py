@@ -15,7 +15,8 @@ the big lock.
 - `volume`: a file of limited physical size.
 - `write_log`, `extents`: the writes of a volatile cache, and what reads see of them.
 - `log_writes`: that log as a file of dm-log-writes.
-- `crash_states`: what a medium may have got of them after a crash.
+- `crash_states`: what a medium may have got of them after a crash; `crash_enumeration`: all
+  of that, as a list.
 - `ranges`: rounding to whole units.
 - `host`: protocols for what parts of the machine need from the machine.
 """

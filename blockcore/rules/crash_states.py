@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The states of a medium after a crash: names for them, a choice, and a list to walk.
+"""The states of a medium after a crash: names for them, and a choice.
 
 A state says which of a log's writes the medium has got.  Its name says the same, so
 that the state can be had again: `FIRST-LAST:KEPT`, where the log has the writes FIRST
@@ -12,20 +12,15 @@ sectors 0 to 2 and 7.  Later writes than LAST are lost.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
-from itertools import product
 
 from blockcore.faults.dice import Dice
-from blockcore.faults.lost import runs as runs_of
 from blockcore.faults.options import SECTOR_SIZE
 from blockcore.qapi.names import QmpError
 from blockcore.qapi.record import dataclass
-from blockcore.rules.extents import Range, Segment, meeting
-from blockcore.rules.write_log import Write, WriteLog
-
-MANY_AT_A_SECTOR = 10
-"""Writes that partly overlap in a sector at which their subsets are not all tried."""
+from blockcore.rules.extents import Range, Segment, without
+from blockcore.rules.write_log import WriteLog
 
 
 class CrashKeep(StrEnum):
@@ -78,7 +73,41 @@ class CrashState:
         """Return how many of a log's writes are kept, dropped and torn."""
         numbers = log.numbers
         kept = sum(_count(numbers, low, high) for low, high in self.whole)
-        return kept, len(numbers) - kept - len(self.torn), len(self.torn)
+        torn = sum(log.get(number) is not None for number, _ in self.torn)
+        return kept, len(numbers) - kept - torn, torn
+
+    def without(self, log: WriteLog, gone: Iterable[Range]) -> CrashState:
+        """Return the state whose writes are not on the medium in some ranges of bytes."""
+        left = self
+        for start, end in gone:
+            left = left._without(log, start // SECTOR_SIZE, -(-end // SECTOR_SIZE))
+        return left
+
+    def _without(self, log: WriteLog, low: int, high: int) -> CrashState:
+        """Return the state without some sectors of the disk."""
+        whole, torn = self.whole, dict(self.torn)
+        for write in log:
+            first, number = write.offset // SECTOR_SIZE, write.number
+            if first + write.sectors <= low or high <= first:
+                continue
+            if number in torn:
+                had = torn.pop(number)
+            elif any(start <= number <= end for start, end in whole):
+                had = ((0, write.sectors),)
+                whole = tuple(_except(whole, number))
+            else:
+                continue
+            rest = tuple(without(had, low - first, high - first))
+            if rest:
+                torn[number] = rest
+        return state_of((self.first, self.last), whole, torn)
+
+
+def _except(whole: Iterable[Range], number: int) -> Iterator[Range]:
+    """Yield ranges of numbers, both ends included, without one number."""
+    for low, high in whole:
+        rest = without([(low, high + 1)], number, number + 1)
+        yield from ((start, end - 1) for start, end in rest)
 
 
 def _run(low: int, high: int) -> str:
@@ -95,7 +124,7 @@ def state_named(name: str, log: WriteLog) -> CrashState:
     `none` and `all` without numbers are of the log as it is.
     """
     span_text, colon, kept = name.rpartition(":")
-    span, given = _span(log), _numbers(span_text)
+    span, given = span_of(log), _numbers(span_text)
     items = [] if kept in ("none", "all") else [_item(text) for text in kept.split("+")]
     if (colon and (given is None or "-" not in span_text)) or None in items:
         raise QmpError(
@@ -113,8 +142,8 @@ def state_named(name: str, log: WriteLog) -> CrashState:
             )
         span = given
     if kept == "all":
-        return _state(span, [span])
-    return _state(span, *_kept(name, filter(None, items), span, log))
+        return state_of(span, [span])
+    return state_of(span, *_kept(name, filter(None, items), span, log))
 
 
 Item = tuple[Range, tuple[Range, ...]]
@@ -157,11 +186,12 @@ def _kept(
     return whole, torn
 
 
-def _span(log: WriteLog) -> Range:
+def span_of(log: WriteLog) -> Range:
+    """Return the numbers of the first and the last write that a state of a log is about."""
     return (log.oldest().number if len(log) else log.last + 1), log.last
 
 
-def _state(
+def state_of(
     span: Range, whole: Iterable[Range], torn: dict[int, tuple[Range, ...]] | None = None
 ) -> CrashState:
     """Return a state with its ranges joined, and in order."""
@@ -184,13 +214,13 @@ def chosen(log: WriteLog, keep: CrashKeep, *, torn: bool, dice: Dice) -> CrashSt
     """
     if torn and keep in (CrashKeep.NONE, CrashKeep.ALL):
         raise QmpError(f"Parameter 'torn' has no meaning with keep={keep}")
-    span, numbers = _span(log), log.numbers
+    span, numbers = span_of(log), log.numbers
     if keep is CrashKeep.NONE or not numbers:
         return CrashState(*span)
     if keep is CrashKeep.ALL:
-        return _state(span, [span])
+        return state_of(span, [span])
     if keep is CrashKeep.RANDOM:
-        return _random(span, log, dice, torn)
+        return at_random(span, log, dice, torn)
     count = dice.below(len(numbers) + 1)
     whole = [(span[0], numbers[count - 1])] if count else []
     partly: dict[int, tuple[Range, ...]] = {}
@@ -199,10 +229,11 @@ def chosen(log: WriteLog, keep: CrashKeep, *, torn: bool, dice: Dice) -> CrashSt
         assert write is not None
         if write.sectors > 1:
             partly[write.number] = ((0, 1 + dice.below(write.sectors - 1)),)
-    return _state(span, whole, partly)
+    return state_of(span, whole, partly)
 
 
-def _random(span: Range, log: WriteLog, dice: Dice, torn: bool) -> CrashState:
+def at_random(span: Range, log: WriteLog, dice: Dice, torn: bool) -> CrashState:
+    """Return a state with some of the writes; with `torn` also with parts of them."""
     whole: list[Range] = []
     partly: dict[int, tuple[Range, ...]] = {}
     for write in log:
@@ -216,173 +247,4 @@ def _random(span: Range, log: WriteLog, dice: Dice, torn: bool) -> CrashState:
                 whole.append((write.number, write.number))
             else:
                 partly[write.number] = ((low, high),)
-    return _state(span, whole, partly)
-
-
-def enumerated(log: WriteLog, limit: int, *, torn: bool) -> list[CrashState]:
-    """Return states to walk, at most `limit` (> 0).
-
-    All that are possible, if they are few enough, one for each contents; with `torn`
-    also those with parts of writes.  Otherwise a sample: nothing and everything, each
-    write lost alone, each kept alone, each prefix, each tear (the first sectors of a
-    write after all earlier ones, and its last sectors beside all others); then subsets
-    at random.  Of a sample that is larger than `limit` each of these kinds has its
-    share, evenly spread.
-    """
-    span = _span(log)
-    found = _all_torn(span, log, limit) if torn else _all_whole(span, log, limit)
-    if found is None:
-        found = list(_sample(span, log, limit, torn))
-    return found
-
-
-def _all_whole(span: Range, log: WriteLog, limit: int) -> list[CrashState] | None:
-    """Return a state for each subset of the writes; None if there may be more than `limit`."""
-    if len(log) >= limit.bit_length():
-        return None
-    numbers = log.numbers
-    found: dict[tuple[object, ...], CrashState] = {}
-    for bits in range(1 << len(numbers)):
-        kept = [number for at, number in enumerate(numbers) if bits >> at & 1]
-        state = _state(span, [(number, number) for number in kept])
-        found.setdefault(_visible(state.pieces(log)), state)
-    return list(found.values())
-
-
-def _visible(pieces: Iterable[Segment]) -> tuple[object, ...]:
-    """Return what is left of pieces when later ones have gone over earlier ones."""
-    left: list[tuple[int, int, int]] = []
-    for piece in pieces:
-        kept = []
-        for start, end, number in left:
-            sides = ((start, min(end, piece.start)), (max(start, piece.end), end))
-            kept += [(low, high, number) for low, high in sides if low < high]
-        left = [*kept, (piece.start, piece.end, piece.number)]
-    return tuple(sorted(left))
-
-
-def _all_torn(span: Range, log: WriteLog, limit: int) -> list[CrashState] | None:
-    """Return all states, sector by sector; None if there are more than `limit`."""
-    touched: dict[int, list[Write]] = {}
-    for write in log:
-        for start, end in write.live:
-            for sector in range(start // SECTOR_SIZE, -(-end // SECTOR_SIZE)):
-                touched.setdefault(sector, []).append(write)
-                # Each sector has two states at least.
-                if len(touched) >= limit.bit_length():
-                    return None
-    choices, total = [], 1
-    for sector, writes in touched.items():
-        at_sector = _choices(sector, writes)
-        total *= len(at_sector)
-        if not at_sector or total > limit:
-            return None
-        choices.append([(sector, kept) for kept in at_sector])
-    return [_of_sectors(span, log, picked) for picked in product(*choices)]
-
-
-def _choices(sector: int, writes: list[Write]) -> list[tuple[int, ...]]:
-    """Return what a sector may have got: sets of the numbers of `writes`, one for each contents.
-
-    An empty list if there are too many to try.
-    """
-    start, end = sector * SECTOR_SIZE, (sector + 1) * SECTOR_SIZE
-    pieces = {write.number: meeting(write.live, start, end) for write in writes}
-    numbers = list(pieces)
-    if all(each == pieces[numbers[0]] for each in pieces.values()):
-        return [(), *((number,) for number in numbers)]
-    if len(numbers) > MANY_AT_A_SECTOR:
-        return []
-    found: dict[tuple[object, ...], tuple[int, ...]] = {}
-    for bits in range(1 << len(numbers)):
-        kept = tuple(number for at, number in enumerate(numbers) if bits >> at & 1)
-        runs = ((low, high, number) for number in kept for low, high in pieces[number])
-        seen = _visible(Segment(low, high, None, number) for low, high, number in runs)
-        found.setdefault(seen, kept)
-    return list(found.values())
-
-
-def _of_sectors(
-    span: Range, log: WriteLog, picked: Iterable[tuple[int, tuple[int, ...]]]
-) -> CrashState:
-    """Return the state in which some sectors have got some writes."""
-    sectors: dict[int, list[int]] = {}
-    for sector, kept in picked:
-        for number in kept:
-            sectors.setdefault(number, []).append(sector)
-    whole: list[Range] = []
-    torn: dict[int, tuple[Range, ...]] = {}
-    for number, those in sectors.items():
-        write = log.get(number)
-        assert write is not None
-        first = write.offset // SECTOR_SIZE
-        runs = tuple(runs_of([sector - first for sector in sorted(those)]))
-        if runs == ((0, write.sectors),):
-            whole.append((number, number))
-        else:
-            torn[number] = runs
-    return _state(span, whole, torn)
-
-
-Group = tuple[int, Callable[[int], CrashState]]
-"""How many states of a kind there are, and the function that makes one by its number."""
-
-
-def _sample(span: Range, log: WriteLog, limit: int, torn: bool) -> Iterator[CrashState]:
-    """Yield a sample of at most `limit` states, as `enumerated` says."""
-    groups = _groups(span, log, torn)
-    total = sum(count for count, _ in groups)
-    seen: set[CrashState] = set()
-    for count, make in groups:
-        share = count if total <= limit else max(1, count * limit // total)
-        for at in range(min(share, count)):
-            state = make(at * count // share)
-            if state not in seen and len(seen) < limit:
-                seen.add(state)
-                yield state
-    dice = Dice(len(log))
-    for _ in range(2 * (limit - len(seen)) if total <= limit else 0):
-        state = _random(span, log, dice, torn)
-        if state not in seen and len(seen) < limit:
-            seen.add(state)
-            yield state
-
-
-def _groups(span: Range, log: WriteLog, torn: bool) -> list[Group]:
-    first, last = span
-    numbers = log.numbers
-    writes = list(log)
-
-    def alone(at: int) -> CrashState:
-        return _state(span, [(numbers[at], numbers[at])])
-
-    def lost(at: int) -> CrashState:
-        return _state(span, [(first, numbers[at] - 1), (numbers[at] + 1, last)])
-
-    def prefix(at: int) -> CrashState:
-        return _state(span, [(first, numbers[at])])
-
-    # The tears of all writes, one after the other: where those of each write begin.
-    begins = [0]
-    for write in writes:
-        begins.append(begins[-1] + write.sectors - 1)
-
-    def torn_at(at: int) -> tuple[Write, int]:
-        which = bisect_left(begins, at + 1) - 1
-        return writes[which], at - begins[which] + 1
-
-    def begun(at: int) -> CrashState:
-        write, cut = torn_at(at)
-        return _state(span, [(first, write.number - 1)], {write.number: ((0, cut),)})
-
-    def ended(at: int) -> CrashState:
-        write, cut = torn_at(at)
-        others = [(first, write.number - 1), (write.number + 1, last)]
-        return _state(span, others, {write.number: ((cut, write.sectors),)})
-
-    ends: list[Group] = [(1, lambda _: CrashState(*span)), (1, lambda _: _state(span, [span]))]
-    count = len(numbers)
-    groups: list[Group] = [*ends, (count, lost), (count, alone), (count, prefix)]
-    if torn:
-        groups += [(begins[-1], begun), (begins[-1], ended)]
-    return [(many, make) for many, make in groups if many]
+    return state_of(span, whole, partly)

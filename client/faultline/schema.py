@@ -542,6 +542,7 @@ CacheLoss = TypedDict(
         "kept": "int",
         "dropped": "int",
         "torn": "int",
+        "refused": "list[RefusedRange]",
     },
 )
 
@@ -993,6 +994,12 @@ RebootAction = Literal[
     "reset",
     "shutdown",
 ]
+
+
+class RefusedRange(TypedDict):
+    offset: int
+    length: int
+    reason: str
 
 
 RequestInfo = TypedDict(

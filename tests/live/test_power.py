@@ -127,7 +127,7 @@ def test_a_power_cut_loses_what_was_not_flushed(tmp_path: Path) -> None:
                 "kept": 0, "dropped": 2, "torn": 0, "unusable": [],
                 "caches": [
                     {"node-name": "#block001", "state": "2-4:none",
-                     "kept": 0, "dropped": 2, "torn": 0}
+                     "kept": 0, "dropped": 2, "torn": 0, "refused": []}
                 ],
             }  # fmt: skip
             assert gone(guest)

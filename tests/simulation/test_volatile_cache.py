@@ -20,9 +20,10 @@ from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.options import BlockdevOptionsVolatileCache
 from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.drivers.crash_clone import CrashCloneNode
-from blockcore.nodes.drivers.volatile_cache import VolatileCacheNode
+from blockcore.nodes.drivers.volatile_cache import Left, VolatileCacheNode
 from blockcore.qapi.errnos import HungUp
-from blockcore.rules.crash_states import CrashState, enumerated
+from blockcore.rules.crash_enumeration import enumerated
+from blockcore.rules.crash_states import CrashState, state_named
 from crash_model import SECTOR, CrashModel
 from sim import MemoryNode, Sim, add_drive, add_node, execute, new_machine, pause
 
@@ -61,10 +62,10 @@ class World:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def after(self, state: CrashState) -> bytes:
-        """What the disk has after a crash that leaves it in a state, and what arrives there."""
-        disk = bytearray(self.disk.data)
-        arriving = [] if self.cache.arriving is None else [self.cache.arriving]
-        for piece in (*arriving, *state.pieces(self.cache.log)):
+        """What the disk has after a crash that leaves it in a state, also beside a flush."""
+        disk, platter = bytearray(self.disk.data), self.cache.platter
+        arriving = [] if platter.arriving is None else [platter.arriving]
+        for piece in (*arriving, *platter.before, *state.pieces(self.cache.log)):
             disk[piece.start : piece.end] = piece.data or bytes(piece.end - piece.start)
         return bytes(disk)
 
@@ -257,7 +258,7 @@ def test_clones_stay_as_they_are_beside_guests(seed: int) -> None:
 
     world.sim.start("drop", drop())
     world.sim.run()
-    assert not world.machine.clones and not world.cache.watchers
+    assert not world.machine.clones and not world.cache.platter.watchers
     now = b"".join(sector for model in world.models for sector in model.now)
     assert world.disk.stable == now
 
@@ -287,6 +288,7 @@ def test_a_clone_that_cannot_be_kept_is_spoilt_and_the_drive_goes_on() -> None:
 
 def test_a_clone_without_room() -> None:
     world = World(6)
+    world.disk.data[:] = b"o" * len(world.disk.data)
     state = enumerated(world.cache.log, 1, torn=True)[0]
     options = NodeOptions(node_name="clone")
     node = CrashCloneNode(options, world.machine, world.cache, state, room=2 * SECTOR)
@@ -362,3 +364,124 @@ def test_cuts_at_any_moment(seed: int) -> None:
     world.sim.start("cut", cut())
     world.sim.run()
     assert world.life == 4
+
+
+class Moment:
+    """A world, with guests at work in it, after so many steps; the same each time it is made."""
+
+    def __init__(self, seed: int, steps: int) -> None:
+        failing, self.reached = Random(seed), False
+        rate = (0, 0.2, 0.5)[seed % 3]
+        self.world = World(
+            seed,
+            limit=(1 << 20, 1 << 20, 3000)[seed // 3 % 3],
+            fail=lambda what: what != "read" and not self.reached and failing.random() < rate,
+        )
+        for number in range(GUESTS):
+            work = guest(self.world, number, Random(seed + number), 12)
+            self.world.sim.start(f"guest {number}", work, now=True)
+        run_steps(self.world.sim, steps)
+        self.reached = True
+
+    @property
+    def within_a_flush(self) -> bool:
+        return len(self.world.cache.platter.before) > 0
+
+    def clones(self, names: list[str]) -> list[bytes]:
+        """What clones show, while the drive goes on, whose states have these names."""
+        world, found = self.world, []
+        clones = [
+            make_clone(world.machine, world.cache, name, state_named(name, world.cache.log))
+            for name in names
+        ]
+
+        async def look() -> None:
+            for clone in clones:
+                await pause()
+                disk = memoryview(bytearray(world.cache.size))
+                await clone.pread(0, disk)
+                found.append(bytes(disk))
+
+        world.sim.start("look", look())
+        world.sim.run()
+        return found
+
+    def cut(self, name: str) -> tuple[bytes, Left]:
+        """What the medium has after a power cut, and what is told of it."""
+        world = self.world
+        found: list[tuple[bytes, Left]] = []
+        world.life += 1
+
+        async def lose() -> None:
+            state = state_named(name, world.cache.log)
+            world.cache.lose_power()
+            told = await world.cache.restore_power(state)
+            found.append((bytes(world.disk.data), told))
+
+        world.sim.start("cut", lose(), now=True)
+        world.sim.run()
+        return found[0]
+
+
+@pytest.mark.parametrize("seed", range(9))
+def test_clones_and_cuts_agree_at_every_moment(seed: int) -> None:
+    """Within flushes as well, and after writes that have failed: so does what is told of them."""
+    moments = 0
+    for steps in range(seed % 7, 200, 7):
+        moment = Moment(seed, steps)
+        world, log = moment.world, moment.world.cache.log
+        if not moment.within_a_flush and steps % 3:
+            continue
+        states = enumerated(log, 40, torn=True)
+        counts = {state.name: state.counts(log) for state in states}
+        names = [states[at].name for at in {0, len(states) // 2, len(states) - 1}]
+        moments += moment.within_a_flush
+        models = [[set(may) for may in model.allowed] for model in world.models]
+        found = moment.clones(names)
+        for name, disk in zip(names, found, strict=True):
+            sectors = [disk[at : at + SECTOR] for at in range(0, len(disk), SECTOR)]
+            allowed = [may for model in models for may in model]
+            assert all(one in may for one, may in zip(sectors, allowed, strict=True)), name
+            left, told = Moment(seed, steps).cut(name)
+            assert left == disk, (steps, name)
+            assert (told.state.name, told.counts, told.refused) == (name, counts[name], [])
+    assert moments > 3
+
+
+def run_steps(sim: Sim, steps: int) -> None:
+    left = iter(range(steps))
+    sim.run(lambda: next(left, None) is None)
+
+
+def test_each_moment_of_a_flush_has_all_states() -> None:
+    """A flush of two writes: each of four contents is there once, before each of its steps."""
+    found: list[set[bytes]] = []
+    for steps in range(30):
+        world = World(4)
+
+        async def work(world: World = world) -> None:
+            await world.cache.pwrite(0, memoryview(b"a" * SECTOR))
+            await world.cache.pwrite(2 * SECTOR, memoryview(b"b" * SECTOR))
+            await world.cache.flush()
+
+        world.sim.start("guest", work())
+        run_steps(world.sim, steps)
+        log = world.cache.log
+        names = [state.name for state in enumerated(log, 100, torn=True)]
+        clones = [
+            make_clone(world.machine, world.cache, name, state_named(name, log)) for name in names
+        ]
+        disks: list[bytes] = []
+
+        async def look(clones: list[CrashClone] = clones, disks: list[bytes] = disks) -> None:
+            for clone in clones:
+                disk = memoryview(bytearray(3 * SECTOR))
+                await clone.pread(0, disk)
+                disks.append(bytes(disk[::SECTOR]))
+
+        world.sim.start("look", look())
+        world.sim.run()
+        assert len(disks) == len(set(disks)), steps
+        if set(disks) not in found:
+            found.append(set(disks))
+    assert found[-2:] == [{b"\0\0\0", b"a\0\0", b"\0\0b", b"a\0b"}, {b"a\0b"}]

@@ -9,7 +9,8 @@ import pytest
 
 from blockcore.faults.dice import Dice
 from blockcore.qapi.names import QmpError
-from blockcore.rules.crash_states import CrashKeep, CrashState, chosen, enumerated, state_named
+from blockcore.rules.crash_enumeration import enumerated
+from blockcore.rules.crash_states import CrashKeep, CrashState, chosen, state_named
 from blockcore.rules.write_log import WriteLog
 from crash_model import SECTOR, CrashModel
 
@@ -249,3 +250,22 @@ def test_later_writes_stay_when_earlier_ones_are_settled() -> None:
     assert log.numbers == [2]
     assert [piece[:2] for piece in log.oldest().pieces()] == [(512, 1536)]
     assert [piece[:2] for piece in log.newest] == [(512, 1536)]
+
+
+@pytest.mark.parametrize(
+    ("name", "gone", "left"),
+    [
+        ("1-3:all", [(0, 512)], "1-3:1.1-7+2-3"),
+        ("1-3:all", [(4608, 4609), (8192, 12288)], "1-3:1+2.0.2-7"),
+        ("1-3:1+2.0-2", [(4096, 5632)], "1-3:1"),
+        ("1-3:1+3", [(4096, 8192)], "1-3:1+3"),
+        ("1-3:all", [(0, 1 << 20)], "1-3:none"),
+    ],
+)
+def test_what_a_medium_refuses_is_not_in_its_state(
+    name: str, gone: list[tuple[int, int]], left: str
+) -> None:
+    log = WriteLog()
+    for at in range(3):
+        log.write(at * 4096, b"x" * 4096)
+    assert state_named(name, log).without(log, gone).name == left

@@ -10,9 +10,9 @@ that is in memory.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
 
 from blockcore.nodes.driver import Extent, NodeHost, NodeOptions
+from blockcore.nodes.drivers.platter import octets
 from blockcore.nodes.drivers.volatile_cache import VolatileCacheNode, show
 from blockcore.nodes.node import BlockNode
 from blockcore.qapi.errnos import HungUp, failure
@@ -55,26 +55,31 @@ class CrashCloneNode(BlockNode):
         self._room = room
         self._taken = 0
         self._shown = Extents()
-        for piece in state.pieces(cache.log):
+        platter = cache.platter
+        for piece in (*platter.before, *state.pieces(cache.log)):
             # Its data is the cache's: it takes no memory until the cache forgets it.
             self._shown.put(piece)
-        if cache.arriving is not None:
+        if platter.arriving is not None:
             # It is too late to save what is there.
-            self._shown.fill(cache.arriving)
-        cache.watchers.append(self)
+            self._shown.fill(platter.arriving)
+        platter.watchers.append(self)
 
     async def do_close(self) -> None:
         """Let the cache forget the clone, and the clone what it has."""
-        self.cache.watchers.remove(self)
+        self.cache.platter.watchers.remove(self)
         self._shown = Extents()
 
     async def before_change(self, start: int, end: int) -> None:
         """Save what the medium has from `start` to `end`, as far as the clone shows it."""
         if self.closed or self.spoilt:
             return
+        for piece in self.cache.platter.before.within(start, end):
+            for low, high in self._shown.gaps(piece.start, piece.end):
+                self._keep(piece.clipped(low, high))
         try:
-            for low, high in self._shown.gaps(start, end):
-                await self._save(low, high)
+            with self._host.asker().past_rules():
+                for low, high in self._shown.gaps(start, end):
+                    await self._save(low, high)
         except OSError as exc:
             self._spoil(exc.strerror or "the medium cannot be read")
 
@@ -85,14 +90,19 @@ class CrashCloneNode(BlockNode):
             length = extent.length if extent.zero else min(extent.length, SAVED_BYTES)
             data = None
             if not extent.zero:
-                if not self._has_room(start, start + length):
-                    self._spoil("there is no memory for what the live drive changes")
-                    return
                 data = memoryview(bytearray(length))
                 await below.pread(start, data)
-            # What the client has written meanwhile stays.
-            self._shown.fill(Segment(start, start + length, data, 0, unmap=True))
+            self._keep(Segment(start, start + length, data, 0, unmap=True))
             start += length
+
+    def _keep(self, piece: Segment) -> None:
+        """Show what the medium has had; what the client has written meanwhile stays."""
+        if self.spoilt:
+            return
+        if piece.data is not None and not self._has_room(piece.start, piece.end):
+            self._spoil("there is no memory for what the live drive changes")
+            return
+        self._shown.fill(piece)
 
     def _spoil(self, reason: str) -> None:
         self.spoilt = True
@@ -104,9 +114,9 @@ class CrashCloneNode(BlockNode):
 
         What zeroes have replaced still counts, until there seems to be none.
         """
-        more = end - start - _octets(self._shown.within(start, end))
+        more = end - start - octets(self._shown.within(start, end))
         if self._taken + more > self._room:
-            self._taken = _octets(self._shown)
+            self._taken = octets(self._shown)
         if self._taken + more > self._room:
             return False
         self._taken += more
@@ -151,7 +161,3 @@ class CrashCloneNode(BlockNode):
             return await self.cache.below.block_status(offset, gap)
         zero = known.data is None
         return Extent(known.end - offset, data=not (zero and known.unmap), zero=zero)
-
-
-def _octets(pieces: Iterable[Segment]) -> int:
-    return sum(piece.end - piece.start for piece in pieces if piece.data is not None)

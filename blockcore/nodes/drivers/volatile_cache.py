@@ -10,12 +10,13 @@ what that would leave.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from blockcore.bql.lock import Lock
 from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevOptionsVolatileCache
 from blockcore.nodes.driver import Extent, NewChildren, NodeHost, NodeOptions
+from blockcore.nodes.drivers.platter import Platter, Refused, joined
 from blockcore.nodes.filter import FilterNode
 from blockcore.nodes.making import Making
 from blockcore.nodes.node import BlockNode
@@ -30,15 +31,15 @@ from blockcore.rules.write_log import WriteLog
 DEFAULT_SIZE = 64 << 20
 """Bytes that a cache keeps unless told otherwise, as large disks have; 512 are an entry's own."""
 
-JOINED_BYTES = 1 << 20
-"""Bytes up to which neighbouring pieces are written back in one request."""
+class Left(NamedTuple):
+    """What a power cut has left of a cache's writes.
 
+    `counts` are those kept, dropped and torn; `refused` is what the medium did not take.
+    """
 
-class Watcher(Protocol):
-    """Somebody who has to know what the medium has before it changes."""
-
-    async def before_change(self, start: int, end: int) -> None:
-        """Save what the medium has from `start` to `end` bytes."""
+    state: CrashState
+    counts: tuple[int, int, int]
+    refused: list[Refused]
 
 
 class VolatileCacheNode(FilterNode):
@@ -59,9 +60,7 @@ class VolatileCacheNode(FilterNode):
         self.limit = limit
         self.log = WriteLog()
         self.powered = True
-        self.watchers: list[Watcher] = []
-        self.arriving: Segment | None = None
-        """What is being written to the medium: it may be there, and will be."""
+        self.platter = Platter(self, host)
         self._lock = Lock()
 
     @classmethod
@@ -147,7 +146,7 @@ class VolatileCacheNode(FilterNode):
         return True, known.end - offset
 
     async def do_truncate(self, size: int) -> None:
-        if self.watchers:
+        if self.platter.watchers:
             raise QmpError(f"Node '{self.node_name}' has crash clones, which have its length")
         await self.write_back()
         await super().do_truncate(size)
@@ -162,16 +161,17 @@ class VolatileCacheNode(FilterNode):
         """
         with (await self._turn()).held():
             number = self.log.last
-            await self._write(joined(self.log.newest), fua=False)
+            await self._write(joined(self.log.newest), number, fua=False)
             await self.below.flush()
-            self.log.settled(number, 0, self.size)
+            self._check_power()
+            self._settle(number, 0, self.size)
 
     async def end_fua(self, start: int, end: int, *, of_write: bool) -> None:
         """Bring what reads see of a range to the medium, for certain; raise OSError."""
         with (await self._turn()).held():
             number = self.log.last
-            await self._write(joined(self.log.newest.within(start, end)), fua=True)
-            self.log.settled(number, start, end)
+            await self._write(joined(self.log.newest.within(start, end)), number, fua=True)
+            self._settle(number, start, end)
 
     async def _make_room(self, nbytes: int) -> None:
         """Write the oldest writes back until there is room for a new one; raise OSError."""
@@ -181,47 +181,46 @@ class VolatileCacheNode(FilterNode):
                 if not len(self.log) or self.log.cost + nbytes <= self.limit:
                     continue
                 oldest = self.log.oldest()
-                await self._write(oldest.pieces(), fua=False)
-                self.log.written(oldest.number)
+                await self._write(oldest.pieces(), oldest.number, fua=False)
+                for start, end in oldest.live:
+                    self.platter.forget(start, end)
+                if self.log.get(oldest.number) is not None:
+                    self.log.written(oldest.number)
 
-    async def _write(self, pieces: Iterable[Segment], *, fua: bool) -> None:
+    async def _write(self, pieces: Iterable[Segment], number: int, *, fua: bool) -> None:
+        """Write pieces of writes up to `number` to the medium; raise OSError."""
         for piece in list(pieces):
             self._check_power()
-            await self._write_below(piece, fua)
+            if not await self.platter.write(piece, self.limit, fua=fua):
+                self._settle(number, piece.start, piece.end)
         self._check_power()
 
-    async def _write_below(self, piece: Segment, fua: bool = False) -> None:
-        start, end, data, _, unmap = piece
-        self.arriving = piece
-        try:
-            for watcher in list(self.watchers):
-                await watcher.before_change(start, end)
-            if data is not None:
-                await self.below.pwrite(start, data, fua=fua)
-            else:
-                unmap = unmap and self.below.options.discard_unmap
-                await self.below.zero(start, end - start, may_unmap=unmap, fua=fua)
-        finally:
-            self.arriving = None
+    def _settle(self, number: int, start: int, end: int) -> None:
+        self.log.settled(number, start, end)
+        self.platter.forget(start, end)
 
     def lose_power(self) -> None:
         """Fail all requests from now on, until `restore_power`; what the log has stays."""
         self.powered = False
 
-    async def restore_power(self, state: CrashState) -> None:
-        """Let the medium have what a state keeps, forget the rest, and serve again.
+    def is_at_rest(self) -> bool:
+        """Return whether nothing is being written back."""
+        return self._lock.is_free()
 
-        Writing back that is under way ends first.  What the medium refuses is lost.
+    async def restore_power(self, state: CrashState) -> Left:
+        """Let the medium have what a state keeps, and no more; forget the rest, and serve again.
+
+        Writing back that is under way ends first.  What the medium refuses is lost, and
+        is not in the state that is returned.
         """
         await self._lock.free()
         with self._lock.held():
-            for piece in list(state.pieces(self.log)):
-                try:
-                    await self._write_below(piece)
-                except OSError:
-                    continue
+            refused = await self.platter.leave(state.pieces(self.log))
+            left = state.without(self.log, [(low, high) for low, high, _ in refused])
+            counts = left.counts(self.log)
             self.log.clear()
             self.powered = True
+        return Left(left, counts, refused)
 
     def _check_power(self) -> None:
         if not self.powered:
@@ -248,32 +247,3 @@ def show(pieces: Iterable[Segment], offset: int, buf: memoryview) -> None:
     """Put pieces into a buffer that has the bytes from `offset` on."""
     for start, end, data, _, _ in pieces:
         buf[start - offset : end - offset] = bytes(end - start) if data is None else data
-
-
-def joined(pieces: Iterable[Segment]) -> Iterator[Segment]:
-    """Yield sorted pieces, neighbours with data as one, up to `JOINED_BYTES`."""
-    run: list[Segment] = []
-    for piece in pieces:
-        if run and not _fits(run, piece):
-            yield _one(run)
-            run = []
-        run.append(piece)
-    if run:
-        yield _one(run)
-
-
-def _fits(run: list[Segment], piece: Segment) -> bool:
-    first, last = run[0], run[-1]
-    return (
-        first.data is not None
-        and piece.data is not None
-        and last.end == piece.start
-        and piece.end - first.start <= JOINED_BYTES
-    )
-
-
-def _one(run: list[Segment]) -> Segment:
-    if len(run) == 1:
-        return run[0]
-    data = memoryview(b"".join(piece.data or b"" for piece in run))
-    return run[0]._replace(end=run[-1].end, data=data)
