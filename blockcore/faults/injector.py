@@ -195,9 +195,8 @@ class FaultInjector:
         exist.  None hits what is asked for past all rules (`Asker.past_rules`).
         """
         gate = self.gate(iotype)
-        if gate is not None and not gate.touches(offset, nbytes):
-            return None
-        if self._host.asker().unruled:
+        missed = gate is not None and not gate.touches(offset, nbytes)
+        if missed or self._host.asker().unruled:
             return None
         self._catch_up()
         hit: FaultRule | None = None
