@@ -19,6 +19,15 @@ from urllib.parse import quote, urlsplit, urlunsplit
 CHECK_S = 300.0
 """The deadline of a command that checks a state, in seconds."""
 
+REPR_CHARS = 180
+"""What the repr of a report has: pytest cuts the middle out of a longer one than 240."""
+
+REPR_FIRST = 120
+"""What it has of the first result that is wrong."""
+
+REPR_OTHER = 60
+"""What it has of each other one."""
+
 LINES = 20
 """The lines of a command's output that a result has, the last ones."""
 
@@ -69,7 +78,7 @@ class CrashResult:
         return f"{self.name}: {'ok' if self.wrong is None else self.wrong}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CrashReport:
     """What has come of all states, in the order in which they were found.
 
@@ -99,7 +108,28 @@ class CrashReport:
         """Whether states were looked at, and nothing was wrong in any of them."""
         return bool(self.results) and not self.failures
 
+    def __repr__(self) -> str:
+        """Return what is wrong, in so few characters that pytest shows all of them.
+
+        >>> CrashReport([CrashResult("1/1-2:2", "lost")], 1)
+        <CrashReport 1 of 1 state wrong: 1/1-2:2: lost>
+        """
+        failures = self.failures
+        if not failures:
+            return f"<CrashReport {self}>"
+        total = _many(len(self.results), "state")
+        text = f"{len(failures)} of {total} wrong: {_short(failures[0], REPR_FIRST)}"
+        for at, failure in enumerate(failures[1:], 1):
+            more = f"; {_short(failure, REPR_OTHER)}"
+            if len(text) + len(more) > REPR_CHARS:
+                text += f"; and {len(failures) - at} more"
+                break
+            text += more
+        return f"<CrashReport {text}>"
+
     def __str__(self) -> str:
+        if not self.results:
+            return f"no state was looked at in {_many(self.moments, 'moment')}"
         head = f"{_many(len(self.results), 'state')} of {_many(self.moments, 'moment')}"
         if self.sampled:
             head += f" (a sample at {_many(len(self.sampled), 'moment')})"
@@ -108,6 +138,12 @@ class CrashReport:
             return f"{head}, nothing wrong"
         lines = (f"  {line}" for failure in failures for line in str(failure).splitlines())
         return "\n".join([f"{head}, {len(failures)} of them wrong:", *lines])
+
+
+def _short(result: CrashResult, size: int) -> str:
+    """Return a result in one line of at most so many characters, its beginning."""
+    line = " ".join(str(result).split())
+    return line if len(line) <= size else f"{line[: size - 3]}..."
 
 
 def _many(number: int, what: str) -> str:

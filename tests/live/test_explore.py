@@ -33,6 +33,8 @@ from qcow2_images import create
 
 KIB, MIB = 1 << 10, 1 << 20
 
+NO_DRIVE = r"there is no drive or node 'vdx' \(the drives are vda\)"
+
 
 @pytest.fixture(scope="module", name="shared")
 def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
@@ -97,11 +99,18 @@ def test_a_cluster_of_dask(m: Machine) -> None:
     assert {result.wrong for result in report.failures} == {"record 1 is not there"}
 
 
+def test_a_drive_that_is_not_there(m: Machine) -> None:
+    with pytest.raises(FaultlineError, match=NO_DRIVE):
+        m.explore("vdx", check_records)
+
+
 def test_with_asyncio(m: Machine) -> None:
     async def run() -> str:
         async with faultline.aio.Machine.connect(m.control) as other:
             with pytest.raises(FaultlineError, match="the NBD URI of vda is not known"):
                 await other.explore("vda", check_records)
+            with pytest.raises(FaultlineError, match=NO_DRIVE):
+                await other.explore("vdx", check_records)
             work = partial(keep_records, m.uri, 1)
             return str(await other.explore("vda", check_records, workload=work, uri=m.uri))
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from faultline import CommandError, FaultlineError, TimedOut
-from faultline.exploring import Check, CrashReport, CrashState, examine, wanted
+from faultline.exploring import Check, CrashReport, CrashResult, CrashState, examine, wanted
 from faultline.sync.exploration import Exploration, Walk
 from faultline.sync.session import Session
 
@@ -192,3 +192,16 @@ def test_a_copy_is_the_checkers_own(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     check = Check("sh", "-c", 'echo more >>"$0"; cat "$0"; echo "$0" | grep -v tmp', "{file}")
     wrong = examine(check, CrashState(1, "1-1:none", URI)).wrong
     assert str(wrong).splitlines() == [f"sh has ended with status 1: {URI}", "more"]
+
+
+def test_what_pytest_shows_of_a_report_begins_with_what_is_wrong() -> None:
+    """However many states there are, and however much a checker says."""
+    fine = [CrashResult(f"1/1-{n}:none", None) for n in range(200)]
+    wrong = [CrashResult(f"2/1-{n}:all", "no\njournal " * 40) for n in range(100)]
+    shown = repr(CrashReport([*fine, *wrong, *fine], 2))
+    assert shown.startswith("<CrashReport 100 of 500 states wrong: 2/1-0:all: no journal no")
+    assert shown.endswith(" more>") and "\n" not in shown
+    assert len(shown) < 240
+    assert repr(CrashReport(fine[:2], 1)) == "<CrashReport 2 states of 1 moment, nothing wrong>"
+    nothing = CrashReport([], 3)
+    assert not nothing.ok and str(nothing) == "no state was looked at in 3 moments"

@@ -22,6 +22,7 @@ from faultline.exploring import (
     uri_of_export,
     wanted,
 )
+from faultline.names import did_you_mean
 from faultline.served import ServedDrive
 from faultline.sync.channel import Channel
 from faultline.sync.session import Session
@@ -224,6 +225,17 @@ class _Clone:
     export: str
 
 
+def unknown(device: str, drives: Iterable[str]) -> str:
+    """Return what is said of a drive that a machine has not.
+
+    >>> unknown("vdx", ["vda", "vdb"])
+    "there is no drive or node 'vdx' (the drives are vda, vdb), did you mean 'vdb'?"
+    """
+    names = sorted(drives)
+    has = f"the drives are {', '.join(names)}" if names else "it has no drive"
+    return f"there is no drive or node '{device}' ({has}){did_you_mean(device, names)}"
+
+
 class Explorable(Session):
     """A machine whose drives may lose what they have not flushed."""
 
@@ -236,6 +248,19 @@ class Explorable(Session):
     def control(self) -> str:
         """The path of the control socket."""
         raise NotImplementedError
+
+    def _uri_of(self, device: str) -> str | None:
+        """Return the NBD URI of a drive, None if it is not known; raise if there is no drive."""
+        if device in self.drives:
+            return self.drives[device].uri
+        try:
+            self.execute("x-crash-enumerate", {"device": device, "limit": 1})
+        except CommandError as exc:
+            if not exc.text.startswith("Cannot find device"):
+                raise
+            drives = [one["device"] for one in self.execute("x-query-drives")]
+            raise FaultlineError(unknown(device, self.drives or drives)) from None
+        return None
 
     def explore(
         self,
@@ -272,7 +297,8 @@ class Explorable(Session):
         ...     print(report)
         1 state of 1 moment, nothing wrong
         """
-        uri = self.drives[device].uri if uri is None and device in self.drives else uri
+        if uri is None:
+            uri = self._uri_of(device)
         limited = self.timeout if timeout is None else timeout
         walk = Walk(device, uri, check, at_once, limit, torn, only, limited)
         other = Session(self.timeout)

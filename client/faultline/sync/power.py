@@ -39,6 +39,9 @@ class CrashClone(Lent):
     def __str__(self) -> str:
         return self.uri
 
+    def __repr__(self) -> str:
+        return f"<CrashClone {self.export} {self.state}>"
+
     @property
     def state(self) -> str:
         """The name of the state that the clone was made with."""
