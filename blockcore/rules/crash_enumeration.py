@@ -10,7 +10,7 @@ from itertools import product
 from blockcore.faults.dice import Dice
 from blockcore.faults.lost import runs as runs_of
 from blockcore.faults.options import SECTOR_SIZE
-from blockcore.rules.crash_states import CrashState, at_random, span_of, state_of
+from blockcore.rules.crash_states import CrashState, at_random, sizes_of, span_of, state_of
 from blockcore.rules.extents import Range, Segment, meeting
 from blockcore.rules.write_log import Write, WriteLog
 
@@ -139,10 +139,12 @@ def _sample(span: Range, log: WriteLog, limit: int, torn: bool) -> Iterator[Cras
             if state not in seen and len(seen) < limit:
                 seen.add(state)
                 yield state
-    dice = Dice(len(log))
+    dice, sizes = Dice(len(log)), sizes_of(log)
     for _ in range(2 * (limit - len(seen)) if total <= limit else 0):
-        state = at_random(span, log, dice, torn)
-        if state not in seen and len(seen) < limit:
+        if len(seen) >= limit:
+            break
+        state = at_random(span, sizes, dice, torn)
+        if state not in seen:
             seen.add(state)
             yield state
 

@@ -220,7 +220,7 @@ def chosen(log: WriteLog, keep: CrashKeep, *, torn: bool, dice: Dice) -> CrashSt
     if keep is CrashKeep.ALL:
         return state_of(span, [span])
     if keep is CrashKeep.RANDOM:
-        return at_random(span, log, dice, torn)
+        return at_random(span, sizes_of(log), dice, torn)
     count = dice.below(len(numbers) + 1)
     whole = [(span[0], numbers[count - 1])] if count else []
     partly: dict[int, tuple[Range, ...]] = {}
@@ -232,19 +232,26 @@ def chosen(log: WriteLog, keep: CrashKeep, *, torn: bool, dice: Dice) -> CrashSt
     return state_of(span, whole, partly)
 
 
-def at_random(span: Range, log: WriteLog, dice: Dice, torn: bool) -> CrashState:
-    """Return a state with some of the writes; with `torn` also with parts of them."""
+def at_random(
+    span: Range, sizes: Iterable[tuple[int, int]], dice: Dice, torn: bool
+) -> CrashState:
+    """Return a state with some writes of these `sizes_of`; with `torn` also parts of them."""
     whole: list[Range] = []
     partly: dict[int, tuple[Range, ...]] = {}
-    for write in log:
-        kind = dice.below(3 if torn and write.sectors > 1 else 2)
+    for number, sectors in sizes:
+        kind = dice.below(3 if torn and sectors > 1 else 2)
         if kind == 1:
-            whole.append((write.number, write.number))
+            whole.append((number, number))
         elif kind == 2:
-            low = dice.below(write.sectors)
-            high = low + 1 + dice.below(write.sectors - low)
-            if high - low == write.sectors:
-                whole.append((write.number, write.number))
+            low = dice.below(sectors)
+            high = low + 1 + dice.below(sectors - low)
+            if high - low == sectors:
+                whole.append((number, number))
             else:
-                partly[write.number] = ((low, high),)
+                partly[number] = ((low, high),)
     return state_of(span, whole, partly)
+
+
+def sizes_of(log: WriteLog) -> list[tuple[int, int]]:
+    """Return the number of each write, and how many sectors it has."""
+    return [(write.number, write.sectors) for write in log]
