@@ -8,12 +8,11 @@ from blockcore.machine.crash_clones import drop_clone, make_clone
 from blockcore.machine.machine import Machine
 from blockcore.machine.power import Choose, PowerCut, cache_of
 from blockcore.machine.write_log_file import save_write_log
-from blockcore.nodes.drivers.volatile_cache import Left
 from blockcore.qapi.names import QmpError, UInt32, UInt64
 from blockcore.qapi.record import dataclass
 from blockcore.qapi.schema import CommandTable
 from blockcore.rules.crash_enumeration import enumerated
-from blockcore.rules.crash_states import CrashKeep, CrashState, chosen, state_named
+from blockcore.rules.crash_states import CrashKeep, CrashState, Left, chosen, state_named
 from blockcore.rules.write_log import WriteLog
 
 table = CommandTable()

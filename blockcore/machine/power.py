@@ -22,13 +22,13 @@ from blockcore.machine.drain import Drain
 from blockcore.machine.graph_changes import using
 from blockcore.machine.machine import Machine
 from blockcore.machine.vm_stop import SETTLE_NS
-from blockcore.nodes.drivers.volatile_cache import Left, VolatileCacheNode
+from blockcore.nodes.drivers.volatile_cache import VolatileCacheNode
 from blockcore.nodes.node import BlockNode
 from blockcore.nodes.permissions import NONE
 from blockcore.qapi.errnos import reason_of
 from blockcore.qapi.events import Reset
 from blockcore.qapi.names import JobStatus, QmpError, RunState, ShutdownCause
-from blockcore.rules.crash_states import CrashState
+from blockcore.rules.crash_states import CrashState, Left
 from blockcore.rules.write_log import WriteLog
 
 Choose = Callable[[str, WriteLog], CrashState]

@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
+from typing import NamedTuple
 
 from blockcore.faults.dice import Dice
 from blockcore.faults.options import SECTOR_SIZE
@@ -204,6 +205,25 @@ def state_of(
         else:
             joined.append((low, high))
     return CrashState(*span, tuple(joined), tuple(sorted((torn or {}).items())))
+
+
+class Refused(NamedTuple):
+    """Bytes that the medium has not got after a power cut, and why."""
+
+    start: int
+    end: int
+    reason: str
+
+
+class Left(NamedTuple):
+    """What a power cut has left of a cache's writes.
+
+    `counts` are those kept, dropped and torn; `refused` is what the medium did not take.
+    """
+
+    state: CrashState
+    counts: tuple[int, int, int]
+    refused: list[Refused]
 
 
 def chosen(log: WriteLog, keep: CrashKeep, *, torn: bool, dice: Dice) -> CrashState:

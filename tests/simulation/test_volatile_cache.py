@@ -20,10 +20,10 @@ from blockcore.machine.machine import Machine
 from blockcore.nodes.definitions.options import BlockdevOptionsVolatileCache
 from blockcore.nodes.driver import NodeOptions
 from blockcore.nodes.drivers.crash_clone import CrashCloneNode
-from blockcore.nodes.drivers.volatile_cache import Left, VolatileCacheNode
+from blockcore.nodes.drivers.volatile_cache import VolatileCacheNode
 from blockcore.qapi.errnos import HungUp
 from blockcore.rules.crash_enumeration import enumerated
-from blockcore.rules.crash_states import CrashState, state_named
+from blockcore.rules.crash_states import CrashState, Left, state_named
 from crash_model import SECTOR, CrashModel
 from sim import MemoryNode, Sim, add_drive, add_node, execute, new_machine, pause
 

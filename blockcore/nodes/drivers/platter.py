@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from blockcore.faults.options import SECTOR_SIZE
 from blockcore.nodes.driver import NodeHost
 from blockcore.nodes.filter import FilterNode
 from blockcore.nodes.zeroes import is_zero
 from blockcore.qapi.errnos import reason_of
+from blockcore.rules.crash_states import Refused
 from blockcore.rules.extents import Extents, Range, Segment
 
 JOINED_BYTES = 1 << 20
@@ -35,14 +36,6 @@ class Watcher(Protocol):
 
     async def before_change(self, start: int, end: int) -> None:
         """Save what the medium has from `start` to `end` bytes, as far as `before` has it not."""
-
-
-class Refused(NamedTuple):
-    """Bytes that the medium has not got after a power cut, and why."""
-
-    start: int
-    end: int
-    reason: str
 
 
 class Platter:

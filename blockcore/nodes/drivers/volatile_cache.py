@@ -11,12 +11,11 @@ what that would leave.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from blockcore.bql.lock import Lock
 from blockcore.nodes.definitions.options import BlockdevOptions, BlockdevOptionsVolatileCache
 from blockcore.nodes.driver import Extent, NewChildren, NodeHost, NodeOptions
-from blockcore.nodes.drivers.platter import Platter, Refused, joined
+from blockcore.nodes.drivers.platter import Platter, joined
 from blockcore.nodes.filter import FilterNode
 from blockcore.nodes.making import Making
 from blockcore.nodes.node import BlockNode
@@ -24,22 +23,12 @@ from blockcore.nodes.permissions import Pair, Perm, filtered_child
 from blockcore.nodes.shortcut.way import Way
 from blockcore.qapi.errnos import HungUp
 from blockcore.qapi.names import QmpError
-from blockcore.rules.crash_states import CrashState
+from blockcore.rules.crash_states import CrashState, Left
 from blockcore.rules.extents import Segment
 from blockcore.rules.write_log import WriteLog
 
 DEFAULT_SIZE = 64 << 20
 """Bytes that a cache keeps unless told otherwise, as large disks have; 512 are an entry's own."""
-
-class Left(NamedTuple):
-    """What a power cut has left of a cache's writes.
-
-    `counts` are those kept, dropped and torn; `refused` is what the medium did not take.
-    """
-
-    state: CrashState
-    counts: tuple[int, int, int]
-    refused: list[Refused]
 
 
 class VolatileCacheNode(FilterNode):

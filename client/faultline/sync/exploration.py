@@ -228,8 +228,8 @@ class _Clone:
 def unknown(device: str, drives: Iterable[str]) -> str:
     """Return what is said of a drive that a machine has not.
 
-    >>> unknown("vdx", ["vda", "vdb"])
-    "there is no drive or node 'vdx' (the drives are vda, vdb), did you mean 'vdb'?"
+    >>> unknown("sytem", ["data", "system"])
+    "there is no drive or node 'sytem' (the drives are data, system), did you mean 'system'?"
     """
     names = sorted(drives)
     has = f"the drives are {', '.join(names)}" if names else "it has no drive"
