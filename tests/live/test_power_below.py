@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from hatchery import Hatched
 from live import Live, Qmp, make_image
 
 MIB = 1 << 20
@@ -65,7 +66,7 @@ def chain(name: str, directory: Path) -> Iterator[tuple[Live, Qmp, str]]:
         make_image(image, MIB, 0x11)
     else:
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1M"], check=True)
-    with Live(directory, *keys(image)) as machine, machine.qmp() as qmp:
+    with Hatched(directory, *keys(image)) as machine, machine.qmp() as qmp:
         with machine.guest() as guest:
             guest.pwrite(b"L" * BLOCK, 0)
             guest.flush()
@@ -77,21 +78,32 @@ def first(machine: Live, export: str = "vda") -> bytes:
         return bytes(guest.pread(BLOCK, 0))
 
 
+@pytest.fixture(name="standing", scope="module", params=CHAINS)
+def _standing(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Live, Qmp, str]]:
+    with chain(request.param, tmp_path_factory.mktemp("m")) as made:
+        yield made
+
+
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("name", CHAINS)
 def test_what_is_kept_is_there_whatever_rule_is_below(
-    name: str, rule: str, tmp_path: Path
+    standing: tuple[Live, Qmp, str], rule: str
 ) -> None:
-    with chain(name, tmp_path) as (machine, qmp, device):
-        qmp("x-fault-add", node_name="disk", id="r", **({"iotype": "write"} | RULES[rule]))
-        with machine.guest() as guest:
-            guest.pwrite(b"H" * BLOCK, 0)
-            told = qmp("x-power-cut", keep="all")
-        assert (told["dropped"], told["torn"], told["unusable"]) == (0, 0, [])
-        assert told["kept"] and not told["caches"][0]["refused"]
-        assert first(machine) == b"H" * BLOCK
-        assert [one["hits"] for one in qmp("x-query-faults")] == [0]
-        assert qmp("x-crash-enumerate", device=device)[0]["dropped"] == 0
+    machine, qmp, device = standing
+    qmp("x-fault-clear")
+    with machine.guest() as guest:
+        guest.pwrite(b"L" * BLOCK, 0)
+        guest.flush()
+    qmp("x-fault-add", node_name="disk", id="r", **({"iotype": "write"} | RULES[rule]))
+    with machine.guest() as guest:
+        guest.pwrite(b"H" * BLOCK, 0)
+        told = qmp("x-power-cut", keep="all")
+    assert (told["dropped"], told["torn"], told["unusable"]) == (0, 0, [])
+    assert told["kept"] and not told["caches"][0]["refused"]
+    assert first(machine) == b"H" * BLOCK
+    assert [one["hits"] for one in qmp("x-query-faults")] == [0]
+    assert qmp("x-crash-enumerate", device=device)[0]["dropped"] == 0
 
 
 FLUSH_RULES: dict[str, dict[str, Any]] = {
