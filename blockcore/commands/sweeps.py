@@ -72,8 +72,7 @@ def _begun(machine: Machine, asked: RuleToSweep) -> FaultSweep:
     blank = KINDS[members.get("action", "error")](node_name=node.node_name)
     options = _armed(machine, node, changed(blank, members), nth)
     new_id = new_fault_id(machine, asked.id)
-    rule = node.injector().add(replace(options, id=new_id))
-    rule.of_sweep = True
+    rule = node.injector().add(replace(options, id=new_id), of_sweep=True)
     return FaultSweep(id=new_id, nth=nth, warnings=warnings(machine, node, rule) or None)
 
 
@@ -100,7 +99,6 @@ def _advanced(
         node.injector().remove(rule)
         return round
     rule = node.injector().renew(rule, options)
-    rule.of_sweep = True
     return replace(round, warnings=warnings(machine, node, rule) or None)
 
 

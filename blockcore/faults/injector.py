@@ -30,8 +30,7 @@ from blockcore.faults.options import FaultOptions, Go, R, Request
 from blockcore.faults.rule import FaultRule
 from blockcore.faults.scene import FaultHost, Scene
 from blockcore.faults.states import SetState, StateChange
-from blockcore.qapi.events import XFaultTriggered
-from blockcore.qapi.names import BlkdebugEvent, FaultIOType, UInt64
+from blockcore.qapi.names import BlkdebugEvent, FaultIOType
 
 FIRST_STATE = 1
 """The state of a node whose rules have not changed it."""
@@ -59,6 +58,7 @@ class FaultInjector:
         self._fitting: dict[BlkdebugEvent, list[FaultRule]] = {}
         self._gates: dict[FaultIOType, Gate | None] = {}
         self._watching: list[FaultRule] = []
+        self._sweeps = False
         self._files: frozenset[str] = frozenset()
 
     def load(self, rules: Iterable[FaultOptions], changes: Iterable[StateChange]) -> None:
@@ -75,17 +75,20 @@ class FaultInjector:
         self._rules_changed()
         self.event(BlkdebugEvent.NONE)
 
-    def add(self, options: FaultOptions) -> FaultRule:
+    def add(self, options: FaultOptions, *, of_sweep: bool = False) -> FaultRule:
         """Add a rule at run time, and return it; without an event it is a standing rule."""
-        return self.add_all([options])[0]
+        return self.add_all([options], of_sweep=of_sweep)[0]
 
-    def add_all(self, given: Iterable[FaultOptions]) -> list[FaultRule]:
+    def add_all(
+        self, given: Iterable[FaultOptions], *, of_sweep: bool = False
+    ) -> list[FaultRule]:
         """Add rules at run time, all at the same moment, and return them."""
         self._catch_up()
         now_ns = self._host.clock.monotonic_ns()
         added = [FaultRule(options, self._host.seed, now_ns) for options in given]
         self.rules += added
         for rule in added:
+            rule.of_sweep = of_sweep
             self._put_in_force(rule)
         self._rules_changed()
         return added
@@ -119,6 +122,7 @@ class FaultInjector:
         at = self.rules.index(rule)
         self.remove(rule)
         new = self._rule(options)
+        new.of_sweep = rule.of_sweep
         self.rules.insert(at, new)
         self._put_in_force(new)
         self._sort()
@@ -191,8 +195,9 @@ class FaultInjector:
 
         The first rule in force that matches the request hits it.  A rule that
         has to let requests pass first (`after`), or whose `rate` spares this
-        one, leaves the decision to the next rule.  `present` are those `files` that
-        exist.  None hits what is asked for past all rules (`Asker.past_rules`).
+        one, leaves the decision to the next rule; later ones that a sweep arms learn
+        who has it.  `present` are those `files` that exist.  None hits what is asked
+        for past all rules (`Asker.past_rules`).
         """
         gate = self.gate(iotype)
         missed = gate is not None and not gate.touches(offset, nbytes)
@@ -211,6 +216,8 @@ class FaultInjector:
                 rule.taken_by = hit.options.id
             elif rule.strikes(iotype, offset, self._host.asker().connection):
                 hit = rule
+                if not self._sweeps:
+                    break
         if hit is not None:
             self._host.fault_hit(hit.options.id or "", iotype, offset, nbytes)
             self._fire(hit)
@@ -236,7 +243,7 @@ class FaultInjector:
         rule = self.check(iotype, offset, nbytes, present, request.fua)
         if rule is not None:
             if rule.options.notify:
-                self._host.emit(self._notice(rule, request))
+                self._host.emit(rule.notice(request, self._host.asker().connection))
             go = partial(rule.options.carry_out, go=go, scene=self._scene(rule, size))
         for rule in self._watching:
             if iotype in rule.watched and rule.touches(offset, nbytes):
@@ -244,19 +251,6 @@ class FaultInjector:
                     rule.options.watch, go=go, driver=driver, scene=self._scene(rule, size)
                 )
         return go
-
-    def _notice(self, rule: FaultRule, request: Request) -> XFaultTriggered:
-        options = rule.options
-        return XFaultTriggered(
-            id=options.id or "",
-            node_name=options.node_name,
-            action=options.action,
-            iotype=request.iotype,
-            offset=UInt64(request.offset),
-            length=UInt64(request.nbytes),
-            connection=self._host.asker().connection or None,
-            hits=UInt64(rule.hits),
-        )
 
     def _scene(self, rule: FaultRule, size: int) -> Scene:
         host, id = self._host, rule.options.id or ""
@@ -347,6 +341,7 @@ class FaultInjector:
         self._fitting.clear()
         self._gates.clear()
         self._watching = [rule for rule in self.rules if rule.watched]
+        self._sweeps = any(rule.of_sweep for rule in self.rules)
         self._files = frozenset(
             rule.options.while_file
             for rule in self.rules

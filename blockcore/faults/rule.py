@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from blockcore.faults.dice import Dice, RuleDice
-from blockcore.faults.options import FaultOptions
+from blockcore.faults.options import FaultOptions, Request
 from blockcore.faults.scene import RuleState
-from blockcore.qapi.names import FaultIOType
+from blockcore.qapi.events import XFaultTriggered
+from blockcore.qapi.names import FaultIOType, UInt64
 
 
 class FaultRule:
@@ -79,3 +80,17 @@ class FaultRule:
         if self.start is None:
             return True
         return nbytes > 0 and self.start < offset + nbytes and self.end > offset
+
+    def notice(self, request: Request, connection: int) -> XFaultTriggered:
+        """Return the event for a request that the rule has hit; `connection` as for `strikes`."""
+        options = self.options
+        return XFaultTriggered(
+            id=options.id or "",
+            node_name=options.node_name,
+            action=options.action,
+            iotype=request.iotype,
+            offset=UInt64(request.offset),
+            length=UInt64(request.nbytes),
+            connection=connection or None,
+            hits=UInt64(self.hits),
+        )

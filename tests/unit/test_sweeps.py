@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 import pytest
 
 from blockcore.faults.kinds import KINDS
+from blockcore.faults.rule import FaultRule
 from blockcore.nodes.driver import NodeOptions
 from blockcore.qapi.names import QmpError
 from sim import MemoryNode, Sim, add_drive, execute, new_machine, perform
@@ -58,6 +60,28 @@ class World:
 @pytest.fixture(name="world")
 def _world() -> World:
     return World()
+
+
+def test_a_hit_ends_the_search_unless_a_sweep_has_to_know(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a thousand rules those behind the one that hits cost a request nothing."""
+    asked: list[str | None] = []
+    concerns = FaultRule.concerns
+
+    def counted(rule: FaultRule, *request: Any) -> bool:
+        asked.append(rule.options.id)
+        return concerns(rule, *request)
+
+    monkeypatch.setattr(FaultRule, "concerns", counted)
+    for id in "abc":
+        perform(execute(world.machine, "x-fault-add", node_name="vda", id=id))
+    assert world.errno(world.disk.pread(0, memoryview(bytearray(BLOCK)))) == errno.EIO
+    assert asked == ["a"]
+    world.sweep(node_name="vda", id="s", iotype="read")
+    asked.clear()
+    assert world.errno(world.disk.pread(0, memoryview(bytearray(BLOCK)))) == errno.EIO
+    assert asked == ["a", "s"]
 
 
 def test_each_request_is_hit_in_a_round_of_its_own(world: World) -> None:
