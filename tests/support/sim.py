@@ -316,6 +316,15 @@ def perform(coro: Coroutine[Any, Any, Any]) -> Any:
     return routine.outcome()
 
 
+def number_of(coro: Coroutine[Any, Any, Any]) -> int:
+    """The errno that a request ends with, 0 if it succeeds."""
+    try:
+        perform(coro)
+    except OSError as exc:
+        return exc.errno or -1
+    return 0
+
+
 def new_machine(sim: Sim, *, prelaunch: bool = False) -> Machine:
     """A machine of the simulation, with its own loops running."""
     machine = Machine(

@@ -35,7 +35,7 @@ from blockcore.qapi.names import (
 )
 from blockcore.qapi.schema import parse
 from rules import Host
-from sim import MemoryNode, Sim, new_machine, perform
+from sim import MemoryNode, Sim, new_machine, number_of, perform
 
 BLOCK = 4096
 SIZE = 16 * BLOCK
@@ -60,20 +60,12 @@ class World:
         return self.disk.injector().add(options)
 
     def write(self, offset: int, data: bytes) -> int:
-        return self.ask(self.disk.pwrite(offset, memoryview(bytearray(data))))
+        return number_of(self.disk.pwrite(offset, memoryview(bytearray(data))))
 
     def read(self, offset: int, length: int) -> bytes:
         buf = memoryview(bytearray(length))
         perform(self.disk.pread(offset, buf))
         return bytes(buf)
-
-    def ask(self, request: Coroutine[Any, Any, Any]) -> int:
-        """Return the errno of a request, 0 for none."""
-        try:
-            perform(request)
-        except OSError as exc:
-            return exc.errno or -1
-        return 0
 
 
 @pytest.fixture(name="world")
@@ -84,8 +76,8 @@ def _world() -> World:
 def test_what_is_dropped_is_told_as_done(world: World) -> None:
     world.rule("drop", offset=0, length=2 * BLOCK)
     assert world.write(0, b"2" * BLOCK) == 0
-    assert world.ask(world.disk.discard(BLOCK, BLOCK)) == 0
-    assert world.ask(world.disk.zero(0, BLOCK, may_unmap=False)) == 0
+    assert number_of(world.disk.discard(BLOCK, BLOCK)) == 0
+    assert number_of(world.disk.zero(0, BLOCK, may_unmap=False)) == 0
     assert world.write(2 * BLOCK, b"2" * BLOCK) == 0
     assert world.disk.data[: 3 * BLOCK] == b"1" * 2 * BLOCK + b"2" * BLOCK
     assert world.read(0, BLOCK) == b"1" * BLOCK
@@ -94,7 +86,7 @@ def test_what_is_dropped_is_told_as_done(world: World) -> None:
 def test_a_flush_that_lies(world: World) -> None:
     world.rule("drop", iotype="flush")
     world.write(0, b"2")
-    assert world.ask(world.disk.flush()) == 0
+    assert number_of(world.disk.flush()) == 0
     assert (world.disk.flushes, world.disk.stable[:1]) == (0, b"\0")
     world.disk.injector().clear()
     world.write(0, b"2")
@@ -184,7 +176,7 @@ def test_only_a_guest_is_hung_up() -> None:
 def test_readonly(world: World) -> None:
     world.rule("readonly")
     assert world.write(0, b"2") == errno.EPERM
-    assert world.ask(world.disk.discard(0, BLOCK)) == errno.EPERM
+    assert number_of(world.disk.discard(0, BLOCK)) == errno.EPERM
     assert world.read(0, 1) == b"1"
     world.disk.injector().clear()
     assert world.write(0, b"2") == 0
@@ -242,11 +234,11 @@ def test_stale_reads(world: World) -> None:
 
 def test_a_bad_block_is_read_again_once_it_was_written(world: World) -> None:
     rule = world.rule("badblock", offset=BLOCK, length=2 * BLOCK)
-    assert world.ask(world.disk.pread(0, memoryview(bytearray(BLOCK)))) == 0
-    assert world.ask(world.disk.pread(0, memoryview(bytearray(BLOCK + 1)))) == errno.EIO
+    assert number_of(world.disk.pread(0, memoryview(bytearray(BLOCK)))) == 0
+    assert number_of(world.disk.pread(0, memoryview(bytearray(BLOCK + 1)))) == errno.EIO
     world.write(BLOCK, b"2" * SECTOR)
     assert world.read(BLOCK, SECTOR) == b"2" * SECTOR
-    assert world.ask(world.disk.pread(BLOCK, memoryview(bytearray(SECTOR + 1)))) == errno.EIO
+    assert number_of(world.disk.pread(BLOCK, memoryview(bytearray(SECTOR + 1)))) == errno.EIO
     perform(world.disk.zero(BLOCK, 2 * BLOCK, may_unmap=False))
     assert world.read(0, 3 * BLOCK) == b"1" * BLOCK + bytes(2 * BLOCK)
     assert rule.hits == 2
@@ -256,7 +248,7 @@ def test_a_write_that_fails_heals_nothing(world: World) -> None:
     world.rule("badblock")
     failing = world.rule("error", iotype="write")
     assert world.write(0, b"2" * SECTOR) == errno.EIO
-    assert world.ask(world.disk.pread(0, memoryview(bytearray(1)))) == errno.EIO
+    assert number_of(world.disk.pread(0, memoryview(bytearray(1)))) == errno.EIO
     world.disk.injector().remove(failing)
     world.write(0, b"2" * SECTOR)
     assert world.read(0, 1) == b"2"
@@ -268,7 +260,7 @@ def test_a_rule_may_become_one_of_another_kind(world: World) -> None:
     for action in ("badblock", "corrupt", "badblock"):
         members = {"node-name": "disk", "action": action}
         world.disk.injector().modify(rule, parse(FAULT_OPTIONS, members))
-        failed = world.ask(world.disk.pread(0, memoryview(bytearray(1))))
+        failed = number_of(world.disk.pread(0, memoryview(bytearray(1))))
         assert failed == (errno.EIO if action == "badblock" else 0)
         world.write(0, b"2" * SECTOR)
 
@@ -469,7 +461,7 @@ def test_fua(world: World, kind: str, fua: bool | None, hit: list[bool]) -> None
             world.disk.options, detect_zeroes=BlockdevDetectZeroesOptions.ON
         )
     world.rule("error", errno="ENOSPC", **({} if fua is None else {"fua": fua}))
-    found = [world.ask(requests[kind](with_fua)) == errno.ENOSPC for with_fua in (True, False)]
+    found = [number_of(requests[kind](with_fua)) == errno.ENOSPC for with_fua in (True, False)]
     assert found == hit
 
 
@@ -491,7 +483,7 @@ def test_a_hit_is_told_before_it_has_an_outcome(world: World) -> None:
 
     for at in range(3):
         world.sim.start("write", write(at * SECTOR), now=True)
-    assert world.ask(world.disk.pread(0, memoryview(bytearray(1)))) == errno.EIO
+    assert number_of(world.disk.pread(0, memoryview(bytearray(1)))) == errno.EIO
     assert told == [
         XFaultTriggered(
             id="f", node_name="disk", action="hang", iotype=FaultIOType.WRITE,

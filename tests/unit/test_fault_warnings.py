@@ -9,7 +9,7 @@ import pytest
 
 from blockcore.nodes.driver import NodeOptions
 from blockcore.qapi.names import QmpError
-from sim import MemoryNode, Sim, add_drive, execute, new_machine, perform
+from sim import MemoryNode, Sim, add_drive, execute, new_machine, number_of, perform
 
 SIZE = 65536
 
@@ -28,11 +28,7 @@ class World:
         return perform(execute(self.machine, command, **arguments))
 
     def write(self, offset: int = 0) -> int:
-        try:
-            perform(self.disk.pwrite(offset, memoryview(bytearray(512))))
-        except OSError as exc:
-            return exc.errno or -1
-        return 0
+        return number_of(self.disk.pwrite(offset, memoryview(bytearray(512))))
 
 
 @pytest.fixture(name="world")

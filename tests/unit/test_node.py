@@ -35,7 +35,7 @@ from blockcore.qapi.names import (
     UInt64,
 )
 from rules import fail
-from sim import MemoryNode, Sim, add_node, perform
+from sim import MemoryNode, Sim, add_node, number_of, perform
 from tree import RECORDINGS
 
 pytestmark = pytest.mark.both_ways
@@ -67,15 +67,6 @@ def pread(node: BlockNode, offset: int, length: int) -> bytes:
 
 def pwrite(node: BlockNode, offset: int, data: bytes, *, fua: bool = False) -> None:
     perform(node.pwrite(offset, memoryview(data), fua=fua))
-
-
-def number_of(coro: Coroutine[Any, Any, Any]) -> int:
-    """The errno a request ends with, 0 if it succeeds."""
-    try:
-        perform(coro)
-    except OSError as exc:
-        return exc.errno or -1
-    return 0
 
 
 class Watched(MemoryNode):

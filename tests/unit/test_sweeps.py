@@ -12,7 +12,7 @@ from blockcore.faults.kinds import KINDS
 from blockcore.faults.rule import FaultRule
 from blockcore.nodes.driver import NodeOptions
 from blockcore.qapi.names import QmpError
-from sim import MemoryNode, Sim, add_drive, execute, new_machine, perform
+from sim import MemoryNode, Sim, add_drive, execute, new_machine, number_of, perform
 
 BLOCK = 4096
 BLOCKS = 4
@@ -44,17 +44,10 @@ class World:
         """Read each block and write to it, and flush; return the errno of each request."""
         outcomes = []
         for at in range(0, BLOCKS * BLOCK, BLOCK):
-            outcomes.append(self.errno(self.disk.pread(at, memoryview(bytearray(BLOCK)))))
+            outcomes.append(number_of(self.disk.pread(at, memoryview(bytearray(BLOCK)))))
             data = memoryview(bytearray(b"2" * BLOCK))
-            outcomes.append(self.errno(self.disk.pwrite(at, data)))
-        return [*outcomes, self.errno(self.disk.flush())]
-
-    def errno(self, request: Any) -> int:
-        try:
-            perform(request)
-        except OSError as exc:
-            return exc.errno or -1
-        return 0
+            outcomes.append(number_of(self.disk.pwrite(at, data)))
+        return [*outcomes, number_of(self.disk.flush())]
 
 
 @pytest.fixture(name="world")
@@ -76,11 +69,11 @@ def test_a_hit_ends_the_search_unless_a_sweep_has_to_know(
     monkeypatch.setattr(FaultRule, "concerns", counted)
     for id in "abc":
         perform(execute(world.machine, "x-fault-add", node_name="vda", id=id))
-    assert world.errno(world.disk.pread(0, memoryview(bytearray(BLOCK)))) == errno.EIO
+    assert number_of(world.disk.pread(0, memoryview(bytearray(BLOCK)))) == errno.EIO
     assert asked == ["a"]
     world.sweep(node_name="vda", id="s", iotype="read")
     asked.clear()
-    assert world.errno(world.disk.pread(0, memoryview(bytearray(BLOCK)))) == errno.EIO
+    assert number_of(world.disk.pread(0, memoryview(bytearray(BLOCK)))) == errno.EIO
     assert asked == ["a", "s"]
 
 
